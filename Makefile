@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer and make, nothing else.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.setup-stamp
+WORKSPACE ?= workspace-demo
+
+.PHONY: help setup demo test test-all lint format docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Create .venv with the locked packages (a no-op when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt overrides.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is older (set PYTHON=/path/to/python3.11)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)}" \
+		VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -e '.[dev]' -c constraints.txt --override overrides.txt
+	@touch $(STAMP)
+
+demo: setup ## Run everything on the demo shop: data, profiles, features, models, evaluation, report
+	@$(BIN)/reclm demo --workspace $(WORKSPACE)
+
+test: setup lint ## Lint, check types, run the unit and integration tests (embedded default, under 15 minutes)
+	$(BIN)/python -m pytest -m "not full"
+
+test-all: setup ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)
+	$(BIN)/python -m pytest -m full
+
+lint: setup ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## Resolve the packages again into constraints.txt (no download addresses)
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)}" \
+		$(BIN)/uv pip compile pyproject.toml --extra dev --extra vllm -c constraints.txt --override overrides.txt \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o constraints.txt
+	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' constraints.txt
+
+docs: setup ## Build dbt's documentation of every table into the workspace
+	@$(BIN)/reclm build --docs --workspace $(WORKSPACE)
+
+clean: ## Remove the environment, caches and the demo workspace (never ./workspace)
+	rm -rf .venv $(STAMP) $(WORKSPACE) .pytest_cache .mypy_cache .ruff_cache dbt/target dbt/logs *.egg-info

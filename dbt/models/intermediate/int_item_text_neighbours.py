@@ -1,0 +1,88 @@
+"""Warm items whose texts are nearest to a cold item's: in come item texts and what is warm, out go TF-IDF cosine neighbours.
+
+The vocabulary and its weights come from the warm items of the same snapshot alone, so nothing that appeared later has
+a say. Similarities are computed for blocks of cold items against all warm ones, sparse, and cut to the top before the
+next block.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+BLOCK = 1024
+COLUMNS = {"snapshot": "str", "item_id": "str", "neighbour_id": "str", "score": "float64", "rank": "int64"}
+
+
+def tfidf(warm_texts, cold_texts):
+    """L2-normalised TF-IDF rows of both, or None when no word of the warm texts is shared by two of them."""
+    vectorizer = TfidfVectorizer(
+        token_pattern=r"[a-z0-9']+|[^\W\da-z_]+", min_df=2, max_df=0.5, sublinear_tf=True, dtype=np.float32
+    )
+    try:
+        warm = vectorizer.fit_transform(warm_texts)
+    except ValueError:
+        return None
+    return warm, vectorizer.transform(cold_texts)
+
+
+def top_of_block(similarities, top_k):
+    """(row, column, score) of the top_k largest entries of each row of a CSR block; ties go to the lower column."""
+    for row in range(similarities.shape[0]):
+        start, end = similarities.indptr[row : row + 2]
+        columns, scores = similarities.indices[start:end], similarities.data[start:end].round(6)
+        if len(scores) > 4 * top_k:
+            kept = scores >= np.partition(scores, -top_k)[-top_k]
+            columns, scores = columns[kept], scores[kept]
+        order = np.lexsort((columns, -scores))[:top_k]
+        order = order[scores[order] > 0]
+        yield row, columns[order], scores[order]
+
+
+def neighbours_of(snapshot, items, top_k):
+    """The rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
+    warm, cold = items[items["is_warm"]], items[~items["is_warm"] & (items["full_text"] != "")]
+    vectors = tfidf(warm["full_text"], cold["full_text"]) if len(warm) and len(cold) else None
+    if vectors is None:
+        return []
+    warm_vectors, cold_vectors = vectors
+    warm_ids, cold_ids = warm["item_id"].to_numpy(), cold["item_id"].to_numpy()
+    transposed = warm_vectors.T.tocsr()
+    parts = []
+    for start in range(0, len(cold_ids), BLOCK):
+        block = (cold_vectors[start : start + BLOCK] @ transposed).tocsr()
+        for row, columns, scores in top_of_block(block, top_k):
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "snapshot": snapshot,
+                        "item_id": cold_ids[start + row],
+                        "neighbour_id": warm_ids[columns],
+                        "score": scores.astype(np.float64),
+                        "rank": np.arange(1, len(columns) + 1),
+                    }
+                )
+            )
+    return parts
+
+
+def model(dbt, session):
+    dbt.config(materialized="table")
+    parameters = dbt.ref("stg_parameters")
+    status = dbt.ref("fct_item_status")
+    items = dbt.ref("dim_items")
+    top_k = int(parameters.df().iloc[0]["neighbours"])
+    texts = items.project("item_id, item_index, coalesce(full_text, '') as full_text")
+    frame = status.set_alias("s").join(texts.set_alias("i"), "s.item_id = i.item_id")
+    frame = (
+        frame.project("snapshot, i.item_id as item_id, item_index, full_text, is_warm")
+        .order("snapshot, item_index")
+        .df()
+    )
+    parts = [
+        part
+        for snapshot, rows in frame.groupby("snapshot", sort=True)
+        for part in neighbours_of(snapshot, rows, top_k)
+        if len(part)
+    ]
+    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    return pd.concat(parts, ignore_index=True) if parts else empty

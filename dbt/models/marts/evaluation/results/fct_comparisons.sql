@@ -1,0 +1,17 @@
+{{ current_results('evaluation', 'comparisons', {
+  'dataset': 'varchar',
+  'regime': 'varchar',
+  'setting': 'varchar',
+  'model': 'varchar',
+  'variant': 'varchar',
+  'other_model': 'varchar',
+  'other_variant': 'varchar',
+  'metric': 'varchar',
+  'k': 'bigint',
+  'seed': 'bigint',
+  'diff': 'double',
+  'lo_users': 'double',
+  'hi_users': 'double',
+  'lo_items': 'double',
+  'hi_items': 'double',
+}) }}

@@ -1,0 +1,54 @@
+with parameters as (
+  select split_mode
+  from {{ ref('stg_parameters') }}
+),
+
+trained as (
+  select
+    item_id,
+    bool_or(split = 'train') as in_train,
+    bool_or(split = 'valid') as in_valid,
+  from {{ ref('int_interactions') }}
+  group by item_id
+),
+
+items as (
+  select
+    dim_items.*,
+    coalesce(trained.in_train, false) as in_train,
+    coalesce(trained.in_valid, false) as in_valid,
+    bool_or(dim_items.full_shot_candidate is not null) over () as has_candidates,
+  from {{ ref('dim_items') }} as dim_items
+  left join trained on trained.item_id = dim_items.item_id
+)
+
+select
+  'final' as snapshot,
+  'full_shot' as setting,
+  item_id,
+from items
+where case when has_candidates then coalesce(full_shot_candidate, false) else not is_zero_shot end
+union all
+select
+  'final' as snapshot,
+  'zero_shot' as setting,
+  item_id,
+from items
+where is_zero_shot
+union all
+select
+  'select' as snapshot,
+  'full_shot' as setting,
+  item_id,
+from items
+where in_train and not is_zero_shot and not is_pseudo_cold
+union all
+select
+  'select' as snapshot,
+  'zero_shot' as setting,
+  item_id,
+from items
+cross join parameters
+where
+  is_pseudo_cold
+  or (split_mode = 'temporal' and in_valid and not in_train and not is_zero_shot)

@@ -1,0 +1,85 @@
+{{ config(materialized='table') }}
+
+with landed as (
+  {{ landed('items') }}
+),
+
+typed as (
+  select
+    *,
+    nullif(trim(created_ts), '') as created_text,
+    {{ parse_timestamp('created_text') }} as created_at,
+    try_cast(nullif(trim(zero_shot), '') as boolean) as zero_shot_flag,
+    try_cast(nullif(trim(full_shot_candidate), '') as boolean) as candidate_flag,
+  from landed
+),
+
+judged as (
+  select
+    *,
+    case
+      when coalesce(item_id, title, text, categories, created_ts, zero_shot, full_shot_candidate) is null then 'unreadable_line'
+      when item_id is null or not regexp_matches(item_id, '\S') then 'missing_item_id'
+      when length(item_id) > 512 then 'id_too_long'
+      when created_text is not null and created_at is null then 'bad_created_ts'
+      when
+        (nullif(trim(zero_shot), '') is not null and zero_shot_flag is null)
+        or (nullif(trim(full_shot_candidate), '') is not null and candidate_flag is null)
+        then 'bad_flag'
+    end as fault,
+  from typed
+),
+
+counted as (
+  select
+    *,
+    row_number() over same_batch as nth_in_batch,
+    max(batch_number) over same_item as last_batch,
+    first_value({'batch_number': batch_number, 'source_row': source_row}) over (
+      partition by item_id, fault
+      order by batch_number, source_row
+    ) as first_landed,
+  from judged
+  window
+    same_batch as (partition by item_id, fault, batch_number order by filename, source_row),
+    same_item as (partition by item_id, fault)
+)
+
+select
+  item_id,
+  {{ clean_text('title') }} as title,
+  {{ clean_text('text') }} as text,
+  list_filter(list_transform(string_split({{ clean_text('categories') }}, '|'), lambda c: trim(c)), lambda c: c <> '') as categories,
+  created_at as created_ts,
+  zero_shot_flag as zero_shot,
+  candidate_flag as full_shot_candidate,
+  first_landed,
+  source_file,
+  source_row,
+  case
+    when fault is not null then fault
+    when nth_in_batch > 1 then 'duplicate_item'
+  end as reason,
+  case
+    when reason is not null then 'quarantined'
+    when batch_number < last_batch then 'superseded'
+    else 'accepted'
+  end as status,
+  case reason
+    when 'bad_created_ts' then created_ts
+    when 'bad_flag' then concat_ws(' / ', zero_shot, full_shot_candidate)
+    else item_id
+  end as faulty_value,
+  case
+    when reason is not null
+      then to_json({
+        'item_id': left(item_id, 2000),
+        'title': left(title, 2000),
+        'text': left(text, 2000),
+        'categories': left(categories, 2000),
+        'created_ts': left(created_ts, 2000),
+        'zero_shot': left(zero_shot, 2000),
+        'full_shot_candidate': left(full_shot_candidate, 2000),
+      })
+  end as raw,
+from counted

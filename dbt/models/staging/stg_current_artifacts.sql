@@ -1,0 +1,7 @@
+{{ config(materialized='ephemeral') }}
+
+select
+  kind,
+  version,
+  encoder,
+from {{ source('workspace', 'current_artifacts') }}

@@ -1,0 +1,12 @@
+select
+  user_id,
+  item_id,
+  event_ts,
+  weight,
+  split,
+  in_sparse_train,
+  batch_number,
+  source_file,
+  source_row,
+from {{ ref('base_interactions') }}
+where status = 'accepted'

@@ -1,0 +1,54 @@
+-- Every interaction a prompt shows (the user's own, a neighbour's, an item's audience) is known in its snapshot.
+{{ config(tags=['features', 'no_leakage']) }}
+
+with user_entries as (
+  select
+    snapshot,
+    as_of,
+    user_id,
+    unnest(from_json(history, '[{"item_id": "VARCHAR"}]')).item_id as item_id,
+  from {{ ref('fct_user_prompts') }}
+),
+
+neighbours as (
+  select
+    snapshot,
+    as_of,
+    unnest(from_json(neighbours, '[{"user_id": "VARCHAR", "items": [{"item_id": "VARCHAR"}]}]')) as neighbour,
+  from {{ ref('fct_user_prompts') }}
+),
+
+neighbour_entries as (
+  select
+    snapshot,
+    as_of,
+    neighbour.user_id as user_id,
+    unnest(neighbour.items).item_id as item_id,
+  from neighbours
+),
+
+audience as (
+  select
+    snapshot,
+    as_of,
+    unnest(from_json(history, '[{"user_id": "VARCHAR"}]')).user_id as user_id,
+    item_id,
+  from {{ ref('fct_item_prompts') }}
+),
+
+shown as (
+  select * from user_entries
+  union
+  select * from neighbour_entries
+  union
+  select * from audience
+)
+
+select shown.*
+from shown
+left join {{ ref('fct_known_interactions') }} as known
+  on known.snapshot = shown.snapshot
+  and known.as_of = shown.as_of
+  and known.user_id = shown.user_id
+  and known.item_id = shown.item_id
+where known.item_id is null

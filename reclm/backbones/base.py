@@ -1,0 +1,201 @@
+"""What every backbone is to its callers, in implicit's manner: fit, score, recommend, similar_items, save, load. A fitted
+backbone is two tables of vectors per evaluation setting (the training may stop at different epochs for warm and for
+cold items) and the items each user is known to have touched; subclasses say how the vectors are found, and, when an
+inner product is not their score, how two vectors are scored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
+from reclm.errors import ModelError
+from reclm.settings import Settings
+
+Matrix = NDArray[np.float32]
+Epochs = int | Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias."""
+
+    users: Matrix
+    items: Matrix
+
+
+@dataclass
+class Fitted:
+    """All that fitting leaves behind. `known` is (n_users, n_items); id vectors are NaN where an entity has none.
+
+    `networks` maps parameter names to arrays; none of them has a row that belongs to a user or an item.
+    """
+
+    user_ids: NDArray[np.str_]
+    item_ids: NDArray[np.str_]
+    known: sparse.csr_matrix
+    vectors: dict[Setting, Vectors]
+    user_id_vectors: Matrix
+    item_id_vectors: Matrix
+    description: dict[str, Any]
+    networks: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.user_position = {user: row for row, user in enumerate(self.user_ids.tolist())}
+        self.item_position = {item: row for row, item in enumerate(self.item_ids.tolist())}
+
+
+class Backbone(ABC):
+    """One recommender. `name` is what `settings.train.models` calls it."""
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.curve: list[dict[str, Any]] = []
+        self._fitted: Fitted | None = None
+
+    def __repr__(self) -> str:
+        if self._fitted is None:
+            return f"{type(self).__name__}(not fitted)"
+        users, items = len(self._fitted.user_ids), len(self._fitted.item_ids)
+        return f"{type(self).__name__}({self._fitted.description['variant']}, {users} users, {items} items)"
+
+    @abstractmethod
+    def fit(
+        self,
+        data: TrainingData,
+        variant: Variant,
+        *,
+        seed: int,
+        tasks: Sequence[EvaluationTask] = (),
+        epochs: Epochs | None = None,
+    ) -> dict[Setting, int]:
+        """Learns from `data` and returns the epoch whose vectors serve each setting.
+
+        With `tasks` training stops early and keeps the epoch best for each task's setting; with `epochs` (one number,
+        or one a setting) it runs that long and looks at no task; with neither it runs `settings.train.epochs`. The
+        implicit models have no epochs to choose: for them the number is a position on their path of blends (`als.py`).
+        `curve` then holds a row a validation: epoch, loss, setting, metric, value.
+        """
+
+    @property
+    def fitted(self) -> Fitted:
+        """What fitting left behind. Raises ModelError before `fit` or `load`."""
+        if self._fitted is None:
+            raise ModelError(f"{self.name} is not fitted yet; call fit(data, variant, seed=…) or load(path) first")
+        return self._fitted
+
+    def score(self, users: NDArray[np.int64], setting: Setting = "full_shot") -> Matrix:
+        """Scores (b, n_items) of every item for `users` (b,), positions in `fitted.user_ids`; nothing is masked."""
+        vectors = self.fitted.vectors[setting]
+        return self._score(vectors.users[users], vectors.items, setting)
+
+    def _score(self, users: Matrix, items: Matrix, setting: Setting) -> Matrix:
+        return users @ items.T
+
+    def recommend(
+        self,
+        user_ids: Sequence[str | int] | str | int,
+        k: int = 10,
+        filter: Sequence[str | int] | None = None,
+        *,
+        items: Sequence[str | int] | None = None,
+        include_known: bool = False,
+        setting: Setting = "full_shot",
+    ) -> tuple[NDArray[np.str_], Matrix]:
+        """The best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
+
+        Items a user is known to have touched are left out unless `include_known`; so are the item ids in `filter`.
+        `items` restricts the answer to these. Where fewer than k remain the rest is '' with a score of -inf. Ties go to
+        the lower item position. Raises ModelError for an unknown id or k < 1.
+        """
+        users = self._positions(user_ids, self.fitted.user_position, "user")
+        top = _checked_k(k)
+        scores = self.score(users, setting)
+        allowed = np.ones(len(self.fitted.item_ids), dtype=bool)
+        if items is not None:
+            allowed[:] = False
+            allowed[self._positions(items, self.fitted.item_position, "item")] = True
+        if filter is not None:
+            allowed[self._positions(filter, self.fitted.item_position, "item")] = False
+        scores[:, ~allowed] = -np.inf
+        if not include_known:
+            known = self.fitted.known[users].tocoo()
+            scores[known.row, known.col] = -np.inf
+        return self._best(scores, top)
+
+    def similar_items(
+        self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: Setting = "full_shot"
+    ) -> tuple[NDArray[np.str_], Matrix]:
+        """The `k` items nearest to each by cosine of their vectors, biases aside, without itself: ids and scores (n, k)."""
+        rows = self._positions(item_ids, self.fitted.item_position, "item")
+        top = _checked_k(k)
+        vectors = self.fitted.vectors[setting].items[:, :-1]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / np.where(lengths == 0, 1, lengths)
+        scores = unit[rows] @ unit.T
+        scores[np.arange(len(rows)), rows] = -np.inf
+        return self._best(scores, top)
+
+    def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(scores, order, axis=1)
+        ids = np.where(np.isneginf(best), "", self.fitted.item_ids[order])
+        missing = k - ids.shape[1]
+        if missing > 0:
+            ids = np.pad(ids, ((0, 0), (0, missing)), constant_values="")
+            best = np.pad(best, ((0, 0), (0, missing)), constant_values=-np.inf)
+        return ids, best
+
+    def _positions(
+        self, ids: Sequence[str | int] | str | int, position: dict[str, int], kind: str
+    ) -> NDArray[np.int64]:
+        listed = [ids] if isinstance(ids, str | int) else ids
+        try:
+            return np.fromiter((position[str(one)] for one in listed), dtype=np.int64)
+        except KeyError as error:
+            raise ModelError(
+                f"{self.name} does not know {kind} {error.args[0]!r}: it was fitted on {len(position)} {kind}s without it; "
+                f"check the id, or ingest the {kind} and train again"
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Writes the fitted backbone into the folder `path`; see `storage.py` for the files."""
+        from reclm.backbones import storage
+
+        storage.write(self.fitted, self.settings, self.name, path)
+
+    @staticmethod
+    def load(path: Path) -> Backbone:
+        """The backbone saved in `path`, ready to score. Users or items whose rows were dropped are unknown to it."""
+        from reclm.backbones import create, storage
+
+        name, settings, fitted = storage.read(path)
+        backbone = create(name, settings)
+        backbone._restore(fitted)
+        return backbone
+
+    def _restore(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+
+
+def epoch_of_each_setting(epochs: Epochs) -> dict[Setting, int]:
+    """{setting: epoch} from one number or a mapping; a setting the mapping lacks takes its largest."""
+    if isinstance(epochs, int):
+        return dict.fromkeys(SETTINGS, epochs)
+    return {setting: epochs.get(setting, max(epochs.values())) for setting in SETTINGS}
+
+
+def _checked_k(k: int) -> int:
+    if k < 1:
+        raise ModelError(f"k must be at least 1, not {k}: it is the number of items asked for")
+    return k

@@ -1,0 +1,124 @@
+"""From raw texts and embeddings to well-conditioned input features. Texts become rows of a TF-IDF matrix, and these the
+leading coordinates of the squared-cosine kernel (kernel PCA, Schölkopf et al. 1998, by landmarks as in Williams & Seeger,
+"Using the Nyström method", NIPS 2000): two words shared count more than twice one word shared. Embeddings are brought
+to unit length, centred and whitened with shrinkage, since sentence encoders put most of their variance into a few shared
+directions (Su et al., "Whitening sentence representations", 2021). Everything is computed on the rows a model is
+fitted on and applied to all, in float64, without randomness.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Matrix = NDArray[np.float32]
+
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+MAX_LANDMARKS = 4096
+SHRINKAGE = 0.1  # of the mean variance, added to each: directions of little variance are not blown up to noise
+NEGLIGIBLE = 1e-9  # share of the leading variance under which a direction is rounding error
+
+
+def tfidf(texts: list[str], fit_rows: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Rows of unit-length binary TF × log(N/df), (n_texts, n_words); words, N and df are those of `fit_rows` (n_texts,).
+
+    Words seen in fewer than two fitted texts are dropped; an empty text has a row of zeros.
+    """
+    vocabulary: dict[str, int] = {}
+    indptr, columns = [0], []
+    for text in texts:
+        columns.extend(sorted({vocabulary.setdefault(w, len(vocabulary)) for w in WORD.findall(text.lower())}))
+        indptr.append(len(columns))
+    shape = (len(texts), max(len(vocabulary), 1))
+    counts = sparse.csr_matrix((np.ones(len(columns)), columns, indptr), shape=shape)
+    frequency = np.asarray(counts[fit_rows].sum(axis=0)).ravel()
+    rarity = np.where(frequency < 2, 0.0, np.log(max(fit_rows.sum(), 1) / np.maximum(frequency, 1)))
+    weighted = (counts @ sparse.diags(rarity)).tocsr()
+    weighted.eliminate_zeros()
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return (sparse.diags(1 / np.where(lengths == 0, 1, lengths)) @ weighted).tocsr()
+
+
+def landmarks(rows: NDArray[np.int64], limit: int = MAX_LANDMARKS) -> NDArray[np.int64]:
+    """At most `limit` of `rows`, evenly spread over them."""
+    return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
+
+
+def text_features(texts: list[str], fit_rows: NDArray[np.bool_], width: int) -> Matrix:
+    """(n_texts, ≤ width) coordinates whose inner products approximate cosine² of the TF-IDF rows; NaN for empty texts."""
+    rows = tfidf(texts, fit_rows)
+    anchors = rows[landmarks(np.flatnonzero(fit_rows & (rows.getnnz(axis=1) > 0)))]
+    if anchors.shape[0] == 0:
+        return np.full((len(texts), 0), np.nan, dtype=np.float32)
+    kernel = np.square((anchors @ anchors.T).toarray())
+    values, vectors = _leading(kernel, width)
+    projection = vectors / np.sqrt(values)
+    features = np.empty((len(texts), len(values)), dtype=np.float32)
+    for start in range(0, len(texts), MAX_LANDMARKS):
+        block = (rows[start : start + MAX_LANDMARKS] @ anchors.T).toarray()
+        features[start : start + MAX_LANDMARKS] = np.square(block) @ projection
+    features[rows.getnnz(axis=1) == 0] = np.nan
+    return features
+
+
+def _leading(kernel: NDArray[np.float64], width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The up to `width` largest eigenvalues of a kernel matrix, descending, and their vectors, by subspace iteration."""
+    n = len(kernel)
+    start = np.random.default_rng(0).standard_normal((n, min(n, width + 32)))
+    basis = np.linalg.qr(kernel @ start)[0]
+    for _ in range(3):
+        basis = np.linalg.qr(kernel @ basis)[0]
+    values, inner = np.linalg.eigh(basis.T @ kernel @ basis)
+    order = np.argsort(-values)[:width]
+    order = order[values[order] > NEGLIGIBLE * values[order[0]]]
+    return values[order], basis @ inner[:, order]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """x ↦ (x/|x| − mean) · projection: unit variance along each kept direction, up to shrinkage; NaN rows stay NaN.
+
+    `mean` (dim,), `projection` (dim, width), width ≤ dim.
+    """
+
+    mean: NDArray[np.float64]
+    projection: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, rows: Matrix, width: int) -> Whitening:
+        """Computed on the rows of `rows` (n, dim) that are not missing; no such row, or constant ones: width 0."""
+        unit = _unit(rows[present(rows)])
+        dim = rows.shape[1]
+        if len(unit) < 2:
+            return cls(np.zeros(dim), np.zeros((dim, 0)))
+        mean = unit.mean(axis=0)
+        values, vectors = np.linalg.eigh(np.cov((unit - mean).T).reshape(dim, dim))
+        order = np.argsort(-values)[:width]
+        order = order[values[order] > max(NEGLIGIBLE * values[order[0]], 1e-12)]
+        scale = np.sqrt(values[order] + SHRINKAGE * values[order].sum() / max(len(order), 1))
+        return cls(mean, vectors[:, order] / scale)
+
+    def apply(self, rows: Matrix) -> Matrix:
+        """(n, dim) to (n, width)."""
+        whitened = (_unit(rows) - self.mean) @ self.projection
+        return whitened.astype(np.float32)
+
+
+def unit_length(rows: Matrix) -> Matrix:
+    """Rows of length one, in the order given; a row of zeros stays, NaN rows stay NaN."""
+    return _unit(rows).astype(np.float32)
+
+
+def present(rows: Matrix) -> NDArray[np.bool_]:
+    """(n,) True where a row holds only finite numbers."""
+    return np.asarray(np.isfinite(rows).all(axis=1), dtype=np.bool_)
+
+
+def _unit(rows: Matrix) -> NDArray[np.float64]:
+    wide = rows.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(lengths == 0, 1, lengths)

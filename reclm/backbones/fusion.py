@@ -1,0 +1,218 @@
+"""How ids, item texts and profiles become the initial user and item vectors that every neural backbone starts from.
+A vector is the sum of what is known of an entity: its id embedding (warm ones only), a content tower over its text, a
+profile tower over its profile (RecLM, arXiv 2412.19302, section 3.1). Three variants: `base` (ids and item texts),
+`augment` (plus user and item profiles), `shuffled` (augment with profiles dealt out anew among those who have one: the
+control that shows what a profile's content is worth beyond extra parameters). While training, the ids of a random
+share of entities are withheld (Volkovs et al., "DropoutNet", NIPS 2017), so that the towers learn to stand alone for
+the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reclm.backbones.features import Matrix, Whitening, present, text_features
+from reclm.dataset import TrainingData, Variant
+from reclm.settings import FusionSettings
+
+INITIAL_SCALE = 0.1  # standard deviation of id vectors, and about that of a tower's output, at the start
+# Share of a tower's rows that a step hides: the profile of somebody known was written with knowledge of the very items
+# to be told, that of a cold item was not.
+HIDDEN_SHARE = {"content": 0.0, "item_profile": 0.8, "user_profile": 0.5}
+USERS_WITHHELD = 1 / 3  # in units of the items' share: nearly every user that is served has an id
+TEXT_WIDTH = 256
+EMBEDDING_WIDTH = 128
+RIDGE_PENALTIES = np.logspace(-2, 4, 13)
+
+
+def profiles_of(data: TrainingData, variant: Variant, seed: int) -> tuple[Matrix | None, Matrix | None]:
+    """The user and item profile vectors a variant may see; `shuffled` permutes the rows that are not missing, seeded."""
+    if variant == "base":
+        return None, None
+    if variant == "augment":
+        return data.user_profile, data.item_profile
+    random = np.random.default_rng([seed, 7])
+    return _permuted(data.user_profile, random), _permuted(data.item_profile, random)
+
+
+def _permuted(rows: Matrix | None, random: np.random.Generator) -> Matrix | None:
+    if rows is None:
+        return None
+    holders = np.flatnonzero(present(rows))
+    dealt = rows.copy()
+    dealt[holders] = rows[random.permutation(holders)]
+    return dealt
+
+
+def content_features(data: TrainingData) -> list[Matrix]:
+    """What is known of items besides ids and profiles: text kernel coordinates and whitened text embeddings, NaN = missing."""
+    warm = data.warm_items
+    texts = [_text_features(tuple(data.texts), warm.tobytes())] if any(data.texts) else []
+    return texts + whitened(data.item_content, warm)
+
+
+@lru_cache(maxsize=2)  # every model and variant of a run asks for the same one of two snapshots, at seconds each
+def _text_features(texts: tuple[str, ...], warm: bytes) -> Matrix:
+    return text_features(list(texts), np.frombuffer(warm, dtype=np.bool_), TEXT_WIDTH)
+
+
+def whitened(rows: Matrix | None, fit_rows: NDArray[np.bool_]) -> list[Matrix]:
+    """[whitened rows], or [] when the data set has none. The transformation is that of `fit_rows`."""
+    return [] if rows is None else [Whitening.fit(rows[fit_rows], EMBEDDING_WIDTH).apply(rows)]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Input of a tower: `rows` (n, width), and `missing` (width,), the row of an entity about which nothing is known."""
+
+    rows: Matrix
+    missing: Matrix
+
+
+def flagged(parts: list[Matrix]) -> Features | None:
+    """Parts (n, w) side by side, each at unit mean square; zeros, and a 1 in its flag column, where a row is missing."""
+    blocks, absent = [], []
+    for part in (p for p in parts if p.shape[1]):
+        there = present(part)
+        filled = np.where(there[:, None], part, 0)
+        mean_square = np.square(filled[there]).mean() if there.any() else 1.0
+        blocks += [filled / np.sqrt(mean_square or 1.0), ~there[:, None]]
+        absent += [*[0.0] * part.shape[1], 1.0]
+    return Features(np.hstack(blocks).astype(np.float32), np.array(absent, dtype=np.float32)) if blocks else None
+
+
+class Tower(nn.Module):
+    """Features (n, width) to vectors (n, dim): one hidden layer beside a linear path.
+
+    In training a random `hidden_share` of the rows is seen as missing.
+    """
+
+    features: Tensor
+    missing: Tensor
+
+    def __init__(self, features: Features, dim: int, settings: FusionSettings, hidden_share: float) -> None:
+        super().__init__()
+        width = features.rows.shape[1]
+        self.hidden_share = hidden_share
+        self.register_buffer("features", torch.from_numpy(features.rows), persistent=False)
+        self.register_buffer("missing", torch.from_numpy(features.missing), persistent=False)
+        self.drop = nn.Dropout(settings.dropout)
+        self.hidden = nn.Linear(width, settings.hidden)
+        self.output = nn.Linear(settings.hidden, dim)
+        self.direct = nn.Linear(width, dim, bias=False)
+        nn.init.normal_(self.direct.weight, std=INITIAL_SCALE * width**-0.5)
+        nn.init.normal_(self.output.weight, std=INITIAL_SCALE * settings.hidden**-0.5)
+
+    def forward(self, rows: Tensor | None) -> Tensor:
+        features = self.features if rows is None else self.features[rows]
+        if self.training and self.hidden_share:
+            hidden = torch.rand(len(features), 1, device=features.device) < self.hidden_share
+            features = torch.where(hidden, self.missing, features)
+        hidden = self.drop(nn.functional.gelu(self.hidden(features)))
+        return self.output(hidden) + self.direct(features)
+
+
+class Side(nn.Module):
+    """The vectors of one side, users or items: id embedding of the `known` (n,), plus a tower for each kind of feature."""
+
+    known: Tensor
+
+    def __init__(
+        self, known: NDArray[np.bool_], features: dict[str, Features], dim: int, settings: FusionSettings
+    ) -> None:
+        super().__init__()
+        self.register_buffer("known", torch.from_numpy(known), persistent=False)
+        self.all_known = bool(known.all())
+        self.ids = nn.Parameter(torch.randn(len(known), dim) * INITIAL_SCALE)
+        self.unknown = nn.Parameter(torch.zeros(dim))
+        self.towers = nn.ModuleDict(
+            {kind: Tower(part, dim, settings, HIDDEN_SHARE[kind]) for kind, part in features.items()}
+        )
+
+    def forward(self, rows: Tensor | None, withheld: Tensor | None = None) -> Tensor:
+        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen."""
+        has_id = self.known if withheld is None else self.known & ~withheld
+        ids, has_id = (self.ids, has_id) if rows is None else (self.ids[rows], has_id[rows])
+        all_known = withheld is None and self.all_known
+        vectors = ids if all_known else torch.where(has_id.unsqueeze(1), ids, self.unknown)
+        for tower in self.towers.values():
+            vectors = vectors + tower(rows)
+        return vectors
+
+
+class Fusion(nn.Module):
+    """Initial vectors of users (n_users, dim) and items (n_items, dim), and item biases (n_items,).
+
+    A warm item's bias starts at the log of its popularity, split into what a ridge regression on its features predicts
+    and the rest, which belongs to its id; so a cold item starts at its predicted popularity.
+    """
+
+    bias_features: Tensor
+
+    def __init__(self, data: TrainingData, variant: Variant, dim: int, settings: FusionSettings, seed: int) -> None:
+        super().__init__()
+        warm_users = np.asarray(data.interactions.getnnz(axis=1) > 0).ravel()
+        user_profile, item_profile = profiles_of(data, variant, seed)
+        item_features = _those_there(
+            content=flagged(content_features(data)), item_profile=flagged(whitened(item_profile, data.warm_items))
+        )
+        user_features = _those_there(user_profile=flagged(whitened(user_profile, warm_users)))
+        self.users = Side(warm_users, user_features, dim, settings)
+        self.items = Side(data.warm_items, item_features, dim, settings)
+        self.user_withholding = settings.id_dropout * USERS_WITHHELD if user_features else 0.0
+        self.item_withholding = settings.id_dropout if item_features else 0.0
+        self._start_bias(data, np.hstack([part.rows for part in item_features.values()]) if item_features else None)
+
+    def tables(self) -> list[nn.Parameter]:
+        """Parameters with a row per entity."""
+        return [self.users.ids, self.items.ids, self.own_bias]
+
+    def weights(self) -> list[nn.Parameter]:
+        """Parameters that every entity shares."""
+        own = {id(table) for table in self.tables()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in own]
+
+    def _start_bias(self, data: TrainingData, features: Matrix | None) -> None:
+        warm = data.warm_items
+        popularity = np.log(np.asarray(data.interactions.sum(axis=0)).ravel()[warm] + 0.5)
+        centred = popularity - popularity.mean()
+        features = np.zeros((len(warm), 1), dtype=np.float32) if features is None else features
+        weights = ridge_by_leave_one_out(features[warm], centred)
+        own = np.zeros(len(warm))
+        own[warm] = centred - features[warm] @ weights
+        self.register_buffer("bias_features", torch.from_numpy(features), persistent=False)
+        self.bias_weights = nn.Parameter(torch.from_numpy(weights.astype(np.float32)))
+        self.own_bias = nn.Parameter(torch.from_numpy(own.astype(np.float32)))
+
+    def bias(self, rows: Tensor | None, withheld: Tensor | None = None) -> Tensor:
+        """Item biases (r,) of `rows`, all when None."""
+        has_id = self.items.known if withheld is None else self.items.known & ~withheld
+        own, features = torch.where(has_id, self.own_bias, 0.0), self.bias_features
+        if rows is not None:
+            own, features = own[rows], features[rows]
+        return features @ self.bias_weights + own
+
+
+def _those_there(**features: Features | None) -> dict[str, Features]:
+    return {kind: part for kind, part in features.items() if part is not None}
+
+
+def ridge_by_leave_one_out(features: Matrix, target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ridge weights (width,) of the penalty with the least leave-one-out error (Golub, Heath & Wahba 1979)."""
+    wide = features.astype(np.float64)
+    left, values, right = np.linalg.svd(wide, full_matrices=False)
+    along = left.T @ target
+    best = (np.inf, np.zeros(features.shape[1]))
+    for penalty in RIDGE_PENALTIES:
+        shrink = values**2 / (values**2 + penalty)
+        leverage = np.square(left) @ shrink
+        error = float(np.square((target - left @ (shrink * along)) / (1 - leverage).clip(1e-6)).mean())
+        if error < best[0]:
+            best = (error, right.T @ (shrink * along / np.where(values == 0, 1, values)))
+    return best[1]

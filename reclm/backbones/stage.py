@@ -1,0 +1,171 @@
+"""The training stage: for each model, variant and seed, choose the epochs on `select`, refit on `final`, keep the result.
+
+Features come from Feast, point-in-time at each snapshot's cut-off; the version of an artifact is the hash of the
+settings that matter to it and of the features and tables it learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.dataset import EvaluationTask, Setting, Snapshot, TrainingData, Variant
+from reclm.progress import say, track
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+KIND = "backbone"
+METRIC = "ndcg"  # at 20
+NOT_PART_OF_A_MODEL = {"models", "variants", "seeds"}
+CURVE = pa.schema(
+    [
+        ("model", pa.string()),
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("snapshot", pa.string()),
+        ("epoch", pa.int64()),
+        ("loss", pa.float64()),
+        ("setting", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+
+class Snapshots:
+    """Training data and tasks, read when first needed and then kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+        from reclm.evaluation.tasks import load_tasks
+
+        return self._data("select"), load_tasks(self.settings, "select")
+
+    @cached_property
+    def final(self) -> TrainingData:
+        """Without tasks: the test slice is evaluation's alone."""
+        return self._data("final")
+
+    def _data(self, snapshot: Snapshot) -> TrainingData:
+        from reclm.features.frame import load_training_data
+
+        return load_training_data(self.settings, snapshot)
+
+
+def _identity(settings: Settings, model: str, variant: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """(parameters, parents): all that determines one trained model."""
+    from reclm.stages import features_version
+    from reclm.warehouse import features_fingerprint
+
+    parameters = {
+        "model": model,
+        "variant": variant,
+        "seed": seed,
+        "train": settings.train.model_dump(mode="json", exclude=NOT_PART_OF_A_MODEL),
+        "fusion": settings.fusion.model_dump(mode="json"),
+        "device": settings.runtime.device,
+        "dtype": settings.runtime.dtype,
+    }
+    return parameters, {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+
+
+def _wanted(settings: Settings) -> list[tuple[str, Variant, int]]:
+    return [
+        (model, cast(Variant, variant), seed)
+        for seed, model, variant in product(settings.train.seeds, settings.train.models, settings.train.variants)
+    ]
+
+
+def standing(settings: Settings) -> list[Artifact]:
+    """The finished artifacts of the models, variants and seeds that the settings name, for the current features."""
+    found = []
+    for wanted in _wanted(settings):
+        parameters, parents = _identity(settings, *wanted)
+        artifact = artifacts.find(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
+        if artifact is not None:
+            found.append(artifact)
+    return found
+
+
+def train_all(settings: Settings) -> tuple[list[Artifact], int]:
+    """Every wanted model, trained or found. Returns them and how many had to be trained."""
+    from reclm.warehouse import set_current_artifacts
+
+    snapshots = Snapshots(settings)
+    finished: list[Artifact] = []
+    made = 0
+    for model, variant, seed in track(_wanted(settings), "training"):
+        parameters, parents = _identity(settings, model, variant, seed)
+        version = artifacts.version_of(KIND, parameters, parents)
+        artifact = artifacts.find(settings.paths, KIND, version)
+        if artifact is None:
+            _train_one(settings, snapshots, parameters, parents)
+            artifact = artifacts.load(settings.paths, KIND, version)
+            made += 1
+            _tell(artifact)
+        finished.append(artifact)
+    set_current_artifacts(settings.paths, KIND, [artifact.version for artifact in finished])
+    if made == 0:
+        say(f"  all {len(finished)} models stand; nothing to train")
+    return finished, made
+
+
+def _tell(artifact: Artifact) -> None:
+    parameters, metrics = artifact.manifest["parameters"], artifact.metrics
+    shown = ", ".join(
+        f"{setting} {value:.4f} (epoch {metrics['epochs'].get(setting)})"
+        for setting, value in metrics["validation"].items()
+        if value is not None
+    )
+    say(
+        f"  {parameters['model']}/{parameters['variant']} seed {parameters['seed']}: "
+        f"valid NDCG@20 {shown or 'not measurable'}; {artifact.manifest['seconds']:.1f} s"
+    )
+
+
+def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> None:
+    from reclm import backbones
+
+    model, variant, seed = parameters["model"], parameters["variant"], parameters["seed"]
+    with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
+        data, tasks = snapshots.select
+        selected = backbones.create(model, settings)
+        epochs = selected.fit(data, variant, seed=seed, tasks=tasks)
+        fitted = backbones.create(model, settings)
+        fitted.fit(
+            snapshots.final, variant, seed=seed, epochs={str(setting): epoch for setting, epoch in epochs.items()}
+        )
+        fitted.save(draft.path)
+        rows = [
+            {"model": model, "variant": variant, "seed": seed, "snapshot": snapshot, **row}
+            for snapshot, backbone in (("select", selected), ("final", fitted))
+            for row in backbone.curve
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), draft.path / "curve.parquet")
+        draft.metrics = {"validation": _validation(selected.curve, epochs), "epochs": epochs}
+
+
+def _validation(curve: list[dict[str, Any]], epochs: Mapping[Setting, int]) -> dict[str, float | None]:
+    """NDCG@20 on the validation tasks at the chosen epochs; None for a setting that no task asked about."""
+    return {
+        setting: next(
+            (
+                row["value"]
+                for row in curve
+                if (row["setting"], row["metric"], row["epoch"]) == (setting, METRIC, epoch)
+            ),
+            None,
+        )
+        for setting, epoch in epochs.items()
+    }

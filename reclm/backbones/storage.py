@@ -1,0 +1,102 @@
+"""A fitted backbone at rest: `users.parquet` and `items.parquet` (a row an id: its id vector, its final vector in each
+setting; users also the items they know), `parameters.safetensors` (networks, nothing of any one user) and `config.json`.
+Every number that belongs to a person sits in that person's row, so that dropping the row forgets them; reading copes
+with rows that are gone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from reclm.backbones.base import Fitted, Vectors
+from reclm.dataset import SETTINGS
+from reclm.errors import ModelError
+from reclm.settings import FusionSettings, Settings, TrainSettings
+from reclm.workspace import read_json, write_json
+
+CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"
+
+
+def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
+    """Writes the four files into the folder `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    known = fitted.known.tocsr()
+    items_known = pa.ListArray.from_arrays(pa.array(known.indptr, pa.int32()), pa.array(known.indices, pa.int32()))
+    for file, ids, id_name, id_vectors, side in (
+        (USERS, fitted.user_ids, "user_id", fitted.user_id_vectors, "users"),
+        (ITEMS, fitted.item_ids, "item_id", fitted.item_id_vectors, "items"),
+    ):
+        columns: dict[str, Any] = {
+            id_name: pa.array(ids.tolist(), pa.string()),
+            "index": pa.array(np.arange(len(ids)), pa.int64()),
+            "id_vector": _lists(id_vectors),
+        }
+        for setting in SETTINGS:
+            columns[f"{setting}_vector"] = _lists(getattr(fitted.vectors[setting], side))
+        if side == "users":
+            columns["known_items"] = items_known
+        pq.write_table(pa.table(columns), path / file, compression="zstd")
+    save_file({key: np.ascontiguousarray(value) for key, value in fitted.networks.items()}, path / PARAMETERS)
+    config = {
+        "name": name,
+        "train": settings.train.model_dump(),
+        "fusion": settings.fusion.model_dump(),
+        **fitted.description,
+    }
+    write_json(path / CONFIG, config)
+
+
+def read(path: Path) -> tuple[str, Settings, Fitted]:
+    """(name, settings, fitted) of a saved backbone. Raises ModelError naming the file that is missing."""
+    for file in (CONFIG, PARAMETERS, USERS, ITEMS):
+        if not (path / file).exists():
+            raise ModelError(f"{path / file} does not exist; a saved backbone has it, `reclm train` writes one")
+    config = read_json(path / CONFIG)
+    name, train, fusion = config.pop("name"), config.pop("train"), config.pop("fusion")
+    users, items = (pq.read_table(path / file).sort_by("index") for file in (USERS, ITEMS))
+    fitted = Fitted(
+        user_ids=_ids(users, "user_id"),
+        item_ids=_ids(items, "item_id"),
+        known=_known(users, items),
+        vectors={s: Vectors(_matrix(users, f"{s}_vector"), _matrix(items, f"{s}_vector")) for s in SETTINGS},
+        user_id_vectors=_matrix(users, "id_vector"),
+        item_id_vectors=_matrix(items, "id_vector"),
+        description=config,
+        networks=load_file(path / PARAMETERS),
+    )
+    return name, Settings(train=TrainSettings(**train), fusion=FusionSettings(**fusion)), fitted
+
+
+def _lists(rows: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel(), pa.float32()), rows.shape[1])
+
+
+def _matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
+    rows = table.column(column).combine_chunks()
+    return rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), rows.type.list_size).astype(np.float32)
+
+
+def _ids(table: pa.Table, column: str) -> NDArray[np.str_]:
+    return np.asarray(table.column(column).to_pylist(), dtype=np.str_)
+
+
+def _known(users: pa.Table, items: pa.Table) -> sparse.csr_matrix:
+    """(n_users, n_items) over the rows that are there, from item positions of the time of saving."""
+    lists = users.column("known_items").combine_chunks()
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    old_positions = items.column("index").to_numpy()
+    position = np.full(int(old_positions.max(initial=-1)) + 1, -1)
+    position[old_positions] = np.arange(len(old_positions))
+    rows, old_columns = np.repeat(np.arange(len(lists)), lengths), lists.flatten().to_numpy(zero_copy_only=False)
+    columns = np.where(old_columns < len(position), position[np.minimum(old_columns, len(position) - 1)], -1)
+    there = columns >= 0
+    entries = (np.ones(int(there.sum()), dtype=np.float32), (rows[there], columns[there]))
+    return sparse.csr_matrix(entries, shape=(users.num_rows, items.num_rows))

@@ -1,0 +1,228 @@
+"""Trains a network on initial vectors from `fusion.py`. Loss `softmax` is the multinomial likelihood of a user's items
+over a whole (sub)catalogue (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2), in
+batches of users; over a graph it is a cloze, half of the edges given and half to be told. `bpr` is the pairwise loss of
+Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors of the batch and the
+network's own contrastive term. In a softmax step a random share of entities plays the unseen: their ids are withheld
+and, in a graph, their edges too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import deterministic as memory
+
+from reclm.backbones.base import Vectors
+from reclm.backbones.fusion import Fusion
+from reclm.backbones.graph import BipartiteGraph
+from reclm.backbones.sampler import InteractionSampler
+from reclm.dataset import TrainingData
+from reclm.settings import RuntimeSettings, TrainSettings
+
+Rows = NDArray[np.int64]
+HIDDEN_EDGES = 0.5  # of the edges in a softmax step over a graph: these are the targets, the rest is what is given
+GIVEN = -1e9  # the score of an item that the graph shows the user already: it is no candidate
+USER_DECAY = (
+    10.0  # weight decay of a user's id vector in units of an item's: a user is in one batch an epoch, an item in all
+)
+WEIGHT_RATE = 0.1  # step size of network weights in units of a table's: one weight moves every row, a table's entry one
+MAX_STEPS = 24  # softmax steps of an epoch at most: with more users the batches grow
+
+
+class Network(nn.Module):
+    """What makes one neural backbone differ from another: how initial vectors become final ones, and how two are scored.
+
+    This one leaves vectors as they are and scores by inner product; `uses_graph` says whether neighbours matter.
+    """
+
+    uses_graph = False
+    uses_bias = True
+    item_exponent = 0.5
+    extra_id_decay = 0.0
+    max_candidates: int | None = None
+
+    def __init__(self, settings: TrainSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(
+        self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Final vectors of the rows asked for, (b, d) and (c, d), from the initial vectors of everybody."""
+        raise NotImplementedError
+
+    def score(self, users: Tensor, items: Tensor, bias: Tensor) -> Tensor:
+        """(b, c) scores of final vectors `users` (b, d), `items` (c, d) and item biases (c,)."""
+        return users @ items.T + bias
+
+    def score_pairs(self, users: Tensor, items: Tensor, bias: Tensor) -> Tensor:
+        """(b,) scores of row-wise pairs."""
+        return (users * items).sum(dim=1) + bias
+
+    def contrast(
+        self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch: Rows, partners: Rows
+    ) -> Tensor | None:
+        """A contrastive loss over the users and items of a batch; None where a model has none."""
+        return None
+
+    def tables(self, users: Tensor, items: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """What is stored of final vectors: (n_users, w) and (n_items, w), the last columns ones and biases."""
+        return torch.cat([users, torch.ones_like(users[:, :1])], 1), torch.cat([items, bias.unsqueeze(1)], 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch: its loss, and the squared lengths that weight decay adds, per example of `size`."""
+
+    loss: Tensor
+    squares: tuple[Tensor, ...]
+    size: int
+
+
+class Trainer:
+    """A network and its fusion, an optimizer, and one epoch at a time."""
+
+    def __init__(
+        self,
+        network: Network,
+        fusion: Fusion,
+        data: TrainingData,
+        settings: TrainSettings,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.network, self.fusion = network.to(device), fusion.to(device)
+        self.settings, self.device = settings, device
+        self.sampler = InteractionSampler(data.interactions, seed)
+        self.warm_items = np.flatnonzero(data.warm_items).astype(np.int64)
+        self.graph = BipartiteGraph(data.interactions, device, network.item_exponent)
+        weights = [*fusion.weights(), *network.parameters()]
+        groups = [
+            {"params": fusion.tables(), "lr": settings.learning_rate},
+            {"params": weights, "lr": settings.learning_rate * WEIGHT_RATE},
+        ]
+        self.optimizer = torch.optim.Adam(groups, fused=device.type == "cpu")
+
+    def epoch(self) -> float:
+        """One pass over the users (softmax) or as many triples as interactions (bpr); the mean loss of its steps."""
+        self.network.train()
+        self.fusion.train()
+        losses = []
+        for step in self._softmax_steps() if self.settings.loss == "softmax" else self._bpr_steps():
+            loss = step.loss
+            if self.settings.weight_decay:
+                loss = loss + self.settings.weight_decay * 0.5 * torch.stack(step.squares).sum() / step.size
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            losses.append(step.loss.detach())
+        return float(torch.stack(losses).mean()) if losses else 0.0
+
+    def _softmax_steps(self) -> Iterator[Step]:
+        limit = min(self.settings.max_candidates, self.network.max_candidates or self.settings.max_candidates)
+        size = max(self.settings.batch_size, -(-len(self.sampler.users) // MAX_STEPS))
+        for batch in self.sampler.user_batches(size):
+            candidates = self.sampler.candidates(self.warm_items, limit)
+            rows, columns, entries = (self._tensor(part) for part in self.sampler.targets(batch, candidates))
+            hidden = self._hidden(len(self.fusion.users.known), self.fusion.user_withholding)
+            absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
+            graph = self.graph.thinned(HIDDEN_EDGES, hidden, absent) if self.network.uses_graph else self.graph
+            users, items, layer0 = self._final(graph, self._tensor(batch), self._tensor(candidates), hidden, absent)
+            scores = self.network.score(users, items, self._bias(self._tensor(candidates), absent))
+            if self.network.uses_graph:
+                given = graph.kept[entries]
+                scores = scores.index_put((rows[given], columns[given]), scores.new_tensor(GIVEN))
+                rows, columns = rows[~given], columns[~given]
+            loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
+            contrast = self._contrast(graph, layer0, batch, candidates[columns.cpu().numpy()])
+            ids = self.fusion.users.ids[self._tensor(batch)]
+            squares = (
+                USER_DECAY * layer0[2].square().sum(),
+                self.network.extra_id_decay * ids.square().sum(),
+                layer0[3].square().sum(),
+            )
+            yield Step(loss + contrast, squares, len(batch))
+
+    def _bpr_steps(self) -> Iterator[Step]:
+        for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
+            partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
+            people, seat = np.unique(batch, return_inverse=True)
+            users, items, layer0 = self._final(self.graph, self._tensor(people), self._tensor(partners), None, None)
+            bias = self._bias(self._tensor(partners))
+            who, (liked, other) = self._tensor(seat), self._tensor(place).chunk(2)
+            margin = self.network.score_pairs(users[who], items[liked], bias[liked])
+            margin = margin - self.network.score_pairs(users[who], items[other], bias[other])
+            loss = nn.functional.softplus(-margin).mean()
+            contrast = self._contrast(self.graph, layer0, people, np.unique(positives))
+            decayed = (layer0[2][who], layer0[3][liked], layer0[3][other])
+            yield Step(loss + contrast, tuple(vectors.square().sum() for vectors in decayed), len(batch))
+
+    def _final(
+        self, graph: BipartiteGraph, batch: Tensor, candidates: Tensor, hidden: Tensor | None, absent: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
+        if not self.network.uses_graph:
+            users, items = self.fusion.users(batch, hidden), self.fusion.items(candidates, absent)
+            return (*self.network(users, items, graph, None, None), (users, items, users, items))
+        users, items = self.fusion.users(None, hidden), self.fusion.items(None, absent)
+        final = self.network(users, items, graph, batch, candidates)
+        return (*final, (users, items, users[batch], items[candidates]))
+
+    def _contrast(
+        self, graph: BipartiteGraph, layer0: tuple[Tensor, ...], batch: Rows, partners: Rows
+    ) -> Tensor | float:
+        if not self.settings.contrast_weight:
+            return 0.0
+        contrast = self.network.contrast(layer0[0], layer0[1], graph, batch, np.unique(partners))
+        return 0.0 if contrast is None else self.settings.contrast_weight * contrast
+
+    def _bias(self, rows: Tensor | None, absent: Tensor | None = None) -> Tensor:
+        bias = self.fusion.bias(rows, absent)
+        return bias if self.network.uses_bias else torch.zeros_like(bias)
+
+    def _hidden(self, n: int, share: float) -> Tensor | None:
+        return torch.rand(n, device=self.device) < share if share else None
+
+    def _tensor(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(rows).to(self.device)
+
+    @torch.no_grad()
+    def vectors(self) -> Vectors:
+        """The final vectors of everybody, as they are stored."""
+        self.network.eval()
+        self.fusion.eval()
+        users, items = self.network(self.fusion.users(None), self.fusion.items(None), self.graph, None, None)
+        return Vectors(*(table.float().cpu().numpy() for table in self.network.tables(users, items, self._bias(None))))
+
+
+def device_of(settings: RuntimeSettings) -> torch.device:
+    """The device the settings ask for; `auto` takes CUDA when it is there."""
+    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+@contextmanager
+def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
+    """Seeds torch, fixes its threads and asks for deterministic algorithms inside the block; puts all back after it."""
+    import os
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    cuda = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        torch.use_deterministic_algorithms(True, warn_only=bool(cuda))
+        fill = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+        memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a quarter of a step, for nothing
+        try:
+            yield
+        finally:
+            memory.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict)

@@ -1,0 +1,378 @@
+"""The command line: thin. Each command loads the settings, calls one stage, and says what happened.
+
+Results go to standard output, progress to standard error. A failure that a user can mend is one line and an exit code
+(see `reclm/errors.py`), never a traceback. Heavy imports sit inside the commands, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from reclm import __version__
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+app = typer.Typer(
+    name="reclm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Recommendations that know who people are and what things are for.\n\n"
+    "From a log to recommendations: `reclm run --data FOLDER` does everything; `reclm demo` does it on a made-up shop.",
+)
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        "-w",
+        help="Folder that holds everything one data set produced [default: RECLM_WORKSPACE, else ./workspace].",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override a setting; may be given often. `reclm settings` lists the keys.",
+    ),
+]
+SettingsFileOption = Annotated[
+    Path | None, typer.Option("--settings", help="TOML file of settings [default: RECLM_SETTINGS, else ./reclm.toml].")
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", "-d", help="Folder (or file) with the log and, if there is one, the item table.")
+]
+Format = Literal["table", "json"]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people, json for one object a line.")]
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from reclm.errors import ReclmError
+
+        try:
+            command(*args, **kwargs)
+        except ReclmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted: nothing half-written was kept; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # no such folder, not writable, disk full: the system's own words name the place
+            print(f"error: {error.strerror or error}: {error.filename or 'see above'}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> Settings:
+    from reclm import settings
+
+    loaded = settings.load(flags or (), workspace=workspace, file=file)
+    if loaded.runtime.threads:  # read by OpenBLAS and OpenMP when numpy and torch are imported, later than this
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", str(loaded.runtime.threads))
+    os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
+    return loaded
+
+
+@app.command()
+@_guarded
+def run(
+    data: DataOption,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Do everything: ingest, build, profile, publish, train, evaluate, choose a champion, report.
+
+    What already stands on the same inputs is reused. An estimate is shown first; Ctrl-C is safe at any time.
+
+    Example: reclm run --data my-logs --set data.user_column=customer --set train.models=lightgcn,als
+    """
+    from reclm import stages
+
+    settings = _load(workspace, overrides, settings_file)
+    _finish(settings, stages.run(settings, data))
+
+
+@app.command()
+@_guarded
+def demo(
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Run everything on a seeded, made-up shop whose truth is known (sizes: settings demo.*)."""
+    from reclm import stages
+
+    settings = _load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
+    _finish(settings, stages.run(settings, None))
+
+
+def _finish(settings: Settings, evaluation: Any) -> None:
+    from reclm.evaluation.evaluate import comparison_table
+
+    print(comparison_table(evaluation))
+    root = settings.paths.root
+    try:
+        shown = root.relative_to(Path.cwd())
+    except ValueError:
+        shown = root
+    print(f"\nreport    open {shown}/report/index.html in a browser")
+    print(f"tables    {shown}/warehouse/warehouse.duckdb (DuckDB, read-only copy; start with fct_evaluation)")
+    print(f"try       reclm recommend --workspace {shown} --sample 3")
+
+
+@app.command()
+@_guarded
+def ingest(
+    data: DataOption,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Copy logs and item texts into the workspace's landing folder, unedited.
+
+    Formats are recognised: MovieLens (100K, 1M, latest, 25M), MIND, a pre-split folder, or any CSV, parquet or JSONL
+    with settings data.*_column naming the columns. The same file twice is a no-op.
+    """
+    from reclm import stages
+
+    dataset = stages.ingest(_load(workspace, overrides, settings_file), data)
+    for batch in dataset["batches"]:
+        print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
+
+
+@app.command()
+@_guarded
+def build(
+    workspace: WorkspaceOption = None,
+    phase: Annotated[
+        Literal["all", "features", "profiles", "evaluation"],
+        typer.Option("--phase", help="Which group of models to build."),
+    ] = "all",
+    force: Annotated[bool, typer.Option("--force", help="Build even when nothing changed.")] = False,
+    docs: Annotated[bool, typer.Option("--docs", help="Also generate dbt's documentation site.")] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Run dbt (models and data tests), then publish the analysts' read-only copy of the warehouse."""
+    from reclm import stages, warehouse
+
+    settings = _load(workspace, overrides, settings_file)
+    result = stages.build(settings, phase, force=force)
+    print(f"build {result['build_id']}: {settings.paths.warehouse}")
+    if docs:
+        print(f"docs: {warehouse.docs(settings)}")
+
+
+@app.command()
+@_guarded
+def profile(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Write the profiles of all users and items, encode every distinct text, and build the profile tables."""
+    from reclm import stages
+
+    profiles, embeddings = stages.profile(_load(workspace, overrides, settings_file))
+    print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
+
+
+@app.command()
+@_guarded
+def publish(
+    workspace: WorkspaceOption = None,
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Let an older build (an earlier cut-off) replace what is published.")
+    ] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Check the features and publish them to Feast, offline and online; nothing is written unless all checks pass."""
+    from reclm import stages
+
+    result = stages.publish(_load(workspace, overrides, settings_file), rewind=rewind)
+    for view, counts in result["views"].items():
+        print(f"{view:<15}{counts['rows']:>10} rows, {counts['written']} written online")
+    print(f"features {result['version']}{' (reused)' if result['reused'] else ''}")
+
+
+@app.command()
+@_guarded
+def train(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Train the backbones named by train.models, each in the variants of train.variants, once per seed of train.seeds."""
+    from reclm import stages
+
+    for artifact in stages.train(_load(workspace, overrides, settings_file)):
+        parameters = artifact.manifest["parameters"]
+        print(f"{parameters['model']}/{parameters['variant']} seed {parameters['seed']}: {artifact.path}")
+
+
+@app.command()
+@_guarded
+def evaluate(
+    workspace: WorkspaceOption = None,
+    output: FormatOption = "table",
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Rank every candidate for every user with truth, for all trained models and baselines; print the comparison.
+
+    json rows: dataset, regime, setting, model, variant, seed, metric, k, value, lo, hi (95 % bootstrap over users).
+    """
+    from reclm import stages
+    from reclm.evaluation.evaluate import comparison_table, result_rows
+
+    evaluation = stages.evaluate(_load(workspace, overrides, settings_file))
+    if output == "json":
+        for row in result_rows(evaluation):
+            print(json.dumps(row))
+    else:
+        print(comparison_table(evaluation))
+
+
+@app.command()
+@_guarded
+def report(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Write one self-contained HTML page: figures beside targets, plots, what ran on what."""
+    from reclm import stages
+
+    print(stages.report(_load(workspace, overrides, settings_file)))
+
+
+@app.command()
+@_guarded
+def recommend(
+    users: Annotated[list[str] | None, typer.Argument(help="User ids.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Items per user.")] = 10,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="Instead of ids: this many users, spread over the user table.")
+    ] = 0,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Item id to leave out; may be given often.")
+    ] = None,
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Recommend items to users with the champion, showing each user's profile from the feature store."""
+    from reclm.recommend import recommend as answer
+    from reclm.recommend import show
+
+    if not users and not sample:
+        raise typer.BadParameter("give user ids, or --sample N")
+    settings = _load(workspace, overrides, settings_file)
+    for result in answer(settings, users or [], top_k=top_k, sample=sample, exclude=exclude or []):
+        print(json.dumps(result) if output == "json" else show(result))
+
+
+@app.command()
+@_guarded
+def status(
+    workspace: WorkspaceOption = None,
+    output: FormatOption = "table",
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """What has run, on what, when, and how it went; the champion; the artifacts."""
+    from reclm.status import lines, rows
+
+    settings = _load(workspace, overrides, settings_file)
+    if output == "json":
+        for row in rows(settings):
+            print(json.dumps(row))
+    else:
+        print("\n".join(lines(settings)))
+
+
+@app.command()
+@_guarded
+def forget(
+    user: Annotated[str, typer.Argument(help="The user id to remove.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
+    from reclm.forget import forget as remove
+
+    settings = _load(workspace, overrides, settings_file)
+    if not yes:
+        typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
+    for place, count in remove(settings, user).items():
+        print(f"{place:<12}{count:>10} rows removed")
+
+
+@app.command("settings")
+@_guarded
+def list_settings(
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Every settings key with its type, the value in force, and what it does.
+
+    Order of precedence: reclm.toml < environment (RECLM_TRAIN__EPOCHS=20) < --set train.epochs=20.
+    """
+    from functools import reduce
+
+    from reclm.settings import describe
+
+    settings = _load(workspace, overrides, settings_file)
+    for key, kind, default, description in describe():
+        value = reduce(getattr, key.split("."), settings)
+        if output == "json":
+            print(
+                json.dumps(
+                    {"key": key, "type": kind, "default": default, "value": value, "description": description},
+                    default=str,
+                )
+            )
+        else:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            print(f"{key} = {shown}\n    {description}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    atexit.register(_silence_late_noise)
+    if version:
+        print(f"reclm {__version__}")
+        raise typer.Exit
+
+
+def _silence_late_noise() -> None:
+    """duckdb 2.0's bindings list their leaks on standard error while the interpreter ends; nobody can act on that."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,68 @@
+"""What trainers and evaluation pass between them: index-aligned arrays of one snapshot of one data set.
+
+A *snapshot* is a moment of knowledge. `select` knows the train slice less a share of items held out as if cold; models
+are selected on it. `final` knows train and valid; models are refitted on it and the test slice is read once, by
+evaluation. Row `u` of every user array and row `i` of every item array speak of `user_ids[u]` and `item_ids[i]`, and
+`item_ids` is in item-position order, the order that breaks ties in a ranking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Snapshot = Literal["select", "final"]
+Setting = Literal["full_shot", "zero_shot"]
+Variant = Literal["base", "augment", "shuffled"]
+
+SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final")
+SETTINGS: tuple[Setting, ...] = ("full_shot", "zero_shot")
+VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that a model may learn from at one snapshot.
+
+    `interactions` is (n_users, n_items), 1.0 where the user is known to have touched the item before the cut-off.
+    The feature matrices are float32 (n_rows, dim), a row of NaN where an entity has no such feature, or None where the
+    data set has none at all. `warm_items` is True for items with at least one known interaction.
+    `texts[i]` is item i's title, categories and text in one string ('' when it has none).
+    """
+
+    snapshot: Snapshot
+    user_ids: NDArray[np.str_]
+    item_ids: NDArray[np.str_]
+    interactions: sparse.csr_matrix
+    texts: list[str]
+    item_content: NDArray[np.float32] | None = None
+    item_profile: NDArray[np.float32] | None = None
+    user_profile: NDArray[np.float32] | None = None
+
+    @property
+    def warm_items(self) -> NDArray[np.bool_]:
+        return np.asarray(self.interactions.getnnz(axis=0) > 0).ravel()
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """One ranking question at one snapshot: which of `candidates` did each user touch after the cut-off?
+
+    `truth` and `mask` are (n_users, n_items); masked items never appear in a user's list. `candidates` is a Boolean
+    (n_items,). Users without a row in `truth` are not asked about.
+    """
+
+    snapshot: Snapshot
+    setting: Setting
+    truth: sparse.csr_matrix
+    mask: sparse.csr_matrix
+    candidates: NDArray[np.bool_]
+
+    @property
+    def users(self) -> NDArray[np.int64]:
+        """Positions of the users with truth, ascending."""
+        return np.flatnonzero(np.diff(self.truth.indptr)).astype(np.int64)

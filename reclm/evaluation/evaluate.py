@@ -1,0 +1,279 @@
+"""The evaluation stage: every model and every baseline, ranked over all candidates of the test slice, once.
+
+In: finished `backbone` artifacts, and the final snapshot from the warehouse and the feature store. Out: one `evaluation`
+artifact with `results`, `bands` and `comparisons`, which dbt turns into `fct_evaluation` and its kin. What is kept of a model
+while the rest are still being ranked is the rank of each truth pair; a killed run finds those files and goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.baselines import ANSWERS, fit_baseline, strongest_predicted_popularity, why_not
+from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData
+from reclm.errors import ModelError, WorkspaceError
+from reclm.evaluation import measured, tables, tasks
+from reclm.evaluation.bands import band_rows
+from reclm.evaluation.measured import Measured
+from reclm.evaluation.ranking import Scorer, list_metrics, rank, truth_ranks
+from reclm.evaluation.table import comparison_table
+from reclm.evaluation.tracking import log_evaluation
+from reclm.progress import say, track
+from reclm.settings import Settings
+
+__all__ = ["comparison_table", "evaluate", "result_rows"]
+
+KIND = "evaluation"
+BASELINE = "baseline"
+RANDOM_LISTS = 1000
+ROW_FIELDS = ("dataset", "regime", "setting", "model", "variant", "seed", "metric", "k", "value", "lo", "hi")
+
+
+Scorers = Callable[[EvaluationTask], Scorer]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model in the comparison. `open` fits or loads it once; what it returns gives the scorer of a task."""
+
+    model: str
+    variant: str
+    seed: int
+    settings: tuple[Setting, ...]
+    open: Callable[[], Scorers]
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}-{self.variant}-{self.seed}"
+
+
+class Bound:
+    """A backbone bound to one setting, as a `Scorer`."""
+
+    def __init__(self, backbone: Any, setting: Setting) -> None:
+        self.backbone, self.setting = backbone, setting
+
+    def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.backbone.score(users, setting=self.setting)
+
+
+class Final:
+    """The final snapshot, each part read when first needed and then kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def tasks(self) -> list[EvaluationTask]:
+        found = tasks.load_tasks(self.settings, "final")
+        if not found:
+            raise WorkspaceError(
+                "no interaction falls into the test slice, so there is nothing to evaluate on; "
+                "lower split.train_share + split.valid_share or bring a longer log"
+            )
+        return found
+
+    @cached_property
+    def ids(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+        return tasks.load_ids(self.settings)
+
+    @cached_property
+    def data(self) -> TrainingData:
+        from reclm.features.frame import load_training_data
+
+        data = load_training_data(self.settings, "final")
+        require_same_ids("the training data", data.user_ids, data.item_ids, *self.ids)
+        return data
+
+    @property
+    def available(self) -> NDArray[np.bool_] | None:
+        """Items that could have been touched before the cut-off: the candidates of full-shot."""
+        return next((task.candidates for task in self.tasks if task.setting == "full_shot"), None)
+
+
+def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
+    """Ranks `models` (backbone artifacts) and all baselines of the settings on the final snapshot: artifact `evaluation`.
+
+    Raises WorkspaceError when there is no test slice, ModelError when a model was trained on other users or items.
+    """
+    from reclm.warehouse import features_fingerprint, set_current_artifacts
+
+    parameters = {
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"batch_size"}),
+        "regime": settings.data.regime,
+        "seed": settings.seed,
+    }
+    parents = {"warehouse": features_fingerprint(settings)} | {
+        f"backbone/{_name(model)}": model.version for model in sorted(models, key=_name)
+    }
+    version = artifacts.version_of(KIND, parameters, parents)
+    if artifacts.find(settings.paths, KIND, version) is None:
+        with artifacts.writing(settings.paths, KIND, parameters, parents, resumable=True) as draft:
+            _write(settings, models, draft)
+        log_evaluation(settings, artifacts.load(settings.paths, KIND, version))
+    else:
+        say(f"  evaluation {version} stands; nothing to rank")
+    set_current_artifacts(settings.paths, KIND, [version])
+    return artifacts.load(settings.paths, KIND, version)
+
+
+def _name(model: Artifact) -> str:
+    parameters = model.manifest["parameters"]
+    return f"{parameters['model']}-{parameters['variant']}-{parameters['seed']}"
+
+
+def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draft) -> None:
+    final = Final(settings)
+    baselines, skipped = _baselines(settings, final)
+    contenders = baselines + [_backbone(settings, final, model) for model in models]
+    ranked = _rank_all(settings, final, contenders, draft)
+    about = {"dataset": settings.paths.require_dataset()["name"], "regime": settings.data.regime}
+    bands = tasks.load_bands(settings, "final")
+    rows = tables.Rows()
+    for task in final.tasks:
+        entries = [(c, ranked[task.setting, c.key]) for c in contenders if task.setting in c.settings]
+        where = about | {"setting": task.setting}
+        tables.add_results(rows, where, task, entries, settings)
+        for contender, result in track(entries, f"bands, {task.setting}"):
+            who = where | {"model": contender.model, "variant": contender.variant, "seed": contender.seed}
+            rows.bands += [who | row for row in band_rows(result.ranks, task, bands, settings.evaluation.ks)]
+    tables.write(rows, draft.path)
+    draft.metrics = {
+        "skipped_baselines": skipped,
+        "random_list": {
+            task.setting: random_list_band(task, settings.seed) for task in final.tasks if not task.mask.nnz
+        },
+    }
+    shutil.rmtree(draft.path / measured.FOLDER)
+
+
+def _rank_all(
+    settings: Settings, final: Final, contenders: Sequence[Contender], draft: artifacts.Draft
+) -> dict[tuple[str, str], Measured]:
+    """What each contender puts where, by (setting, contender); taken from the draft where an interrupted run left it."""
+    ranked: dict[tuple[str, str], Measured] = {}
+    for contender in track(contenders, "ranking"):
+        scorers: Scorers | None = None
+        for task in final.tasks:
+            if task.setting not in contender.settings:
+                continue
+            path = draft.path / measured.FOLDER / f"{task.setting}-{contender.key}.safetensors"
+            result = measured.read(path, task)
+            if result is None:
+                scorers = scorers or contender.open()
+                result = _measure(settings, final, task, contender, scorers(task))
+                measured.write(path, result)
+            ranked[task.setting, contender.key] = result
+    return ranked
+
+
+def _measure(settings: Settings, final: Final, task: EvaluationTask, contender: Contender, scorer: Scorer) -> Measured:
+    try:
+        lists = rank(scorer, task, max(settings.evaluation.ks), settings.evaluation.batch_size)
+    except ModelError as error:
+        raise ModelError(f"{contender.model} ({contender.variant}), {task.setting}: {error}") from None
+    favoured = list_metrics(lists, task, final.data.interactions, settings.evaluation.ks)
+    return Measured(truth_ranks(lists, task), favoured)
+
+
+def _baselines(settings: Settings, final: Final) -> tuple[list[Contender], dict[str, str]]:
+    """The baselines that this data set allows, and why the others are left out."""
+    contenders, skipped = [], {}
+    for name in settings.evaluation.baselines:
+        reason = why_not(name, final.data)
+        if reason is None:
+            contenders.append(_baseline(settings, final, name))
+        else:
+            skipped[name] = reason
+            say(f"  baseline {name} left out: it {reason}")
+    return contenders, skipped
+
+
+def _baseline(settings: Settings, final: Final, name: str) -> Contender:
+    def one_for_all() -> Scorers:
+        fitted = fit_baseline(name, final.data, settings.seed, available=final.available)
+        return lambda task: fitted
+
+    def one_a_task() -> Scorers:
+        return lambda task: strongest_predicted_popularity(final.data, task, final.available)[0]
+
+    opener = one_a_task if name == "predicted_popularity" else one_for_all
+    return Contender(name, BASELINE, settings.seed, ANSWERS[name], opener)
+
+
+def _backbone(settings: Settings, final: Final, model: Artifact) -> Contender:
+    def load() -> Scorers:
+        from reclm.backbones import Backbone
+
+        backbone = Backbone.load(model.path)
+        fitted = backbone.fitted
+        require_same_ids(f"model {_name(model)}", fitted.user_ids, fitted.item_ids, *final.ids)
+        return lambda task: Bound(backbone, task.setting)
+
+    about = model.manifest["parameters"]
+    return Contender(about["model"], about["variant"], int(about["seed"]), SETTINGS, load)
+
+
+def require_same_ids(
+    what: str,
+    user_ids: NDArray[np.str_],
+    item_ids: NDArray[np.str_],
+    expected_users: NDArray[np.str_],
+    expected_items: NDArray[np.str_],
+) -> None:
+    """Raises ModelError unless row u and column i mean the same user and item on both sides."""
+    for kind, given, expected in (("users", user_ids, expected_users), ("items", item_ids, expected_items)):
+        if not np.array_equal(given, expected):
+            raise ModelError(
+                f"{what} knows {len(given)} {kind} that are not, in this order, the {len(expected)} {kind} of the warehouse; "
+                "the data changed since it was made: run `reclm publish` and `reclm train` again"
+            )
+
+
+def random_list_band(task: EvaluationTask, seed: int, k: int = 20, n_lists: int = RANDOM_LISTS) -> dict[str, float]:
+    """Mean and standard deviation of Recall@k and NDCG@k of fixed random lists of k candidates, the same list for every user.
+
+    What chance alone can reach on a task where a few items carry most of the truth. Without masks both are sums over a
+    list's items of what an item is worth on average, so no ranking is needed.
+    """
+    from reclm.evaluation.intervals import pair_gains
+
+    candidates = np.flatnonzero(task.candidates)
+    first, n_users = np.ones(task.truth.nnz, np.int16), max(len(task.users), 1)
+    worth = {
+        metric: np.bincount(task.truth.indices, pair_gains(first, task, metric, k), len(task.candidates)) / n_users
+        for metric in ("recall", "ndcg")
+    }
+    generator = np.random.default_rng([seed, k])
+    length = min(k, len(candidates))
+    lists = np.stack([generator.choice(candidates, length, replace=False) for _ in range(n_lists)])
+    discount = 1 / np.log2(np.arange(2, lists.shape[1] + 2))
+    recall, ndcg = worth["recall"][lists].sum(axis=1), worth["ndcg"][lists] @ discount
+    return {
+        "k": k,
+        "lists": n_lists,
+        "recall": float(recall.mean()),
+        "recall_sd": float(recall.std()),
+        "ndcg": float(ndcg.mean()),
+        "ndcg_sd": float(ndcg.std()),
+    }
+
+
+def result_rows(evaluation: Artifact) -> Iterator[dict[str, Any]]:
+    """One dictionary a row of the results, in the order and with the names of `ROW_FIELDS`; no value is None, never NaN."""
+    for row in pq.read_table(evaluation.path / "results.parquet", columns=list(ROW_FIELDS)).to_pylist():
+        yield {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }

@@ -1,0 +1,42 @@
+"""Figures others published or measured for data sets that are known by name, to stand beside ours.
+
+They live in `reference_figures.json`; a data set that is not in it simply has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+
+@cache
+def figures() -> dict[str, Any]:
+    """The whole file."""
+    return json.loads(resources.files(__package__).joinpath("reference_figures.json").read_text(encoding="utf-8"))
+
+
+def of_dataset(dataset: str) -> dict[str, Any]:
+    """What is known of a data set, by its name in any case; {} when nothing is."""
+    return figures()["datasets"].get(dataset.lower(), {})
+
+
+def baseline_rows(dataset: str, regime: str, setting: str) -> dict[str, list[float]]:
+    """{baseline: [R@20, N@20, R@40, N@40]} as published for that regime and setting."""
+    return of_dataset(dataset).get("baselines", {}).get(regime, {}).get(setting, {})
+
+
+def published_models(dataset: str) -> dict[str, Any] | None:
+    """{source, models: {setting: {model: {base: [R@20, N@20], augment: [...]}}}}, or None."""
+    return of_dataset(dataset).get("published")
+
+
+def own(
+    values: Mapping[tuple[str, str], Mapping[tuple[str, int], Sequence[float]]], model: str, variant: str
+) -> tuple[float, float] | None:
+    """Our (Recall@20, NDCG@20) of a model and variant, seeds averaged; None when it did not run."""
+    cells = values.get((model, variant), {})
+    pair = [cells.get((metric, 20), ()) for metric in ("recall", "ndcg")]
+    return (sum(pair[0]) / len(pair[0]), sum(pair[1]) / len(pair[1])) if all(pair) else None

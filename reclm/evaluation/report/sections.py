@@ -1,0 +1,273 @@
+"""From rows to what the page says: the table beside the published figures, gains, verdicts, distances.
+
+In: `Sources`. Out: plain dictionaries the template prints. No number is computed in the template, no markup here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reclm.baselines import ANSWERS
+from reclm.evaluation import bands
+from reclm.evaluation.report import reference
+from reclm.evaluation.report.sources import Sources
+from reclm.evaluation.table import Values, collected, shown_columns
+from reclm.settings import BASELINES
+
+SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items nobody has touched"}
+HEADLINE_K = 20
+HEADLINE_METRICS = ("recall", "ndcg")
+
+Row = dict[str, Any]
+
+
+def comparison_tables(sources: Sources) -> list[Row]:
+    """One table a setting: our value and interval a cell, the published figure beside it where there is one."""
+    columns = shown_columns(sources.results)
+    tables = []
+    for setting, title in SETTING_TITLES.items():
+        rows = [row for row in sources.results if row["setting"] == setting]
+        if not rows:
+            continue
+        known = reference.baseline_rows(rows[0]["dataset"], rows[0]["regime"], setting)
+        values = collected(rows)
+        intervals = {
+            (r["model"], r["variant"], r["metric"], r["k"]): (r["lo"], r["hi"]) for r in rows if _one_seed(values, r)
+        }
+        best = {c: max(float(np.mean(cells[c])) for cells in values.values()) for c in columns}
+        lines = [
+            {
+                "model": model,
+                "variant": "" if variant == "baseline" else variant,
+                "cells": [
+                    _cell(cells[c], intervals.get((model, variant, *c)), best[c])
+                    | {"published": _published(known, model, c) if variant == "baseline" else ""}
+                    for c in columns
+                ],
+            }
+            for (model, variant), cells in values.items()
+        ]
+        lines += _missing(known, values, columns, setting)
+        regime = rows[0]["regime"]
+        tables.append(
+            {
+                "setting": setting,
+                "title": title,
+                "n_users": rows[0]["n_users"],
+                "columns": [
+                    f"{metric.upper() if metric == 'ndcg' else metric.capitalize()}@{k}" for metric, k in columns
+                ],
+                "lines": lines,
+                "aims": _aims(rows[0]["dataset"], regime, setting, values),
+                "orientation": [
+                    row
+                    for row in reference.of_dataset(rows[0]["dataset"]).get("orientation", {}).get(regime, [])
+                    if row["setting"] == setting
+                ],
+            }
+        )
+    return tables
+
+
+def _one_seed(values: Values, row: Mapping[str, Any]) -> bool:
+    return len(values[row["model"], row["variant"]][row["metric"], row["k"]]) == 1
+
+
+def _cell(seeds: Sequence[float], interval: tuple[float, float] | None, best: float) -> Row:
+    """The mean; the 95 % interval over users of one seed, or the standard deviation over several."""
+    mean = float(np.mean(seeds))
+    spread = "" if len(seeds) < 2 else f"± {np.std(seeds, ddof=1):.4f}"
+    if interval is not None and interval[0] is not None:
+        spread = f"{interval[0]:.4f}–{interval[1]:.4f}"
+    return {"value": f"{mean:.4f}", "spread": spread, "best": mean == best}
+
+
+def _published(known: Mapping[str, Sequence[float]], name: str, column: tuple[str, int]) -> str:
+    figures = dict(zip((("recall", 20), ("ndcg", 20), ("recall", 40), ("ndcg", 40)), known.get(name, ()), strict=False))
+    return f"{figures[column]:.4f}" if column in figures else ""
+
+
+def _missing(
+    known: Mapping[str, Sequence[float]], values: Values, columns: Sequence[tuple[str, int]], setting: str
+) -> list[Row]:
+    """Baselines that belong to this setting and were not run; a row of the published table is never dropped in silence."""
+    wanted = [name for name in BASELINES if setting in ANSWERS[name] or name in known]
+    return [
+        {
+            "model": name,
+            "variant": "",
+            "cells": [
+                {"value": "", "spread": "", "best": False, "published": _published(known, name, c)} for c in columns
+            ],
+        }
+        for name in wanted
+        if (name, "baseline") not in values
+    ]
+
+
+def _aims(dataset: str, regime: str, setting: str, values: Values) -> Row | None:
+    """The aim for this column and how far our best model with profiles is from it."""
+    aim = reference.of_dataset(dataset).get("aims", {}).get(regime, {}).get(setting)
+    with_profiles = [
+        (pair, model)
+        for model, variant in values
+        if variant == "augment" and (pair := reference.own(values, model, variant))
+    ]
+    if aim is None or not with_profiles:
+        return None
+    (recall, ndcg), model = max(with_profiles)
+    return {
+        "aim": [f"{figure:.4f}" for figure in aim],
+        "model": model,
+        "ours": [f"{recall:.4f}", f"{ndcg:.4f}"],
+        "difference": [f"{recall - aim[0]:+.4f}", f"{ndcg - aim[1]:+.4f}"],
+    }
+
+
+def published_table(sources: Sources) -> Row | None:
+    """The published table of this data set beside ours, where there is one."""
+    if not sources.results:
+        return None
+    dataset = sources.results[0]["dataset"]
+    known = reference.published_models(dataset)
+    if known is None:
+        return None
+    blocks = []
+    for setting, models in known["models"].items():
+        values = collected(row for row in sources.results if row["setting"] == setting)
+        lines = [
+            {
+                "model": model,
+                "published": [_pair(variants["base"]), _pair(variants["augment"])],
+                "ours": [_pair(reference.own(values, model, v)) for v in ("base", "augment", "shuffled")],
+            }
+            for model, variants in models.items()
+        ]
+        popularity = reference.own(values, "popularity", "baseline")
+        blocks.append(
+            {"title": SETTING_TITLES[setting], "lines": lines, "popularity": _pair(popularity) if popularity else ""}
+        )
+    return {
+        "source": known["source"],
+        "note": known["note"],
+        "caution": reference.of_dataset(dataset).get("caution", ""),
+        "blocks": blocks,
+    }
+
+
+def _pair(values: Sequence[float] | None) -> str:
+    return "not run" if values is None else " / ".join(f"{value:.4f}" for value in values)
+
+
+def random_lists(sources: Sources) -> list[Row]:
+    """What fixed random lists score, per setting."""
+    if sources.evaluation is None:
+        return []
+    return [
+        {"title": SETTING_TITLES[s]} | band for s, band in sources.evaluation.metrics.get("random_list", {}).items()
+    ]
+
+
+def headline(sources: Sources) -> Row:
+    """The paper's headline, and the relative gain of augment over base of each of our models beside it."""
+    claimed = reference.figures()["headline"]
+    lines = []
+    for setting in SETTING_TITLES:
+        values = collected(row for row in sources.results if row["setting"] == setting)
+        for model in dict.fromkeys(model for model, variant in values if variant == "augment"):
+            base, augment = reference.own(values, model, "base"), reference.own(values, model, "augment")
+            if base and augment:
+                ratios = [_ratio(a, b) for a, b in zip(augment, base, strict=True)]
+                lines.append(
+                    {
+                        "setting": setting,
+                        "model": model,
+                        "gains": [_percent(ratio) for ratio in ratios],
+                        "distances": [
+                            _points(ratio, claimed[f"{metric}@{HEADLINE_K}"])
+                            for ratio, metric in zip(ratios, HEADLINE_METRICS, strict=True)
+                        ],
+                    }
+                )
+    return {
+        "source": claimed["source"],
+        "claimed": [_percent(claimed[f"{metric}@{HEADLINE_K}"]) for metric in HEADLINE_METRICS],
+        "lines": lines,
+    }
+
+
+def _ratio(augment: float, base: float) -> float | None:
+    return augment / base - 1 if base > 0 else None
+
+
+def _percent(ratio: float | None) -> str:
+    return "base is 0" if ratio is None else f"{100 * ratio:+.1f} %"
+
+
+def _points(ratio: float | None, claimed: float) -> str:
+    return "–" if ratio is None else f"{100 * (ratio - claimed):+.1f} points"
+
+
+def verdicts(sources: Sources) -> list[Row]:
+    """One row a setting, model and seed: augment against base, shuffled and the strongest baseline, Recall@20 and NDCG@20."""
+    best = _strongest_baselines(sources.results)
+    lines = []
+    for row in sources.comparisons:
+        if row["metric"] not in HEADLINE_METRICS or row["k"] != HEADLINE_K:
+            continue
+        other = row["other_model"] if row["other_variant"] == "baseline" else row["other_variant"]
+        if row["other_variant"] == "baseline" and best.get((row["setting"], row["metric"])) != row["other_model"]:
+            continue
+        lines.append(
+            {key: row[key] for key in ("setting", "model", "seed")}
+            | {
+                "metric": f"{row['metric']}@{row['k']}",
+                "other": other if row["other_variant"] != "baseline" else f"{other} (strongest baseline)",
+                "difference": f"{row['diff']:+.4f}",
+                "users": _interval(row["lo_users"], row["hi_users"]),
+                "items": _interval(row["lo_items"], row["hi_items"]),
+                "verdict": _verdict(row),
+            }
+        )
+    return sorted(lines, key=lambda line: (line["setting"], line["model"], line["seed"], line["metric"], line["other"]))
+
+
+def _strongest_baselines(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    best: dict[tuple[str, str], tuple[float, str]] = {}
+    for row in results:
+        if row["variant"] == "baseline" and row["k"] == HEADLINE_K and row["value"] is not None:
+            where = (row["setting"], row["metric"])
+            best[where] = max(best.get(where, (-1.0, "")), (row["value"], row["model"]))
+    return {where: name for where, (_, name) in best.items()}
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{low:+.4f} … {high:+.4f}"
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    bounds = [row[name] for name in ("lo_users", "hi_users", "lo_items", "hi_items")]
+    if any(bound is None for bound in bounds):
+        return "open"
+    if bounds[0] > 0 and bounds[2] > 0:
+        return "better"
+    return "worse" if bounds[1] < 0 and bounds[3] < 0 else "open"
+
+
+def severity(sources: Sources) -> Row:
+    """Gains by band, where they cross zero, and graph backbones beside factor and neural ones."""
+    ks = {row["k"] for row in sources.bands}
+    k = HEADLINE_K if HEADLINE_K in ks else max(ks, default=HEADLINE_K)
+    rows = bands.gains(sources.bands, "recall", k)
+    families = bands.family_gains(sources.results, "recall", k)
+    return {
+        "k": k,
+        "gains": rows,
+        "crossings": [row for row in bands.crossings(rows) if row["bands"] > 1],
+        "families": [
+            row | {"gain": f"{row['gain']:+.4f}", "relative": _percent(row["relative_gain"])} for row in families
+        ],
+    }

@@ -1,0 +1,76 @@
+"""Logs an evaluation to MLflow when `tracking.mlflow` is on: one MLflow run a model, variant and seed.
+
+In: an `evaluation` artifact. Out: runs in the experiment named after the data set, at `tracking.mlflow_uri` or in the
+workspace's own `mlruns`. Nothing else depends on it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from reclm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from reclm.artifacts import Artifact
+    from reclm.settings import Settings
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # the default store is a plain folder; recent MLflow wants consent for that
+}
+
+
+def log_evaluation(settings: Settings, evaluation: Artifact) -> None:
+    """Logs every result; does nothing when `tracking.mlflow` is off.
+
+    Raises SettingsError when it is on and the `tracking` extra is not installed.
+    """
+    if not settings.tracking.mlflow:
+        return
+    client = _client(settings)
+    from mlflow.entities import Metric, Param, RunTag
+
+    rows = pq.read_table(evaluation.path / "results.parquet").to_pylist()
+    runs: dict[tuple[str, str, str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        runs[row["dataset"], row["regime"], row["model"], row["variant"], row["seed"]].append(row)
+    for (dataset, regime, model, variant, seed), results in runs.items():
+        run = client.create_run(_experiment(client, dataset), run_name=f"{model}-{variant}-{seed}")
+        now = run.info.start_time
+        metrics = [
+            Metric(f"{row['setting']}/{row['metric']}_at_{row['k']}", row["value"], now, 0)
+            for row in results
+            if row["value"] is not None and math.isfinite(row["value"])
+        ]
+        about = {"model": model, "variant": variant, "seed": str(seed), "regime": regime}
+        client.log_batch(
+            run.info.run_id,
+            metrics=metrics,
+            params=[Param(key, value) for key, value in about.items()],
+            tags=[RunTag("evaluation", evaluation.version)],
+        )
+        client.set_terminated(run.info.run_id)
+
+
+def _client(settings: Settings) -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise SettingsError(
+            "tracking.mlflow is on, but MLflow is not installed; install it with `pip install 'reclm[tracking]'` "
+            "or set tracking.mlflow=false"
+        ) from None
+    return MlflowClient(settings.tracking.mlflow_uri or (settings.paths.root / "mlruns").as_uri())
+
+
+def _experiment(client: Any, dataset: str) -> str:
+    known = client.get_experiment_by_name(dataset)
+    return known.experiment_id if known else client.create_experiment(dataset)

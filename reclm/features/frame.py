@@ -1,0 +1,140 @@
+"""What trainers learn from: the warehouse's known interactions and Feast's features of one snapshot come in, one
+index-aligned `TrainingData` goes out.
+
+Features are joined point-in-time at the snapshot's as_of by the feature service `training_v1`: of each entity the latest
+row with `as_of` at or before that moment, so a later profile cannot reach a model that is judged on what came after.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy import sparse
+
+from reclm import warehouse
+from reclm.dataset import Snapshot, TrainingData
+from reclm.errors import WorkspaceError
+from reclm.features import store
+from reclm.features.publish import require_published
+from reclm.settings import Settings
+
+if TYPE_CHECKING:
+    import duckdb
+
+SERVICE = "training_v1"
+
+INTERACTIONS = """
+with users as (
+    select user_id, row_number() over (order by user_id) - 1 as user_index from dim_users
+)
+select
+    users.user_index,
+    items.item_index
+from fct_known_interactions as known
+inner join users on known.user_id = users.user_id
+inner join dim_items as items on known.item_id = items.item_id
+where known.snapshot = ?
+"""
+
+
+def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
+    """Everything known at a snapshot: users in text order, items by item_index, features float32 (n, dim).
+
+    A feature matrix has a row of NaN for an entity without that feature, and is None when the data set has none at
+    all. Raises WorkspaceError when the published features are not those of the current build, or know nothing
+    that is as old as the snapshot.
+    """
+    require_published(settings)
+    as_of = warehouse.snapshot_as_of(settings, snapshot)
+    connection = warehouse.connect(settings)
+    try:
+        user_ids = _column(connection, "select user_id from dim_users order by user_id")
+        items = _arrow(connection, "select item_id, coalesce(full_text, '') as text from dim_items order by item_index")
+        pairs = _arrow(connection, INTERACTIONS, [snapshot])
+    finally:
+        connection.close()
+    item_ids = items["item_id"].to_pylist()
+    users, touched = (pairs[column].to_numpy() for column in ("user_index", "item_index"))
+    known = sparse.csr_matrix(
+        (np.ones(len(users), dtype=np.float32), (users, touched)), shape=(len(user_ids), len(item_ids))
+    )
+    known.data[:] = 1.0  # a pair that occurs twice is still one interaction
+    frame = _historical(settings, user_ids, item_ids, as_of)
+    return TrainingData(
+        snapshot=snapshot,
+        user_ids=np.array(user_ids, dtype=np.str_),
+        item_ids=np.array(item_ids, dtype=np.str_),
+        interactions=known,
+        texts=items["text"].to_pylist(),
+        item_content=_matrix(settings, frame, "item_content", item_ids, as_of),
+        item_profile=_matrix(settings, frame, "item_profile", item_ids, as_of),
+        user_profile=_matrix(settings, frame, "user_profile", user_ids, as_of),
+    )
+
+
+def _arrow(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any] | None = None) -> pa.Table:
+    return connection.sql(query, params=parameters or []).to_arrow_table()
+
+
+def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    return _arrow(connection, query).column(0).to_pylist()
+
+
+def _historical(settings: Settings, user_ids: list[str], item_ids: list[str], as_of: datetime) -> pa.Table:
+    """Feast's point-in-time join of all users and all items at one moment.
+
+    The entity frame pairs user i with item i, for want of anything that relates them: one join then answers both
+    sides. The shorter side is filled with '', an id that publishing never lets in.
+    """
+    import pandas as pd
+
+    length = max(len(user_ids), len(item_ids))
+    entities = pd.DataFrame(
+        {
+            "user_id": user_ids + [""] * (length - len(user_ids)),
+            "item_id": item_ids + [""] * (length - len(item_ids)),
+            "event_timestamp": pd.Series([as_of] * length, dtype="datetime64[us, UTC]"),
+        }
+    )
+    feast = store.open_store(settings)
+    with warnings.catch_warnings():
+        # Feast turns on every DeprecationWarning, and ibis still calls DuckDB by an old name.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")
+        job = feast.feast.get_historical_features(entities, features=feast.services[SERVICE], full_feature_names=True)
+        return job.to_arrow()
+
+
+def _matrix(
+    settings: Settings, frame: pa.Table, view: str, ids: list[str], as_of: datetime
+) -> NDArray[np.float32] | None:
+    """The embeddings of a view in the order of `ids`, float32 (len(ids), dim), NaN where there is none."""
+    key = store.open_store(settings).views[view].join_keys[0]
+    vectors = frame[f"{view}__embedding"].combine_chunks()
+    present = pc.is_valid(vectors)
+    positions = pc.index_in(frame[key].combine_chunks().filter(present), pa.array(ids, pa.string()))
+    if len(positions) == 0:
+        _refuse_unknown(settings, view, as_of)
+        return None
+    numbers = vectors.filter(present).flatten().to_numpy()
+    matrix = np.full((len(ids), len(numbers) // len(positions)), math.nan, dtype=np.float32)
+    matrix[positions.to_numpy()] = numbers.reshape(len(positions), -1)
+    return matrix
+
+
+def _refuse_unknown(settings: Settings, view: str, as_of: datetime) -> None:
+    """A view that knows nothing at a snapshot is in order only when it has no rows at all."""
+    file = store.offline_path(settings.paths) / "current" / f"{view}.parquet"
+    earliest = pc.min(pq.read_table(file, columns=["as_of"])["as_of"]).as_py()
+    if earliest is not None and earliest > as_of:
+        raise WorkspaceError(
+            f"view {view} knows nothing as of {as_of.isoformat()}, its earliest row is of {earliest.isoformat()}; "
+            "run `reclm profile` and `reclm publish` so that every snapshot is covered"
+        )

@@ -1,0 +1,144 @@
+"""The vectors of trained models: arrays of one backbone version come in, rows of `user_fused` and `item_fused` go out.
+
+Each model version is one parquet file a view and its own keys online, so publishing one leaves every other untouched and
+a reader that asks for its version never meets another's vector space. Old versions stay until they are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm.errors import PublishError, WorkspaceError
+from reclm.features import online, store
+from reclm.features.checks import ViewSchema, checked, stamped
+from reclm.progress import say
+from reclm.settings import Settings
+
+
+def publish_fused(
+    settings: Settings,
+    model_version: str,
+    user_ids: Sequence[str] | NDArray[np.str_],
+    user_vectors: NDArray[np.float32],
+    item_ids: Sequence[str] | NDArray[np.str_],
+    item_vectors: NDArray[np.float32],
+    as_of: datetime,
+) -> dict[str, Any]:
+    """Publishes the vectors of one model version, offline and online; rows that are there already are not written again.
+
+    `user_vectors` is float32 (n_users, dim), `item_vectors` (n_items, dim); a user's and an item's dot product is the
+    score. `as_of` is the moment of knowledge of the snapshot the model was fitted on. Returns
+    `{version, users, items, written}`. Raises PublishError before anything is written when a vector or id is not fit.
+    """
+    workspace = settings.paths
+    _check_arguments(model_version, user_vectors, item_vectors)
+    schemas = store.schemas(settings)
+    tables = {
+        "user": _table(schemas["user_fused"], model_version, user_ids, user_vectors, as_of),
+        "item": _table(schemas["item_fused"], model_version, item_ids, item_vectors, as_of),
+    }
+    with store.writing(workspace):
+        feast = store.apply_definitions(settings)
+        online.claim(settings)
+        for side in store.SIDES:
+            store.write_parquet(store.vector_file(workspace, side, model_version), tables[side])
+        written = sum(_write_changed(feast, f"{side}_fused", tables[side]) for side in store.SIDES)
+    say(
+        f"  model {model_version}: {len(user_ids)} user and {len(item_ids)} item vectors published, {written} of them new"
+    )
+    return {"version": model_version, "users": len(user_ids), "items": len(item_ids), "written": written}
+
+
+def load_fused(
+    settings: Settings, side: store.Side, model_version: str
+) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
+    """(ids (n,), vectors (n, dim)) of a whole side at once, from the offline history; the way to fill an index.
+
+    Raises WorkspaceError when that version is not published.
+    """
+    file = store.vector_file(settings.paths, side, model_version)
+    if not file.exists():
+        known = ", ".join(store.model_versions(settings.paths)) or "none"
+        raise WorkspaceError(f"no {side} vectors of model version {model_version} are published (there are: {known})")
+    table = pq.read_table(file, columns=[f"{side}_id", "vector"])
+    ids = np.array(table[f"{side}_id"].to_pylist(), dtype=np.str_)
+    numbers = table["vector"].combine_chunks().flatten().to_numpy()
+    return ids, numbers.reshape(len(ids), -1) if len(ids) else np.empty((0, 0), dtype=np.float32)
+
+
+def drop_version(settings: Settings, model_version: str) -> int:
+    """Removes a model version from both views; returns the number of online rows deleted. Unknown versions are no error."""
+    workspace = settings.paths
+    deleted = 0
+    with store.writing(workspace):
+        for side in store.SIDES:
+            file = store.vector_file(workspace, side, model_version)
+            if file.exists():  # online first: the file is the list of what is online
+                ids = pq.read_table(file, columns=[f"{side}_id"])[f"{side}_id"].to_pylist()
+                keys = [(one, model_version) for one in ids]
+                deleted += online.delete_rows(store.open_store(settings), f"{side}_fused", keys)
+                file.unlink()
+    return deleted
+
+
+def _check_arguments(model_version: str, user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model_version):
+        raise PublishError(f"model version {model_version!r}: use letters, digits, '.', '_' and '-' only")
+    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise PublishError(
+                f"view {side}_fused, column vector: the array is {vectors.dtype} of shape {vectors.shape}; "
+                "give float32 of shape (rows, dim); nothing was published"
+            )
+    if user_vectors.shape[1] != item_vectors.shape[1]:
+        raise PublishError(
+            f"view item_fused, column vector: {item_vectors.shape[1]} numbers, but user vectors have "
+            f"{user_vectors.shape[1]}; users and items of one model share a space; nothing was published"
+        )
+
+
+def _table(
+    schema: ViewSchema,
+    model_version: str,
+    ids: Sequence[str] | NDArray[np.str_],
+    vectors: NDArray[np.float32],
+    as_of: datetime,
+) -> pa.Table:
+    count, dim = vectors.shape
+    if len(ids) != count:
+        raise PublishError(f"view {schema.name}: {len(ids)} ids but {count} vectors; nothing was published")
+    if as_of.tzinfo is None:
+        raise PublishError(
+            f"view {schema.name}, column as_of: {as_of} has no time zone; give UTC; nothing was published"
+        )
+    clock = pa.timestamp("us", tz="UTC")
+    table = pa.table(
+        {
+            schema.keys[0]: pa.array([str(one) for one in ids], pa.string()),
+            "model_version": pa.array([model_version] * count, pa.string()),
+            "as_of": pa.array([as_of.astimezone(UTC)] * count, clock),
+            "created_at": pa.array([datetime.now(UTC)] * count, clock),
+            "vector": pa.ListArray.from_arrays(
+                pa.array(np.arange(count + 1, dtype=np.int32) * dim), pa.array(np.ascontiguousarray(vectors).ravel())
+            ),
+        }
+    )
+    return stamped(schema, checked(schema, table, dim)[0])
+
+
+def _write_changed(feast: store.Store, view: str, table: pa.Table) -> int:
+    """Writes the rows that the online store holds otherwise or not at all. Returns how many."""
+    keys = list(zip(table[feast.views[view].join_keys[0]].to_pylist(), table["model_version"].to_pylist(), strict=True))
+    held = online.held_rows(feast, view, keys)
+    hashes = table["row_hash"].to_pylist()
+    changed = [row for row, key in enumerate(keys) if key not in held or held[key].row_hash != hashes[row]]
+    online.write_rows(feast, view, table.take(pa.array(changed, pa.int64())))
+    return len(changed)

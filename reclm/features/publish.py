@@ -1,0 +1,276 @@
+"""Publishes the marts of the current build to the feature store: external parquet comes in, checked features go out.
+
+Order of events: every view is read and checked, and held against what is online; only then is anything written. The
+checked files go to `<workspace>/feast/offline/<version>/`, changed rows go online, rows that are gone are deleted, and
+last the link `offline/current` is switched and `published.json` written. A process killed in between leaves the old
+offline files in force and some rows online already new; the next run finds out which and completes the rest.
+
+Newer-than holds twice. A view whose latest as_of lies before the one published is refused: an old build must not
+replace a new one. Within a view, a row older than the one held online of the same key is not written, because
+SQLite, unlike Redis, would let it overwrite the newer one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reclm.errors import PublishError, WorkspaceError
+from reclm.features import online, store
+from reclm.features.checks import ViewSchema, checked, newest, stamped
+from reclm.progress import say
+from reclm.settings import Settings
+from reclm.workspace import Workspace, read_json, write_json
+
+MARTS = {
+    "user_profile": "feast_user_profile",
+    "item_profile": "feast_item_profile",
+    "item_content": "feast_item_content",
+    "user_activity": "feast_user_activity",
+    "item_activity": "feast_item_activity",
+}
+ENCODER_DIMENSIONS = {"packaged-minilm": 384}
+EMBEDDED_VIEWS = ("user_profile", "item_profile", "item_content")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What publishing a view will do: all its history, the rows to write online, the keys to delete online."""
+
+    history: pa.Table
+    write: pa.Table
+    delete: list[online.Key]
+    unchanged: int
+    kept_newer: int
+
+
+def published_path(workspace: Workspace) -> Path:
+    """`{version, views, …}` of the newest complete publish."""
+    return workspace.feast / "published.json"
+
+
+def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
+    """Makes the current build's features the published ones; returns what `published.json` says, and `reused`.
+
+    Running it again on the same rows does nothing and says so. `rewind` lets an older or an empty build replace a
+    newer one. Raises PublishError before anything is written when a row is not fit to be published, and
+    WorkspaceError when there is no build.
+    """
+    workspace = settings.paths
+    with store.writing(workspace):
+        files = _mart_files(workspace)
+        digest = _digest(files)
+        if _stands(settings, "files", digest):
+            return _reused(workspace, digest)
+        tables = _checked_tables(settings, files)
+        version = _version(tables)
+        if _stands(settings, "version", version):
+            return _reused(workspace, digest)
+        feast = store.open_store(settings) if store.is_applied(settings) else None
+        if feast:
+            online.claim(settings)
+        changes = {view: _change(workspace, feast, *tables[view], rewind=rewind) for view in MARTS}
+        if feast is None:
+            feast = store.apply_definitions(settings)
+            online.claim(settings)
+        _write_offline(workspace, version, changes)
+        for view, change in changes.items():
+            online.write_rows(feast, view, change.write)
+            online.delete_rows(feast, view, change.delete)
+        _switch(workspace, version)
+        published = {"version": version, "files": digest, **_record(settings, changes)}
+        write_json(published_path(workspace), published)
+        store.remove_other_versions(workspace)
+        return {**published, "reused": False}
+
+
+def require_published(settings: Settings) -> dict[str, Any]:
+    """What `published.json` says. Raises WorkspaceError unless it speaks of the rows of the current build."""
+    workspace = settings.paths
+    if not published_path(workspace).exists():
+        raise WorkspaceError(f"{workspace.root} has no published features; run `reclm publish`")
+    published = read_json(published_path(workspace))
+    files = _mart_files(workspace)
+    if published["files"] != _digest(files) and published["version"] != _version(_checked_tables(settings, files)):
+        raise WorkspaceError("the published features are not those of the current build; run `reclm publish`")
+    return published
+
+
+def _mart_files(workspace: Workspace) -> dict[str, Path]:
+    """The external parquet of each view. Raises WorkspaceError without a build, PublishError for a missing file."""
+    if not workspace.current_build.exists():
+        raise WorkspaceError(f"{workspace.root} holds no build; run `reclm build`")
+    root = workspace.root / read_json(workspace.current_build)["external_root"]
+    files = {view: root / f"{mart}.parquet" for view, mart in MARTS.items()}
+    for view, file in files.items():
+        if not file.exists():
+            raise PublishError(f"view {view}: {file} does not exist; run `reclm build`; nothing was published")
+    return files
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    """Changes with every byte of the files, and with the definitions of the views."""
+    digest = hashlib.sha256(store.repository_digest())
+    for view in sorted(files):
+        with files[view].open("rb") as file:
+            digest.update(view.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
+    """Changes with the rows alone: building again may write the same rows in another order and at another time."""
+    digest = hashlib.sha256(store.repository_digest())
+    for view in sorted(tables):
+        digest.update(view.encode() + "".join(sorted(tables[view][1]["row_hash"].to_pylist())).encode())
+    return digest.hexdigest()[:16]
+
+
+def _reused(workspace: Workspace, digest: str) -> dict[str, Any]:
+    published = read_json(published_path(workspace)) | {"files": digest}
+    write_json(published_path(workspace), published)
+    say(f"  features: version {published['version']} is already published, reused")
+    return {**published, "reused": True}
+
+
+def _stands(settings: Settings, field: str, value: str) -> bool:
+    """Whether what is on record is published whole and still held online; found out without loading Feast."""
+    workspace = settings.paths
+    if not published_path(workspace).exists() or not store.is_applied(settings):
+        return False
+    published = read_json(published_path(workspace))
+    if published[field] != value or published["online_store"] != store.online_name(settings):
+        return False
+    return online.is_filled(settings, [view for view, about in published["views"].items() if about["rows"]])
+
+
+def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, tuple[ViewSchema, pa.Table]]:
+    """Schema and checked rows of each view. Raises PublishError for the first row that must not be published."""
+    schemas = store.schemas(settings)
+    dimension = ENCODER_DIMENSIONS.get(settings.embedding.model)
+    tables: dict[str, tuple[ViewSchema, pa.Table]] = {}
+    for view, file in files.items():
+        schema = schemas[view]
+        embedded = view in EMBEDDED_VIEWS
+        table, dropped = checked(schema, pq.read_table(file), dimension if embedded else None)
+        if dropped and table.num_rows:
+            say(f"  {view}: {dropped} rows without an id left out")
+        if embedded and dimension is None:
+            dimension = _first_width(table)  # an encoder whose width is not known: all views must share one
+        tables[view] = (schema, stamped(schema, table))
+    return tables
+
+
+def _first_width(table: pa.Table) -> int | None:
+    widths = pc.list_value_length(table["embedding"]).drop_null()
+    return widths[0].as_py() if len(widths) else None
+
+
+def _change(
+    workspace: Workspace, feast: store.Store | None, schema: ViewSchema, table: pa.Table, *, rewind: bool
+) -> Change:
+    """Holds a view's rows against what is published and online. Raises PublishError when they are older, or none."""
+    latest = newest(schema, table)
+    keys = _keys(schema.keys, latest)
+    current = _current(workspace, schema.name)
+    before = pq.read_table(current, columns=[*schema.keys, "as_of_us"]) if current.exists() else None
+    if before is not None and not rewind:
+        _refuse_older(schema, table, before)
+    held = online.held_rows(feast, schema.name, keys) if feast else {}
+    write: list[int] = []
+    unchanged = kept_newer = 0
+    rows = zip(keys, latest["as_of_us"].to_pylist(), latest["row_hash"].to_pylist(), strict=True)
+    for row, (key, as_of_us, row_hash) in enumerate(rows):
+        there = held.get(key)
+        if there is not None and there.row_hash == row_hash:
+            unchanged += 1
+        elif there is not None and there.as_of_us > as_of_us and not rewind:
+            kept_newer += 1
+        else:
+            write.append(row)
+    gone = sorted(set(_keys(schema.keys, before)) - set(keys)) if before is not None else []
+    return Change(table, latest.take(pa.array(write, pa.int64())), gone, unchanged, kept_newer)
+
+
+def _refuse_older(schema: ViewSchema, table: pa.Table, before: pa.Table) -> None:
+    if before.num_rows == 0:
+        return
+    remedy = "publish the newest build, or `reclm publish --rewind` to go back on purpose; nothing was published"
+    if table.num_rows == 0:
+        raise PublishError(f"view {schema.name}: has no rows, but {before.num_rows} are published; {remedy}")
+    watermark, offered = pc.max(before["as_of_us"]).as_py(), pc.max(table["as_of_us"]).as_py()
+    if offered < watermark:
+        row = pc.index(table["as_of_us"], offered).as_py()
+        named = ", ".join(f"{key} {table[key][row].as_py()!r}" for key in schema.keys)
+        raise PublishError(
+            f"view {schema.name}, column as_of, row {row + 1} ({named}): the latest as_of is {_iso(offered)}, "
+            f"older than the published {_iso(watermark)}; {remedy}"
+        )
+
+
+def _keys(columns: tuple[str, ...] | list[str], table: pa.Table) -> list[online.Key]:
+    return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+
+def _iso(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()
+
+
+def _current(workspace: Workspace, view: str) -> Path:
+    return store.offline_path(workspace) / "current" / f"{view}.parquet"
+
+
+def _write_offline(workspace: Workspace, version: str, changes: Mapping[str, Change]) -> None:
+    final, partial = store.offline_path(workspace) / version, store.offline_path(workspace) / ".partial"
+    for folder in (partial, final):
+        if folder.exists() and not _is_current(workspace, folder):
+            shutil.rmtree(folder)
+    if final.exists():
+        return
+    partial.mkdir(parents=True)
+    for view, change in changes.items():
+        store.write_parquet(partial / f"{view}.parquet", change.history)
+    partial.rename(final)
+
+
+def _is_current(workspace: Workspace, folder: Path) -> bool:
+    link = store.offline_path(workspace) / "current"
+    return link.is_symlink() and os.readlink(link) == folder.name  # noqa: PTH115 (a relative target, as written)
+
+
+def _switch(workspace: Workspace, version: str) -> None:
+    link = store.offline_path(workspace) / ".current.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
+    link.replace(store.offline_path(workspace) / "current")
+
+
+def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]:
+    views = {
+        view: {
+            "rows": change.history.num_rows,
+            "written": change.write.num_rows,
+            "unchanged": change.unchanged,
+            "kept_newer": change.kept_newer,
+            "deleted": len(change.delete),
+            "as_of": _iso(pc.max(change.history["as_of_us"]).as_py()) if change.history.num_rows else None,
+        }
+        for view, change in changes.items()
+    }
+    for view, numbers in views.items():
+        say(f"  {view}: {json.dumps(numbers)[1:-1]}")
+    return {
+        "online_store": store.online_name(settings),
+        "views": views,
+        "published_at": datetime.now(UTC).isoformat(),
+    }

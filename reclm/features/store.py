@@ -1,0 +1,263 @@
+"""Opens the feature store of a workspace: settings come in, Feast's own object over `feature_repo/` goes out.
+
+The repository's two YAML files are the only configuration. A bare `feast apply` fills `${RECLM_WORKSPACE}` in from the
+environment; this module fills it in from the settings, so both speak of the same registry and the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from filelock import FileLock
+
+from reclm.errors import WorkspaceError
+from reclm.features.checks import ViewSchema
+from reclm.progress import say
+from reclm.settings import Settings
+from reclm.workspace import Workspace, in_repository, read_json, write_json
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore, FeatureView
+    from feast.repo_config import RepoConfig
+
+CONFIGURATIONS = {"sqlite": "feature_store.yaml", "redis": "feature_store.redis.yaml"}
+MODULES = ("entities", "sources", "feature_views", "services")
+STAMPS = ("as_of_us", "row_hash")
+
+Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
+
+_importing = threading.Lock()
+_open: dict[tuple[Path, str, str], Store] = {}
+
+
+class Store:
+    """An open feature store. `feast` is Feast's own object; views and services are looked up once and kept."""
+
+    def __init__(self, feast: FeatureStore, settings: Settings) -> None:
+        self.feast = feast
+        self.settings = settings
+
+    @cached_property
+    def views(self) -> dict[str, FeatureView]:
+        return {view.name: view for view in self.feast.list_feature_views()}
+
+    @cached_property
+    def services(self) -> dict[str, FeatureService]:
+        return {service.name: service for service in self.feast.list_feature_services()}
+
+
+def applied_path(workspace: Workspace) -> Path:
+    """`{definitions, owner}`: which definitions the registry holds, and the id by which a server knows this workspace."""
+    return workspace.feast / "applied.json"
+
+
+def offline_path(workspace: Workspace) -> Path:
+    """The validated history: `<version>/<view>.parquet`, the link `current`, and `fused/<view>/<model version>.parquet`."""
+    return workspace.feast / "offline"
+
+
+def vector_file(workspace: Workspace, side: Side, model_version: str) -> Path:
+    """The fused vectors of one model version, offline."""
+    return offline_path(workspace) / "fused" / f"{side}_fused" / f"{model_version}.parquet"
+
+
+def model_versions(workspace: Workspace) -> list[str]:
+    """Every model version whose vectors are published, whole or in part, sorted."""
+    folder = offline_path(workspace) / "fused"
+    return sorted({file.stem for side in SIDES for file in folder.glob(f"{side}_fused/[!.]*.parquet")})
+
+
+def remove_other_versions(workspace: Workspace) -> None:
+    """Removes every set of offline files but the one `current` points at."""
+    current = offline_path(workspace) / "current"
+    kept = {"fused", current.resolve().name}
+    for folder in offline_path(workspace).iterdir():
+        if not folder.is_symlink() and folder.name not in kept:
+            shutil.rmtree(folder)
+
+
+def write_parquet(file: Path, table: pa.Table) -> None:
+    """Replaces `file` in one step; a reader sees the old rows or the new."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(workspace: Workspace) -> Iterator[None]:
+    """Holds the lock of the feature store's one writer; waits for another process to finish."""
+    workspace.locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.locks / "feast.lock"):
+        yield
+
+
+def redis_address(url: str) -> tuple[str, int, dict[str, str]]:
+    """(host, port, options) of a connection string in Feast's form, `host:port,db=0,password=…`."""
+    address, *options = url.split(",")
+    host, _, port = address.partition(":")
+    return host, int(port or 6379), dict(option.split("=", 1) for option in options)
+
+
+def online_name(settings: Settings) -> str:
+    """Which online store the settings mean, for records and messages; never its password."""
+    if settings.feast.online_store == "sqlite":
+        return "sqlite"
+    host, port, options = redis_address(settings.feast.redis_url)
+    return f"redis {host}:{port} db {options.get('db', '0')}"
+
+
+def configuration(settings: Settings) -> RepoConfig:
+    """Feast's configuration of this workspace: the repository's YAML with the settings filled in."""
+    from feast.repo_config import RepoConfig
+
+    values = {"RECLM_WORKSPACE": str(settings.paths.root), "RECLM_FEAST__REDIS_URL": settings.feast.redis_url}
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        if isinstance(node, str):
+            return re.sub(r"\$\{(\w+)\}", lambda match: values[match.group(1)], node)
+        return node
+
+    config = RepoConfig(
+        **filled(yaml.safe_load((repository() / CONFIGURATIONS[settings.feast.online_store]).read_text()))
+    )
+    config.repo_path = repository()
+    return config
+
+
+def definitions(settings: Settings) -> list[Any]:
+    """Every Feast object of `feature_repo/`, with its paths inside this workspace.
+
+    The modules import one another by bare name, as `feast apply` demands, and read the workspace from the environment
+    when imported; so they are imported afresh here and leave nothing behind.
+    """
+    from feast import Entity, FeatureService, FeatureView, FileSource
+
+    folder = str(repository())
+    with _importing:
+        workspace, modules = os.environ.get("RECLM_WORKSPACE"), {name: sys.modules.pop(name, None) for name in MODULES}
+        os.environ["RECLM_WORKSPACE"] = str(settings.paths.root)
+        sys.path.insert(0, folder)
+        try:
+            found = [value for name in MODULES for value in vars(importlib.import_module(name)).values()]
+        finally:
+            sys.path.remove(folder)
+            del os.environ["RECLM_WORKSPACE"]
+            if workspace is not None:
+                os.environ["RECLM_WORKSPACE"] = workspace
+            for name, module in modules.items():
+                sys.modules.pop(name, None)
+                if module is not None:
+                    sys.modules[name] = module
+    objects = [value for value in found if isinstance(value, Entity | FileSource | FeatureView | FeatureService)]
+    return list({id(value): value for value in objects}.values())
+
+
+def schemas(settings: Settings) -> dict[str, ViewSchema]:
+    """What the rows of each view must look like, by view name, as `feature_repo/` declares it."""
+    from feast import FeatureView
+    from feast.types import from_feast_to_pyarrow_type
+
+    def schema_of(view: FeatureView) -> ViewSchema:
+        features: dict[str, pa.DataType] = {
+            field.name: from_feast_to_pyarrow_type(field.dtype) for field in view.features if field.name not in STAMPS
+        }
+        return ViewSchema(view.name, tuple(view.join_keys), features)
+
+    views = [value for value in definitions(settings) if isinstance(value, FeatureView)]
+    return {view.name: schema_of(view) for view in views}
+
+
+def is_applied(settings: Settings) -> bool:
+    """Whether registry and online store already hold the definitions of `feature_repo/`."""
+    workspace = settings.paths
+    if not applied_path(workspace).exists() or not (workspace.feast / "registry.db").exists():
+        return False
+    if settings.feast.online_store == "sqlite" and not (workspace.feast / "online.db").exists():
+        return False
+    return read_json(applied_path(workspace))["definitions"] == _fingerprint(settings)
+
+
+def apply_definitions(settings: Settings) -> Store:
+    """`feast apply` in this process, skipped when the registry holds these very definitions. Returns the open store."""
+    workspace = settings.paths
+    if is_applied(settings):
+        return open_store(settings)
+    from feast import FeatureStore
+
+    say("  feast apply …")
+    workspace.feast.mkdir(parents=True, exist_ok=True)
+    FeatureStore(config=configuration(settings)).apply(definitions(settings))
+    if settings.feast.online_store == "sqlite":
+        # Readers must not wait for a publish that is under way; the file remembers its journal mode.
+        with sqlite3.connect(workspace.feast / "online.db") as connection:
+            connection.execute("pragma journal_mode = wal")
+        connection.close()
+    else:
+        for file in workspace.feast.glob("online.db*"):
+            file.unlink()  # nobody reads the file any more, and forgetting a user would miss it
+    owner = read_json(applied_path(workspace))["owner"] if applied_path(workspace).exists() else uuid.uuid4().hex
+    write_json(applied_path(workspace), {"definitions": _fingerprint(settings), "owner": owner})
+    _open.pop(_key(settings), None)
+    return open_store(settings)
+
+
+def open_store(settings: Settings) -> Store:
+    """The workspace's feature store, opened once a process. Raises WorkspaceError when nothing was ever published."""
+    if not is_applied(settings):
+        raise WorkspaceError(
+            f"the feature store of {settings.paths.root} has not been set up for feast.online_store="
+            f"{settings.feast.online_store}, or its definitions changed; run `reclm publish`"
+        )
+    from feast import FeatureStore
+
+    key = _key(settings)
+    if key not in _open:
+        _open[key] = Store(FeatureStore(config=configuration(settings)), settings)
+    return _open[key]
+
+
+def _key(settings: Settings) -> tuple[Path, str, str]:
+    return settings.paths.root, settings.feast.online_store, settings.feast.redis_url
+
+
+def repository_digest() -> bytes:
+    """Changes whenever a definition in `feature_repo/` does."""
+    digest = hashlib.sha256()
+    for file in sorted(repository().iterdir()):
+        if file.suffix in (".py", ".yaml"):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.digest()
+
+
+def _fingerprint(settings: Settings) -> str:
+    about = "\n".join([metadata.version("feast"), *map(str, _key(settings))])
+    return hashlib.sha256(about.encode() + repository_digest()).hexdigest()[:16]
+
+
+def repository() -> Path:
+    """The folder of Feast definitions beside the package. Raises WorkspaceError where only the wheel is installed."""
+    return in_repository("feature_repo", "entities.py")

@@ -1,0 +1,56 @@
+"""Known log formats, and the demo world, into the landing folder: the first stage.
+
+`ingest` finds out what a folder holds, lets that format's importer plan the batches, and lands them. Nothing is typed,
+deduplicated or judged here; the warehouse does that and says why it sets a row apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reclm.errors import InputError
+from reclm.ingest import assigned, columns, demo, mind, movielens
+from reclm.ingest.files import stem_of, tables_in
+from reclm.ingest.landing import Plan, land
+from reclm.settings import Settings
+
+DEMO = "demo"
+IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
+    "columns": columns.plan,
+    "movielens": movielens.plan,
+    "mind": assigned.plan_mind,
+    "mind_raw": mind.plan,
+    "presplit": assigned.plan_presplit,
+}
+
+
+def ingest(settings: Settings, source: Path | None) -> dict[str, Any]:
+    """Lands what `source` (a folder or a file) holds, or the demo world when it is None; returns `dataset.json`.
+
+    Ingesting the same files again changes nothing. Raises InputError, which names file, problem and remedy, when
+    something cannot be read; nothing is half-written then.
+    """
+    if source is None or settings.data.importer == DEMO:
+        return land(settings, demo.plan(settings), name=DEMO, importer=DEMO, source=DEMO)
+    folder = source.expanduser().resolve()
+    if not folder.exists():
+        raise InputError(f"{source} does not exist; --data names a folder with a log in it, or the log itself")
+    importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
+    name = folder.name if folder.is_dir() else stem_of(folder)
+    return land(settings, IMPORTERS[importer](settings, folder), name=name, importer=importer, source=str(folder))
+
+
+def importer_of(settings: Settings, source: Path) -> str:
+    """The importer whose file names (or, for `presplit`, whose split column) the folder has."""
+    if source.is_dir():
+        if movielens.layout_of(source):
+            return "movielens"
+        if (source / mind.BEHAVIORS).is_file() and (source / mind.NEWS).is_file():
+            return "mind_raw"
+        stems = {stem_of(path) for path in tables_in(source)}
+        if "train" in stems and stems & {"test", "test_full_shot"}:
+            return "mind"
+    logs = columns.find_files(settings.data, source).interactions
+    return "presplit" if assigned.has_split_column(logs[0]) else "columns"

@@ -1,0 +1,382 @@
+"""The landing folder: what a user gave, as parquet batches of text, never edited afterwards.
+
+In come batches (a file, or a piece of the demo world, with SQL that says which landing column is what); out goes one
+parquet file each, named by the hash of the source's content and of the mapping, so that ingesting the same files again
+does nothing and a changed file adds a batch. All batches of one call appear together or not at all: they are written
+under `.partial`, moved, and listed in `dataset.json` last; a file it does not list is what a killed run left, and goes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import duckdb
+from filelock import FileLock
+
+from reclm.artifacts import content_hash
+from reclm.errors import InputError, WorkspaceError
+from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_line_ends
+from reclm.progress import say, track
+from reclm.settings import Settings
+from reclm.workspace import Workspace, read_json, write_json
+
+Table = Literal["interactions", "items", "users"]
+SplitMode = Literal["temporal", "assigned"]
+
+TABLES: Mapping[Table, tuple[str, ...]] = {
+    "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),
+    "items": ("item_id", "title", "text", "categories", "created_ts", "zero_shot", "full_shot_candidate"),
+    "users": ("user_id", "text"),
+}
+MOST_UNREADABLE = 0.1
+REJECTS = "reclm_rejects"
+PARQUET = "(format parquet, compression zstd)"
+
+
+class Source(Protocol):
+    """Where the rows of a batch come from."""
+
+    @property
+    def name(self) -> str:
+        """What `source_file` says."""
+
+    @property
+    def content(self) -> str:
+        """Hash of the content."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What else determines the rows."""
+
+
+class MadeRows(Source, Protocol):
+    """A source whose rows are computed, not read."""
+
+    def register(self, con: duckdb.DuckDBPyConnection) -> str:
+        """Makes the rows known to `con`; returns the relation's name."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One landing file to be.
+
+    `columns` maps landing columns to SQL over `rows`, itself a query over `source`: the file's columns and
+    `reclm_row`, the 1-based data row. Landing columns left out are null. Rows of a weight below `min_weight` are no
+    likes: they are counted, not landed.
+    """
+
+    table: Table
+    source: LogFile | MadeRows
+    columns: Mapping[str, str]
+    rows: str = "select * from source"
+    min_weight: float | None = None
+
+    @property
+    def name(self) -> str:
+        what = {"reading": self.source.reading, "columns": dict(self.columns), "rows": self.rows}
+        return content_hash(
+            {"table": self.table, "content": self.source.content, "min_weight": self.min_weight, **what}
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an importer found. `truth` writes the demo world's ground truth into a folder."""
+
+    split_mode: SplitMode
+    batches: list[Batch] = field(default_factory=list)
+    truth: Callable[[duckdb.DuckDBPyConnection, Path], None] | None = None
+
+
+def land(settings: Settings, plan: Plan, *, name: str, importer: str, source: str) -> dict[str, Any]:
+    """Lands every batch of `plan` that is not there yet and returns the content of `dataset.json`.
+
+    Raises InputError when a file cannot be read (nothing is changed then) and WorkspaceError when the workspace holds
+    another data set.
+    """
+    workspace = Workspace(settings.workspace.resolve())
+    landing, partial = workspace.landing, workspace.landing / ".partial"
+    workspace.locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.locks / "landing.lock"):
+        before = _standing(workspace, name, importer)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            listed = {entry["batch"] for entry in before}
+            wanted = {batch.name: batch for batch in plan.batches}
+            fresh = [batch for key, batch in wanted.items() if key not in listed]
+            with _connect(settings, partial) as con:
+                _write_empty(con, landing)
+                writer = _BatchWriter(con, partial, workspace)
+                entries = [writer.write(batch) for batch in track(fresh, "landing")]
+                if plan.truth and (fresh or not workspace.truth.exists()):
+                    (partial / "truth").mkdir()
+                    plan.truth(con, partial / "truth")
+            kept = [entry for entry in before if _is_current(entry, wanted, entries, importer)]
+            _require_one_clock(workspace, plan, entries, kept)
+            content = _publish(workspace, kept + entries, plan, name, importer, source)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    _tell(name, entries, len(wanted) - len(fresh))
+    return content
+
+
+def _require_one_clock(
+    workspace: Workspace, plan: Plan, entries: list[dict[str, Any]], kept: list[dict[str, Any]]
+) -> None:
+    before = read_json(workspace.dataset)["split_mode"] if workspace.dataset.exists() else plan.split_mode
+    if before != plan.split_mode and any(entry["table"] == "interactions" for entry in kept):
+        raise InputError(
+            f"the log landed before is split {'by time' if before == 'temporal' else 'without times'}, this one is not; "
+            "give it the same columns, or another --workspace"
+        )
+    logs = [entry for entry in entries if entry["table"] == "interactions"]
+    if plan.split_mode == "temporal" and logs and not any(entry["with_event_ts"] for entry in logs):
+        raise InputError(
+            f"{logs[0]['source_file']} has a time column without a single value; name the right one in "
+            "data.timestamp_column, or remove it to have the log split by chance"
+        )
+
+
+def _standing(workspace: Workspace, name: str, importer: str) -> list[dict[str, Any]]:
+    """The batches already listed, their folder cleared of what a killed run left."""
+    content = read_json(workspace.dataset) if workspace.dataset.exists() else {"batches": []}
+    if content["batches"] and (content["name"], content["importer"]) != (name, importer):
+        raise WorkspaceError(
+            f"{workspace.root} already holds the data set {content['name']!r} (importer {content['importer']}); "
+            f"one workspace holds one data set: give {name!r} (importer {importer}) another --workspace"
+        )
+    entries = [e for e in content["batches"] if (workspace.landing / e["table"] / f"{e['batch']}.parquet").exists()]
+    _sweep(workspace, entries)
+    return entries
+
+
+def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
+    listed = {(entry["table"], entry["batch"]) for entry in entries}
+    for table in TABLES:
+        for path in (workspace.landing / table).glob("*.parquet"):
+            if path.stem != "_empty" and (table, path.stem) not in listed:
+                path.unlink()
+    names = {batch for _, batch in listed}
+    for path in (workspace.landing / "rejected").glob("*.parquet"):
+        if path.stem not in names:
+            path.unlink()
+
+
+def _is_current(entry: dict[str, Any], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]], importer: str) -> bool:
+    """False for a batch that the same content under another mapping replaces, or an earlier demo world."""
+    if entry["batch"] in wanted:
+        return True
+    replaced = {(new["table"], new["content"]) for new in fresh}
+    return importer != "demo" and (entry["table"], entry["content"]) not in replaced
+
+
+def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect()
+    con.execute("set TimeZone = 'UTC'")
+    con.execute(f"set temp_directory = {quote_text(str(partial / 'spill'))}")
+    if settings.runtime.threads:
+        con.execute(f"set threads = {settings.runtime.threads}")
+    return con
+
+
+def _write_empty(con: duckdb.DuckDBPyConnection, landing: Path) -> None:
+    for table, columns in TABLES.items():
+        path = landing / table / "_empty.parquet"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fields = ", ".join(f"null::varchar as {column}" for column in (*columns, "source_file"))
+            part = landing / ".partial" / f"{table}-empty.parquet"
+            con.execute(
+                f"copy (select {fields}, null::bigint as source_row limit 0) to {quote_text(str(part))} {PARQUET}"
+            )
+            part.replace(path)
+
+
+class _BatchWriter:
+    """Writes batches under `.partial`; one connection, one at a time."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, partial: Path, workspace: Workspace) -> None:
+        self.con = con
+        self.partial = partial
+        self.forgotten = _read_forgotten(workspace)
+
+    def write(self, batch: Batch) -> dict[str, Any]:
+        """The batch's entry of `dataset.json`; its file lies in `.partial/<table>/<name>.parquet`."""
+        path = self.partial / batch.table / f"{batch.name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        n_rejected = self._stage(batch, path)
+        n_read = self._count(path) + n_rejected
+        if n_read == 0:
+            raise InputError(
+                f"{batch.source.name} gives no rows for {batch.table}: it is empty but for a header, or has none of the kind; "
+                "export it again or remove it"
+            )
+        n_below = self._settle(batch, path, n_rejected)
+        has_clock = batch.table == "interactions"
+        n_rows, n_dated = self._count(path), self._count(path, "event_ts") if has_clock else 0
+        entry: dict[str, Any] = {"table": batch.table, "batch": batch.name, "rows": n_rows}
+        entry |= {"source_file": batch.source.name, "content": batch.source.content, "unreadable": n_rejected}
+        return entry | ({"below_min_weight": n_below, "with_event_ts": n_dated} if has_clock else {})
+
+    def _stage(self, batch: Batch, path: Path) -> int:
+        """Every readable row of the batch, filtered by nothing yet; returns how many lines could not be read."""
+        if not isinstance(batch.source, LogFile):
+            self._copy(_landing_sql(batch, batch.source.register(self.con)), path)
+            return 0
+        for source in (None, self.partial / f"{batch.name}.lines"):
+            if source:
+                with_plain_line_ends(batch.source.path, source)
+            for longest in LONGEST_LINES:
+                try:
+                    self._drop_rejects()
+                    self._copy(_landing_sql(batch, batch.source.relation(REJECTS, longest, source)), path)
+                except duckdb.Error as error:
+                    failure = error
+                    break
+                if longest == LONGEST_LINES[-1] or not self._has_longer_lines():
+                    return self._count_rejects(batch, path)
+            if "invalid state" not in str(failure):
+                break
+        raise batch.source.unreadable(failure) from None
+
+    def _drop_rejects(self) -> None:
+        for table in (REJECTS, f"{REJECTS}_scans"):
+            self._query(f"drop table if exists {table}")
+
+    def _rejects(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows about the lines of the last file that could not be read; a table of them exists only for a CSV."""
+        if not self._query(f"select 1 from duckdb_tables() where table_name = '{REJECTS}'"):
+            return []
+        return self._query(query)
+
+    def _has_longer_lines(self) -> bool:
+        return bool(self._rejects(f"select 1 from {REJECTS} where error_type = 'LINE SIZE OVER MAXIMUM' limit 1"))
+
+    def _count_rejects(self, batch: Batch, path: Path) -> int:
+        """Keeps the unreadable lines for the quarantine; raises InputError when they are more than single lines."""
+        worst = self._rejects(
+            "select line, any_value(error_message), bool_or(contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))) as runs_on "
+            f"from {REJECTS} group by line order by runs_on desc, line limit 1"
+        )
+        if not worst:
+            return 0
+        assert isinstance(batch.source, LogFile)
+        first_row = 0 if batch.source.names else 1
+        kept = self.partial / "rejected" / f"{batch.name}.parquet"
+        kept.parent.mkdir(exist_ok=True)
+        self._copy(
+            f"select '{batch.table}' as \"table\", {quote_text(batch.source.name)} as source_file, "
+            f"line::bigint - {first_row} as source_row, any_value(error_message) as reason "
+            f"from {REJECTS} group by line order by line",
+            kept,
+        )
+        n_rejected = self._count(kept)
+        line, reason, runs_on = worst[0]
+        if runs_on or n_rejected > MOST_UNREADABLE * (self._count(path) + n_rejected):
+            raise InputError(
+                f"{batch.source.path}, line {line} cannot be read: {reason} ({n_rejected:,} such lines). "
+                "Mend it, or export the file again as CSV in UTF-8 with quoted fields"
+            )
+        return n_rejected
+
+    def _settle(self, batch: Batch, path: Path, n_rejected: int) -> int:
+        """Gives unreadable lines their place, sets low weights and forgotten users apart; returns how many were low."""
+        low = "false"
+        if batch.min_weight is not None:
+            low = f"coalesce(try_cast(weight as double) < {batch.min_weight}, false)"
+        forget = bool(self.forgotten) and "user_id" in TABLES[batch.table]
+        if not n_rejected and not forget and low == "false":
+            return 0
+        rows = f"select * from {quote_text(str(path))}"
+        if n_rejected:
+            rows = _with_unreadable(rows, quote_text(str(self.partial / "rejected" / f"{batch.name}.parquet")))
+        n_below = self._query(f"select count(*) from ({rows}) where {low}")[0][0]
+        known = "true"
+        if forget:
+            digest = f"sha256({quote_text(self.forgotten['salt'])} || user_id)"
+            listed = ", ".join(quote_text(digest) for digest in self.forgotten["digests"]) or "''"
+            known = f"(user_id is null or {digest} not in ({listed}))"
+        settled = path.with_suffix(".settled")
+        self._copy(f"select * from ({rows}) where not {low} and {known}", settled)
+        settled.replace(path)
+        return int(n_below)
+
+    def _copy(self, query: str, path: Path) -> None:
+        self._query(f"copy ({query}) to {quote_text(str(path))} {PARQUET}")
+
+    def _count(self, path: Path, column: str = "*") -> int:
+        return int(self._query(f"select count({column}) from read_parquet({quote_text(str(path))})")[0][0])
+
+    def _query(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows: a result left half-read would block the connection."""
+        return self.con.execute(query).fetchall()
+
+
+def _landing_sql(batch: Batch, relation: str) -> str:
+    fields = [f"({batch.columns.get(c, 'null')})::varchar as {c}" for c in TABLES[batch.table]]
+    return (
+        f"with source as (select *, row_number() over () as reclm_row from {relation}), "
+        f"picked as ({batch.rows}) "
+        f"select {', '.join(fields)}, {quote_text(batch.source.name)} as source_file, reclm_row::bigint as source_row "
+        "from picked"
+    )
+
+
+def _with_unreadable(rows: str, rejected: str) -> str:
+    """Rows renumbered as if the unreadable lines counted, and those lines among them with every value null."""
+    return (
+        f"with good as ({rows}), "
+        f"bad as (select source_file, source_row, row_number() over (order by source_row) as n_before from {rejected}), "
+        "shifts as (select source_row - n_before as after_row, max(n_before) as shift from bad group by all), "
+        "moved as (select good.* replace (good.source_row + coalesce(shift, 0) as source_row) "
+        "from good asof left join shifts on good.source_row > shifts.after_row) "
+        "from (from moved union all by name select source_file, source_row from bad) order by source_row"
+    )
+
+
+def _read_forgotten(workspace: Workspace) -> dict[str, Any]:
+    path = workspace.landing / "forgotten.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _publish(
+    workspace: Workspace, entries: list[dict[str, Any]], plan: Plan, name: str, importer: str, source: str
+) -> dict[str, Any]:
+    """Moves what `.partial` holds into place, then lists it, then removes what is no longer listed."""
+    partial = workspace.landing / ".partial"
+    for folder in (*TABLES, "rejected"):
+        for path in (partial / folder).glob("*.parquet"):
+            (workspace.landing / folder).mkdir(exist_ok=True)
+            path.replace(workspace.landing / folder / path.name)
+    if (partial / "truth").exists():
+        shutil.rmtree(workspace.truth, ignore_errors=True)
+        (partial / "truth").replace(workspace.truth)
+    content = {
+        "name": name,
+        "importer": importer,
+        "source": source,
+        "split_mode": plan.split_mode,
+        "has_event_ts": any(entry.get("with_event_ts") for entry in entries),
+        "batches": entries,
+    }
+    if not workspace.dataset.exists() or read_json(workspace.dataset) != content:
+        write_json(workspace.dataset, content)
+    _sweep(workspace, entries)
+    return content
+
+
+def _tell(name: str, entries: list[dict[str, Any]], n_standing: int) -> None:
+    for entry in entries:
+        notes = [f"{entry['rows']:,} {entry['table']}"]
+        if entry["unreadable"]:
+            notes.append(f"{entry['unreadable']:,} unreadable lines, landed empty for the quarantine")
+        if entry.get("below_min_weight"):
+            notes.append(f"{entry['below_min_weight']:,} rows below data.min_weight left out: not likes")
+        say(f"  {entry['source_file']}: {'; '.join(notes)}")
+    if not entries:
+        say(f"  {name}: nothing new; {n_standing} batches stand")

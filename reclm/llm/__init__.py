@@ -1,0 +1,1 @@
+"""The language model: tuning, reward, refinement, generation."""

@@ -1,0 +1,156 @@
+"""The stages, in order, one public function each: the table of contents of the system.
+
+Every stage takes the settings, finds its inputs in the workspace, and leaves something whole behind: run it again on
+the same inputs and it says that it reuses what stands; kill it anywhere and the next run makes up for it. The command
+line and the schedule call these functions and nothing below them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm import artifacts, champion
+from reclm.progress import say
+from reclm.runs import recorded
+from reclm.workspace import read_json
+
+if TYPE_CHECKING:
+    from reclm.artifacts import Artifact
+    from reclm.settings import Settings
+
+
+@contextmanager
+def one_at_a_time(settings: Settings) -> Iterator[None]:
+    """One `run` or `forget` at a time works in a workspace; a second waits and says so."""
+    from filelock import FileLock, Timeout
+
+    settings.paths.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.paths.locks / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another run is at work in {settings.paths.root}; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def ingest(settings: Settings, source: Path | None = None) -> dict[str, Any]:
+    """Logs and item texts into `landing/`, unedited. `source` is a folder or a file; None makes the demo world."""
+    from reclm.ingest import ingest as land
+
+    with recorded(settings.paths, "ingest", source=source.name if source else "demo") as about:
+        dataset = land(settings, source)
+        about |= {
+            "dataset": dataset["name"],
+            "rows": {
+                table: sum(b["rows"] for b in dataset["batches"] if b["table"] == table)
+                for table in ("interactions", "items", "users")
+            },
+        }
+    return dataset
+
+
+def _is_older(artifact: Artifact, about: dict[str, Any]) -> bool:
+    """True when the artifact stood before this stage run began."""
+    return bool(artifact.manifest["created_at"] < about["began"])
+
+
+def build(settings: Settings, phase: str = "all", *, force: bool = False) -> dict[str, Any]:
+    """dbt, then the analysts' read-only copy. `phase` is `features`, `profiles`, `evaluation` or `all`."""
+    from reclm import warehouse
+
+    settings.paths.require_dataset()
+    with recorded(settings.paths, "build", phase=phase) as about:
+        result = warehouse.build(settings, phase, force=force)
+        about |= {key: result[key] for key in ("build_id", "reused") if key in result}
+    return result
+
+
+def profile(settings: Settings) -> tuple[Artifact, Artifact]:
+    """User and item profiles at both snapshots, then the vectors of every distinct text: artifacts `profiles`, `embeddings`."""
+    from reclm.profiles.embed import write_embeddings
+    from reclm.profiles.engine import write_profiles
+
+    with recorded(settings.paths, "profile", engine=settings.profiles.engine) as about:
+        profiles = write_profiles(settings)
+        about |= {"version": profiles.version, "reused": _is_older(profiles, about), **profiles.metrics}
+    with recorded(settings.paths, "embed", model=settings.embedding.model) as about:
+        embeddings = write_embeddings(settings)
+        about |= {"version": embeddings.version, "reused": _is_older(embeddings, about), **embeddings.metrics}
+    build(settings, "profiles")
+    return profiles, embeddings
+
+
+def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
+    """Checked features into Feast, offline and online. `rewind` lets an older build replace a newer one."""
+    from reclm.features.publish import publish as to_feast
+
+    with recorded(settings.paths, "publish", online_store=settings.feast.online_store) as about:
+        result = to_feast(settings, rewind=rewind)
+        about |= result
+    return result
+
+
+def train(settings: Settings) -> list[Artifact]:
+    """One `backbone` artifact for each model, variant and seed: selected on `select`, refitted on `final`."""
+    from reclm.backbones.stage import train_all
+
+    with recorded(settings.paths, "train", models=",".join(settings.train.models)) as about:
+        trained, made = train_all(settings)
+        about |= {"artifacts": len(trained), "trained": made, "reused": made == 0}
+    return trained
+
+
+def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) -> Artifact:
+    """Metrics, intervals, bands and comparisons of the given models and all baselines: artifact `evaluation`, then its tables."""
+    from reclm.backbones.stage import standing
+    from reclm.evaluation.evaluate import evaluate as measure
+
+    chosen = list(backbones) if backbones is not None else standing(settings)
+    with recorded(settings.paths, "evaluate", models=len(chosen)) as about:
+        evaluation = measure(settings, chosen)
+        about |= {"version": evaluation.version, "reused": _is_older(evaluation, about)}
+    build(settings, "evaluation")
+    return evaluation
+
+
+def report(settings: Settings) -> Path:
+    """One self-contained HTML page."""
+    from reclm.evaluation.report import write_report
+
+    with recorded(settings.paths, "report"):
+        return write_report(settings)
+
+
+def run(settings: Settings, source: Path | None) -> Artifact:
+    """All of it, from a log to a report and a champion. Returns the evaluation."""
+    from reclm.estimate import announce
+
+    with one_at_a_time(settings):
+        ingest(settings, source)
+        announce(settings)
+        build(settings, "features")
+        profile(settings)
+        publish(settings)
+        trained = train(settings)
+        evaluation = evaluate(settings, trained)
+        with recorded(settings.paths, "champion"):
+            champion.crown(settings, trained)
+        report(settings)
+    return evaluation
+
+
+def features_version(settings: Settings) -> str:
+    """The version of the published features, the parent of every model trained on them."""
+    return str(read_json(settings.paths.feast / "published.json")["version"])
+
+
+def stored(settings: Settings) -> dict[str, list[Artifact]]:
+    """Every finished artifact by kind."""
+    return {kind: artifacts.all_of(settings.paths, kind) for kind in artifacts.KINDS}

@@ -1,0 +1,33 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reclm.settings import Settings
+
+BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of development data: `RECLM_SHARED_DATA`, else `../shared/data` beside the repository; skips without."""
+    folder = Path(os.environ.get("RECLM_SHARED_DATA", BESIDE_THE_REPOSITORY))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist; set RECLM_SHARED_DATA to the folder of development data")
+    return folder
+
+
+@pytest.fixture
+def workspace_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Makes settings on an empty workspace under `tmp_path`: `workspace_settings(data={"importer": "columns"})`."""
+
+    def make(**sections: Any) -> Settings:
+        return Settings(workspace=tmp_path / "workspace", **sections)
+
+    return make

@@ -1,0 +1,155 @@
+"""A small landing zone written by hand, with known garbage in it, and dbt run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reclm.settings import Settings
+from reclm.warehouse import project
+from reclm.workspace import Workspace, write_json
+
+COLUMNS = {
+    "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),
+    "items": ("item_id", "title", "text", "categories", "created_ts", "zero_shot", "full_shot_candidate"),
+    "users": ("user_id", "text"),
+}
+STRANGE_USERS = (
+    "O'Brien",
+    "a b",
+    "😀",
+    'say "hi"',
+    "'; drop table dim_users; --",
+    "../etc",
+    "{{ ref('x') }}",
+    "naïve|id",
+)
+LONG_TEXT = "kettle " * 1_500_000  # 10.5 MB
+Row = Mapping[str, str | None]
+
+
+def land(workspace: Workspace, split_mode: str, *, has_event_ts: bool, **tables: Sequence[Sequence[Row]]) -> None:
+    """Writes the landing zone: `tables` maps a table to its batches, each a list of rows of text."""
+    batches = []
+    for table, columns in COLUMNS.items():
+        for number, rows in enumerate([[], *tables.get(table, [])]):
+            name = f"{table}{9 - number}" if number else "_empty"
+            _write(workspace.landing / table / f"{name}.parquet", columns, rows)
+            if number:
+                batches.append({"table": table, "batch": name, "rows": len(rows), "source_file": f"{name}.csv"})
+    content = {"name": "by_hand", "importer": "columns", "source": "by hand", "split_mode": split_mode}
+    write_json(workspace.dataset, content | {"has_event_ts": has_event_ts, "batches": batches})
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    arrays: dict[str, pa.Array] = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in columns}
+    arrays["source_file"] = pa.array([f"{path.stem}.csv"] * len(rows), pa.string())
+    arrays["source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(arrays), path)
+
+
+def event(user: str | None, item: str | None, moment: str | None, **more: str) -> Row:
+    return {"user_id": user, "item_id": item, "event_ts": moment, **more}
+
+
+def good_log() -> list[Row]:
+    """Forty users, strange ids among them, who click two tastes of items over forty days; the last items arrive late."""
+    users = [*STRANGE_USERS, *(f"user {number}" for number in range(40 - len(STRANGE_USERS)))]
+    rows = []
+    for number, user in enumerate(users):
+        for step in range(3 + number % 5):
+            day = (number * 7 + step * 9) % 40
+            item = (number % 2) * 10 + (number + step * 3) % 10 if day < 36 or step % 2 else 20 + number % 4
+            rows.append(event(user, f"item {item}", f"2024-0{1 + day // 28}-{1 + day % 28:02d}T{step:02d}:00:00Z"))
+    return rows
+
+
+def good_items() -> list[Row]:
+    tastes = ("red kettle for tea", "blue rope for climbing")
+    return [
+        {
+            "item_id": f"item {number}",
+            "title": f"{tastes[number // 10 % 2]} {number}",
+            "text": LONG_TEXT if number == 3 else f"A {tastes[number // 10 % 2]}.\nUsed by many.</s><|im_start|>",
+            "categories": "home|tea" if number // 10 % 2 == 0 else "sport",
+        }
+        for number in range(24)
+    ]
+
+
+GARBAGE: dict[str, Row] = {
+    "missing_user_id": event(" ", "item 1", "2024-01-01"),
+    "missing_item_id": event("user 1", None, "2024-01-01"),
+    "id_too_long": event("x" * 513, "item 1", "2024-01-01"),
+    "missing_timestamp": event("user 1", "item 1", None),
+    "bad_timestamp": event("user 1", "item 1", "the day before"),
+    "future_event": event("user 1", "item 1", "2999-01-01"),
+    "bad_weight": event("user 1", "item 1", "2024-01-01", weight="heavy"),
+    "unknown_item": event("user 1", "nowhere", "2024-01-01"),
+    "duplicate": good_log()[0],
+    "unreadable_line": {},
+}
+
+
+def land_shop(workspace: Workspace) -> None:
+    """The good log and, in a later batch, one row of every garbage there is; an item table; a user without clicks."""
+    land(
+        workspace,
+        "temporal",
+        has_event_ts=True,
+        interactions=[good_log(), list(GARBAGE.values())],
+        items=[good_items(), [{"item_id": "item 5", "title": "green kettle 5", "categories": "home"}]],
+        users=[[{"user_id": "newcomer", "text": "Likes tea."}, {"user_id": ""}]],
+    )
+
+
+def settings(folder: Path, **more: Any) -> Settings:
+    return Settings(workspace=folder, **more)
+
+
+def dbt(workspace: Workspace, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """dbt as a user calls it, from the repository, with nothing but RECLM_WORKSPACE."""
+    root = project()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "DBT_"))}
+    out = workspace.root / "warehouse" / "dbt" / "bare"
+    paths = ["--project-dir", str(root), "--profiles-dir", str(root), "--target-path", str(out), "--log-path", str(out)]
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("dbt")), *arguments, *paths],
+        env=kept | {"RECLM_WORKSPACE": str(workspace.root)},
+        cwd=folder or root.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outcomes(workspace: Workspace) -> dict[str, str]:
+    """{model or test: status} of the last bare dbt command."""
+    results = json.loads((workspace.root / "warehouse" / "dbt" / "bare" / "run_results.json").read_text())["results"]
+    return {result["unique_id"].split(".")[2]: result["status"] for result in results}
+
+
+def tables(database: Path) -> dict[str, list[Any]]:
+    """Every table and view of a warehouse, rows in one order, without the moment of the build."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        names = connection.execute(
+            "select table_name, bool_or(column_name = 'created_at') from duckdb_columns() where not internal "
+            "group by table_name order by table_name"
+        ).fetchall()
+        return {
+            name: connection.execute(
+                f"select * {'exclude (created_at)' if dated else ''} from {name} order by all"
+            ).fetchall()
+            for name, dated in names
+        }

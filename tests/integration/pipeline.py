@@ -1,0 +1,121 @@
+"""Running reclm as a user does, in a process of its own, on a shop small enough for a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from reclm.workspace import Workspace, read_json
+
+SMALL_SHOP = (
+    "demo.users=160",
+    "demo.items=120",
+    "demo.interactions=3500",
+    "train.models=ncf",
+    "train.epochs=4",
+    "train.validate_every=2",
+    "train.patience=1",
+    "train.dim=16",
+    "features.neighbours=5",
+    "evaluation.bootstrap=50",
+    "runtime.threads=2",
+)
+RUN_TIMESTAMPS = ("created_at", "built_at", "version")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "reclm.cli", *words]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RECLM_")}
+    return kept | {"PYTHONUNBUFFERED": "1"}
+
+
+def flags(*more: str) -> list[str]:
+    return [word for setting in (*SMALL_SHOP, *more) for word in ("--set", setting)]
+
+
+def reclm(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """One command, to its end."""
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, env=environment(), cwd=folder, check=False, timeout=600
+    )
+
+
+def demo(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    done = reclm("demo", "--workspace", str(workspace), *flags(*more), folder=workspace.parent)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def seconds_of_stages(workspace: Path) -> dict[str, float]:
+    """How long each stage's first finished run took here: a machine's own measure of when to disturb it."""
+    seconds: dict[str, float] = {}
+    for path in sorted(Workspace(workspace).runs.glob("*.json")):
+        record = read_json(path)
+        if record["status"] == "done":
+            seconds.setdefault(record["stage"], record["seconds"])
+    return seconds
+
+
+def demo_killed_in(stage: str, workspace: Path, seconds: float) -> bool:
+    """Starts the demo and kills it with -9 `seconds` into `stage`; True when it really died there."""
+    started_before = {path.name for path in Workspace(workspace).runs.glob("*.json")}
+    process = subprocess.Popen(
+        command("demo", "--workspace", str(workspace), *flags()),
+        env=environment(),
+        cwd=workspace.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            fresh = [p for p in Workspace(workspace).runs.glob(f"*-{stage}.json") if p.name not in started_before]
+            if fresh:
+                break
+            time.sleep(0.02)
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return any(read_json(path)["status"] == "running" for path in fresh)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def tables(workspace: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every table of the published warehouse, rows sorted, run timestamps left out."""
+    with duckdb.connect(str(Workspace(workspace).warehouse), read_only=True) as connection:
+        names = [row[0] for row in connection.execute("select table_name from information_schema.tables").fetchall()]
+        found = {}
+        for name in sorted(names):
+            columns = [
+                row[0]
+                for row in connection.execute(
+                    "select column_name from information_schema.columns where table_name = ? order by 1", [name]
+                ).fetchall()
+            ]
+            kept = ", ".join(f'"{column}"::varchar' for column in columns if column not in RUN_TIMESTAMPS)
+            found[name] = sorted(connection.execute(f'select {kept} from "{name}"').fetchall(), key=repr)
+    return found
+
+
+def speaks_of(path: Path, user_id: str) -> bool:
+    """True when the file holds the id: in a cell of a parquet file (its pages are compressed), else in its bytes."""
+    if path.suffix != ".parquet":
+        return user_id.encode() in path.read_bytes()
+    cells = (cell for row in pq.read_table(path).to_pylist() for cell in row.values() if isinstance(cell, str))
+    return any(user_id in cell for cell in cells)

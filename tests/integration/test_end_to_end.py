@@ -1,0 +1,107 @@
+"""From a log to recommendations in one command, on a small shop: what a user sees, and what must never change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from integration import pipeline
+
+from reclm.workspace import Workspace, read_json
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("end_to_end") / "shop"
+    pipeline.demo(workspace)
+    return workspace
+
+
+class TestNcfWithProfilesEndToEnd:
+    def test_ncf_with_profiles_end_to_end(self, shop: Path) -> None:
+        done = pipeline.reclm("evaluate", "--format", "json", "-w", str(shop), *pipeline.flags(), folder=shop.parent)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        found = {(r["setting"], r["variant"]) for r in rows if r["model"] == "ncf" and r["metric"] == "recall"}
+        assert found == {(s, v) for s in ("full_shot", "zero_shot") for v in ("base", "augment", "shuffled")}
+        keys = ["dataset", "regime", "setting", "model", "variant", "seed", "metric", "k", "value", "lo", "hi"]
+        assert all(list(row) == keys for row in rows)
+        assert all(0 <= row["value"] <= 1 for row in rows if row["metric"] in ("recall", "ndcg"))
+
+    def test_the_champion_uses_profiles_and_recommends(self, shop: Path) -> None:
+        champion = read_json(Workspace(shop).champion)
+        assert (champion["model"], champion["variant"]) == ("ncf", "augment")
+        done = pipeline.reclm(
+            "recommend", "--sample", "3", "-k", "5", "--format", "json", "-w", str(shop), folder=shop.parent
+        )
+        assert done.returncode == 0, done.stderr
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(answers) == 3
+        for answer in answers:
+            assert len(answer["items"]) == 5
+            assert answer["profile"].startswith("User identity: ")
+
+    def test_the_report_is_one_file_that_asks_for_nothing_else(self, shop: Path) -> None:
+        page = Workspace(shop).report.read_text()
+        assert "ncf" in page
+        assert 'src="http' not in page and 'href="http' not in page and "<script src" not in page
+
+    def test_the_status_names_every_stage(self, shop: Path) -> None:
+        done = pipeline.reclm("status", "-w", str(shop), folder=shop.parent)
+        for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate", "champion", "report"):
+            assert f" {stage} " in done.stdout
+        assert "killed" not in done.stdout
+
+
+class TestRunningAgain:
+    def test_it_reuses_what_stands_and_says_so(self, shop: Path) -> None:
+        again = pipeline.demo(shop)
+        assert "train: reused" in again.stderr
+        assert "nothing to train" in again.stderr
+
+
+class TestOneSeed:
+    def test_two_runs_give_the_same_metrics_to_the_last_digit(self, shop: Path, tmp_path: Path) -> None:
+        pipeline.demo(tmp_path / "twin")
+        assert pipeline.tables(tmp_path / "twin")["fct_evaluation"] == pipeline.tables(shop)["fct_evaluation"]
+
+
+@pytest.mark.full
+class TestKilledAnywhere:
+    def test_killed_in_every_stage_then_run_again_gives_the_undisturbed_tables(
+        self, shop: Path, tmp_path: Path
+    ) -> None:
+        victim = tmp_path / "victim"
+        undisturbed = pipeline.seconds_of_stages(shop)
+        died = {
+            stage: pipeline.demo_killed_in(stage, victim, undisturbed[stage] * 0.3)
+            for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate")
+        }
+        assert died["build"] and died["train"], died
+        pipeline.demo(victim)
+        expected, found = pipeline.tables(shop), pipeline.tables(victim)
+        assert set(found) == set(expected)
+        assert [name for name in expected if found[name] != expected[name]] == []
+
+
+@pytest.mark.full
+class TestForgetting:
+    def test_a_forgotten_user_is_in_no_file_of_the_workspace(self, tmp_path: Path) -> None:
+        workspace = tmp_path / "shop"
+        pipeline.demo(workspace, "train.variants=augment")
+        user = json.loads(
+            pipeline.reclm(
+                "recommend", "--sample", "1", "--format", "json", "-w", str(workspace), folder=tmp_path
+            ).stdout
+        )["user_id"]
+        done = pipeline.reclm("forget", user, "--yes", "-w", str(workspace), *pipeline.flags(), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert [path for path in workspace.rglob("*") if path.is_file() and pipeline.speaks_of(path, user)] == []
+        assert not any(user in map(str, row) for rows in pipeline.tables(workspace).values() for row in rows)
+
+    def test_a_user_nobody_knows_is_an_error_and_nothing_is_recorded(self, shop: Path) -> None:
+        done = pipeline.reclm("forget", "nobody-at-all", "--yes", "-w", str(shop), folder=shop.parent)
+        assert done.returncode == 3
+        assert "nobody-at-all" in done.stderr
+        assert not (Workspace(shop).landing / "forgotten.json").exists()

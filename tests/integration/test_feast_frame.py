@@ -1,0 +1,156 @@
+"""The training frame: what trainers get of a snapshot, and that nothing later than it can reach them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from integration import feast_world as world
+from integration.feast_world import T1, T2, T3, vector
+
+from reclm import settings as settings_tree
+from reclm.errors import WorkspaceError
+from reclm.features import publish, store
+from reclm.features.frame import load_training_data
+from reclm.settings import Settings
+
+KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), ("final", "ü'3", "i2")]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A workspace whose warehouse knows four users and three items, their order in the tables turned around."""
+    made = settings_tree.load([], workspace=tmp_path / "ws", environment={})
+    world.write_warehouse(made, world.USERS[::-1], world.ITEMS, KNOWN)
+    return made
+
+
+def _publish(settings: Settings, rows: world.Marts) -> None:
+    world.write_marts(settings, rows)
+    publish.publish(settings)
+
+
+class TestAlignment:
+    def test_rows_follow_text_order_of_users_and_position_of_items(self, settings: Settings) -> None:
+        _publish(settings, world.marts())
+        data = load_training_data(settings, "final")
+        assert data.user_ids.tolist() == sorted(world.USERS)
+        assert data.item_ids.tolist() == world.ITEMS
+        assert data.texts == ["", "Text of i2", "Text of i3"]
+        assert data.interactions.toarray().tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 1], [0, 1, 0]]
+        assert data.user_profile is not None
+        assert data.user_profile.dtype == np.float32
+        assert np.array_equal(data.user_profile, np.stack([vector("profile", u, T2) for u in sorted(world.USERS)]))
+        assert np.array_equal(data.item_profile, np.stack([vector("profile", i, T2) for i in world.ITEMS]))
+        assert np.array_equal(data.item_content, np.stack([vector("content", i, T2) for i in world.ITEMS]))
+
+    def test_each_snapshot_has_its_own_interactions_and_features(self, settings: Settings) -> None:
+        _publish(settings, world.marts())
+        data = load_training_data(settings, "select")
+        assert data.interactions.nnz == 1
+        assert np.array_equal(data.user_profile, np.stack([vector("profile", u, T1) for u in sorted(world.USERS)]))
+
+    def test_more_items_than_users_are_all_there(self, settings: Settings) -> None:
+        world.write_warehouse(settings, ["u1"], [*world.ITEMS, "unseen"], [("final", "u1", "i1")])
+        _publish(settings, world.marts())
+        data = load_training_data(settings, "final")
+        assert data.user_profile is not None
+        assert data.user_profile.shape == (1, world.DIMENSION)
+        assert data.item_profile is not None
+        assert np.isnan(data.item_profile).all(axis=1).tolist() == [False, False, False, True]
+
+
+class TestPointInTime:
+    def test_a_planted_future_row_is_never_picked(self, settings: Settings) -> None:
+        rows = world.marts()
+        poison = np.full(world.DIMENSION, 1e6, dtype=np.float32)
+        for view, key in (("user_profile", "user_id"), ("item_profile", "item_id"), ("item_content", "item_id")):
+            latest = [row for row in rows[view] if row["as_of"] == T2]
+            rows[view] += [row | {"as_of": T3, "created_at": T1, "embedding": poison} for row in latest]
+            rows[view] += [
+                row | {"as_of": T2.replace(microsecond=1), "created_at": T1, "embedding": poison, key: row[key]}
+                for row in latest
+            ]
+        _publish(settings, rows)
+        for snapshot, moment in (("select", T1), ("final", T2)):
+            data = load_training_data(settings, snapshot)
+            assert data.item_profile is not None
+            assert np.array_equal(data.item_profile[0], vector("profile", "i1", moment))
+            for matrix in (data.user_profile, data.item_profile, data.item_content):
+                assert matrix is not None
+                assert not (matrix == 1e6).any()
+
+    def test_a_future_row_alone_is_no_feature(self, settings: Settings) -> None:
+        rows = world.marts()
+        rows["user_profile"].remove(world.row_of(rows, "user_profile", "u1", T1))
+        _publish(settings, rows)
+        data = load_training_data(settings, "select")
+        assert data.user_profile is not None
+        assert np.isnan(data.user_profile).all(axis=1).tolist() == [False, False, True, False]
+
+    def test_the_older_row_is_picked_where_there_is_no_newer_one(self, settings: Settings) -> None:
+        rows = world.marts()
+        rows["user_profile"].remove(world.row_of(rows, "user_profile", "u1", T2))
+        _publish(settings, rows)
+        data = load_training_data(settings, "final")
+        assert data.user_profile is not None
+        assert np.array_equal(data.user_profile[2], vector("profile", "u1", T1))
+        assert np.array_equal(data.user_profile[3], vector("profile", "ü'3", T2))
+
+    def test_a_newer_row_without_a_vector_means_that_there_is_none(self, settings: Settings) -> None:
+        rows = world.marts()
+        world.row_of(rows, "user_profile", "u1", T2)["embedding"] = None
+        _publish(settings, rows)
+        data = load_training_data(settings, "final")
+        assert data.user_profile is not None
+        assert np.isnan(data.user_profile[2]).all()
+
+
+class TestNothingToJoin:
+    def test_a_data_set_without_texts_has_no_matrix(self, settings: Settings) -> None:
+        rows = world.marts()
+        rows["item_content"] = []
+        for row in rows["item_profile"]:
+            row["embedding"] = None
+        _publish(settings, rows)
+        data = load_training_data(settings, "final")
+        assert data.item_content is None
+        assert data.item_profile is None
+        assert data.user_profile is not None
+
+    def test_features_that_are_all_later_than_the_snapshot_are_an_error(self, settings: Settings) -> None:
+        _publish(settings, world.marts(T2, T3))
+        with pytest.raises(WorkspaceError, match=r"view item_content knows nothing as of 2000-01-02.*reclm profile"):
+            load_training_data(settings, "select")
+
+    def test_unpublished_features_are_an_error(self, settings: Settings) -> None:
+        world.write_marts(settings, world.marts())
+        with pytest.raises(WorkspaceError, match="reclm publish"):
+            load_training_data(settings, "final")
+
+    def test_features_of_another_build_are_an_error_but_the_same_rows_built_again_are_not(
+        self, settings: Settings
+    ) -> None:
+        _publish(settings, world.marts())
+        world.write_marts(settings, {view: rows[::-1] for view, rows in world.marts().items()})
+        load_training_data(settings, "final")
+        rows = world.marts()
+        world.row_of(rows, "user_profile", "u1", T2)["profile"] = "another"
+        world.write_marts(settings, rows)
+        with pytest.raises(WorkspaceError, match="not those of the current build"):
+            load_training_data(settings, "final")
+
+
+class TestBareFeast:
+    def test_feast_apply_from_the_repository_sets_up_the_workspace_it_is_told(self, tmp_path: Path) -> None:
+        program = Path(sys.executable).with_name("feast")
+        command = [program, "-c", store.repository(), "apply"]
+        environment = os.environ | {"RECLM_WORKSPACE": str(tmp_path / "ws")}
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "training_v1" in done.stdout
+        assert {path.name for path in (tmp_path / "ws" / "feast").iterdir()} == {"offline", "online.db", "registry.db"}

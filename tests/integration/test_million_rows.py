@@ -1,0 +1,27 @@
+"""A log as logs come: a million rows, one in twenty of them garbage of six kinds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from garbage import write_garbage_log
+
+from reclm import stages, warehouse
+from reclm.settings import Settings
+
+
+@pytest.mark.full
+class TestAMillionRows:
+    def test_every_garbage_row_is_counted_under_its_reason_and_every_good_row_is_kept(
+        self, workspace_settings: Callable[..., Settings], tmp_path: Path
+    ) -> None:
+        settings = workspace_settings()
+        planted = write_garbage_log(tmp_path / "log", n_rows=1_000_000, share=0.05)
+        stages.ingest(settings, tmp_path / "log")
+        stages.build(settings, "features")
+        with warehouse.connect(settings) as connection:
+            found = dict(
+                connection.execute("select reason, count(*) from quarantine_interactions group by 1").fetchall()
+            )
+            (kept,) = connection.execute("select count(*) from stg_interactions").fetchall()[0]
+        assert {**found, "good": kept} == planted

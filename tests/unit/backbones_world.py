@@ -1,0 +1,65 @@
+"""A toy world whose answers are known: three circles of users, each fond of its own circle of items. Every user knows all
+items of the circle but one, the withheld; one item a circle is cold, known by its text and profile alone.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+
+from reclm.dataset import EvaluationTask, TrainingData
+from reclm.settings import Settings, load
+
+CIRCLES, USERS_EACH, WARM_EACH = 3, 8, 8
+ITEMS_EACH = WARM_EACH + 1  # the last of a circle is cold
+N_USERS, N_ITEMS = CIRCLES * USERS_EACH, CIRCLES * ITEMS_EACH
+WORDS = ("dragon wizard sword", "kitchen recipe oven", "rocket planet orbit")
+USER_CIRCLE = np.repeat(np.arange(CIRCLES), USERS_EACH)
+ITEM_CIRCLE = np.repeat(np.arange(CIRCLES), ITEMS_EACH)
+COLD = np.arange(N_ITEMS) % ITEMS_EACH == WARM_EACH
+WITHHELD = USER_CIRCLE * ITEMS_EACH + np.arange(N_USERS) % WARM_EACH
+
+
+def toy_settings(*flags: str) -> Settings:
+    quick = ("runtime.threads=1", "train.dim=16", "train.epochs=40", "fusion.hidden=16", "train.factors=8")
+    return load(
+        [*quick, "train.bpr_iterations=60", "train.learning_rate=0.02", "train.weight_decay=1e-4", *flags],
+        environment={},
+    )
+
+
+def toy_data() -> TrainingData:
+    random = np.random.default_rng(11)
+    known = (USER_CIRCLE[:, None] == ITEM_CIRCLE) & ~COLD
+    known[np.arange(N_USERS), WITHHELD] = False
+    directions = random.standard_normal((CIRCLES, 12))
+
+    def vectors(circle: np.ndarray) -> np.ndarray:
+        return (directions[circle] + 0.3 * random.standard_normal((len(circle), 12))).astype(np.float32)
+
+    return TrainingData(
+        snapshot="final",
+        user_ids=np.array([f"user {u}" for u in range(N_USERS)]),
+        item_ids=np.array([f"item '{i}'" for i in range(N_ITEMS)]),
+        interactions=sparse.csr_matrix(known.astype(np.float32)),
+        texts=[f"{WORDS[circle]} title{item}" for item, circle in enumerate(ITEM_CIRCLE)],
+        item_content=vectors(ITEM_CIRCLE),
+        item_profile=vectors(ITEM_CIRCLE),
+        user_profile=vectors(USER_CIRCLE),
+    )
+
+
+def toy_tasks(data: TrainingData) -> list[EvaluationTask]:
+    withheld, fond = np.zeros((N_USERS, N_ITEMS)), (USER_CIRCLE[:, None] == ITEM_CIRCLE) & COLD
+    withheld[np.arange(N_USERS), WITHHELD] = 1
+    nothing = sparse.csr_matrix((N_USERS, N_ITEMS))
+    return [
+        EvaluationTask("select", "full_shot", sparse.csr_matrix(withheld), data.interactions, ~COLD),
+        EvaluationTask("select", "zero_shot", sparse.csr_matrix(fond.astype(float)), nothing, COLD),
+    ]
+
+
+def with_features(data: TrainingData, change) -> TrainingData:
+    """The same world with `change` applied to both profile tables and the item content."""
+    names = ("item_content", "item_profile", "user_profile")
+    return replace(data, **{name: change(getattr(data, name)) for name in names})

@@ -1,0 +1,182 @@
+"""Fusion survives what encoders and stores really deliver, and its variants are what they claim."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from unit.backbones_world import COLD, N_ITEMS, N_USERS, toy_data, toy_settings, toy_tasks, with_features
+
+from reclm.backbones import create
+from reclm.backbones.features import Whitening, text_features, tfidf
+from reclm.backbones.fusion import Fusion, profiles_of, ridge_by_leave_one_out
+from reclm.backbones.validation import recall_and_ndcg
+
+DATA = toy_data()
+TOLERANCE = 0.1
+
+
+def cold_ndcg(data) -> float:
+    """NDCG of the cold items after a short training with profiles."""
+    backbone = create("biasmf", toy_settings())
+    backbone.fit(data, "augment", seed=1, epochs=40)
+    return recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), toy_tasks(data)[1])["ndcg"]
+
+
+@pytest.fixture(scope="module")
+def plain() -> float:
+    return cold_ndcg(DATA)
+
+
+class TestTrainingSurvives:
+    def test_on_the_plain_input_it_learns(self, plain):
+        assert plain > 0.9
+
+    def test_vectors_a_thousand_times_longer(self, plain):
+        assert cold_ndcg(with_features(DATA, lambda rows: rows * 1000)) == pytest.approx(plain, abs=TOLERANCE)
+
+    def test_vectors_of_very_different_lengths(self, plain):
+        lengths = np.logspace(-3, 3, 64, dtype=np.float32)[:, None]
+        assert cold_ndcg(with_features(DATA, lambda rows: rows * lengths[: len(rows)])) == pytest.approx(
+            plain, abs=TOLERANCE
+        )
+
+    def test_constant_profiles_which_leave_the_texts_to_speak(self, plain):
+        constant = replace(
+            DATA, item_profile=np.ones_like(DATA.item_profile), user_profile=np.ones_like(DATA.user_profile)
+        )
+        assert cold_ndcg(constant) == pytest.approx(plain, abs=TOLERANCE)
+
+    def test_a_third_of_the_profiles_missing(self, plain):
+        def with_holes(rows: np.ndarray) -> np.ndarray:
+            holed = rows.copy()
+            holed[::3] = np.nan
+            return holed
+
+        assert cold_ndcg(with_features(DATA, with_holes)) == pytest.approx(plain, abs=TOLERANCE)
+
+    def test_all_profiles_missing(self, plain):
+        gone = replace(
+            DATA,
+            item_profile=np.full_like(DATA.item_profile, np.nan),
+            user_profile=np.full_like(DATA.user_profile, np.nan),
+        )
+        assert cold_ndcg(gone) == pytest.approx(plain, abs=TOLERANCE)
+
+    def test_vectors_that_share_one_dominant_direction(self, plain):
+        def anisotropic(rows: np.ndarray) -> np.ndarray:
+            return (rows + 30 * np.eye(rows.shape[1], dtype=np.float32)[0]).astype(np.float32)
+
+        assert cold_ndcg(with_features(DATA, anisotropic)) == pytest.approx(plain, abs=TOLERANCE)
+
+
+class TestWhitening:
+    def test_gives_uncorrelated_directions_of_like_variance(self):
+        rows = np.random.default_rng(0).standard_normal((2000, 5)).astype(np.float32) * [1, 1, 1, 1, 9] + [
+            0,
+            0,
+            0,
+            0,
+            40,
+        ]
+        white = Whitening.fit(rows.astype(np.float32), 5).apply(rows.astype(np.float32))
+        covariance = np.cov(white.T)
+        assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3
+        assert np.diag(covariance).max() <= 1.0 + 1e-3
+
+    def test_is_that_of_the_fitted_rows_alone(self):
+        rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+        whitening = Whitening.fit(rows[:30], 4)
+        changed = rows.copy()
+        changed[30:] *= 7
+        np.testing.assert_array_equal(Whitening.fit(changed[:30], 4).apply(rows[:30]), whitening.apply(rows[:30]))
+
+    def test_keeps_missing_rows_missing(self):
+        rows = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+        rows[4] = np.nan
+        assert np.isnan(Whitening.fit(rows, 4).apply(rows)).all(axis=1).tolist() == [r == 4 for r in range(50)]
+
+
+class TestTextFeatures:
+    def test_inner_products_are_the_squared_cosines_of_tfidf(self):
+        fit_rows = np.ones(N_ITEMS, dtype=bool)
+        features = text_features(DATA.texts, fit_rows, N_ITEMS)
+        rows = tfidf(DATA.texts, fit_rows)
+        np.testing.assert_allclose(features @ features.T, np.square((rows @ rows.T).toarray()), atol=1e-4)
+
+    def test_a_text_without_a_known_word_is_missing(self):
+        texts = [*DATA.texts, "", "§§§"]
+        fit_rows = np.arange(len(texts)) < N_ITEMS
+        assert np.isnan(text_features(texts, fit_rows, 8)).all(axis=1).tolist() == [
+            i >= N_ITEMS for i in range(len(texts))
+        ]
+
+
+class TestVariants:
+    def test_base_sees_no_profile(self):
+        assert profiles_of(DATA, "base", 1) == (None, None)
+
+    def test_shuffled_deals_the_same_profiles_to_others(self):
+        for real, dealt in zip((DATA.user_profile, DATA.item_profile), profiles_of(DATA, "shuffled", 1), strict=True):
+            assert sorted(map(tuple, real.tolist())) == sorted(map(tuple, dealt.tolist()))
+            assert (real != dealt).any(axis=1).mean() > 0.8
+
+    def test_shuffled_leaves_the_missing_missing(self):
+        holed = DATA.item_profile.copy()
+        holed[::4] = np.nan
+        _, dealt = profiles_of(replace(DATA, item_profile=holed), "shuffled", 1)
+        assert (np.isnan(dealt) == np.isnan(holed)).all()
+
+    def test_shuffled_depends_on_the_seed_alone(self):
+        first, again, other = (profiles_of(DATA, "shuffled", seed)[1] for seed in (1, 1, 2))
+        assert (first == again).all()
+        assert (first != other).any()
+
+
+class TestInitialVectors:
+    def fusion(self, variant: str = "augment") -> Fusion:
+        torch.manual_seed(0)
+        return Fusion(DATA, variant, 8, toy_settings().fusion, seed=1).eval()
+
+    def test_a_cold_item_has_a_vector_that_owes_nothing_to_its_id_row(self):
+        fusion = self.fusion()
+        before = fusion.items(None).detach().clone()
+        with torch.no_grad():
+            fusion.items.ids += 5
+        after = fusion.items(None)
+        moved = (after - before).abs().amax(dim=1).detach().numpy() > 1e-3
+        assert (moved == ~COLD).all()
+
+    def test_a_withheld_entity_is_treated_as_unseen(self):
+        fusion, withheld = self.fusion(), torch.ones(N_ITEMS, dtype=torch.bool)
+        with torch.no_grad():
+            bare = fusion.items(None, withheld)
+            fusion.items.ids += 5
+            assert torch.equal(fusion.items(None, withheld), bare)
+
+    def test_rows_are_the_rows_of_the_whole(self):
+        fusion, rows = self.fusion(), torch.tensor([4, 0, 17])
+        for side in (fusion.users, fusion.items):
+            torch.testing.assert_close(side(rows), side(None)[rows])
+        torch.testing.assert_close(fusion.bias(rows), fusion.bias(None)[rows])
+
+    def test_a_warm_bias_starts_at_log_popularity(self):
+        bias = self.fusion().bias(None).detach().numpy()[~COLD]
+        popularity = np.log(DATA.interactions.getnnz(axis=0)[~COLD] + 0.5)
+        np.testing.assert_allclose(bias, popularity - popularity.mean(), atol=1e-3)
+
+    def test_shapes(self):
+        fusion = self.fusion("base")
+        assert fusion.users(None).shape == (N_USERS, 8)
+        assert fusion.items(None).shape == (N_ITEMS, 8)
+        assert fusion.bias(None).shape == (N_ITEMS,)
+
+
+class TestRidge:
+    def test_recovers_a_linear_target_and_shrinks_on_noise(self):
+        random = np.random.default_rng(0)
+        features = random.standard_normal((300, 5)).astype(np.float32)
+        truth = np.array([1.0, -2, 0, 0.5, 3])
+        np.testing.assert_allclose(ridge_by_leave_one_out(features, features @ truth), truth, atol=1e-2)
+        noise = ridge_by_leave_one_out(features, random.standard_normal(300))
+        assert np.abs(noise).max() < 0.2

@@ -1,0 +1,288 @@
+"""The build around dbt: what runs, what is reused, what is published and when. dbt itself is played by a stand-in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from reclm import artifacts, dbt_process, dbt_sources, warehouse
+from reclm.errors import BuildError, WorkspaceError
+from reclm.settings import Settings
+from reclm.workspace import REPOSITORY_VARIABLE, Workspace, read_json, write_json
+
+
+class StandIn:
+    """Writes the database as dbt would, and remembers how it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.failure: Exception | None = None
+
+    def __call__(self, settings: Settings, external: Path, arguments: Sequence[str]) -> None:
+        self.calls.append(list(arguments))
+        with duckdb.connect(str(settings.paths.build_database)) as connection:
+            connection.execute(
+                "create or replace table int_snapshots as select 'final' as snapshot, timestamptz '2024-05-01 12:00:00.25+00' as as_of"
+            )
+            connection.execute("create table if not exists calls (n integer)")
+            connection.execute("insert into calls values (1)")
+        (external / "feast_user_activity.parquet").write_bytes(b"")
+        if self.failure:
+            raise self.failure
+
+    @property
+    def selected(self) -> list[list[str]]:
+        return [[word for word in call if word.startswith("tag:")] for call in self.calls]
+
+
+@pytest.fixture
+def dbt(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(warehouse, "run_dbt", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def shop(workspace_settings: Callable[..., Settings]) -> Settings:
+    settings = workspace_settings()
+    land(settings.paths, "a")
+    return settings
+
+
+def land(workspace: Workspace, *batches: str) -> None:
+    listed = [{"table": "interactions", "batch": batch, "rows": 1} for batch in batches]
+    write_json(workspace.dataset, {"name": "d", "split_mode": "temporal", "has_event_ts": True, "batches": listed})
+
+
+def make(settings: Settings, kind: str, **parameters: Any) -> str:
+    with artifacts.writing(settings.paths, kind, parameters, {}):
+        pass
+    return artifacts.version_of(kind, parameters, {})
+
+
+def n_calls(settings: Settings) -> int:
+    with warehouse.connect(settings) as connection:
+        return len(connection.execute("select * from calls").fetchall())
+
+
+class TestWhatIsBuilt:
+    def test_the_first_build_runs_everything_whatever_phase_is_asked_for(self, shop: Settings, dbt: StandIn) -> None:
+        result = warehouse.build(shop, "features")
+        assert dbt.selected == [[]]
+        assert not result["reused"]
+        assert warehouse.build(shop)["reused"]
+
+    def test_nothing_changed_means_nothing_runs_and_it_says_so(
+        self, shop: Settings, dbt: StandIn, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = warehouse.build(shop)
+        second = warehouse.build(shop)
+        assert len(dbt.calls) == 1
+        assert second == {**first, "reused": True}
+        assert "reused" in capsys.readouterr().err
+
+    def test_force_builds_again_from_an_empty_file(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        warehouse.build(shop, force=True)
+        assert n_calls(shop) == 1 and len(dbt.calls) == 2
+
+    def test_new_data_rebuilds_everything(self, shop: Settings, dbt: StandIn) -> None:
+        before = warehouse.build(shop)
+        land(shop.paths, "a", "b")
+        after = warehouse.build(shop, "features")
+        assert dbt.selected == [[], []]
+        assert after["features_fingerprint"] != before["features_fingerprint"]
+
+    def test_a_setting_that_no_table_depends_on_changes_nothing(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        assert warehouse.build(shop.model_copy(update={"train": shop.train.model_copy(update={"dim": 8})}))["reused"]
+
+    def test_a_setting_that_tables_depend_on_rebuilds(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        fewer = shop.model_copy(update={"features": shop.features.model_copy(update={"neighbours": 3})})
+        assert not warehouse.build(fewer)["reused"]
+
+    def test_new_profiles_run_their_phase_alone_on_the_standing_tables(self, shop: Settings, dbt: StandIn) -> None:
+        before = warehouse.build(shop)
+        warehouse.set_current_artifact(shop.paths, "profiles", make(shop, "profiles"))
+        after = warehouse.build(shop, "profiles")
+        assert dbt.selected[1:] == [["tag:profiles"]]
+        assert n_calls(shop) == 2
+        assert after["features_fingerprint"] == before["features_fingerprint"]
+
+    def test_a_later_phase_takes_along_an_earlier_one_that_is_stale(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        warehouse.set_current_artifact(shop.paths, "profiles", make(shop, "profiles"))
+        warehouse.set_current_artifact(shop.paths, "evaluation", make(shop, "evaluation"))
+        assert warehouse.build(shop, "features")["reused"]
+        warehouse.build(shop, "evaluation")
+        assert dbt.selected[1:] == [["tag:profiles", "tag:evaluation"]]
+
+    def test_an_unknown_phase_is_named(self, shop: Settings, dbt: StandIn) -> None:
+        with pytest.raises(BuildError, match="'marts'"):
+            warehouse.build(shop, "marts")
+
+    def test_a_workspace_without_data_is_told_what_to_do(self, workspace_settings: Callable[..., Settings]) -> None:
+        with pytest.raises(WorkspaceError, match="reclm ingest"):
+            warehouse.build(workspace_settings())
+
+
+class TestAfterAFailure:
+    def test_the_published_copy_is_untouched_and_the_next_build_begins_from_nothing(
+        self, shop: Settings, dbt: StandIn
+    ) -> None:
+        before = warehouse.build(shop)
+        published = shop.paths.warehouse.read_bytes()
+        warehouse.set_current_artifact(shop.paths, "evaluation", make(shop, "evaluation"))
+        dbt.failure = BuildError("a test failed")
+        with pytest.raises(BuildError, match="a test failed"):
+            warehouse.build(shop)
+        assert shop.paths.warehouse.read_bytes() == published
+        assert read_json(shop.paths.current_build)["build_id"] == before["build_id"]
+        dbt.failure = None
+        warehouse.build(shop, "evaluation")
+        assert dbt.selected == [[], ["tag:evaluation"], []]
+        assert n_calls(shop) == 1
+
+    def test_an_interrupted_build_is_known_by_its_marker(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        write_json(shop.paths.build_database.with_name("building.json"), {})
+        assert not warehouse.build(shop)["reused"]
+        assert "--no-partial-parse" in dbt.calls[-1]
+
+    @pytest.mark.parametrize("ruin", ["missing", "garbage", "unpublished", "external"])
+    def test_whatever_part_of_a_build_is_ruined_it_is_made_again(self, ruin: str, shop: Settings, dbt: StandIn) -> None:
+        before = warehouse.build(shop)
+        if ruin == "missing":
+            shop.paths.build_database.unlink()
+        elif ruin == "garbage":
+            shop.paths.build_database.write_bytes(b"not a database" * 1000)
+        elif ruin == "unpublished":
+            shop.paths.warehouse.unlink()
+        else:
+            folder = shop.paths.root / before["external_root"]
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+        assert not warehouse.build(shop)["reused"]
+        assert n_calls(shop) == 1
+
+
+class TestPublishing:
+    def test_readers_keep_the_copy_they_opened(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        with warehouse.connect(shop) as reader:
+            warehouse.set_current_artifact(shop.paths, "profiles", make(shop, "profiles"))
+            warehouse.build(shop, "profiles")
+            assert len(reader.execute("select * from calls").fetchall()) == 1
+
+    def test_external_folders_of_this_build_and_the_one_before_are_kept(self, shop: Settings, dbt: StandIn) -> None:
+        ids = [warehouse.build(shop, force=True)["build_id"] for _ in range(3)]
+        assert {path.name for path in shop.paths.external.iterdir()} == {"manual", *ids[1:]}
+
+    def test_the_cut_off_is_read_in_utc(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        assert warehouse.snapshot_as_of(shop, "final").isoformat() == "2024-05-01T12:00:00.250000+00:00"
+        with pytest.raises(WorkspaceError, match="'next'"):
+            warehouse.snapshot_as_of(shop, "next")
+
+    def test_a_copy_cannot_be_written(self, shop: Settings, dbt: StandIn) -> None:
+        warehouse.build(shop)
+        with warehouse.connect(shop) as connection, pytest.raises(duckdb.Error, match="read-only"):
+            connection.execute("create table mine (n integer)")
+
+    def test_reading_before_any_build_says_what_to_run(self, shop: Settings) -> None:
+        with pytest.raises(WorkspaceError, match="reclm build"):
+            warehouse.connect(shop)
+        with pytest.raises(WorkspaceError, match="reclm build"):
+            warehouse.docs(shop)
+
+
+class TestOneBuildAtATime:
+    def test_a_second_build_waits_and_says_so(
+        self, shop: Settings, dbt: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said: list[str] = []
+        waiting = threading.Event()
+
+        def say(message: str) -> None:
+            said.append(message)
+            if "waiting" in message:
+                waiting.set()
+
+        monkeypatch.setattr(warehouse, "say", say)
+        shop.paths.locks.mkdir(parents=True)
+        with FileLock(shop.paths.locks / "warehouse.lock"):
+            second = threading.Thread(target=warehouse.build, args=(shop,))
+            second.start()
+            assert waiting.wait(timeout=30)
+            assert dbt.calls == []
+        second.join(timeout=30)
+        assert len(dbt.calls) == 1
+
+
+class TestCurrentArtifacts:
+    def test_one_kind_is_replaced_and_the_others_stay(self, shop: Settings) -> None:
+        first, second = make(shop, "embeddings", model="m"), make(shop, "profiles")
+        warehouse.set_current_artifact(shop.paths, "profiles", "older")
+        warehouse.set_current_artifact(shop.paths, "embeddings", first)
+        warehouse.set_current_artifact(shop.paths, "profiles", second)
+        warehouse.set_current_artifacts(shop.paths, "backbone", ["y", "x"])
+        rows = pq.read_table(shop.paths.root / "current_artifacts.parquet").to_pylist()
+        assert [tuple(row.values()) for row in rows] == [
+            ("backbone", "x", None),
+            ("backbone", "y", None),
+            ("embeddings", first, "m"),
+            ("profiles", second, None),
+        ]
+
+
+class TestTheProject:
+    def test_a_wheel_without_the_repository_says_where_dbt_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
+        with pytest.raises(WorkspaceError, match="clone"):
+            warehouse.project()
+
+    def test_editing_a_model_makes_features_new_and_editing_a_description_does_not(
+        self, shop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import shutil
+
+        shutil.copytree(warehouse.project(), tmp_path / "dbt")
+        monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
+        before = dbt_sources.fingerprints(shop)
+        for name, same_data in (("models/columns.md", True), ("models/marts/core/dim_users.sql", False)):
+            with (tmp_path / "dbt" / name).open("a") as file:
+                file.write("\n")
+            after = dbt_sources.fingerprints(shop)
+            assert (after["data"] == before["data"]) is same_data
+            assert after["features"] != before["features"]
+            before = after
+
+
+class TestWhatFailed:
+    def test_every_failed_node_is_named_with_its_message(self, tmp_path: Path) -> None:
+        write_json(
+            tmp_path / "run_results.json",
+            {
+                "results": [
+                    {"unique_id": "model.reclm.dim_users", "status": "error", "message": "no\nsuch table"},
+                    {"unique_id": "test.reclm.unique_x", "status": "fail", "message": "Got 2 results"},
+                    {"unique_id": "model.reclm.dim_items", "status": "skipped", "message": None},
+                ]
+            },
+        )
+        told = dbt_process._failures(tmp_path / "run_results.json", ["noise"])
+        assert told.splitlines() == ["  dim_users: no such table", "  unique_x: Got 2 results"]
+
+    def test_before_any_node_ran_dbt_s_own_words_are_given(self, tmp_path: Path) -> None:
+        assert dbt_process._failures(tmp_path / "run_results.json", ["cannot parse"]) == "cannot parse"
