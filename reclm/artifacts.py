@@ -22,8 +22,30 @@ from reclm import __version__
 from reclm.errors import ArtifactError
 from reclm.workspace import Workspace, read_json, write_json
 
-KINDS = ("base", "sft", "reward", "refine", "profiles", "embeddings", "backbone", "evaluation")
-RECORDED_PACKAGES = ("duckdb", "dbt-duckdb", "feast", "implicit", "numpy", "sentence-transformers", "torch")
+KINDS = (
+    "teacher",
+    "base",
+    "sft",
+    "reward",
+    "refine",
+    "profiles",
+    "embeddings",
+    "backbone",
+    "evaluation",
+    "ablation",
+)
+RECORDED_PACKAGES = (
+    "duckdb",
+    "dbt-duckdb",
+    "feast",
+    "implicit",
+    "numpy",
+    "peft",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+    "trl",
+)
 
 
 def content_hash(content: Any, length: int = 16) -> str:

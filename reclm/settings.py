@@ -14,11 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from reclm.errors import SettingsError
+from reclm.llm.settings import (
+    LlmSettings,
+    OpenAISettings,
+    RefineSettings,
+    RewardSettings,
+    TeacherSettings,
+    TrainerSettings,
+    TuneSettings,
+)
+from reclm.section import Section
 from reclm.workspace import Workspace
 
 BACKBONES = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
@@ -47,10 +57,6 @@ def _split(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class DataSettings(Section):
@@ -144,7 +150,20 @@ class FeatureSettings(Section):
 class ProfileSettings(Section):
     """Who writes the profiles."""
 
-    engine: Literal["extractive"] = Field("extractive", description="Engine that writes profiles.")
+    engine: Literal["transformers", "vllm", "openai", "extractive"] = Field(
+        "transformers",
+        description="Engine that writes profiles: the tuned language model by `transformers` or `vllm` (in process), an "
+        "OpenAI-compatible endpoint, or keywords (`extractive`, no language model).",
+    )
+    model: Literal["refined", "tuned", "base"] = Field(
+        "refined", description="Which stage's language model writes (transformers, vllm)."
+    )
+    batch_size: int = Field(64, ge=1, description="Prompts answered at once (transformers).")
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature of the first try; 0: greedy.")
+    retries: int = Field(
+        3, ge=0, description="Times a malformed answer is asked for again, sampled, before it is counted as such."
+    )
+    shard_size: int = Field(512, ge=1, description="Answers per shard; a killed run repeats at most one shard.")
     identities: int = Field(
         3, ge=1, le=10, description="Identity phrases of a user profile (an item's has `item_phrases`)."
     )
@@ -280,6 +299,13 @@ class Settings(BaseSettings):
     features: FeatureSettings = FeatureSettings()
     profiles: ProfileSettings = ProfileSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    llm: LlmSettings = LlmSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    openai: OpenAISettings = OpenAISettings()
+    tune: TuneSettings = TuneSettings()
+    reward: RewardSettings = RewardSettings()
+    refine: RefineSettings = RefineSettings()
+    trainer: TrainerSettings = TrainerSettings()
     feast: FeastSettings = FeastSettings()
     fusion: FusionSettings = FusionSettings()
     train: TrainSettings = TrainSettings()

@@ -29,7 +29,7 @@ from reclm.settings import DemoSettings, Settings
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-RECIPE = 1  # raise it when a change here changes the world
+RECIPE = 2  # raise it when a change here changes the world
 LAST_DAY = np.datetime64("2025-06-30T00:00:00", "us")
 DRAWS_PER_CHUNK = 2_000_000
 OVERDRAW, REPEATS = 1.5, 30.0  # draws per interaction, more for those who have seen much of the shop

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 INTERESTS_EACH = 4
 CUES_EACH = 7
 KINDS_EACH = 10
+NAMED_SHARE = 0.3
+"""Share of texts that say in plain words what the item is for; the others leave it to their cue."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,11 @@ SECOND_CUES = (
     "Think {cue}, without the usual price.",
     "The new version is more {cue} than before.",
 )
+NAMED = (
+    "Bought mostly for {interest}.",
+    "If {interest} is your thing, this is for you.",
+    "Made with {interest} in mind.",
+)
 PLAIN = (
     "Made by {place}.",
     "Comes with a two-year guarantee and free returns.",
@@ -200,7 +207,7 @@ def write_items(
     `kinds` (n,) is department * 10 + kind, `worded_for` (n,) the interest whose cues the item uses, in the item's own
     department or not, and `missing` (n,) says which items have no text (and a title without a cue).
     """
-    n_draws = 16
+    n_draws = 18
     draws = rng.random((len(kinds), n_draws))
     titles: list[str] = []
     texts: list[str | None] = []
@@ -235,6 +242,8 @@ def _write_one(department: Department, noun: str, interest: int, absent: bool, d
     sentences = [_pick(OPENINGS, draws[8]).format(cue=cues[first], **words)]
     if draws[9] < 0.35:
         sentences.append(_pick(SECOND_CUES, draws[10]).format(cue=cues[second], **words))
+    if draws[16] < NAMED_SHARE:
+        sentences.append(_pick(NAMED, draws[17]).format(interest=interests()[interest].phrase))
     if draws[11] < 0.7:
         sentences.append(_pick(PLAIN, draws[12]).format(**words))
     if draws[13] < 0.15:

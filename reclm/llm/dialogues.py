@@ -1,0 +1,41 @@
+"""Dialogues of two turns, as rows of the warehouse: `fct_user_dialogues` and `fct_item_dialogues` come in, typed rows go out.
+
+Turn 1 shows what is known of an entity and is answered by its teacher's profile; turn 2 asks about an item withheld from
+turn 1 (for an item: about a person), with negatives that only neighbours touched, so that the answer needs
+collaborative signal (RecLM, arXiv 2412.19302, section 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reclm.llm.prompts import Facts, Kind
+
+Fold = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One dialogue.
+
+    `entity_id` is the user or item that turn 1 is about, and `view` numbers its dialogues: 0 shows it as it is served,
+    higher ones show a well-known user as if sparse. `facts` leave out `withheld_id`; `unmasked` are the facts with it,
+    for the ablation. `question` are the lines turn 2 shows: the withheld item's one line, or a person's items.
+    `neighbour_ids` are entities of the same kind, nearest first. `popularity` (known interactions of the item) and
+    `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
+    """
+
+    dialogue_id: str
+    kind: Kind
+    entity_id: str
+    view: int
+    fold: Fold
+    facts: Facts
+    unmasked: Facts
+    question: tuple[str, ...]
+    answer: bool
+    withheld_id: str
+    neighbour_ids: tuple[str, ...]
+    popularity: float
+    knn_score: float
