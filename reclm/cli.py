@@ -185,13 +185,79 @@ def build(
 
 @app.command()
 @_guarded
-def profile(
-    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+def tune(
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the teacher would ask and cost (teacher.engine=openai).")
+    ] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
 ) -> None:
-    """Write the profiles of all users and items, encode every distinct text, and build the profile tables."""
+    """Tune the language model: teacher's profiles, base model, then LoRA on two-turn dialogues.
+
+    The base is `tiny`, trained on the spot, or any causal model: --set llm.base_model=FOLDER_OR_HUB_ID. Several GPUs:
+    accelerate launch -m reclm.cli tune …
+    """
     from reclm import stages
 
-    profiles, embeddings = stages.profile(_load(workspace, overrides, settings_file))
+    settings = _load(workspace, overrides, settings_file)
+    if dry_run:
+        stages.teach(settings, dry_run=True)
+    else:
+        _tell_model(stages.tune(settings))
+
+
+@app.command()
+@_guarded
+def reward(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Train the reward model on good and spoilt profiles; held-out accuracy is told for each kind of spoiling."""
+    from reclm import stages
+
+    _tell_model(stages.reward(_load(workspace, overrides, settings_file)))
+
+
+@app.command()
+@_guarded
+def refine(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Refine the tuned model against the reward model by PPO (or --set refine.method=rloo), with guards that stop it."""
+    from reclm import stages
+
+    _tell_model(stages.refine(_load(workspace, overrides, settings_file)))
+
+
+def _tell_model(artifact: Any) -> None:
+    import pyarrow.parquet as pq
+
+    held_out = artifact.path / "held_out.parquet"
+    if held_out.exists():
+        for row in pq.read_table(held_out).to_pylist():
+            error = "" if row["error"] is None else f" ± {row['error']:.3f}"
+            print(f"{row['metric']:<28}{row['kind']:<12}{row['value']:>8.3f}{error}  n {row['n']}")
+    print(f"{artifact.kind} {artifact.path}")
+
+
+@app.command()
+@_guarded
+def profile(
+    workspace: WorkspaceOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Ask the language model everything again.")] = False,
+    items: Annotated[
+        Literal["all", "new"], typer.Option("--items", help="`new`: only items that have no profile yet; minutes.")
+    ] = "all",
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Write the profiles of all users and items, encode every distinct text, and build the profile tables.
+
+    Only new and changed users and items are written of, unless --full. The writer is profiles.engine.
+    """
+    from reclm import stages
+
+    profiles, embeddings = stages.profile(_load(workspace, overrides, settings_file), full=full, items=items)
     print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
 
 

@@ -80,6 +80,7 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         "prompt_history": features.prompt_history,
         "prompt_neighbours": features.prompt_neighbours,
         "max_text_length": features.max_text_length,
+        "sparse_views": settings.tune.sparse_views,
     }
 
 

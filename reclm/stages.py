@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from reclm import artifacts, champion
 from reclm.progress import say
@@ -72,13 +72,79 @@ def build(settings: Settings, phase: str = "all", *, force: bool = False) -> dic
     return result
 
 
-def profile(settings: Settings) -> tuple[Artifact, Artifact]:
-    """User and item profiles at both snapshots, then the vectors of every distinct text: artifacts `profiles`, `embeddings`."""
+def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
+    """What the language model learns to write: artifact `teacher`. A `dry_run` only says what an endpoint would cost."""
+    from reclm.llm.teacher import write_teacher
+
+    if dry_run:
+        return write_teacher(settings, dry_run=True)
+    with recorded(settings.paths, "teach", engine=settings.teacher.engine) as about:
+        teacher = write_teacher(settings)
+        if teacher is not None:
+            about |= {"version": teacher.version, "reused": _is_older(teacher, about)}
+    return teacher
+
+
+def tune(settings: Settings) -> Artifact:
+    """The base model tuned on two-turn dialogues: artifacts `base` and `sft`."""
+    from reclm.llm.chain import Chain
+
+    teach(settings)
+    chain = Chain(settings)
+    with recorded(settings.paths, "base", model=settings.llm.base_model) as about:
+        base = chain.base()
+        about |= {"version": base.version, "reused": _is_older(base, about)}
+    with recorded(settings.paths, "tune", turns=settings.tune.turns) as about:
+        tuned = chain.tuned()
+        about |= {"version": tuned.version, "reused": _is_older(tuned, about)}
+    return tuned
+
+
+def reward(settings: Settings) -> Artifact:
+    """What judges a profile: artifact `reward`."""
+    from reclm.llm.chain import Chain
+
+    with recorded(settings.paths, "reward", model=settings.reward.model) as about:
+        rewarded = Chain(settings).rewarded()
+        about |= {"version": rewarded.version, "reused": _is_older(rewarded, about)}
+    return rewarded
+
+
+def refine(settings: Settings) -> Artifact:
+    """The tuned model after reinforcement learning against the reward model: artifact `refine`."""
+    from reclm.llm.chain import Chain
+
+    with recorded(settings.paths, "refine", method=settings.refine.method) as about:
+        refined = Chain(settings).refined()
+        about |= {"version": refined.version, "reused": _is_older(refined, about)}
+    return refined
+
+
+def learn(settings: Settings) -> None:
+    """Everything `profile` needs besides the warehouse: nothing for keywords or an endpoint, else the models up to
+    `profiles.model`."""
+    if settings.profiles.engine not in ("transformers", "vllm"):
+        if settings.profiles.engine == "openai":
+            teach(settings)
+        return
+    tune(settings)
+    if settings.profiles.model == "refined":
+        reward(settings)
+        refine(settings)
+
+
+def profile(
+    settings: Settings, *, full: bool = False, items: Literal["all", "new"] = "all"
+) -> tuple[Artifact, Artifact]:
+    """User and item profiles at both snapshots, then the vectors of every distinct text: artifacts `profiles`, `embeddings`.
+
+    `full` asks a language model everything again; `items="new"` adds profiles of items that have none yet, nothing else.
+    """
     from reclm.profiles.embed import write_embeddings
     from reclm.profiles.engine import write_profiles
 
     with recorded(settings.paths, "profile", engine=settings.profiles.engine) as about:
-        profiles = write_profiles(settings)
+        profiles = write_profiles(settings, full=full, items=items)
         about |= {"version": profiles.version, "reused": _is_older(profiles, about), **profiles.metrics}
     with recorded(settings.paths, "embed", model=settings.embedding.model) as about:
         embeddings = write_embeddings(settings)
@@ -136,6 +202,7 @@ def run(settings: Settings, source: Path | None) -> Artifact:
         ingest(settings, source)
         announce(settings)
         build(settings, "features")
+        learn(settings)
         profile(settings)
         publish(settings)
         trained = train(settings)

@@ -73,17 +73,13 @@ class TestTexts:
         ]
 
     def test_no_prompt_carries_a_chat_template_token_from_the_log(self, query: Query) -> None:
-        prompts = [
-            r[0]
-            for r in query(
-                "select messages::varchar from fct_user_prompts union all select messages from fct_item_prompts"
-            )
-        ]
-        assert prompts
-        for text in prompts:
-            contents = " ".join(message["content"] for message in json.loads(text))
-            assert not any(token in contents for token in ("<", ">", "[INST]"))
-            assert [message["role"] for message in json.loads(text)] == ["system", "user"]
+        told = query(
+            "select concat_ws(' ', history, neighbours) from fct_user_prompts "
+            "union all select concat_ws(' ', line, text, neighbours) from fct_item_prompts"
+        )
+        assert any("Used by many." in text for (text,) in told)
+        for (text,) in told:
+            assert not any(token in text for token in ("<", ">", "im_start", "[INST]"))
 
 
 class TestNeighbours:
@@ -192,6 +188,13 @@ PLANTS = {
     "no_leakage_prompts": (
         "update fct_user_prompts set history = json_array(json_object('item_id', (select item_id from dim_items where is_zero_shot limit 1))) "
         "where user_id = 'user 0'"
+    ),
+    "no_leakage_dialogues": (
+        "update fct_user_dialogues set withheld_item_id = (select item_id from dim_items where is_pseudo_cold limit 1) where not answer"
+    ),
+    "no_leakage_folds": (
+        "insert into fct_user_dialogues by name select * replace ('again' as dialogue_id, if(fold = 'train', 'held_out', 'train') as fold) "
+        "from fct_user_dialogues limit 1"
     ),
     "no_leakage_features": "update fct_item_status set n_interactions = n_interactions + 1 where snapshot = 'final' and item_id = 'item 0'",
     "no_leakage_profiles": (

@@ -99,7 +99,7 @@ def workspace(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str = "f1", texts: bool = True
 ) -> tuple[Settings, dict[str, str]]:
     """Settings of a workspace whose warehouse stands, and the current artifacts as the stages set them."""
-    settings = Settings(workspace=folder)
+    settings = Settings(workspace=folder, profiles={"engine": "extractive"})
     paths = settings.paths
     write_json(paths.dataset, {"name": "tiny"})
     write_json(paths.current_build, {"fingerprint": "other", "features_fingerprint": fingerprint})

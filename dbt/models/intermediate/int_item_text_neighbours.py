@@ -1,8 +1,8 @@
-"""Warm items whose texts are nearest to a cold item's: in come item texts and what is warm, out go TF-IDF cosine neighbours.
+"""Warm items whose texts are nearest to an item's own: in come item texts and what is warm, out go TF-IDF cosine neighbours.
 
 The vocabulary and its weights come from the warm items of the same snapshot alone, so nothing that appeared later has
-a say. Similarities are computed for blocks of cold items against all warm ones, sparse, and cut to the top before the
-next block.
+a say. Every item has neighbours, warm or cold, and none is its own. Similarities are computed for blocks of items
+against all warm ones, sparse, and cut to the top before the next block.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ BLOCK = 1024
 COLUMNS = {"snapshot": "str", "item_id": "str", "neighbour_id": "str", "score": "float64", "rank": "int64"}
 
 
-def tfidf(warm_texts, cold_texts):
+def tfidf(warm_texts, texts):
     """L2-normalised TF-IDF rows of both, or None when no word of the warm texts is shared by two of them."""
     vectorizer = TfidfVectorizer(
         token_pattern=r"[a-z0-9']+|[^\W\da-z_]+", min_df=2, max_df=0.5, sublinear_tf=True, dtype=np.float32
@@ -22,7 +22,7 @@ def tfidf(warm_texts, cold_texts):
         warm = vectorizer.fit_transform(warm_texts)
     except ValueError:
         return None
-    return warm, vectorizer.transform(cold_texts)
+    return warm, vectorizer.transform(texts)
 
 
 def top_of_block(similarities, top_k):
@@ -40,29 +40,32 @@ def top_of_block(similarities, top_k):
 
 def neighbours_of(snapshot, items, top_k):
     """The rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
-    warm, cold = items[items["is_warm"]], items[~items["is_warm"] & (items["full_text"] != "")]
-    vectors = tfidf(warm["full_text"], cold["full_text"]) if len(warm) and len(cold) else None
+    warm, asked = items[items["is_warm"]], items[items["full_text"] != ""]
+    vectors = tfidf(warm["full_text"], asked["full_text"]) if len(warm) and len(asked) else None
     if vectors is None:
         return []
-    warm_vectors, cold_vectors = vectors
-    warm_ids, cold_ids = warm["item_id"].to_numpy(), cold["item_id"].to_numpy()
+    warm_vectors, asked_vectors = vectors
+    warm_ids, asked_ids = warm["item_id"].to_numpy(), asked["item_id"].to_numpy()
     transposed = warm_vectors.T.tocsr()
     parts = []
-    for start in range(0, len(cold_ids), BLOCK):
-        block = (cold_vectors[start : start + BLOCK] @ transposed).tocsr()
-        for row, columns, scores in top_of_block(block, top_k):
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "snapshot": snapshot,
-                        "item_id": cold_ids[start + row],
-                        "neighbour_id": warm_ids[columns],
-                        "score": scores.astype(np.float64),
-                        "rank": np.arange(1, len(columns) + 1),
-                    }
-                )
-            )
-    return parts
+    for start in range(0, len(asked_ids), BLOCK):
+        block = (asked_vectors[start : start + BLOCK] @ transposed).tocsr()
+        for row, columns, scores in top_of_block(block, top_k + 1):
+            item_id = asked_ids[start + row]
+            others = np.flatnonzero(warm_ids[columns] != item_id)[:top_k]
+            parts.append((item_id, warm_ids[columns[others]], scores[others].astype(np.float64)))
+    lengths = [len(scores) for _, _, scores in parts]
+    return [
+        pd.DataFrame(
+            {
+                "snapshot": snapshot,
+                "item_id": np.repeat(np.array([item_id for item_id, _, _ in parts], dtype=object), lengths),
+                "neighbour_id": np.concatenate([ids for _, ids, _ in parts]),
+                "score": np.concatenate([scores for _, _, scores in parts]),
+                "rank": np.concatenate([np.arange(1, length + 1) for length in lengths]),
+            }
+        )
+    ]
 
 
 def model(dbt, session):

@@ -1,8 +1,9 @@
 """Users near each other: in come the known interactions of each snapshot, out go each user's nearest other users.
 
 Users are compared in the factor space of implicit ALS (Hu, Koren, Volinsky 2008), by cosine: user-user counting in SQL
-grows with the square of an item's readers, this grows with the log. Exact search below 20,000 users, an inverted file
-above. One thread and one seed, so that two builds agree to the last digit.
+grows with the square of an item's readers, this grows with the log. A dialogue shows a user with fewer items than are
+known; its neighbours are those of a user with these items alone, folded into the same factors. Exact search below
+20,000 users, an inverted file above. One thread and one seed, so that two builds agree to the last digit.
 """
 
 import os
@@ -20,11 +21,25 @@ FACTORS = 48
 ITERATIONS = 8
 REGULARIZATION = 0.05
 EXACT_SEARCH_BELOW = 20_000
-COLUMNS = {"snapshot": "str", "user_id": "str", "neighbour_id": "str", "score": "float64", "rank": "int64"}
+COLUMNS = {
+    "snapshot": "str",
+    "user_id": "str",
+    "dialogue_id": "str",
+    "neighbour_id": "str",
+    "score": "float64",
+    "rank": "int64",
+}
 
 
-def user_factors(interactions, seed):
-    """L2-normalised ALS user factors, float32 (n_users, FACTORS), of a (n_users, n_items) matrix."""
+def unit(factors):
+    """Rows of `factors` as float32, L2-normalised; a row of zeros stays."""
+    factors = np.array(factors, dtype=np.float32)
+    norms = np.linalg.norm(factors, axis=1, keepdims=True)
+    return factors / np.where(norms == 0, 1, norms)
+
+
+def fitted(interactions, seed):
+    """ALS factors of a (n_users, n_items) matrix."""
     model = AlternatingLeastSquares(
         factors=FACTORS,
         iterations=ITERATIONS,
@@ -34,15 +49,12 @@ def user_factors(interactions, seed):
         num_threads=1,
         use_gpu=False,
     )
-    with threadpool_limits(1, "blas"):
-        model.fit(interactions, show_progress=False)
-    factors = np.array(model.user_factors, dtype=np.float32)
-    norms = np.linalg.norm(factors, axis=1, keepdims=True)
-    return factors / np.where(norms == 0, 1, norms)
+    model.fit(interactions, show_progress=False)
+    return model
 
 
-def nearest(factors, top_k):
-    """Scores and positions, both (n_users, top_k + 1), of the rows with the largest inner product (the row itself among them)."""
+def index_of(factors):
+    """An inner-product index over the rows of `factors`."""
     faiss.omp_set_num_threads(1)
     n_users, width = factors.shape
     index = faiss.IndexFlatIP(width)
@@ -52,31 +64,58 @@ def nearest(factors, top_k):
         index.nprobe = max(8, n_lists // 32)
         index.train(factors)
     index.add(factors)
-    return index.search(factors, min(top_k + 1, n_users))
+    return index
 
 
-def neighbours_of(snapshot, log, top_k, seed):
-    """The rows of one snapshot. `log` has one row per known user and item."""
-    user_codes, user_ids = pd.factorize(log["user_id"], sort=True)
-    item_codes = log["item_index"].to_numpy()
-    ones = np.ones(len(log), dtype=np.float32)
-    interactions = sparse.csr_matrix((ones, (user_codes, item_codes)), shape=(len(user_ids), item_codes.max() + 1))
-    scores, positions = nearest(user_factors(interactions, seed), top_k)
-    rows = np.repeat(np.arange(len(user_ids)), positions.shape[1])
-    found = pd.DataFrame({"row": rows, "other": positions.ravel(), "score": scores.ravel().astype(np.float64).round(6)})
-    found = found[(found["other"] >= 0) & (found["other"] != found["row"])]
-    found = found.sort_values(["row", "score", "other"], ascending=[True, False, True], kind="stable")
-    found["rank"] = found.groupby("row").cumcount() + 1
-    found = found[found["rank"] <= top_k]
-    return pd.DataFrame(
-        {
-            "snapshot": snapshot,
-            "user_id": user_ids.to_numpy()[found["row"]],
-            "neighbour_id": user_ids.to_numpy()[found["other"]],
-            "score": found["score"].to_numpy(),
-            "rank": found["rank"].to_numpy(),
-        }
+def nearest_others(index, queries, own, top_k):
+    """Rows (query, other, score, rank): the `top_k` positions of `index` nearest to each query, `own[query]` left out."""
+    scores, positions = index.search(queries, min(top_k + 1, index.ntotal))
+    query = np.repeat(np.arange(len(queries)), positions.shape[1])
+    found = pd.DataFrame(
+        {"query": query, "other": positions.ravel(), "score": scores.ravel().astype(np.float64).round(6)}
     )
+    found = found[(found["other"] >= 0) & (found["other"] != own[query])]
+    found = found.sort_values(["query", "score", "other"], ascending=[True, False, True], kind="stable")
+    found["rank"] = found.groupby("query").cumcount() + 1
+    return found[found["rank"] <= top_k]
+
+
+def matrix(rows, columns, shape):
+    return sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+
+
+def neighbours_of(snapshot, log, views, settings):
+    """The rows of one snapshot: first of users as they are known, then of dialogues.
+
+    `log` has one row per known user and item, `views` one per dialogue and item that it knows of its user.
+    """
+    user_codes, user_ids = pd.factorize(log["user_id"], sort=True)
+    n_items = log["item_index"].max() + 1
+    dialogue_codes, dialogue_ids = pd.factorize(views["dialogue_id"], sort=True)
+    viewers = views.groupby("dialogue_id", sort=True)["user_id"].first()
+    with threadpool_limits(1, "blas"):
+        model = fitted(matrix(user_codes, log["item_index"].to_numpy(), (len(user_ids), n_items)), settings["seed"])
+        index = index_of(unit(model.user_factors))
+        served = nearest_others(index, unit(model.user_factors), np.arange(len(user_ids)), settings["neighbours"])
+        parts = [(served, user_ids.to_numpy(), np.full(len(user_ids), "", dtype=object))]
+        if len(dialogue_ids):
+            known = matrix(dialogue_codes, views["item_index"].to_numpy(), (len(dialogue_ids), n_items))
+            folded = unit(model.recalculate_user(np.arange(len(dialogue_ids)), known))
+            around = nearest_others(index, folded, user_ids.get_indexer(viewers), settings["neighbours"])
+            parts.append((around, viewers.to_numpy(), dialogue_ids.to_numpy()))
+    return [
+        pd.DataFrame(
+            {
+                "snapshot": snapshot,
+                "user_id": askers[found["query"]],
+                "dialogue_id": dialogues[found["query"]],
+                "neighbour_id": user_ids.to_numpy()[found["other"]],
+                "score": found["score"].to_numpy(),
+                "rank": found["rank"].to_numpy(),
+            }
+        )
+        for found, askers, dialogues in parts
+    ]
 
 
 def model(dbt, session):
@@ -84,13 +123,19 @@ def model(dbt, session):
     parameters = dbt.ref("stg_parameters")
     known = dbt.ref("fct_known_interactions")
     items = dbt.ref("dim_items")
-    settings = parameters.df().iloc[0]
+    views = dbt.ref("int_dialogue_views")
+    row = parameters.df().iloc[0]
+    settings = {name: int(row[name]) for name in ("neighbours", "seed")}
     log = known.set_alias("k").join(items.set_alias("i"), "k.item_id = i.item_id")
     log = log.project("snapshot, user_id, item_index").order("snapshot, user_id, item_index").df()
+    seen = views.filter("is_folded").project("snapshot, dialogue_id, user_id, unnest(known_items) as item_id")
+    seen = seen.set_alias("v").join(items.set_alias("i"), "v.item_id = i.item_id")
+    seen = seen.project("snapshot, dialogue_id, user_id, item_index").order("dialogue_id, item_index").df()
     parts = [
-        neighbours_of(snapshot, rows, int(settings["neighbours"]), int(settings["seed"]))
+        part
         for snapshot, rows in log.groupby("snapshot", sort=True)
         if rows["user_id"].nunique() > 1
+        for part in neighbours_of(snapshot, rows, seen[seen["snapshot"] == snapshot], settings)
     ]
     empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     return pd.concat(parts, ignore_index=True) if parts else empty

@@ -15,4 +15,5 @@ select
   prompt_history,
   prompt_neighbours,
   max_text_length,
+  sparse_views,
 from {{ source('workspace', 'parameters') }}

@@ -1,4 +1,5 @@
--- Every interaction a prompt shows (the user's own, a neighbour's, an item's audience) is known in its snapshot.
+-- Every interaction a prompt shows (the user's own, a neighbour's, an item's audience) is known in its snapshot, and
+-- somebody is known in it who picked each text neighbour.
 {{ config(tags=['features', 'no_leakage']) }}
 
 with user_entries as (
@@ -31,7 +32,7 @@ audience as (
   select
     snapshot,
     as_of,
-    unnest(from_json(history, '[{"user_id": "VARCHAR"}]')).user_id as user_id,
+    unnest(from_json(audience, '[{"user_id": "VARCHAR"}]')).user_id as user_id,
     item_id,
   from {{ ref('fct_item_prompts') }}
 ),
@@ -42,6 +43,14 @@ shown as (
   select * from neighbour_entries
   union
   select * from audience
+),
+
+text_neighbours as (
+  select distinct
+    snapshot,
+    as_of,
+    unnest(from_json(neighbours, '[{"item_id": "VARCHAR"}]')).item_id as item_id,
+  from {{ ref('fct_item_prompts') }}
 )
 
 select shown.*
@@ -52,3 +61,14 @@ left join {{ ref('fct_known_interactions') }} as known
   and known.user_id = shown.user_id
   and known.item_id = shown.item_id
 where known.item_id is null
+union all
+select
+  text_neighbours.snapshot,
+  text_neighbours.as_of,
+  null as user_id,
+  text_neighbours.item_id,
+from text_neighbours
+anti join {{ ref('fct_known_interactions') }} as known
+  on known.snapshot = text_neighbours.snapshot
+  and known.as_of = text_neighbours.as_of
+  and known.item_id = text_neighbours.item_id

@@ -4,12 +4,17 @@ A `Knowledge` comes in, one profile per user and per item goes out. A user's cla
 items, with a smaller part from neighbours' items; an item's is its own text plus what is over-represented among the
 other items of its audience, or, for a cold item, among the audiences of the warm items whose texts resemble its own. The
 weighting is c-TF-IDF (Grootendorst 2022, arXiv 2203.05794) with a term's share in the class against its share overall.
-It is the baseline that language models must beat, their default teacher, and a fallback an operator may choose.
+It is the baseline that language models must beat and a fallback an operator may choose.
+
+It is also their default teacher, by another measure (`write_teacher_profiles`): of those who are well known, the terms that
+their picks hold in excess of what everybody's picks would hold, as standardised residuals (Pearson). An item's are
+those of its audience's other picks, so that what a language model learns to write of a cold item is who it is for and
+not a paraphrase of its text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -43,6 +48,14 @@ BORROWED_SHARE = 0.25
 """What the audiences of very similar warm items weigh beside a cold item's own text."""
 BORROWED_HALF = 0.2
 """Text similarity at which half of BORROWED_SHARE is granted."""
+TEACHER_MIN_ITEMS = 3
+"""Items a term must be said of to say something about people: what fewer share is the name of a product."""
+TEACHER_MIN_KNOWN = 3
+"""Picks of a user, and members of an audience, under which the teacher does not speak."""
+TEACHER_MIN_PICKS = 2
+"""Picks a term must be in."""
+TEACHER_MIN_EXCESS = 2.0
+"""Standard deviations above chance."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,57 @@ def write_profiles(knowledge: Knowledge, terms: Terms, settings: ProfileSettings
     users = _write_users(knowledge, terms, settings, own, background)
     items = _write_items(knowledge, terms, settings, own, background)
     return users, items
+
+
+def write_teacher_profiles(knowledge: Knowledge, terms: Terms, settings: ProfileSettings) -> tuple[Written, Written]:
+    """What a teacher says of well-known users and items at one snapshot; '' and a flag of all others.
+
+    With c_t the picks that carry term t among n picks, and p_t the share of all picks that carry it, a term's score is
+    (c_t - n p_t) / sqrt(n p_t + 1): a user's over the history, an item's over its audience's other picks.
+    """
+    carries = sparse.csr_matrix((terms.shares > 0).astype(np.float32))
+    carries = sparse.csr_matrix(
+        carries @ sparse.diags_array((carries.getnnz(axis=0) >= TEACHER_MIN_ITEMS).astype(np.float32))
+    )
+    carries.eliminate_zeros()
+    lengths, sizes = knowledge.history_lengths, knowledge.audience_sizes
+    chance = np.asarray(carries.T @ sizes.astype(np.float64)).ravel() / max(int(sizes.sum()), 1)
+    picked = sparse.csr_matrix(knowledge.histories @ carries)
+    audiences = sparse.csr_matrix(knowledge.histories.T)
+    others = np.asarray(audiences @ (lengths - 1).astype(np.float64)).ravel()
+
+    def of_users(rows: slice) -> sparse.csr_matrix:
+        return _excess(picked[rows], lengths[rows].astype(np.float64), chance)
+
+    def of_items(rows: slice) -> sparse.csr_matrix:
+        own = carries[rows].multiply(sizes[rows][:, None])
+        return _excess(sparse.csr_matrix(audiences[rows] @ picked - own), others[rows], chance)
+
+    n_identities, n_interests, n_each = settings.identities, settings.interests, settings.item_phrases
+    users = _teach(of_users, lengths, _Author(terms, chance, n_identities, n_interests, general_first=True), NO_HISTORY)
+    items = _teach(of_items, sizes, _Author(terms, chance, n_each, n_each, general_first=True), NO_HISTORY)
+    return users, items
+
+
+def _excess(counts: sparse.csr_matrix, n: NDArray[np.float64], chance: NDArray[np.float64]) -> sparse.csr_matrix:
+    """Standardised residuals of term counts (n_rows, n_terms); what one pick alone shows, or chance might, is left out."""
+    expected = np.repeat(n, np.diff(counts.indptr)) * chance[counts.indices]
+    scores = ((counts.data - expected) / np.sqrt(expected + 1)).astype(np.float32)
+    scores[(counts.data < TEACHER_MIN_PICKS) | (scores < TEACHER_MIN_EXCESS)] = 0
+    return _keep_best(_with_data(counts, scores), scores, KEPT_TERMS)
+
+
+def _teach(
+    scores_of: Callable[[slice], sparse.csr_matrix], known: NDArray[np.int64], author: _Author, unknown: str
+) -> Written:
+    texts: list[str] = []
+    flags: list[str] = []
+    for rows in track(list(_blocks(len(known), BLOCK // 8)), "reading what people share"):
+        written, silent = author.write(scores_of(rows))
+        silent |= known[rows] < TEACHER_MIN_KNOWN
+        texts += ["" if nothing else text for text, nothing in zip(written, silent, strict=True)]
+        flags += np.where(silent, unknown, KNOWN).tolist()
+    return Written(texts, flags)
 
 
 def _own_shares(knowledge: Knowledge, terms: Terms) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
@@ -210,8 +274,18 @@ def _keep_best(matrix: sparse.csr_matrix, scores: NDArray[np.float32], count: in
 class _Author:
     """Turns rows of term scores into profiles: identities from the best categories, interests from the best terms."""
 
-    def __init__(self, terms: Terms, background: NDArray[np.float64], identities: int, interests: int) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        background: NDArray[np.float64],
+        identities: int,
+        interests: int,
+        *,
+        general_first: bool = False,
+    ) -> None:
+        """`general_first` names interests from the most common to the rarest, an order that can be learned."""
         self.terms, self.identities, self.interests = terms, identities, interests
+        self.frequency = background if general_first else None
         self.roles = [
             grammar.clean_phrase(f"{phrase} {'enthusiast' if category else 'fan'}")
             for phrase, category in zip(terms.phrases, terms.is_category, strict=True)
@@ -243,6 +317,8 @@ class _Author:
             return ""
         rest = (term for term in interests if term not in self.categories)
         roles = {self.roles[term].casefold(): self.roles[term] for term in chain(dominant, rest)}
+        if self.frequency is not None:
+            interests = sorted(interests, key=lambda term: (-self.frequency[term], term))
         phrases = [self.terms.phrases[term] for term in interests]
         return grammar.render(grammar.Profile(tuple(islice(roles.values(), self.identities)), tuple(phrases)))
 

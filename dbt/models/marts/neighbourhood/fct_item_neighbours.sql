@@ -76,13 +76,17 @@ combined as (
   select * from co_occurrence
   union all
   select
-    snapshot,
-    item_id,
-    neighbour_id,
-    score,
-    rank,
+    texts.snapshot,
+    texts.item_id,
+    texts.neighbour_id,
+    texts.score,
+    texts.rank,
     'text' as source,
-  from {{ ref('int_item_text_neighbours') }}
+  from {{ ref('int_item_text_neighbours') }} as texts
+  inner join {{ ref('fct_item_status') }} as status
+    on status.snapshot = texts.snapshot
+    and status.item_id = texts.item_id
+    and not status.is_warm
 )
 
 select

@@ -7,3 +7,4 @@ select
   neighbours.rank::bigint as rank,
 from {{ ref('int_user_neighbours') }} as neighbours
 inner join {{ ref('int_snapshots') }} as snapshots on snapshots.snapshot = neighbours.snapshot
+where neighbours.dialogue_id = ''

@@ -3,7 +3,7 @@ with parameters as (
   from {{ ref('stg_parameters') }}
 ),
 
-audience as (
+latest as (
   select
     known.snapshot,
     known.item_id,
@@ -21,7 +21,7 @@ readers as (
     snapshot,
     item_id,
     list({'user_id': user_id} order by place) as users,
-  from audience
+  from latest
   group by snapshot, item_id
 ),
 
@@ -32,42 +32,28 @@ around as (
     list(
       {
         'item_id': cards.item_id,
-        'title': cards.title,
-        'categories': cards.categories,
+        'line': cards.line,
         'score': round(neighbours.score, 4),
-        'source': neighbours.source,
       }
       order by neighbours.rank
     ) as neighbours,
-    list(cards.line order by neighbours.rank) as lines,
-  from {{ ref('fct_item_neighbours') }} as neighbours
+  from {{ ref('int_item_text_neighbours') }} as neighbours
   inner join {{ ref('int_item_cards') }} as cards on cards.item_id = neighbours.neighbour_id
   cross join parameters
   where neighbours.rank <= parameters.prompt_neighbours
   group by neighbours.snapshot, neighbours.item_id
 ),
 
-written as (
+told as (
   select
     snapshots.snapshot,
     snapshots.as_of,
     items.item_id,
-    coalesce(len(readers.users), 0) as n_history,
-    to_json(coalesce(readers.users, [])) as history,
+    coalesce(len(readers.users), 0) as n_audience,
+    to_json(coalesce(readers.users, [])) as audience,
+    cards.line,
+    coalesce({{ prompt_text('items.text', 300) }}, '') as text,
     to_json(coalesce(around.neighbours, [])) as neighbours,
-    to_json([
-      {'role': 'system', 'content': {{ profile_instruction('the people an item is for') }}},
-      {
-        'role': 'user',
-        'content': concat(
-          'The item:', chr(10), '- ', cards.line, chr(10),
-          coalesce('Its text: ' || nullif({{ prompt_text('items.text', 300) }}, '') || chr(10), ''),
-          'Items close to it:', chr(10),
-          coalesce(array_to_string(list_transform(around.lines, lambda line: '- ' || line), chr(10)), '(none)'), chr(10),
-          'Write the profile of the people this item is for.'
-        ),
-      },
-    ]) as messages,
   from {{ ref('dim_items') }} as items
   inner join {{ ref('int_item_cards') }} as cards on cards.item_id = items.item_id
   cross join {{ ref('int_snapshots') }} as snapshots
@@ -81,5 +67,5 @@ written as (
 
 select
   *,
-  sha256(messages::varchar) as prompt_hash,
-from written
+  sha256(concat_ws(chr(10), line, text, neighbours::varchar)) as prompt_hash,
+from told

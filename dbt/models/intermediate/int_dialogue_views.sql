@@ -1,0 +1,97 @@
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+known as (
+  select
+    user_id,
+    item_id,
+    history_rank,
+  from {{ ref('fct_known_interactions') }}
+  where snapshot = 'select'
+),
+
+users as (
+  select
+    user_id,
+    count(*) as n_known,
+    string_agg(item_id, chr(31) order by item_id) as history,
+  from known
+  group by user_id
+  having count(*) >= 2
+),
+
+views as (
+  select
+    users.user_id,
+    unnest(case when users.n_known >= 5 then range(0, parameters.sparse_views + 1) else [0] end)::bigint as view,
+    case when {{ hash_unit('parameters.seed', 'fold', 'users.history') }} < 0.1 then 'held_out' else 'train' end as fold,
+    parameters.seed,
+  from users
+  cross join parameters
+),
+
+dialogues as (
+  select
+    *,
+    concat('user:', user_id, ':', view) as dialogue_id,
+    {{ hash_unit('seed', 'answer', "concat('user:', user_id, ':', view)") }} < 0.5 as answer,
+    1 + floor({{ hash_unit('seed', 'sparse', "concat('user:', user_id, ':', view)") }} * 3) as n_if_sparse,
+  from views
+),
+
+drawn as (
+  select
+    dialogues.*,
+    known.item_id,
+    known.history_rank,
+    row_number() over (
+      partition by dialogues.dialogue_id
+      order by {{ hash_text('dialogues.seed', 'withheld', 'dialogues.dialogue_id || chr(31) || known.item_id') }}
+    ) as draw,
+  from dialogues
+  inner join known on known.user_id = dialogues.user_id
+),
+
+seen as (
+  select
+    dialogue_id,
+    user_id,
+    view,
+    fold,
+    answer,
+    max(item_id) filter (draw = 1) as drawn_item_id,
+    list(item_id order by history_rank) filter (
+      case
+        when view > 0 then draw between 2 and n_if_sparse + 1
+        else not answer or draw > 1
+      end
+    ) as known_items,
+  from drawn
+  group by dialogue_id, user_id, view, fold, answer
+),
+
+-- Few items are soon the same few: what a held-out dialogue shows is shown by no other that is trained on.
+compared as (
+  select
+    seen.*,
+    bool_or(fold = 'held_out') over (
+      partition by list_sort(known_items[1:parameters.prompt_history])
+    ) as is_shown_held_out,
+  from seen
+  cross join parameters
+)
+
+select
+  dialogue_id,
+  'select' as snapshot,
+  user_id,
+  view,
+  fold,
+  answer,
+  drawn_item_id,
+  known_items,
+  view > 0 or answer as is_folded,
+from compared
+where fold = 'held_out' or not is_shown_held_out

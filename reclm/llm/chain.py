@@ -1,0 +1,119 @@
+"""The line from a warehouse to a language model that writes profiles: teacher, base, tuned, reward, refined.
+
+Each link is made from the one before it or found standing. All of them learn from snapshot `select` alone, so what they
+write at either snapshot knows nothing that the snapshot does not; and what the teacher said of held-out users and items
+is in no prompt, no corpus and no answer that anything is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.errors import ArtifactError, WorkspaceError
+from reclm.llm.dialogues import Dialogue
+
+if TYPE_CHECKING:
+    from reclm.llm.teacher import Teacher
+    from reclm.settings import Settings
+
+COMMANDS = {"teacher": "reclm tune", "base": "reclm tune", "sft": "reclm tune", "reward": "reclm reward"}
+
+
+@dataclass
+class Chain:
+    """What the links share, read when first needed."""
+
+    settings: Settings
+
+    @cached_property
+    def teacher(self) -> tuple[Artifact, Teacher]:
+        """The teacher's artifact and its words, written now if need be."""
+        from reclm.llm.teacher import load_teacher, write_teacher
+
+        artifact = write_teacher(self.settings)
+        if artifact is None:
+            raise ArtifactError("the teacher wrote nothing")
+        return artifact, load_teacher(self.settings, artifact)
+
+    @cached_property
+    def dialogues(self) -> list[Dialogue]:
+        """Every dialogue, those of held-out entities too; no prompt shows what was said of held-out items' audiences."""
+        from reclm import warehouse
+        from reclm.llm.facts import load_dialogues
+
+        _, teacher = self.teacher
+        with closing(warehouse.connect(self.settings)) as connection:
+            rows = connection.execute(
+                "select distinct item_id from fct_item_dialogues where fold = 'held_out'"
+            ).fetchall()
+            unspoken = {row[0] for row in rows}
+            found = load_dialogues(connection, lambda item: "" if item in unspoken else teacher.interests(item))
+        if not found:
+            raise WorkspaceError(
+                "no dialogue can be made of this log: nobody has two known interactions with known items"
+            )
+        return found
+
+    @cached_property
+    def parents(self) -> dict[str, str]:
+        from reclm.profiles.engine import warehouse_fingerprint
+
+        return {"teacher": self.teacher[0].version, "warehouse": warehouse_fingerprint(self.settings.paths)}
+
+    def base(self) -> Artifact:
+        """The base model, trained from scratch on the train fold's conversations and the items' texts, or pinned."""
+        from reclm.llm.base import shape_of, write_base
+        from reclm.llm.conversations import corpus
+
+        def documents() -> Iterator[str]:
+            return corpus(self.dialogues, self.teacher[1], shape_of(self.settings), self._texts())
+
+        return write_base(self.settings, documents)
+
+    def _texts(self) -> list[str]:
+        from reclm import warehouse
+
+        with closing(warehouse.connect(self.settings)) as connection:
+            rows = connection.execute(
+                "select line, text from fct_item_prompts where snapshot = 'select' order by item_id"
+            )
+            return [" | ".join(filter(None, row)) for row in rows.fetchall()]
+
+    def tuned(self) -> Artifact:
+        """The base model tuned on two-turn dialogues."""
+        from reclm.llm.sft import write_sft
+
+        return write_sft(self.settings, self.dialogues, self.teacher[1], self.base(), self.parents)
+
+    def rewarded(self) -> Artifact:
+        """The reward model. Raises WorkspaceError when there is no tuned model of this warehouse."""
+        from reclm.llm.reward import write_reward
+
+        return write_reward(self.settings, self.dialogues, self.teacher[1], self.standing("sft"), self.parents)
+
+    def refined(self) -> Artifact:
+        """The tuned model refined against the reward model. Raises WorkspaceError when one of them is missing."""
+        from reclm.llm.refine import write_refine
+
+        sft, reward = self.standing("sft"), self.standing("reward")
+        return write_refine(self.settings, self.dialogues, self.teacher[1], sft, reward, self.parents)
+
+    def standing(self, kind: str) -> Artifact:
+        """The newest artifact of that kind whose teacher and warehouse are the current ones."""
+        found = [
+            a
+            for a in artifacts.all_of(self.settings.paths, kind)
+            if self.parents.items() <= a.manifest["parents"].items()
+        ]
+        if not found:
+            raise WorkspaceError(
+                f"{self.settings.paths.root} holds no {kind} model of the current warehouse and teacher; run "
+                f"`{COMMANDS[kind]}` first"
+            )
+        return found[-1]

@@ -1,0 +1,77 @@
+"""What TRL 1.12 needs in order to work beside the other packages of this environment: patches, each bound to its version.
+
+`prepare` goes before any other import of trl. It says no for TRL when asked for vLLM, because TRL 1.12 knows vLLM 0.19 to
+0.27 and fails at import beside a later one, and because any folder called `vllm` convinces it; our own vLLM engine does
+not ask TRL. It also keeps trainers from reporting their use to anybody. Nothing outside trl is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from reclm.errors import ModelError
+from reclm.progress import say
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+KNOWN = "1.12."
+
+
+def prepare() -> None:
+    """Makes trl importable. Raises ModelError for a release of trl that these patches were not written for."""
+    version = metadata.version("trl")
+    if not version.startswith(KNOWN):
+        raise ModelError(f"trl {version} is installed; this works with {KNOWN}x: pip install 'trl>=1.12,<1.13'")
+    from trl import import_utils
+
+    import_utils.is_vllm_available = _no
+    from trl.trainer.base_trainer import _BaseTrainer
+
+    setattr(_BaseTrainer, "_send_telemetry", _nothing)  # noqa: B010
+
+
+def _no(min_version: str | None = None) -> bool:
+    return False
+
+
+def _nothing(trainer: Any) -> None:
+    return None
+
+
+def fix_save(trainer: Trainer) -> None:
+    """Lets TRL 1.12's PPOTrainer save under transformers 5: it skips the constructor that sets this attribute."""
+    trainer.is_distributed_loading_by_transformers = False
+
+
+def tell_progress(trainer: Trainer) -> None:
+    """Has a trainer speak through `progress.say`, ten times a run, in place of its own prints on standard output."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class Teller(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+            every = max(1, state.max_steps // 10)
+            due = state.global_step // every > (state.global_step - args.logging_steps) // every
+            if state.is_world_process_zero and due and "loss" in (logs or {}):
+                say(f"    step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.3f}")
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Teller())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers for reading and writing weights, which end in a log file one line each."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

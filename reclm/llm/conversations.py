@@ -1,0 +1,129 @@
+"""Dialogues as chat messages: a dialogue and its teacher's profile come in, what the model reads and answers goes out.
+
+Turn 1 is fitted to its budget of tokens and answered by the teacher's profile; turn 2 asks about the withheld item (RecLM,
+arXiv 2412.19302, section 3.2). What cannot be learned from is counted, never patched: no teacher, a profile that does
+not parse, nothing known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reclm.llm.dialogues import Dialogue, Fold
+from reclm.llm.prompts import (
+    Kind,
+    Message,
+    Shape,
+    Style,
+    answer,
+    fitted,
+    is_silent,
+    item_question,
+    person_question,
+)
+from reclm.llm.tiny import as_document
+from reclm.profiles import grammar
+
+
+class ProfileSource(Protocol):
+    """What is asked of a teacher here: the profile of an entity, None when it wrote none."""
+
+    def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue as messages: a prompt, the profile, and with two turns the question and Yes or No."""
+
+    dialogue: Dialogue
+    prompt: list[Message]
+    messages: list[Message]
+
+
+@dataclass
+class Conversations:
+    """The conversations of some dialogues, how many prompts were trimmed to the budget, and why others were left out."""
+
+    found: list[Conversation] = field(default_factory=list)
+    trimmed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def question(dialogue: Dialogue, style: Style) -> Message:
+    """Turn 2 of a dialogue."""
+    if dialogue.kind == "user":
+        return item_question(dialogue.question[0] if dialogue.question else "", style)
+    return person_question(dialogue.question, style)
+
+
+def converse(
+    dialogues: Iterable[Dialogue],
+    teacher: ProfileSource,
+    shape: Shape,
+    count: Callable[[list[Message]], int],
+    *,
+    fold: Fold,
+    two_turns: bool = True,
+    masking: bool = True,
+) -> Conversations:
+    """The dialogues of `fold` as conversations within `shape`; without `masking` turn 1 shows the withheld item too."""
+    result = Conversations()
+    for dialogue in dialogues:
+        if dialogue.fold != fold:
+            continue
+        facts = dialogue.facts if masking else dialogue.unmasked
+        profile = teacher.of(dialogue.kind, dialogue.entity_id)
+        reason = _unusable(profile, silent=is_silent(facts))
+        if reason or profile is None:
+            result.left_out[reason] += 1
+            continue
+        prompt, trimmed = fitted(facts, shape, count)
+        result.trimmed += trimmed
+        messages: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
+        if two_turns:
+            messages += [question(dialogue, shape.style), answer(dialogue.answer)]
+        result.found.append(Conversation(dialogue, prompt, messages))
+    return result
+
+
+def _unusable(profile: str | None, *, silent: bool) -> str:
+    if not profile:
+        return "no_teacher"
+    if silent:
+        return "nothing_known"
+    return "" if grammar.parse(profile).ok else "malformed_teacher"
+
+
+def corpus(
+    dialogues: Iterable[Dialogue], teacher: ProfileSource, shape: Shape, texts: Iterable[str] = ()
+) -> Iterator[str]:
+    """What `tiny` is trained on from scratch: `texts` (items' own, cleaned), the prompts of all train dialogues and, where
+    the teacher wrote of their entities, the whole conversations. Nothing of a held-out entity is among the dialogues.
+    """
+    for text in texts:
+        cleaned = " ".join(grammar.strip_markup(text).split())
+        if cleaned:
+            yield cleaned
+    for dialogue in dialogues:
+        if dialogue.fold == "train":
+            yield as_document(_uncounted(dialogue, teacher, shape))
+
+
+def _uncounted(dialogue: Dialogue, teacher: ProfileSource, shape: Shape) -> Sequence[Message]:
+    """The conversation before there is a tokenizer to count with; what is too long is trimmed at about a token a word."""
+    prompt, _ = fitted(dialogue.facts, shape, lambda messages: sum(len(m["content"].split()) for m in messages))
+    profile = teacher.of(dialogue.kind, dialogue.entity_id)
+    if _unusable(profile, silent=is_silent(dialogue.facts)) or profile is None:
+        return prompt
+    turns: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
+    return [*turns, question(dialogue, shape.style), answer(dialogue.answer)]
+
+
+def first_prompts(
+    dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int]
+) -> list[list[Message]]:
+    """Turn 1 of each dialogue, within its budget."""
+    return [fitted(dialogue.facts, shape, count)[0] for dialogue in dialogues]

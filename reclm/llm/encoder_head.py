@@ -1,0 +1,152 @@
+"""The trained head of the encoder reward: embedded pieces of a request and phrases of an answer come in, a score goes out.
+
+Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase looks for the piece of the request it
+is nearest to, and every piece for its phrase, in the encoder's own space and in one learned for this world. The mean tells
+whether the profile is about this entity, the minimum betrays the one phrase that is somebody else's, the pieces without a
+phrase betray an answer that was cut off. A small network weighs these with the words shared and the form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SHARED_WIDTH = 64
+HIDDEN = 32
+SIDES = 2
+PARTS = 2
+POOLS = 4
+FORM = 18
+COUNTS = 3
+N_FEATURES = SIDES * PARTS * (2 * POOLS + 1) + FORM + COUNTS
+_FAR = -1.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """Padded rows of a table of texts: `vectors` (n, length, dim), `words` (n, length, buckets), `mask` (n, length)."""
+
+    vectors: Tensor
+    words: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests: their own pieces, those around, and `counts` (n, COUNTS)."""
+
+    own: Side
+    around: Side
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers: identity and interest phrases, and their `form` (n, FORM)."""
+
+    identity: Side
+    interests: Side
+    form: Tensor
+
+
+class Head(nn.Module):
+    """Scores answers to requests, `paired` (n,) or each of one with each of the other (n, m)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pieces = nn.Linear(dim, SHARED_WIDTH, bias=False)
+        self.identity = nn.Linear(dim, SHARED_WIDTH, bias=False)
+        self.interests = nn.Linear(dim, SHARED_WIDTH, bias=False)
+        self.hidden = nn.Linear(N_FEATURES, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1)
+        self.direct = nn.Linear(N_FEATURES, 1, bias=False)
+        self.register_buffer("mean", torch.zeros(N_FEATURES))
+        self.register_buffer("deviation", torch.ones(N_FEATURES))
+        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def start_from(self, vectors: NDArray[np.float32]) -> None:
+        """Begins the learned space as the first principal directions of the texts' (n, dim) vectors."""
+        _, _, directions = np.linalg.svd(vectors, full_matrices=False)
+        start = torch.zeros_like(self.pieces.weight)
+        start[: len(directions)] = torch.from_numpy(directions[:SHARED_WIDTH].copy())
+        for layer in (self.pieces, self.identity, self.interests):
+            layer.weight.data.copy_(start)
+
+    def standardise(self, features: Tensor) -> None:
+        self.mean.copy_(features.mean(0))
+        deviation = features.std(0)
+        self.deviation.copy_(torch.where(deviation > 1e-3, deviation, torch.ones_like(deviation)))
+
+    def forward(self, requests: Requests, answers: Answers, *, paired: bool) -> Tensor:
+        features = (self.features(requests, answers, paired=paired) - self.mean) / self.deviation
+        features = features.clamp(-5, 5)
+        score = self.out(torch.tanh(self.hidden(features))) + self.direct(features)
+        return (score.squeeze(-1) - self.shift) / self.scale
+
+    def features(self, requests: Requests, answers: Answers, *, paired: bool) -> Tensor:
+        """(n, N_FEATURES) or (n, m, N_FEATURES), before standardisation."""
+        found = []
+        for pieces in (requests.own, requests.around):
+            learned_pieces = _unit(self.pieces(pieces.vectors))
+            for phrases, layer in ((answers.identity, self.identity), (answers.interests, self.interests)):
+                mask = _both(pieces.mask, phrases.mask, paired)
+                raw = _similarity(pieces.vectors, phrases.vectors, paired)
+                learned = _similarity(learned_pieces, _unit(layer(phrases.vectors)), paired)
+                found += [_pooled(raw, mask), _pooled(learned, mask)]
+                found.append(_shared_words(pieces, phrases, paired).unsqueeze(-1))
+        lead = found[0].shape[:-1]
+        counts, form = requests.counts, answers.form
+        if not paired:
+            counts, form = counts[:, None], form[None]
+        return torch.cat([*found, form.expand(*lead, FORM), counts.expand(*lead, COUNTS)], dim=-1)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return nn.functional.normalize(vectors, dim=-1)
+
+
+def _similarity(pieces: Tensor, phrases: Tensor, paired: bool) -> Tensor:
+    return torch.einsum("nld,npd->nlp" if paired else "nld,mpd->nmlp", pieces, phrases)
+
+
+def _both(pieces: Tensor, phrases: Tensor, paired: bool) -> Tensor:
+    if paired:
+        return pieces[:, :, None] & phrases[:, None, :]
+    return pieces[:, None, :, None] & phrases[None, :, None, :]
+
+
+def _pooled(similarity: Tensor, mask: Tensor) -> Tensor:
+    """(…, POOLS): mean and minimum over phrases of the nearest piece, mean over pieces of the nearest phrase, mean of
+    all; 0 where either has none."""
+    far = torch.where(mask, similarity, torch.full_like(similarity, _FAR))
+    of_phrase, of_piece = far.amax(dim=-2), far.amax(dim=-1)
+    phrases, pieces = mask.any(dim=-2), mask.any(dim=-1)
+    lowest = torch.where(phrases, of_phrase, torch.ones_like(of_phrase)).amin(dim=-1)
+    any_there = mask.flatten(-2).any(dim=-1)
+    pools = torch.stack(
+        [
+            _mean(of_phrase, phrases),
+            lowest,
+            _mean(of_piece, pieces),
+            _mean(similarity.flatten(-2), mask.flatten(-2)),
+        ],
+        dim=-1,
+    )
+    return pools * any_there.unsqueeze(-1)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _shared_words(pieces: Side, phrases: Side, paired: bool) -> Tensor:
+    """Mean over phrases of the share of their words that the pieces hold."""
+    said = pieces.words.amax(dim=1)
+    shared = torch.einsum("nw,npw->np" if paired else "nw,mpw->nmp", said, phrases.words)
+    share = shared / phrases.words.sum(-1).clamp(min=1)
+    return _mean(share, phrases.mask)

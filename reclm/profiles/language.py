@@ -1,0 +1,227 @@
+"""Profiles by a language model: facts of both snapshots come in, the texts of every user and item go out.
+
+Turn 1 of each entity is fitted to the budget and answered by the engine that the settings name, with the newest model of
+the stage that the settings name (RecLM, arXiv 2412.19302, section 3.4). Prompts that the same model has answered for an
+earlier artifact are not asked again. Of whom nothing is known the model is asked with nothing, and the row is flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.dataset import Snapshot
+from reclm.errors import ArtifactError, WorkspaceError
+from reclm.llm.generate.engine import Engine, open_engine
+from reclm.llm.generate.extractive import KNOWN, NO_HISTORY, NO_TEXT
+from reclm.llm.generate.write import GenerationRow, Request, earlier, generate, prompt_hash
+from reclm.llm.prompts import Facts, Kind, Message, Shape, UserFacts, fitted, is_silent
+from reclm.profiles import grammar
+from reclm.workspace import Workspace
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from reclm.llm.teacher import Teacher
+    from reclm.settings import Settings
+
+KIND_OF_MODEL = {"refined": "refine", "tuned": "sft", "base": "base"}
+COMMAND_OF_KIND = {"refine": "reclm refine", "sft": "reclm tune", "base": "reclm tune"}
+CHARACTERS_A_TOKEN = 4
+"""What a token is taken for where the endpoint keeps its tokenizer to itself."""
+Count = Callable[[list[Message]], int]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What writes: `model` is None where an endpoint has its own; `parents` and `parameters` are those of an artifact."""
+
+    model: Artifact | None
+    model_version: str
+    parents: dict[str, str]
+    parameters: dict[str, Any]
+
+
+@dataclass
+class Asked:
+    """The entities of one kind and snapshot: for each id the hash of its prompt and its flag."""
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+    trimmed: int = 0
+
+
+def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None) -> Writer:
+    """Who writes by these settings: `model`, or the newest of `profiles.model`, those of the `warehouse` before others.
+
+    Raises WorkspaceError naming the command that makes the model when there is none.
+    """
+    from reclm.llm.base import style_of
+
+    if settings.profiles.engine != "openai":
+        model = newest_model(settings, warehouse) if model is None else model
+    profiles, llm, endpoint = settings.profiles, settings.llm, settings.openai
+    version = "" if model is None else f"{model.kind}-{model.version}"
+    parameters = {
+        "engine": profiles.engine,
+        "decoding": decoding(settings),
+        "style": style_of(settings),
+        "prompt": llm.model_dump(include={"history", "neighbours", "neighbour_items", "max_prompt_tokens"}),
+        "model_version": version,
+    }
+    if profiles.engine == "openai":
+        parameters |= {"base_url": endpoint.base_url, "model": endpoint.model}
+    return Writer(model, version, {} if model is None else {model.kind: model.version}, parameters)
+
+
+def decoding(settings: Settings) -> dict[str, Any]:
+    """The settings that an answer to a prompt depends on."""
+    return {
+        "temperature": settings.profiles.temperature,
+        "retries": settings.profiles.retries,
+        "max_tokens": settings.llm.max_profile_tokens,
+        "seed": settings.seed,
+    }
+
+
+def newest_model(settings: Settings, warehouse: str) -> Artifact:
+    """The newest model of `profiles.model`, those whose line begins at this warehouse before all others."""
+    kind = KIND_OF_MODEL[settings.profiles.model]
+    workspace = settings.paths
+    found = artifacts.all_of(workspace, kind)
+    if not found:
+        raise WorkspaceError(
+            f"{workspace.root} holds no {kind} model for profiles.model = {settings.profiles.model!r}; run "
+            f"`{COMMAND_OF_KIND[kind]}` first, or set profiles.engine to 'extractive'"
+        )
+    places = range(len(found))
+    return found[max(places, key=lambda place: (found[place].manifest["parents"].get("warehouse") == warehouse, place))]
+
+
+def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Teacher:
+    """Whose word on audiences stands in items' prompts: the teacher of this warehouse, else the one the model had.
+
+    The keyword teacher writes when it has not. Raises WorkspaceError when there is no teacher at all.
+    """
+    from reclm.llm.teacher import load_teacher, write_teacher
+
+    if settings.teacher.engine == "extractive":
+        return load_teacher(settings, _written(write_teacher(settings)))
+    found = artifacts.all_of(settings.paths, "teacher")
+    own = [one for one in found if one.version == _ancestor(settings.paths, model, "teacher")]
+    current = [one for one in found if one.manifest["parents"].get("warehouse") == warehouse]
+    for chosen in (current, own, found):
+        if chosen:
+            return load_teacher(settings, chosen[-1])
+    raise WorkspaceError(f"{settings.paths.root} holds no teacher profiles; run `reclm tune` first")
+
+
+def _written(artifact: Artifact | None) -> Artifact:
+    if artifact is None:
+        raise ArtifactError("the teacher wrote nothing")
+    return artifact
+
+
+def _ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> str | None:
+    """The version of that kind in an artifact's line, None when it has none."""
+    waiting = [artifact] if artifact else []
+    while waiting:
+        parents = waiting.pop().manifest["parents"]
+        if kind in parents:
+            return str(parents[kind])
+        lines = ((name, version) for name, version in parents.items() if name in artifacts.KINDS)
+        waiting += [found for name, version in lines if (found := artifacts.find(workspace, name, version))]
+    return None
+
+
+@dataclass
+class Conversations:
+    """Prompts of many entities, gathered before any is asked, so that identical ones are asked once."""
+
+    shape: Shape
+    count: Count
+    requests: list[Request] = field(default_factory=list)
+
+    def add(self, kind: Kind, facts: Mapping[str, Facts], ids: Iterable[str]) -> Asked:
+        """The prompts of `ids`; every one needs its facts."""
+        asked = Asked()
+        for entity in ids:
+            messages, trimmed = fitted(facts[entity], self.shape, self.count)
+            self.requests.append(Request(kind, messages))
+            asked.hashes[entity] = prompt_hash(messages)
+            asked.flags[entity] = flag_of(facts[entity])
+            asked.trimmed += trimmed
+        return asked
+
+
+def flag_of(facts: Facts) -> str:
+    """KNOWN, or why an honest profile of this entity can only be anybody's."""
+    if not is_silent(facts):
+        blank = isinstance(facts, UserFacts) and not any(line.strip() for line in facts.history)
+        return NO_TEXT if blank else KNOWN
+    return NO_HISTORY if isinstance(facts, UserFacts) else NO_TEXT
+
+
+def conversations(settings: Settings, writer: Writer) -> Conversations:
+    """An empty gathering, with the budget counted by the writer's own tokenizer, or estimated for an endpoint."""
+    from reclm.llm.base import load_tokenizer, model_location, shape_of, token_counter
+
+    count: Count = estimated_tokens
+    if writer.model is not None:
+        count = token_counter(load_tokenizer(model_location(settings, writer.model)))
+    return Conversations(shape_of(settings), count)
+
+
+def estimated_tokens(messages: list[Message]) -> int:
+    return sum(len(message["content"]) // CHARACTERS_A_TOKEN + CHARACTERS_A_TOKEN for message in messages)
+
+
+def facts_of(connection: DuckDBPyConnection, kind: Kind, snapshot: Snapshot, teacher: Teacher) -> Mapping[str, Facts]:
+    """{id: what is known at the snapshot}."""
+    from reclm.llm.facts import load_item_facts, load_user_facts
+
+    if kind == "user":
+        return load_user_facts(connection, snapshot)
+    return load_item_facts(connection, snapshot, lambda item_id: teacher.interests(item_id, snapshot))
+
+
+def ask(
+    settings: Settings, writer: Writer, gathered: Conversations, folder: Path, *, full: bool
+) -> tuple[dict[str, GenerationRow], dict[str, Any]]:
+    """{prompt_hash: answer} of everything gathered, and what the manifest should tell of it.
+
+    Unless `full`, answers that the same engine and model gave by the same decoding settings are taken from earlier
+    artifacts. New ones stand in `folder`.
+    """
+    from reclm.llm.base import model_location
+
+    location = "" if writer.model is None else model_location(settings, writer.model)
+    with open_engine(settings, location, writer.model_version) as engine:
+        known = {} if full else _earlier(settings, writer, engine)
+        rows = generate(settings, engine, gathered.requests, folder, known)
+    new = [row for key, row in rows.items() if key not in known]
+    return rows, {
+        "prompts": len(gathered.requests),
+        "distinct_prompts": len(rows),
+        "generated": len(new),
+        "asked_again": sum(row.attempts > 1 for row in new),
+        "malformed": sum(row.parse_status != grammar.OK for row in rows.values()),
+        "tokens": sum(row.tokens for row in new),
+        "model_version": engine.model_version,
+        "engine_version": engine.version,
+    }
+
+
+def _earlier(settings: Settings, writer: Writer, engine: Engine) -> dict[str, GenerationRow]:
+    alike = writer.parameters["decoding"]
+    return earlier(_folders(settings.paths, alike), engine)
+
+
+def _folders(workspace: Workspace, decoding: Mapping[str, Any]) -> Iterator[Path]:
+    for artifact in artifacts.all_of(workspace, "profiles"):
+        if artifact.manifest["parameters"].get("decoding") == decoding:
+            yield artifact.path

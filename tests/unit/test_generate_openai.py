@@ -1,0 +1,332 @@
+"""The endpoint's engine behind a server that fails in every way servers do: every prompt is answered once, none is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reclm.errors import ModelError
+from reclm.llm.generate import openai as module
+from reclm.llm.generate.openai import OpenAIEngine
+from reclm.llm.generate.write import Request, generate
+from reclm.llm.prompts import Message
+from reclm.profiles import grammar
+from reclm.settings import Settings
+
+KEY = "sk-secret-of-the-test"
+Fault = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server(ThreadingHTTPServer):
+    """A chat endpoint on loopback that answers each prompt with a profile naming it.
+
+    `faults` are handed out first, one a request, each in place of an answer.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, faults: Sequence[Fault] = (), port: int = 0, owner: str = "test") -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.faults, self.owner = list(faults), owner
+        self.bodies: list[dict[str, Any]] = []
+        self.answered: Counter[str] = Counter()
+        self.begun: list[float] = []
+        self.under_way = self.most_under_way = 0
+        self.pause = 0.0
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send({"object": "list", "data": [{"id": "m-1", "object": "model", "owned_by": self.server.owner}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        with server.lock:
+            server.bodies.append({**body, "authorization": self.headers["Authorization"]})
+            server.begun.append(time.monotonic())
+            server.under_way += 1
+            server.most_under_way = max(server.most_under_way, server.under_way)
+            fault = server.faults.pop(0) if server.faults else None
+        try:
+            time.sleep(server.pause)
+            if fault is not None:
+                fault(self)
+                return
+            prompt = body["messages"][-1]["content"]
+            self.send(completion(f"User identity: reader; User interests: {prompt}"))
+            with server.lock:
+                server.answered[prompt] += 1
+        finally:
+            with server.lock:
+                server.under_way -= 1
+
+    def send(self, body: Any, status: int = 200, **headers: str) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def completion(text: str | None) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "c", "object": "chat.completion", "created": 1, "model": "m-1",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }  # fmt: skip
+
+
+def status(code: int, **headers: str) -> Fault:
+    return lambda handler: handler.send({"error": {"message": f"said {KEY}"}}, code, **headers)  # type: ignore[attr-defined]
+
+
+def says(body: Any) -> Fault:
+    return lambda handler: handler.send(body)  # type: ignore[attr-defined]
+
+
+def hangs(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.8)
+
+
+def drops_half_way(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id": "c", "choi')
+    handler.close_connection = True
+
+
+FAULTS: dict[str, Fault] = {
+    "a time-out": hangs,
+    "too many requests": status(429, Retry_After="0.05"),
+    "too many requests, without a time": status(429),
+    "an error of the server": status(500),
+    "a server that is starting": status(503, Retry_After="0.02"),
+    "something that is not JSON": says(b"<html>oops</html>"),
+    "broken JSON": says(b'{"choices": ['),
+    "a reply without choices": says({"id": "c", "object": "chat.completion", "choices": []}),
+    "a reply of nothing": says({}),
+    "a connection dropped half-way": drops_half_way,
+    "a malformed profile": says(completion("I would rather talk about the weather.")),
+    "an answer that is null": says(completion(None)),
+}
+PROMPTS = [f"taste {number}" for number in range(30)]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.02)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    started: list[Server] = []
+
+    def make(*faults: Fault, **options: Any) -> Server:
+        started.append(Server(faults, **options))
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.stop()
+
+
+def settings(*servers: Server, **options: Any) -> Settings:
+    urls = ",".join(server.url for server in servers)
+    return Settings(
+        openai={"base_url": urls, "timeout": 0.4, **options},  # type: ignore[arg-type]
+        profiles={"engine": "openai", "shard_size": 8},  # type: ignore[arg-type]
+    )
+
+
+def ask(chosen: Settings, folder: Path, prompts: Sequence[str] = PROMPTS) -> dict[str, str]:
+    """{prompt: answer}, through the writing of shards, as the stages do it."""
+    messages: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    engine = OpenAIEngine(chosen)
+    try:
+        rows = generate(chosen, engine, [Request("user", one) for one in messages], folder)
+    finally:
+        engine.close()
+    assert all(row.model_version == "m-1" for row in rows.values())
+    return dict(zip(prompts, (row.text for row in rows.values()), strict=True))
+
+
+def expected(prompts: Sequence[str] = PROMPTS) -> dict[str, str]:
+    return {prompt: f"User identity: reader; User interests: {prompt}" for prompt in prompts}
+
+
+class TestFaults:
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_it_is_asked_again_after(self, fault: str, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(FAULTS[fault])
+        assert ask(settings(server), tmp_path, PROMPTS[:3]) == expected(PROMPTS[:3])
+        assert server.answered == Counter(PROMPTS[:3])
+
+    def test_all_of_them_together_lose_and_repeat_nothing(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(*(fault for fault in FAULTS.values() for _ in range(2)))
+        assert ask(settings(server), tmp_path) == expected()
+        assert server.answered == Counter(PROMPTS)
+
+    def test_a_server_that_names_a_time_is_given_it(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(status(429, Retry_After="0.3"))
+        ask(settings(server), tmp_path, PROMPTS[:1])
+        assert 0.3 <= server.begun[1] - server.begun[0] < 2
+
+    def test_waiting_doubles_without_one(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(*[status(500)] * 4)
+        ask(settings(server), tmp_path, PROMPTS[:1])
+        gaps = [late - early for early, late in zip(server.begun, server.begun[1:], strict=False)]
+        assert all(gap >= 0.02 * 2**place for place, gap in enumerate(gaps))
+
+    def test_a_server_that_dies_and_comes_back_is_waited_for(
+        self, start: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "FIRST_WAIT", 0.1)
+        first = start()
+        first.pause = 0.05
+        chosen, returned = settings(first, concurrency=2), []
+
+        def die_and_return() -> None:
+            while len(first.answered) < 6:
+                time.sleep(0.01)
+            first.stop()
+            time.sleep(0.3)
+            returned.append(start(port=first.server_address[1]))
+
+        thread = threading.Thread(target=die_and_return)
+        thread.start()
+        answers = ask(chosen, tmp_path)
+        thread.join()
+        assert answers == expected()
+        assert set(first.answered) | set(returned[0].answered) == set(PROMPTS)
+        assert returned[0].answered.total() >= len(PROMPTS) - first.answered.total()
+
+    def test_one_that_stays_dead_ends_the_run_and_a_later_one_goes_on(
+        self, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start()
+        ask(settings(server), tmp_path / "warm-up", PROMPTS[:1])
+        server.faults += [says(completion(f"User identity: a; User interests: {n}")) for n in range(8)]
+        server.faults += [status(503)] * 500
+        with pytest.raises(ModelError, match="gave no answer in 3 tries"):
+            ask(settings(server, retries=2), tmp_path / "run")
+        server.faults.clear()
+        before = server.answered.total()
+        answers = ask(settings(server), tmp_path / "run")
+        assert len(answers) == len(PROMPTS)
+        assert server.answered.total() - before == len(PROMPTS) - 8
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("code", "remedy"), [(401, "OPENAI_API_KEY"), (404, "openai.base_url"), (400, "documentation")]
+    )
+    def test_what_no_waiting_mends_ends_at_once_and_names_no_key(
+        self, code: int, remedy: str, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start(*[status(code)] * 20)
+        with pytest.raises(ModelError, match=remedy) as raised:
+            ask(settings(server, concurrency=1), tmp_path, PROMPTS[:3])
+        assert KEY not in str(raised.value)
+        assert len(server.bodies) == 1
+
+    def test_an_endpoint_that_is_not_there_is_named(self, tmp_path: Path, start: Callable[..., Server]) -> None:
+        server = start()
+        chosen = settings(server, retries=1)
+        server.stop()
+        with pytest.raises(ModelError, match=r"127\.0\.0\.1"):
+            OpenAIEngine(chosen)
+
+
+class TestRequests:
+    def test_the_first_listed_model_is_asked_with_the_key_of_the_environment(
+        self, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start()
+        ask(settings(server), tmp_path, PROMPTS[:2])
+        for body in server.bodies:
+            assert (body["model"], body["authorization"]) == ("m-1", f"Bearer {KEY}")
+            assert body["temperature"] == 0.0
+            assert body["seed"] == Settings().seed
+            assert body["max_tokens"] == Settings().llm.max_profile_tokens
+            assert "structured_outputs" not in body
+
+    def test_a_vllm_server_is_given_the_grammar_and_no_seed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(owner="vllm")
+        ask(settings(server), tmp_path, PROMPTS[:1])
+        assert server.bodies[0]["structured_outputs"] == {"regex": grammar.pattern()}
+        assert "seed" not in server.bodies[0]
+
+    def test_no_more_are_under_way_than_allowed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start()
+        server.pause = 0.03
+        ask(settings(server, concurrency=3), tmp_path)
+        assert server.most_under_way == 3
+
+    def test_no_more_begin_in_a_minute_than_allowed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start()
+        ask(settings(server, requests_per_minute=1200), tmp_path, PROMPTS[:10])
+        assert max(server.begun) - min(server.begun) >= 9 * 0.05 * 0.9
+
+    def test_several_endpoints_share_the_work(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        servers = [start(), start()]
+        for server in servers:
+            server.pause = 0.02
+        assert ask(settings(*servers), tmp_path) == expected()
+        assert servers[0].answered + servers[1].answered == Counter(PROMPTS)
+        assert min(server.answered.total() for server in servers) >= 5
+
+    def test_a_dead_one_among_them_leaves_its_work_to_the_others(
+        self, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        servers = [start(), start()]
+        engine_settings = settings(*servers)
+        engine = OpenAIEngine(engine_settings)
+        servers[1].stop()
+        messages: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+        rows = generate(engine_settings, engine, [Request("user", one) for one in messages], tmp_path)
+        engine.close()
+        assert len(rows) == len(PROMPTS) == servers[0].answered.total()
+
+    def test_usage_and_cost_add_up(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(status(500))
+        engine = OpenAIEngine(settings(server, price_in=2.0, price_out=4.0))
+        asked = {"temperature": 0.0, "seed": 1, "max_tokens": 8, "structured": False}
+        messages: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:4]]
+        answers = dict(engine.answer(messages, kinds=["user"] * 4, **asked))  # type: ignore[arg-type]
+        assert sorted(answers) == [0, 1, 2, 3]
+        assert engine.usage() == {"requests": 6, "retries": 1, "prompt_tokens": 40, "answer_tokens": 20}
+        assert engine.cost() == pytest.approx((40 * 2 + 20 * 4) / 1e6)
+        engine.close()

@@ -1,0 +1,176 @@
+"""The refinement: PPO and RLOO on a minute model, what they leave behind, and a planted reward that is hacked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from reclm.artifacts import Artifact
+from reclm.errors import WorkspaceError
+from reclm.llm.base import load_tokenizer
+from reclm.llm.dialogues import Dialogue
+from reclm.llm.encoder_reward import judging_module
+from reclm.llm.looking import ranking
+from reclm.llm.prompts import Message, UserFacts
+from reclm.llm.refine import training_requests, write_refine
+from reclm.settings import Settings
+from tests import llm_world
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+Make = Callable[..., Settings]
+SHORT = {
+    "llm": {"max_profile_tokens": 12},
+    "tune": {"held_out_sample": 4},
+    "runtime": {"threads": 1},
+}
+
+
+class LovesOneLetter:
+    """A reward that has nothing to do with anybody: the share of an answer's characters that are `e`."""
+
+    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([text.count("e") / max(4, len(text)) * 4 for text in profiles], dtype=np.float32)
+
+    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+        return judging_module(lambda readings, texts: self.score([], texts), tokenizer)
+
+
+def untrained(tmp_path: Path) -> Path:
+    """A folder with a model of large random weights, whose answers differ from request to request."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path / "untrained"
+    tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=512, initializer_range=0.15, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def refined(settings: Settings, model: Path) -> Artifact:
+    sft = llm_world.as_artifact(settings, "sft", model)
+    reward = llm_world.as_artifact(settings, "reward", model)
+    return write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward, judge=LovesOneLetter())
+
+
+def curve(artifact: Artifact, metric: str) -> dict[int, float]:
+    rows = pq.read_table(artifact.path / "curve.parquet").to_pylist()
+    return {row["step"]: row["value"] for row in rows if row["metric"] == metric}
+
+
+def weights(artifact: Artifact) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return load_file(artifact.path / "model" / "model.safetensors")
+
+
+class TestAHackedReward:
+    def test_is_stopped_by_the_guard_of_distinct_profiles_and_an_earlier_state_is_kept(
+        self, workspace_settings: Make, tmp_path: Path
+    ) -> None:
+        hasty = {
+            "steps": 60, "validate_every": 5, "batch_size": 32, "held_out_sample": 16, "learning_rate": 3e-2, "kl": 0.0,
+            "temperature": 1.0, "max_kl": 1e6, "max_own_drop": 9.0, "max_ranking_drop": 9.0,
+        }  # fmt: skip
+        made = refined(workspace_settings(**SHORT, refine=hasty), untrained(tmp_path))
+        metrics = made.metrics
+        distinct, reward = curve(made, "held_out/distinct"), curve(made, "held_out/reward")
+        last = metrics["last_step"]
+        assert metrics["stopped"] == "distinct"
+        assert last < 60
+        assert reward[last] > reward[0]
+        assert distinct[last] < distinct[0] - 0.05
+        assert metrics["kept_step"] < last
+        assert distinct[metrics["kept_step"]] >= distinct[0] - 0.05
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+class TestARefinement:
+    SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, "learning_rate": 1e-2}
+
+    def test_leaves_adapter_model_and_curves_and_says_what_it_kept(
+        self, method: str, workspace_settings: Make, tmp_path: Path
+    ) -> None:
+        made = refined(workspace_settings(**SHORT, refine={**self.SOME, "method": method}), untrained(tmp_path))
+        assert {path.name for path in made.path.iterdir()} == {
+            "adapter", "curve.parquet", "held_out.parquet", "manifest.json", "model",
+        }  # fmt: skip
+        assert (made.path / "model" / "tokenizer.json").exists()
+        assert set(curve(made, "reward")) == {1, 2}
+        assert set(curve(made, "held_out/reward")) >= {0, 1}
+        assert curve(made, "held_out/kl")[0] == pytest.approx(0.0, abs=1e-6)
+        rows = pq.read_table(made.path / "held_out.parquet").to_pylist()
+        assert {"reward_before", "reward"} <= {row["metric"] for row in rows}
+        assert made.metrics["after"]["reward"] >= made.metrics["before"]["reward"]
+
+    def test_gives_the_same_model_twice(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
+        settings = workspace_settings(**SHORT, refine={**self.SOME, "method": method})
+        model = untrained(tmp_path)
+        first = refined(settings, model)
+        before, looks = weights(first), curve(first, "held_out/reward")
+        shutil.rmtree(first.path)
+        again = refined(settings, model)
+        assert curve(again, "held_out/reward") == looks
+        for name, tensor in weights(again).items():
+            np.testing.assert_array_equal(tensor, before[name])
+
+
+class TestWithoutAMethod:
+    def test_the_model_is_the_tuned_one(self, workspace_settings: Make, tmp_path: Path) -> None:
+        model = untrained(tmp_path)
+        made = refined(workspace_settings(**SHORT, refine={"method": "none"}), model)
+        assert (made.path / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+        assert made.metrics["kept_step"] == 0
+
+
+class TestTheRequestsTrainedOn:
+    def test_are_those_of_the_train_fold_each_once(self, workspace_settings: Make, tmp_path: Path) -> None:
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        train = [dialogue for dialogue in llm_world.dialogues() if dialogue.fold == "train"]
+        requests = training_requests(workspace_settings(), [*train, *llm_world.dialogues()], tokenizer)
+        assert len(requests) == len({str(request) for request in requests}) <= len(train)
+
+    def test_have_to_exist(self, workspace_settings: Make, tmp_path: Path) -> None:
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        with pytest.raises(WorkspaceError, match="reclm build"):
+            training_requests(workspace_settings(), [], tokenizer)
+
+
+def asking(line: str, answer: bool) -> Dialogue:
+    facts = UserFacts(("x",))
+    return Dialogue("d", "user", "u", 0, "held_out", facts, facts, (line,), answer, "i", (), 0.0, 0.0)
+
+
+class TestTheRankingProxy:
+    VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([self.VECTORS[text] for text in texts], dtype=np.float32)
+
+    def test_is_one_when_the_withheld_item_is_nearest(self) -> None:
+        dialogues = [asking("a", True), asking("b", False), asking("c", False)]
+        found = ranking(dialogues, self.embed(["a", "a", "a"]), self.embed)
+        assert found.tolist() == [1.0]
+
+    def test_falls_with_every_other_item_that_lies_nearer(self) -> None:
+        dialogues = [asking("b", True), asking("a", False), asking("c", False)]
+        assert ranking(dialogues, self.embed(["a", "a", "a"]), self.embed).tolist() == [0.5]
+
+    def test_is_not_seen_where_nobody_said_yes(self) -> None:
+        assert len(ranking([asking("a", False), asking("b", False)], self.embed(["a", "b"]), self.embed)) == 0
