@@ -225,7 +225,7 @@ def _train(folder: Path) -> None:
 
     tokenizer = train_tokenizer(documents(), 600)
     size = Size(hidden=32, layers=1, heads=1, intermediate=64)
-    model = train_model(tokenizer, documents(), size, tokens=40_000, learning_rate=5e-3, seed=1, block=128, batch=8)[0]
+    model = train_model(tokenizer, documents(), size, tokens=40_000, learning_rate=5e-3, seed=1, batch_tokens=1024)[0]
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

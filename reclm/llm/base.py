@@ -23,7 +23,7 @@ from reclm.errors import ModelError
 from reclm.llm.compat import quiet
 from reclm.llm.prompts import Shape
 from reclm.llm.templates import PLAIN_TEMPLATE, end_token, render, token_counter
-from reclm.llm.tiny import SIZES, train_model, train_tokenizer
+from reclm.llm.tiny import RECIPE, SIZES, train_model, train_tokenizer
 from reclm.progress import say, step
 from reclm.workspace import Workspace
 
@@ -81,6 +81,7 @@ def _tiny_parameters(settings: Settings, documents: list[str]) -> dict[str, Any]
     llm = settings.llm
     return {
         "base_model": TINY,
+        "recipe": RECIPE,
         "size": llm.tiny_size,
         "vocabulary": llm.tiny_vocabulary,
         "tokens": llm.tiny_tokens,

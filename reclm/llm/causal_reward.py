@@ -52,7 +52,9 @@ class CausalReward:
             batch = order[start : start + self._batch_size]
             width = max(len(rows[row]) for row in batch)
             pad = self._tokenizer.pad_token_id
-            ids = torch.tensor([rows[row] + [pad] * (width - len(rows[row])) for row in batch], device=self.model.device)
+            ids = torch.tensor(
+                [rows[row] + [pad] * (width - len(rows[row])) for row in batch], device=self.model.device
+            )
             mask = torch.tensor([[1] * len(rows[row]) + [0] * (width - len(rows[row])) for row in batch])
             with torch.inference_mode():
                 logits = self.model(input_ids=ids, attention_mask=mask.to(ids.device), use_cache=False).logits
@@ -98,7 +100,9 @@ def train_causal_reward(
     ]
     fitting = [row for row in rows if max(map(len, row.values())) <= room]
     if not fitting:
-        raise ModelError(f"every reward pair is longer than the {room} tokens the model reads; lower llm.max_prompt_tokens")
+        raise ModelError(
+            f"every reward pair is longer than the {room} tokens the model reads; lower llm.max_prompt_tokens"
+        )
     model.train()
     trainer = RewardTrainer(
         model=model,

@@ -20,9 +20,10 @@ HIDDEN = 32
 SIDES = 2
 PARTS = 2
 POOLS = 4
+NAMED = 4
 FORM = 18
 COUNTS = 3
-N_FEATURES = SIDES * PARTS * (2 * POOLS + 1) + FORM + COUNTS
+N_FEATURES = SIDES * PARTS * (2 * POOLS + NAMED + 1) + FORM + COUNTS
 _FAR = -1.0
 
 
@@ -55,6 +56,11 @@ class Answers:
 
 class Head(nn.Module):
     """Scores answers to requests, `paired` (n,) or each of one with each of the other (n, m)."""
+
+    mean: Tensor
+    deviation: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -98,6 +104,7 @@ class Head(nn.Module):
                 raw = _similarity(pieces.vectors, phrases.vectors, paired)
                 learned = _similarity(learned_pieces, _unit(layer(phrases.vectors)), paired)
                 found += [_pooled(raw, mask), _pooled(learned, mask)]
+                found.append(_named(pieces, phrases, mask, paired))
                 found.append(_shared_words(pieces, phrases, paired).unsqueeze(-1))
         lead = found[0].shape[:-1]
         counts, form = requests.counts, answers.form
@@ -142,6 +149,19 @@ def _pooled(similarity: Tensor, mask: Tensor) -> Tensor:
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _named(pieces: Side, phrases: Side, mask: Tensor, paired: bool) -> Tensor:
+    """(…, NAMED): of the phrases all of whose words stand in one piece the share and the number, the number of the
+    others, and the share of pieces that hold such a phrase."""
+    wanted = phrases.words.sum(-1)
+    wanted = wanted[:, None, :] if paired else wanted[None, :, None, :]
+    held = (_similarity(pieces.words, phrases.words, paired) >= wanted) & (wanted > 0) & mask
+    of_phrase, of_piece = held.any(dim=-2), held.any(dim=-1)
+    there = phrases.mask if paired else phrases.mask[None]
+    found, missed = of_phrase.sum(-1).float(), (there & ~of_phrase).sum(-1).float()
+    share = found / (found + missed).clamp(min=1)
+    return torch.stack([share, found / 5, missed / 5, _mean(of_piece, mask.any(dim=-1))], dim=-1)
 
 
 def _shared_words(pieces: Side, phrases: Side, paired: bool) -> Tensor:

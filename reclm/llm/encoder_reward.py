@@ -16,6 +16,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +47,10 @@ STOPPING_SHARE = 0.1
 PATIENCE = 3
 MIN_STEPS = 400
 LOOKS_PER_EPOCH = 2
-CONTRAST = 0.5
-WEIGHT_DECAY = 0.01
+CONTRAST = 0.1
+WEIGHT_DECAY = 0.1
+SPACE_RATE = 0.2
+"""How much slower the learned space moves than the weighing of what it shows: it has most of the parameters."""
 
 
 class Memory:
@@ -203,18 +206,17 @@ def judging_module(
     """
     import torch
     from torch import nn
-    from transformers.modeling_outputs import BaseModelOutput
 
     split = Splitter(tokenizer)
 
     class Backbone(nn.Module):
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> BaseModelOutput:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
             rows = zip(input_ids.tolist(), attention_mask.bool().tolist(), strict=True)
             pairs = [split([i for i, kept in zip(ids, mask, strict=True) if kept]) for ids, mask in rows]
             scores = score([reading for reading, _ in pairs], [answer for _, answer in pairs])
             values = torch.tensor(scores, device=input_ids.device)
             hidden = values[:, None, None].expand(*input_ids.shape, 1)
-            return BaseModelOutput(last_hidden_state=hidden, hidden_states=(hidden,))
+            return SimpleNamespace(hidden_states=(hidden,))
 
     class Module(nn.Module):
         base_model_prefix = "backbone"
@@ -240,7 +242,9 @@ def train_encoder_reward(
 
     learned, aside = _set_aside([pair for pair in pairs if pair.fold == "train"], settings.seed)
     if len(learned) < 2 or not aside:
-        raise ModelError(f"{len(pairs)} reward pairs are too few to learn from; see that the teacher wrote of train users")
+        raise ModelError(
+            f"{len(pairs)} reward pairs are too few to learn from; see that the teacher wrote of train users"
+        )
     memory = _memory(settings, encoder)
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
@@ -299,7 +303,11 @@ def _fit(
     size = settings.reward.batch_size
     per_epoch = max(1, len(learned) // size)
     steps = max(MIN_STEPS, round(settings.reward.epochs * per_epoch))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.reward.learning_rate, weight_decay=WEIGHT_DECAY)
+    spaces = [*head.pieces.parameters(), *head.identity.parameters(), *head.interests.parameters()]
+    weighing = [*head.hidden.parameters(), *head.out.parameters(), *head.direct.parameters()]
+    rate = settings.reward.learning_rate
+    groups: list[dict[str, Any]] = [{"params": weighing}, {"params": spaces, "lr": SPACE_RATE * rate}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     every = max(MIN_STEPS // 10, per_epoch // LOOKS_PER_EPOCH)
     curve: list[dict[str, Any]] = []
@@ -318,7 +326,7 @@ def _fit(
         if step % every and step != steps:
             continue
         with torch.no_grad():
-            looked = float(np.mean([float(_loss(head, part, memory)) for part in _batches(aside, size)]))
+            looked = float(np.mean([float(_loss(head, part, memory, contrast=0)) for part in _batches(aside, size)]))
         curve.append({"step": step, "metric": "loss", "value": float(np.mean(running))})
         curve.append({"step": step, "metric": "validation_loss", "value": looked})
         running = []
@@ -335,7 +343,7 @@ def _batches(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
-def _loss(head: Head, pairs: Sequence[Pair], memory: Memory) -> torch.Tensor:
+def _loss(head: Head, pairs: Sequence[Pair], memory: Memory, contrast: float = CONTRAST) -> torch.Tensor:
     """Bradley-Terry on the pairs, and the own profile against all other entities' of the batch that say something else."""
     import torch
     from torch.nn import functional
@@ -344,9 +352,9 @@ def _loss(head: Head, pairs: Sequence[Pair], memory: Memory) -> torch.Tensor:
     chosen = head(asked, answers_of([pair.chosen for pair in pairs], memory), paired=False)
     rejected = head(asked, answers_of([pair.rejected for pair in pairs], memory), paired=True)
     own = chosen.diagonal()
-    contrast = chosen.masked_fill(torch.from_numpy(_alike(pairs)), -torch.inf)
+    others = chosen.masked_fill(torch.from_numpy(_alike(pairs)), -torch.inf)
     rows = torch.arange(len(pairs))
-    return -functional.logsigmoid(own - rejected).mean() + CONTRAST * functional.cross_entropy(contrast, rows)
+    return -functional.logsigmoid(own - rejected).mean() + contrast * functional.cross_entropy(others, rows)
 
 
 def _alike(pairs: Sequence[Pair]) -> NDArray[np.bool_]:

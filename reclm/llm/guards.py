@@ -48,7 +48,9 @@ Guard = Callable[[Sequence[Look], "RefineSettings"], "Verdict | None"]
 def kl(looks: Sequence[Look], settings: RefineSettings) -> Verdict | None:
     last = looks[-1]
     if last.kl > settings.max_kl:
-        return Verdict("kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats an answer, over {settings.max_kl:g}")
+        return Verdict(
+            "kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats an answer, over {settings.max_kl:g}"
+        )
     return None
 
 

@@ -88,7 +88,9 @@ def measure(
             continue
         prompts = first_prompts(chosen, shape, token_counter(tokenizer))
         if answers is None:
-            texts = write_answers(model, tokenizer, prompts, settings.llm.max_profile_tokens, batch)
+            texts = write_answers(settings, model, tokenizer, prompts, structured=True)
+            alone = write_answers(settings, model, tokenizer, prompts, structured=False)
+            rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
         else:
             texts = [answers[dialogue.dialogue_id] for dialogue in chosen]
         rows += profile_rows(kind, chosen, texts, teacher, embed)
@@ -234,24 +236,28 @@ def auc(scores: Floats, answers: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def write_answers(
+    settings: Settings,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[Message]],
-    max_tokens: int,
-    batch_size: int,
+    prompts: Sequence[list[Message]],
+    *,
+    structured: bool,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, in order; prompts of like length are answered together."""
-    import torch
+    """The model's greedy answer to each prompt, in order; `structured` as profiles are served, or by itself."""
+    from reclm.llm.generate.transformers import TransformersEngine
 
-    encoded = [encode(tokenizer, prompt) for prompt in prompts]
+    engine = TransformersEngine(settings, "", model=model, tokenizer=tokenizer)
     texts = [""] * len(prompts)
-    for rows in track(_batches([len(ids) for ids in encoded], batch_size), "answering"):
-        inputs = _padded(tokenizer, [encoded[row] for row in rows], model.device)
-        with torch.inference_mode():
-            written = cast(Any, model).generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-        answers = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for row, text in zip(rows, answers, strict=True):
-            texts[row] = text.strip()
+    answers = engine.answer(
+        prompts,
+        kinds=["user"] * len(prompts),
+        temperature=0.0,
+        seed=settings.seed,
+        max_tokens=settings.llm.max_profile_tokens,
+        structured=structured,
+    )
+    for row, answer in track(answers, "answering", total=len(prompts)):
+        texts[row] = answer.text
     return texts
 
 

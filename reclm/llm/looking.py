@@ -1,6 +1,6 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
-Answers are greedy, as they are served. The KL divergence from the tuned model is exact at every token of these answers
+Answers are greedy and unaided by structured decoding, so that a loss of form shows. The KL divergence from the tuned model is exact at every token of these answers
 (over the whole vocabulary) and summed over an answer. `ranking` is the downstream proxy: how often a withheld item, which
 the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
 """
@@ -8,7 +8,7 @@ the entity did pick, lies nearer to the written profile than what others were as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from reclm.llm.templates import answered, encode, token_counter
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reclm.llm.reward import RewardModel
     from reclm.settings import Settings
@@ -54,7 +54,9 @@ class Lookout:
         chosen = [sample(asked_yes_first, teacher, kind, limit, settings.seed) for kind in KINDS]
         self._kinds = [found for found in chosen if len(found) > 1]
         if not self._kinds:
-            raise WorkspaceError("no held-out dialogue to watch the refinement by; see that the teacher wrote of enough")
+            raise WorkspaceError(
+                "no held-out dialogue to watch the refinement by; see that the teacher wrote of enough"
+            )
         self._dialogues = [dialogue for found in self._kinds for dialogue in found]
         self._prompts = first_prompts(self._dialogues, shape_of(settings), token_counter(tokenizer))
 
@@ -69,7 +71,8 @@ class Lookout:
         batch = settings.profiles.batch_size
         was_training = policy.training
         policy.eval()
-        texts = write_answers(policy, self._tokenizer, self._prompts, settings.llm.max_profile_tokens, batch)
+        model = cast("PreTrainedModel", policy)
+        texts = write_answers(settings, model, self._tokenizer, self._prompts, structured=False)
         divergences = divergence(policy, self._tokenizer, self._prompts, texts, batch)
         policy.train(was_training)
         rewards = self._reward.score(self._prompts, texts).astype(np.float64)
@@ -141,13 +144,22 @@ def divergence(
         width = max(len(wholes[row]) for row in rows)
         pad = tokenizer.pad_token_id
         ids = torch.tensor([wholes[row] + [pad] * (width - len(wholes[row])) for row in rows], device=policy.device)
-        mask = torch.tensor([[1] * len(wholes[row]) + [0] * (width - len(wholes[row])) for row in rows], device=ids.device)
+        mask = torch.tensor(
+            [[1] * len(wholes[row]) + [0] * (width - len(wholes[row])) for row in rows], device=ids.device
+        )
         begin = min(starts[row] for row in rows) - 1
-        said = torch.tensor([[starts[row] - 1 <= at < len(wholes[row]) - 1 for at in range(begin, width)] for row in rows])
+        said = torch.tensor(
+            [[starts[row] - 1 <= at < len(wholes[row]) - 1 for at in range(begin, width)] for row in rows]
+        )
         with torch.inference_mode():
             new = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, begin:].float().log_softmax(-1)
             with policy.disable_adapter():
-                old = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, begin:].float().log_softmax(-1)
+                old = (
+                    policy(input_ids=ids, attention_mask=mask, use_cache=False)
+                    .logits[:, begin:]
+                    .float()
+                    .log_softmax(-1)
+                )
         each = (new.exp() * (new - old)).sum(-1).cpu()
         found[rows] = (each * said).sum(-1).double().numpy()
     return np.maximum(found, 0.0)

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reclm.llm.base import device_of, dtype_of, load_model
 from reclm.llm.compat import prepare
@@ -89,7 +89,7 @@ def ppo(
         processing_class=tokenizer,
         model=policy,
         ref_model=None,
-        reward_model=reward.as_module(tokenizer),
+        reward_model=cast("PreTrainedModel", reward.as_module(tokenizer)),
         value_model=critic,
         train_dataset=Dataset.from_dict({"input_ids": [encode(tokenizer, request) for request in requests]}),
         peft_config=lora(refine.lora_rank, refine.lora_alpha),
@@ -106,8 +106,9 @@ def _critic(settings: Settings, location: str) -> PreTrainedModel:
 
     critic = load_model(location, settings, task="score")
     critic.requires_grad_(False)
-    critic.score.requires_grad_(True)
-    torch.nn.init.zeros_(critic.score.weight)
+    head = cast(torch.nn.Linear, critic.score)
+    head.requires_grad_(True)
+    torch.nn.init.zeros_(head.weight)
     return critic
 
 
@@ -131,7 +132,7 @@ def rloo(
     generations = next(n for n in (*range(GENERATIONS, 1, -1), batch) if batch % n == 0)
     texts = [_without_bos(tokenizer, render(tokenizer, request, generation=True)) for request in requests]
 
-    def judge(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float]:
+    def judge(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float | None]:
         scores = reward.score([requests[number] for number in row], [text.strip() for text in completions])
         return [float(score) for score in scores]
 

@@ -166,9 +166,11 @@ def fitted(facts: Facts, shape: Shape, count: Callable[[list[Message]], int]) ->
 
 
 def _shorter(facts: Facts) -> Facts | None:
+    if isinstance(facts, UserFacts):
+        if facts.neighbours:
+            return replace(facts, neighbours=facts.neighbours[:-1])
+        return replace(facts, history=facts.history[:-1]) if len(facts.history) > 1 else None
     if facts.neighbours:
         return replace(facts, neighbours=facts.neighbours[:-1])
-    if isinstance(facts, UserFacts):
-        return replace(facts, history=facts.history[:-1]) if len(facts.history) > 1 else None
     words = facts.text.split()
     return replace(facts, text=" ".join(words[: len(words) // 2])) if words else None

@@ -99,7 +99,7 @@ class Splitter:
 
     def __call__(self, ids: Sequence[int]) -> tuple[Reading, str]:
         """What the tokens of a request and its answer say: the request, and the answer without what ends it."""
-        text = str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
         reading = read_text(text)
         opening = _OPENING.search(text)
         closing = _CLOSING.search(text, opening.end() if opening else 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Watch:
             say(f"  stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
             raise Stopped
         if is_first_rank():
-            policy.save_pretrained(self.adapter(step))
+            policy.save_pretrained(str(self.adapter(step)))
 
     def adapter(self, step: int) -> Path:
         return self._folder / f"step-{step}"
@@ -172,11 +173,8 @@ def _refine(
     states = draft.path / "states"
     watch = Watch(settings, lookout, states)
     optimise: Callable[..., None] = policy.METHODS[settings.refine.method]
-    with step(f"refining by {settings.refine.method}"), quiet():
-        try:
-            optimise(settings, location, tokenizer, requests, reward, watch, draft.path / "trainer")
-        except Stopped:
-            pass
+    with step(f"refining by {settings.refine.method}"), quiet(), suppress(Stopped):
+        optimise(settings, location, tokenizer, requests, reward, watch, draft.path / "trainer")
     shutil.rmtree(draft.path / "trainer", ignore_errors=True)
     kept, first = watch.kept, watch.looks[0]
     draft.metrics.update(

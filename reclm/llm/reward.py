@@ -78,7 +78,9 @@ def write_reward(
     location = model_location(settings, sft)
     pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
     if not any(pair.fold == "train" for pair in pairs):
-        raise WorkspaceError("no reward pair can be made; run `reclm build` and `reclm teach`, and see the reward rates")
+        raise WorkspaceError(
+            "no reward pair can be made; run `reclm build` and `reclm teach`, and see the reward rates"
+        )
     with writing_once(settings.paths, KIND, parameters, parents) as draft:
         _train(settings, pairs, location, draft)
     return artifacts.load(settings.paths, KIND, version)
@@ -137,5 +139,3 @@ def load_reward(settings: Settings, artifact: Artifact) -> RewardModel:
     from reclm.llm.causal_reward import load_causal_reward
 
     return load_causal_reward(settings, artifact.path / "model")
-
-

@@ -19,11 +19,11 @@ class LlmSettings(Section):
     )
     revision: str = Field("", description="Revision of a Hub model; empty: its default branch.")
     tiny_size: Literal["small", "medium", "large"] = Field(
-        "small", description="Parameters of the `tiny` model: about 1.5, 5 or 12 million."
+        "small", description="Parameters of the `tiny` model: about 1.4, 5.6 or 13 million."
     )
-    tiny_vocabulary: int = Field(4096, ge=300, description="Tokens of the `tiny` model's byte-level BPE vocabulary.")
+    tiny_vocabulary: int = Field(2048, ge=300, description="Tokens of the `tiny` model's byte-level BPE vocabulary.")
     tiny_tokens: int = Field(
-        500_000,
+        1_200_000,
         ge=1000,
         description="Tokens the `tiny` model reads while it is trained from scratch, repeats included.",
     )
@@ -37,8 +37,8 @@ class LlmSettings(Section):
         description="Wording of prompts: `full` explains itself to a model from elsewhere, `compact` suits `tiny`; auto "
         "chooses by base_model.",
     )
-    history: int = Field(4, ge=1, description="Items of a user shown in a prompt, latest first.")
-    neighbours: int = Field(3, ge=0, description="Neighbours shown in a prompt.")
+    history: int = Field(8, ge=1, description="Items of a user shown in a prompt, latest first.")
+    neighbours: int = Field(2, ge=0, description="Neighbours shown in a prompt.")
     neighbour_items: int = Field(2, ge=0, description="Items shown of each neighbour.")
     max_prompt_tokens: int = Field(
         256,
@@ -97,7 +97,7 @@ class TuneSettings(Section):
         ge=0,
         description="Dialogues a well-known user adds in which only 1 to 3 of their items are shown, as if sparse.",
     )
-    epochs: float = Field(3.0, gt=0, description="Passes over the dialogues.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the dialogues.")
     max_steps: int = Field(0, ge=0, description="Steps at most; 0: no limit.")
     batch_size: int = Field(16, ge=1, description="Dialogues per step.")
     accumulation: int = Field(1, ge=1, description="Batches whose gradients make one step.")

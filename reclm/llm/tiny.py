@@ -2,8 +2,8 @@
 
 It is the embedded default: minutes on one core buy a model that knows the words of the data set and the form of a
 dialogue, and knows nothing else (byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv
-2302.13971). Documents are rendered in our own chat template, whose turns cost one token each, end to end in blocks
-without padding.
+2302.13971). Documents are rendered in our own chat template, whose turns cost one token each, and are read whole: half a
+prompt teaches an answer that does not follow from it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from reclm.llm.prompts import Message
 from reclm.progress import track
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END, PAD = "<|end|>", "<|pad|>"
@@ -32,7 +33,13 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 MAX_POSITIONS = 2048
-BLOCK, BATCH = 256, 2  # small steps: of a given number of tokens, the number of steps is what teaches
+RECIPE = 1  # raise it when a change here changes the model
+BATCH_TOKENS = 1200
+"""Tokens of a step: small ones, since of a given number of tokens the number of steps is what teaches."""
+SORTED_TOGETHER = 16
+"""Batches sorted by length together."""
+PROMPT_WEIGHT = 0.1
+"""What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class Size:
 
 
 SIZES = {
-    "small": Size(hidden=128, layers=4, heads=4, intermediate=384),
-    "medium": Size(hidden=256, layers=5, heads=4, intermediate=688),
-    "large": Size(hidden=384, layers=6, heads=6, intermediate=1024),
+    "small": Size(hidden=192, layers=2, heads=4, intermediate=576),
+    "medium": Size(hidden=320, layers=4, heads=5, intermediate=864),
+    "large": Size(hidden=448, layers=5, heads=7, intermediate=1216),
 }
 
 
@@ -105,42 +112,41 @@ def train_model(
     tokens: int,
     learning_rate: float,
     seed: int,
-    block: int = BLOCK,
-    batch: int = BATCH,
+    batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
 ) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
-    """A model that has read `tokens` tokens of the documents, repeats included, and its curve of (step, mean loss).
+    """A model that has read about `tokens` tokens of the documents, repeats included, and its curve of (step, mean loss).
 
-    AdamW, warm-up over a tenth of the steps, then a cosine to a tenth of the peak. Raises ModelError without documents.
+    A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
+    cosine to a twentieth of the peak. Raises ModelError without documents.
     """
     import torch
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    steps = max(1, math.ceil(tokens / (block * batch)))
+    plan = _plan(_encoded(tokenizer, documents), tokens, batch_tokens, rng)
     model: Any = _untrained(tokenizer, size).train()
     model.to(device)
-    stream = _blocks(_encoded(tokenizer, documents), block, rng)
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(plan)))
     curve: list[tuple[int, float]] = []
-    every = max(1, steps // 50)
+    every = max(1, len(plan) // 50)
     losses: list[float] = []
-    for step in track(range(steps), "training tiny", total=steps):
-        ids = torch.from_numpy(np.stack([next(stream) for _ in range(batch)])).to(device)
+    for step, rows in enumerate(track(plan, "training tiny")):
+        ids, weights = (tensor.to(device) for tensor in _padded(rows, tokenizer.get_vocab()[PAD]))
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = _loss(model(input_ids=ids, use_cache=False).logits, ids, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         losses.append(loss.item())
-        if len(losses) == every or step == steps - 1:
+        if len(losses) == every or step == len(plan) - 1:
             curve.append((step + 1, float(np.mean(losses))))
             losses = []
     return model.cpu().eval(), curve
@@ -166,29 +172,89 @@ def _untrained(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
 
 
 def _rate(step: int, steps: int) -> float:
-    warm = max(1, steps // 10)
+    warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of the cross-entropy of each token given those before it; ids and weights (batch, length)."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    kept = weights[:, 1:].flatten()
+    return (losses * kept).sum() / kept.sum()
 
 
 def _encoded(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Each document's tokens, closed by the end token."""
+    """Each document's tokens, closed by the end token, over a row that is 1 where the assistant speaks: (2, length)."""
     encoded = tokenizer.backend_tokenizer.encode_batch(list(documents), add_special_tokens=False)
-    end = tokenizer.eos_token_id
-    rows = [np.array(e.ids if e.ids[-1] == end else [*e.ids, end], dtype=np.int64) for e in encoded if e.ids]
+    vocabulary = tokenizer.get_vocab()
+    end, speaks = vocabulary[END], vocabulary[ROLES[-1]]
+    others = {vocabulary[role] for role in ROLES[:-1]}
+    rows = []
+    for one in encoded:
+        if one.ids:
+            ids = (one.ids if one.ids[-1] == end else [*one.ids, end])[:MAX_POSITIONS]
+            rows.append(np.array([ids, _spoken(ids, speaks, others)], dtype=np.int64))
     if not rows:
         raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, and there are none")
     return rows
 
 
-def _blocks(
-    documents: Sequence[NDArray[np.int64]], block: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """(block,) tokens, for ever: the documents in a new order each time round, end to end."""
-    rest = np.zeros(0, dtype=np.int64)
+def _spoken(ids: Sequence[int], speaks: int, others: set[int]) -> list[int]:
+    inside, found = 0, []
+    for token in ids:
+        inside = 0 if token in others or token == speaks else inside
+        found.append(inside)
+        inside = 1 if token == speaks else inside
+    return found
+
+
+def _plan(
+    documents: Sequence[NDArray[np.int64]], tokens: int, batch_tokens: int, rng: np.random.Generator
+) -> list[list[NDArray[np.int64]]]:
+    """Batches of whole documents, in the order they are read, that hold `tokens` tokens together or a few more.
+
+    Each time round the documents are shuffled, sorted by length within a few batches, and the batches shuffled again.
+    """
+    lengths = np.array([document.shape[1] for document in documents])
+    span = max(1, int(SORTED_TOGETHER * batch_tokens / lengths.mean()))
+    plan: list[list[NDArray[np.int64]]] = []
     while True:
-        rest = np.concatenate([rest, *(documents[row] for row in rng.permutation(len(documents)))])
-        whole = len(rest) // block
-        yield from rest[: whole * block].reshape(whole, block)
-        rest = rest[whole * block :]
+        rows = rng.permutation(len(documents))
+        chunks = [rows[start : start + span] for start in range(0, len(rows), span)]
+        order = np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks])
+        batches = _batches(order.tolist(), lengths, batch_tokens)
+        for at in rng.permutation(len(batches)):
+            plan.append([documents[row] for row in batches[at]])
+            tokens -= int(lengths[batches[at]].sum())
+            if tokens <= 0:
+                return plan
+
+
+def _batches(order: Sequence[int], lengths: NDArray[np.int64], batch_tokens: int) -> list[list[int]]:
+    """`order` cut into batches that hold `batch_tokens` tokens when padded, or a single document."""
+    batches: list[list[int]] = []
+    longest = 0
+    for row in order:
+        longest = max(longest, int(lengths[row]))
+        if not batches or longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            longest = int(lengths[row])
+        batches[-1].append(row)
+    return batches
+
+
+def _padded(rows: Sequence[NDArray[np.int64]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and loss weights, both (batch, length), padded on the right, where causal attention never looks from."""
+    import torch
+
+    longest = max(row.shape[1] for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    weights = torch.zeros(len(rows), longest)
+    for at, row in enumerate(rows):
+        ids[at, : row.shape[1]] = torch.from_numpy(row[0])
+        weights[at, : row.shape[1]] = torch.where(torch.from_numpy(row[1]) > 0, 1.0, PROMPT_WEIGHT)
+    return ids, weights

@@ -6,9 +6,11 @@ audience of hikers, `void` has neither. Users a, b, c drink coffee, d, e, f hike
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
@@ -52,6 +54,10 @@ create table fct_item_neighbours (
 );
 create table fct_user_status (snapshot varchar, user_id varchar, activity varchar);
 create table fct_item_status (snapshot varchar, item_id varchar, coldness varchar);
+create table fct_user_prompts (snapshot varchar, user_id varchar, history json, neighbours json);
+create table fct_item_prompts (
+    snapshot varchar, item_id varchar, n_audience bigint, audience json, line varchar, text varchar, neighbours json
+);
 insert into int_snapshots values ('select', '2000-01-02 00:00:00+00'), ('final', '2000-01-03 00:00:00+00');
 """
 
@@ -93,13 +99,33 @@ def _fill_snapshot(connection: duckdb.DuckDBPyConnection, snapshot: str, known: 
         "insert into fct_user_neighbours values ($1, $2, $3, 0.9, 1)", [[snapshot, *pair] for pair in pairs]
     )
     connection.execute("insert into fct_item_neighbours values ($1, 'cold', 'c0', 0.6, 1, 'text')", [snapshot])
+    _fill_prompts(connection, snapshot, known)
+
+
+def line_of(item: str) -> str:
+    title, categories, _ = ITEMS[item]
+    return ": ".join(filter(None, (", ".join(categories or []), title)))
+
+
+def _fill_prompts(connection: duckdb.DuckDBPyConnection, snapshot: str, known: dict[str, list[str]]) -> None:
+    """What prompts tell: histories latest first, nobody near; the text neighbour of `cold`, and audiences."""
+    for user, items in known.items():
+        history = json.dumps([{"item_id": item, "line": line_of(item)} for item in reversed(items)])
+        connection.execute("insert into fct_user_prompts values ($1, $2, $3, '[]')", [snapshot, user, history])
+    for item, (_, _, text) in ITEMS.items():
+        audience = [{"user_id": user} for user, items in known.items() if item in items]
+        near = [{"item_id": "c0", "line": line_of("c0")}] if item == "cold" else []
+        connection.execute(
+            "insert into fct_item_prompts values ($1, $2, $3, $4, $5, $6, $7)",
+            [snapshot, item, len(audience), json.dumps(audience), line_of(item), text or "", json.dumps(near)],
+        )
 
 
 def workspace(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str = "f1", texts: bool = True
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str = "f1", texts: bool = True, **sections: Any
 ) -> tuple[Settings, dict[str, str]]:
     """Settings of a workspace whose warehouse stands, and the current artifacts as the stages set them."""
-    settings = Settings(workspace=folder, profiles={"engine": "extractive"})
+    settings = Settings(workspace=folder, **{"profiles": {"engine": "extractive"}, **sections})
     paths = settings.paths
     write_json(paths.dataset, {"name": "tiny"})
     write_json(paths.current_build, {"fingerprint": "other", "features_fingerprint": fingerprint})

@@ -1,58 +1,21 @@
 """Generation: what is asked is answered once, survives a kill, and does not depend on how it was batched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from llm_world import dialogues, tiny_base
+from stub_engine import GOOD, Killed, Stub
 
 from reclm.errors import ModelError
 from reclm.llm.generate import write
 from reclm.llm.generate.engine import Answer, open_engine
 from reclm.llm.generate.transformers import TransformersEngine
 from reclm.llm.generate.write import Request, earlier, generate, prompt_hash
-from reclm.llm.prompts import Kind, Message, profile_request
+from reclm.llm.prompts import Message, profile_request
 from reclm.profiles import grammar
 from reclm.settings import Settings
-
-GOOD = "User identity: hiker; User interests: {}"
-Killed = KeyboardInterrupt
-
-
-class Stub:
-    """An engine that says something of its own of every prompt, counts what it is asked, and can be told to misbehave."""
-
-    name, version, model_version = "stub", "1", "model-1"
-
-    def __init__(self, malformed: dict[str, int] | None = None, die_after: int | None = None) -> None:
-        self.malformed, self.die_after = dict(malformed or {}), die_after
-        self.asked: list[str] = []
-        self.settings_seen: list[tuple[float, int, bool]] = []
-
-    def answer(
-        self,
-        prompts: Sequence[list[Message]],
-        *,
-        kinds: Sequence[Kind],
-        temperature: float,
-        seed: int,
-        max_tokens: int,
-        structured: bool,
-    ) -> Iterator[tuple[int, Answer]]:
-        self.settings_seen.append((temperature, seed, structured))
-        for row in reversed(range(len(prompts))):
-            if self.die_after is not None and len(self.asked) >= self.die_after:
-                raise Killed
-            content = prompts[row][-1]["content"]
-            self.asked.append(content)
-            left = self.malformed.get(content, 0)
-            self.malformed[content] = left - 1
-            text = "no profile at all" if left > 0 else f" {GOOD.format(content)}\n"
-            yield row, Answer(text, 7, 2.0)
-
-    def close(self) -> None:
-        pass
 
 
 def requests(*contents: str) -> list[Request]:

@@ -176,7 +176,16 @@ class TestAsking:
     def test_answers_do_not_depend_on_the_batch(self, folder: Path, tmp_path: Path) -> None:
         tokenizer, model = base.load_tokenizer(folder), base.load_model(folder, settings_of(tmp_path))
         prompts = [messages[:-2] for messages in self.asked()][:9]
-        together, alone = (heldout.write_answers(model, tokenizer, prompts, 6, size) for size in (4, 1))
+        together, alone = (
+            heldout.write_answers(
+                load((f"profiles.batch_size={size}", "llm.max_profile_tokens=8"), workspace=tmp_path),
+                model,
+                tokenizer,
+                prompts,
+                structured=False,
+            )
+            for size in (4, 1)
+        )
         assert together == alone
 
 

@@ -33,13 +33,16 @@ SHORT = {
     "tune": {"held_out_sample": 4},
     "runtime": {"threads": 1},
 }
+UNGUARDED = {
+    "max_kl": 1e6, "max_format_drop": 9.0, "max_distinct_drop": 9.0, "max_own_drop": 9.0, "max_ranking_drop": 9.0,
+}  # fmt: skip
 
 
-class LovesOneLetter:
-    """A reward that has nothing to do with anybody: the share of an answer's characters that are `e`."""
+class LovesSilence:
+    """A reward that has nothing to do with anybody: the shorter the better, so that one answer suits all."""
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        return np.array([text.count("e") / max(4, len(text)) * 4 for text in profiles], dtype=np.float32)
+        return np.array([-len(text) / 20 for text in profiles], dtype=np.float32)
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
         return judging_module(lambda readings, texts: self.score([], texts), tokenizer)
@@ -66,7 +69,7 @@ def untrained(tmp_path: Path) -> Path:
 def refined(settings: Settings, model: Path) -> Artifact:
     sft = llm_world.as_artifact(settings, "sft", model)
     reward = llm_world.as_artifact(settings, "reward", model)
-    return write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward, judge=LovesOneLetter())
+    return write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward, judge=LovesSilence())
 
 
 def curve(artifact: Artifact, metric: str) -> dict[int, float]:
@@ -85,42 +88,45 @@ class TestAHackedReward:
         self, workspace_settings: Make, tmp_path: Path
     ) -> None:
         hasty = {
-            "steps": 60, "validate_every": 5, "batch_size": 32, "held_out_sample": 16, "learning_rate": 3e-2, "kl": 0.0,
-            "temperature": 1.0, "max_kl": 1e6, "max_own_drop": 9.0, "max_ranking_drop": 9.0,
+            "steps": 60, "validate_every": 2, "batch_size": 32, "held_out_sample": 16, "learning_rate": 1e-2, "kl": 0.0,
+            "temperature": 1.0, **UNGUARDED, "max_distinct_drop": 0.4,
         }  # fmt: skip
         made = refined(workspace_settings(**SHORT, refine=hasty), untrained(tmp_path))
         metrics = made.metrics
-        distinct, reward = curve(made, "held_out/distinct"), curve(made, "held_out/reward")
+        distinct, reward = curve(made, "held_out/distinct"), curve(made, "reward")
         last = metrics["last_step"]
         assert metrics["stopped"] == "distinct"
         assert last < 60
-        assert reward[last] > reward[0]
-        assert distinct[last] < distinct[0] - 0.05
+        rewards = [reward[step] for step in sorted(reward)]
+        half = len(rewards) // 2
+        assert np.mean(rewards[half:]) > np.mean(rewards[:half])
+        assert distinct[last] < distinct[0] - 0.4
         assert metrics["kept_step"] < last
-        assert distinct[metrics["kept_step"]] >= distinct[0] - 0.05
+        assert distinct[metrics["kept_step"]] >= distinct[0] - 0.4
+
+
+SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, "learning_rate": 1e-2, **UNGUARDED}
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
 class TestARefinement:
-    SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, "learning_rate": 1e-2}
-
     def test_leaves_adapter_model_and_curves_and_says_what_it_kept(
         self, method: str, workspace_settings: Make, tmp_path: Path
     ) -> None:
-        made = refined(workspace_settings(**SHORT, refine={**self.SOME, "method": method}), untrained(tmp_path))
+        made = refined(workspace_settings(**SHORT, refine={**SOME, "method": method}), untrained(tmp_path))
         assert {path.name for path in made.path.iterdir()} == {
             "adapter", "curve.parquet", "held_out.parquet", "manifest.json", "model",
         }  # fmt: skip
         assert (made.path / "model" / "tokenizer.json").exists()
         assert set(curve(made, "reward")) == {1, 2}
-        assert set(curve(made, "held_out/reward")) >= {0, 1}
+        assert set(curve(made, "held_out/reward")) == {0, 1, 2}
         assert curve(made, "held_out/kl")[0] == pytest.approx(0.0, abs=1e-6)
         rows = pq.read_table(made.path / "held_out.parquet").to_pylist()
         assert {"reward_before", "reward"} <= {row["metric"] for row in rows}
         assert made.metrics["after"]["reward"] >= made.metrics["before"]["reward"]
 
     def test_gives_the_same_model_twice(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
-        settings = workspace_settings(**SHORT, refine={**self.SOME, "method": method})
+        settings = workspace_settings(**SHORT, refine={**SOME, "method": method})
         model = untrained(tmp_path)
         first = refined(settings, model)
         before, looks = weights(first), curve(first, "held_out/reward")
@@ -157,11 +163,12 @@ def asking(line: str, answer: bool) -> Dialogue:
     return Dialogue("d", "user", "u", 0, "held_out", facts, facts, (line,), answer, "i", (), 0.0, 0.0)
 
 
-class TestTheRankingProxy:
-    VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}
+VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}
 
+
+class TestTheRankingProxy:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.array([self.VECTORS[text] for text in texts], dtype=np.float32)
+        return np.array([VECTORS[text] for text in texts], dtype=np.float32)
 
     def test_is_one_when_the_withheld_item_is_nearest(self) -> None:
         dialogues = [asking("a", True), asking("b", False), asking("c", False)]

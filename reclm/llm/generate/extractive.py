@@ -318,7 +318,8 @@ class _Author:
         rest = (term for term in interests if term not in self.categories)
         roles = {self.roles[term].casefold(): self.roles[term] for term in chain(dominant, rest)}
         if self.frequency is not None:
-            interests = sorted(interests, key=lambda term: (-self.frequency[term], term))
+            often = self.frequency
+            interests = sorted(interests, key=lambda term: (-often[term], term))
         phrases = [self.terms.phrases[term] for term in interests]
         return grammar.render(grammar.Profile(tuple(islice(roles.values(), self.identities)), tuple(phrases)))
 

@@ -67,22 +67,26 @@ class TransformersEngine:
         size = self.settings.profiles.batch_size
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            answers = self._answer_batch([encoded[row] for row in rows], temperature, seed, max_tokens)
+            answers = self._answer_batch([encoded[row] for row in rows], temperature, seed, max_tokens, structured)
             yield from zip(rows, answers, strict=True)
 
     def _answer_batch(
-        self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int
+        self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
     ) -> list[Answer]:
         assert self._tokenizer is not None
         started = time.monotonic()
-        written = self._write(encoded, temperature, seed, max_tokens)
+        written = self._write(encoded, temperature, seed, max_tokens, structured)
         elapsed = (time.monotonic() - started) * 1000
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         return [Answer(text.strip(), len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
 
-    def _write(self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int) -> list[list[int]]:
+    def _write(
+        self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
+    ) -> list[list[int]]:
         """The tokens of each answer, up to and with the end token."""
         import torch
+
+        from reclm.llm.generate.decoding import NoPhraseTwice
 
         model, tokenizer = self._model, self._tokenizer
         assert model is not None and tokenizer is not None
@@ -90,13 +94,16 @@ class TransformersEngine:
         pad = tokenizer.pad_token_id
         tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=model.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
+        processors: list[Any] = [NoPhraseTwice(tokenizer, width, len(encoded))] if structured else []
+        if temperature > 0:
+            processors.append(_noise(encoded, temperature, seed))
         with torch.inference_mode():
             written = cast(Any, model).generate(
                 input_ids=tokens,
                 attention_mask=mask,
                 max_new_tokens=max_tokens,
                 do_sample=False,
-                logits_processor=[_noise(encoded, temperature, seed)] if temperature > 0 else [],
+                logits_processor=processors,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=pad,
             )[:, width:]

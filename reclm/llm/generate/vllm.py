@@ -29,7 +29,8 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, which then also exits cleanly
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # later stages of this process want their cores and threads back
 }
 LEAST_CONTEXT = 1024
 """Tokens that vLLM makes room for at least; prompts of the settings' budget need less."""

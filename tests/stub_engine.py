@@ -1,0 +1,53 @@
+"""An engine without a model, for tests of what stands around engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reclm.llm.generate.engine import Answer
+from reclm.llm.prompts import Kind, Message
+from reclm.profiles.grammar import clean_phrase
+
+GOOD = "User identity: hiker; User interests: {}"
+Killed = KeyboardInterrupt
+"""What a stub raises that is told to die."""
+
+
+def phrase_of(content: str) -> str:
+    """What the stub says of a prompt: a phrase of it that tells prompts apart."""
+    return clean_phrase(content.replace("Picked", "").replace("Who is it", "")[:60]) or "anything"
+
+
+class Stub:
+    """An engine that says something of its own of every prompt, counts what it is asked, and can be told to misbehave."""
+
+    name, version, model_version = "stub", "1", "model-1"
+
+    def __init__(self, malformed: dict[str, int] | None = None, die_after: int | None = None) -> None:
+        self.malformed, self.die_after = dict(malformed or {}), die_after
+        self.asked: list[str] = []
+        self.settings_seen: list[tuple[float, int, bool]] = []
+
+    def answer(
+        self,
+        prompts: Sequence[list[Message]],
+        *,
+        kinds: Sequence[Kind],
+        temperature: float,
+        seed: int,
+        max_tokens: int,
+        structured: bool,
+    ) -> Iterator[tuple[int, Answer]]:
+        self.settings_seen.append((temperature, seed, structured))
+        for row in reversed(range(len(prompts))):
+            if self.die_after is not None and len(self.asked) >= self.die_after:
+                raise Killed
+            content = prompts[row][-1]["content"]
+            self.asked.append(content)
+            left = self.malformed.get(content, 0)
+            self.malformed[content] = left - 1
+            text = "no profile at all" if left > 0 else f" {GOOD.format(phrase_of(content))}\n"
+            yield row, Answer(text, 7, 2.0)
+
+    def close(self) -> None:
+        pass
