@@ -61,6 +61,9 @@ class CausalReward:
             found[batch] = logits[:, 0].float().cpu().numpy()
         return found
 
+    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+        """Nothing: a causal model judges by what the request shows, as RecLM's does."""
+
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
         return self.model
 

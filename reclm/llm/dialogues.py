@@ -24,6 +24,8 @@ class Dialogue:
     for the ablation. `question` are the lines turn 2 shows: the withheld item's one line, or a person's items.
     `neighbour_ids` are entities of the same kind, nearest first. `popularity` (known interactions of the item) and
     `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
+    `known` are the lines of all that is known of the entity, for a judge who should know more than the writer was shown: a
+    user's whole history, what the audience of an item picks besides.
     """
 
     dialogue_id: str
@@ -39,3 +41,4 @@ class Dialogue:
     neighbour_ids: tuple[str, ...]
     popularity: float
     knn_score: float
+    known: tuple[str, ...] = ()

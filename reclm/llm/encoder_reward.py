@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reclm.errors import ModelError
 from reclm.llm.pairs import Pair, says_the_same
 from reclm.llm.prompts import Message
-from reclm.llm.reading import Phrases, Reading, Splitter, read_phrases, read_request
+from reclm.llm.reading import Phrases, Reading, Splitter, informed, read_phrases, read_request
 from reclm.profiles import grammar
 from reclm.profiles.embed import Encoder, embed_texts, load_encoder, model_name
 from reclm.profiles.terms import words_of
@@ -85,6 +85,13 @@ class EncoderReward:
 
     def __init__(self, head: Head, memory: Memory, encoder: str) -> None:
         self.head, self._memory, self._encoder = head.eval(), memory, encoder
+        self._known: dict[Reading, Reading] = {}
+
+    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+        """Lets the judge know more of whom request i is about than the request shows: the lines `known[i]`."""
+        for messages, lines in zip(requests, known, strict=True):
+            reading = read_request(messages)
+            self._known[reading] = informed(reading, lines)
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         """(n,) how good profile i is as the answer to request i; over the pairs it was made from it has variance 1."""
@@ -93,6 +100,7 @@ class EncoderReward:
     def score_readings(self, readings: Sequence[Reading], profiles: Sequence[str]) -> NDArray[np.float32]:
         import torch
 
+        readings = [self._known.get(reading, reading) for reading in readings]
         parts = []
         for start in range(0, len(readings), AT_ONCE):
             batch = slice(start, start + AT_ONCE)
@@ -262,8 +270,12 @@ def train_encoder_reward(
     return reward, curve
 
 
+def _reading(pair: Pair) -> Reading:
+    return informed(read_request(pair.messages), pair.known)
+
+
 def _texts(pair: Pair) -> Iterable[str]:
-    reading, said = read_request(pair.messages), read_phrases(pair.chosen)
+    reading, said = _reading(pair), read_phrases(pair.chosen)
     return (*reading.own, *reading.around, *said.identity, *said.interests)
 
 
@@ -280,7 +292,7 @@ def _set_aside(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]
 def _standardise(head: Head, pairs: Sequence[Pair], memory: Memory) -> None:
     import torch
 
-    asked = requests_of([read_request(pair.messages) for pair in pairs], memory)
+    asked = requests_of([_reading(pair) for pair in pairs], memory)
     with torch.no_grad():
         parts = [
             head.features(asked, answers_of([getattr(pair, side) for pair in pairs], memory), paired=True)
@@ -348,7 +360,7 @@ def _loss(head: Head, pairs: Sequence[Pair], memory: Memory, contrast: float = C
     import torch
     from torch.nn import functional
 
-    asked = requests_of([read_request(pair.messages) for pair in pairs], memory)
+    asked = requests_of([_reading(pair) for pair in pairs], memory)
     chosen = head(asked, answers_of([pair.chosen for pair in pairs], memory), paired=False)
     rejected = head(asked, answers_of([pair.rejected for pair in pairs], memory), paired=True)
     own = chosen.diagonal()
@@ -369,4 +381,4 @@ def _alike(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
 
 
 def _scores(reward: EncoderReward, pairs: Sequence[Pair], side: str) -> NDArray[np.float32]:
-    return reward.score([pair.messages for pair in pairs], [getattr(pair, side) for pair in pairs])
+    return reward.score_readings([_reading(pair) for pair in pairs], [getattr(pair, side) for pair in pairs])

@@ -52,11 +52,30 @@ def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list
     """Every dialogue of both folds: those about users by user and view, then those about items; `interests` as above."""
     users = _rows(
         connection,
-        f"select * replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND}) from fct_user_dialogues order by user_id, view",
+        f"""
+        select dialogues.* replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND}), prompts.known
+        from fct_user_dialogues as dialogues
+        join (
+            select snapshot, user_id, json_extract_string(history, '$[*].line') as known
+            from fct_user_prompts
+        ) as prompts using (snapshot, user_id)
+        order by user_id, view
+        """,
     )
     items = _rows(
         connection,
-        f"select * replace ({_ITEMS_AROUND}, {_QUESTION}) from fct_item_dialogues order by item_id, view",
+        f"""
+        select dialogues.* replace ({_ITEMS_AROUND}, {_QUESTION}), coalesce(picked.known, []) as known
+        from fct_item_dialogues as dialogues
+        left join (
+            select neighbours.snapshot, neighbours.item_id, list(cards.line order by neighbours.rank) as known
+            from fct_item_neighbours as neighbours
+            join int_item_cards as cards on cards.item_id = neighbours.neighbour_id
+            where neighbours.source = 'co_occurrence'
+            group by all
+        ) as picked using (snapshot, item_id)
+        order by item_id, view
+        """,
     )
     return [*map(_user_dialogue, users), *(_item_dialogue(row, interests) for row in items)]
 
@@ -92,6 +111,7 @@ def _user_dialogue(row: dict[str, Any]) -> Dialogue:
         neighbour_ids=tuple(neighbour["user_id"] for neighbour in row["neighbours"]),
         popularity=row["popularity"],
         knn_score=row["knn_score"],
+        known=tuple(row["known"]),
     )
 
 
@@ -111,4 +131,5 @@ def _item_dialogue(row: dict[str, Any], interests: Interests) -> Dialogue:
         neighbour_ids=tuple(neighbour["item_id"] for neighbour in row["neighbours"]),
         popularity=row["popularity"],
         knn_score=row["knn_score"],
+        known=tuple(row["known"]),
     )

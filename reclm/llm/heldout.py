@@ -30,7 +30,7 @@ from reclm.llm.base import shape_of
 from reclm.llm.conversations import ProfileSource, first_prompts, question
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.prompts import NO, YES, Kind, Message, is_silent
-from reclm.llm.templates import answered, encode, token_counter
+from reclm.llm.templates import answered, token_counter
 from reclm.profiles import grammar
 from reclm.profiles.quality import distinctness
 from reclm.progress import track

@@ -36,7 +36,10 @@ _SAYS_NOTHING = ("", f"{IDENTITY_LABEL} ; {INTERESTS_LABEL} ")
 
 @dataclass(frozen=True)
 class Pair:
-    """Turn 1 of a dialogue, the better answer, the worse one, and in which way (one of NEGATIVES) it is worse."""
+    """Turn 1 of a dialogue, the better answer, the worse one, and in which way (one of NEGATIVES) it is worse.
+
+    `known` are the lines of all that is known of the entity.
+    """
 
     messages: list[Message]
     chosen: str
@@ -45,6 +48,7 @@ class Pair:
     kind: Kind
     entity_id: str
     fold: Fold
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,9 @@ def _draw(
                 prompts[key] = fitted(entity.dialogue.facts, shape, count)[0]
             chosen = grammar.render(entity.own)
             about = entity.dialogue
-            pairs.append(Pair(prompts[key], chosen, rejected, name, about.kind, about.entity_id, about.fold))
+            pairs.append(
+                Pair(prompts[key], chosen, rejected, name, about.kind, about.entity_id, about.fold, about.known)
+            )
     return pairs
 
 

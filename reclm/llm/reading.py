@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reclm.errors import ModelError
-from reclm.llm.prompts import Kind, Message
+from reclm.llm.prompts import Kind, Message, as_data
 from reclm.llm.templates import render
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, MAX_PHRASES
 
@@ -75,6 +75,17 @@ def _around(line: str, kind: Kind) -> list[str]:
     if kind == "user":
         return pieces
     return [*pieces[:1], *(interest.strip() for piece in pieces[1:] for interest in piece.split(","))]
+
+
+def informed(reading: Reading, known: Sequence[str]) -> Reading:
+    """The request with all that is known of the entity in it: a user's history among its own pieces, what an item's
+    audience picks among those around."""
+    lines = tuple(filter(None, map(as_data, known)))
+    if not lines:
+        return reading
+    if reading.kind == "user":
+        return replace(reading, own=tuple(dict.fromkeys((*reading.own, *lines)))[:MAX_OWN])
+    return replace(reading, around=tuple(dict.fromkeys((*lines, *reading.around)))[:MAX_AROUND])
 
 
 def read_phrases(profile: str) -> Phrases:

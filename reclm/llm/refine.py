@@ -169,6 +169,8 @@ def _refine(
 
     tokenizer = load_tokenizer(location)
     requests = training_requests(settings, dialogues, tokenizer)
+    shown = first_prompts(dialogues, shape_of(settings), token_counter(tokenizer))
+    reward.inform(shown, [dialogue.known for dialogue in dialogues])
     lookout = Lookout(settings, dialogues, teacher, reward, tokenizer)
     states = draft.path / "states"
     watch = Watch(settings, lookout, states)

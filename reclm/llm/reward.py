@@ -45,6 +45,10 @@ class RewardModel(Protocol):
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         """(n,) how good profile i is as the answer to request i (turn 1); higher is better, the scale is its own."""
 
+    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+        """Lets the judge know more of whom request i is about than the request shows, where it can use it: the lines of
+        the whole history, or of what an item's audience picks."""
+
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
         """The same as TRL's PPOTrainer takes it: a backbone over the tokens of request and answer, and `score`."""
 
@@ -119,6 +123,7 @@ def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:
     if not pairs:
         return []
     requests = [pair.messages for pair in pairs]
+    model.inform(requests, [pair.known for pair in pairs])
     better = model.score(requests, [pair.chosen for pair in pairs])
     worse = model.score(requests, [pair.rejected for pair in pairs])
     right = np.where(better == worse, 0.5, better > worse).astype(np.float64)

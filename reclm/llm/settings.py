@@ -120,7 +120,7 @@ class RewardSettings(Section):
     truncated: float = Field(0.15, ge=0, description="… is the own one cut off.")
     duplicated: float = Field(0.15, ge=0, description="… is the own one with phrases repeated.")
     empty: float = Field(0.1, ge=0, description="… says nothing.")
-    pairs: int = Field(6000, ge=20, description="Pairs made at most.")
+    pairs: int = Field(4000, ge=20, description="Pairs made at most.")
     epochs: float = Field(3.0, gt=0, description="Passes over the pairs.")
     max_steps: int = Field(0, ge=0, description="Steps at most (causal); 0: no limit.")
     batch_size: int = Field(16, ge=1, description="Pairs per step.")

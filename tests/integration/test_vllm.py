@@ -41,9 +41,7 @@ def make_models(folder: Path) -> None:
     from reclm.llm.tiny import Size, train_model, train_tokenizer
 
     tokenizer = train_tokenizer(documents(), 600)
-    model = train_model(
-        tokenizer, documents(), Size(64, 2, 2, 192), tokens=300_000, learning_rate=5e-3, seed=1, block=128, batch=8
-    )[0]
+    model = train_model(tokenizer, documents(), Size(64, 2, 2, 192), tokens=300_000, learning_rate=5e-3, seed=1)[0]
     torch.manual_seed(1)
     for name, one in (("base", model), ("untrained", LlamaForCausalLM(model.config))):
         one.save_pretrained(folder / name)
