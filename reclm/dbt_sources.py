@@ -116,6 +116,11 @@ def set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[st
     _write_table(_current_path(workspace), CURRENT_ARTIFACTS, rows)
 
 
+def current_versions(workspace: Workspace, kind: str) -> set[str]:
+    """The versions of that kind that are current; none before anything was made so."""
+    return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
+
+
 def _current_path(workspace: Workspace) -> Path:
     return workspace.root / "current_artifacts.parquet"
 

@@ -8,7 +8,7 @@ line and the schedule call these functions and nothing below them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,6 +120,24 @@ def refine(settings: Settings) -> Artifact:
     return refined
 
 
+def with_words(settings: Settings) -> Settings:
+    """The settings, or the same with the keyword engine where no item has a text: there is nothing to learn words from."""
+    from reclm import warehouse
+
+    if settings.profiles.engine == "extractive":
+        return settings
+    with closing(warehouse.connect(settings)) as connection:
+        found = connection.execute(
+            "select count(*) from dim_items where trim(coalesce(full_text, '')) != ''"
+        ).fetchone()
+    if found is not None and found[0]:
+        return settings
+    say(
+        "no item has a title, category or text: no language model is trained, and profiles stay empty (profiles.engine=extractive)"
+    )
+    return settings.model_copy(update={"profiles": settings.profiles.model_copy(update={"engine": "extractive"})})
+
+
 def learn(settings: Settings) -> None:
     """Everything `profile` needs besides the warehouse: nothing for keywords or an endpoint, else the models up to
     `profiles.model`."""
@@ -202,6 +220,7 @@ def run(settings: Settings, source: Path | None) -> Artifact:
         ingest(settings, source)
         announce(settings)
         build(settings, "features")
+        settings = with_words(settings)
         learn(settings)
         profile(settings)
         publish(settings)

@@ -65,13 +65,16 @@ def tell_progress(trainer: Trainer) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars of transformers for reading and writing weights, which end in a log file one line each."""
+    """No bars of transformers for reading and writing weights, which end in a log file one line each, and no tables of
+    the weights that a new head has not."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

@@ -36,7 +36,7 @@ def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
     from reclm import warehouse
 
     workspace = settings.paths
-    current = current_profiles(workspace)
+    current = engine.current_profiles(workspace)
     written_by = current.manifest["parameters"]["engine"]
     if written_by != settings.profiles.engine:
         raise WorkspaceError(
@@ -64,17 +64,6 @@ def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
             summary = _write(settings, current, _of_items(knowledge, new), asked, rows, draft.path, version)
             draft.metrics.update(metrics, trimmed=asked.trimmed, new_items=len(new), **summary)
     return artifacts.load(workspace, "profiles", version)
-
-
-def current_profiles(workspace: Workspace) -> Artifact:
-    """The profiles that the warehouse shows, else the newest. Raises WorkspaceError when there are none."""
-    path = workspace.root / "current_artifacts.parquet"
-    marked = pq.read_table(path).to_pylist() if path.exists() else []
-    versions = {row["version"] for row in marked if row["kind"] == "profiles"}
-    found = artifacts.all_of(workspace, "profiles")
-    if not found:
-        raise WorkspaceError(f"{workspace.root} holds no profiles to add new items to; run `reclm profile` first")
-    return next((one for one in found if one.version in versions), found[-1])
 
 
 def _model_of(workspace: Workspace, current: Artifact) -> Artifact | None:

@@ -1,6 +1,6 @@
 """The embedding stage: every distinct text once, as a unit vector of a sentence encoder.
 
-The texts of the newest profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts that
+The texts of the current profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts that
 an earlier artifact holds for the same model are not encoded again: an artifact holds what was new, and the vectors of a
 model are those of all its artifacts together. Texts are encoded shortest first, so that little of a batch is padding,
 and a shard appears whole or not at all, so that a killed run repeats at most one. The packaged encoder is
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from reclm import artifacts
 from reclm.artifacts import Artifact, content_hash
-from reclm.errors import ArtifactError, ModelError, WorkspaceError
-from reclm.profiles.engine import FILES, warehouse_fingerprint
+from reclm.errors import ArtifactError, ModelError
+from reclm.llm.compat import quiet
+from reclm.profiles.engine import FILES, current_profiles
 from reclm.progress import say, track
 from reclm.settings import EmbeddingSettings, Settings
-from reclm.workspace import Workspace
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -65,7 +65,7 @@ def load_encoder(settings: Settings) -> Encoder:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = settings.embedding.model
-    with _offline() if name == PACKAGED else _as_is():
+    with _offline() if name == PACKAGED else _as_is(), quiet():
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -142,7 +142,7 @@ def write_embeddings(settings: Settings, encoder: Encoder | None = None) -> Arti
     from reclm import warehouse
 
     workspace = settings.paths
-    profiles = _newest_profiles(workspace, warehouse_fingerprint(workspace))
+    profiles = current_profiles(workspace)
     with closing(warehouse.connect(settings)) as connection:
         texts = distinct_texts(connection, profiles.path)
     artifact = _embed(settings, profiles, texts, encoder)
@@ -150,25 +150,15 @@ def write_embeddings(settings: Settings, encoder: Encoder | None = None) -> Arti
     return artifact
 
 
-def _newest_profiles(workspace: Workspace, fingerprint: str) -> Artifact:
-    """The newest profiles, those of the published warehouse before all others."""
-    profiles = artifacts.all_of(workspace, "profiles")
-    if not profiles:
-        raise WorkspaceError(f"{workspace.root} holds no profiles; run `reclm profile` first")
-    return max(
-        enumerate(profiles), key=lambda pair: (pair[1].manifest["parents"]["warehouse"] == fingerprint, pair[0])
-    )[1]
-
-
 def distinct_texts(connection: DuckDBPyConnection, profiles: Path) -> dict[str, str]:
-    """{text_hash: text} of every profile and every item text that is not empty."""
+    """{text_hash: text} of every well-formed profile and every item text that is not empty."""
     rows = connection.execute(
         """
         select distinct text
         from (
-            select profile as text from read_parquet($1)
+            select profile as text from read_parquet($1) where parse_status = 'ok'
             union all
-            select profile from read_parquet($2)
+            select profile from read_parquet($2) where parse_status = 'ok'
             union all
             select full_text from dim_items
         )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import SNAPSHOTS
+from reclm.errors import WorkspaceError
 from reclm.llm.generate import extractive
 from reclm.profiles import grammar, language, quality
 from reclm.profiles.knowledge import Knowledge, load_catalogue, load_knowledge
@@ -65,6 +66,17 @@ def warehouse_fingerprint(workspace: Workspace) -> str:
     """What the profiles depend on in the published warehouse. Raises WorkspaceError when none is published."""
     build = read_json(workspace.current_build)
     return str(build.get("features_fingerprint") or build["fingerprint"])
+
+
+def current_profiles(workspace: Workspace) -> Artifact:
+    """The profiles that the warehouse shows, else the newest. Raises WorkspaceError when there are none."""
+    from reclm.dbt_sources import current_versions
+
+    found = artifacts.all_of(workspace, "profiles")
+    if not found:
+        raise WorkspaceError(f"{workspace.root} holds no profiles; run `reclm profile` first")
+    versions = current_versions(workspace, "profiles")
+    return next((one for one in reversed(found) if one.version in versions), found[-1])
 
 
 def write_profiles(

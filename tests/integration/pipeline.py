@@ -24,6 +24,7 @@ SMALL_SHOP = (
     "train.patience=1",
     "train.dim=16",
     "features.neighbours=5",
+    "profiles.engine=extractive",
     "evaluation.bootstrap=50",
     "runtime.threads=2",
 )

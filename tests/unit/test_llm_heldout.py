@@ -18,7 +18,7 @@ from reclm.llm import base, heldout
 from reclm.llm.conversations import question
 from reclm.llm.prompts import Message, answer, profile_request
 from reclm.llm.templates import encode
-from reclm.settings import Settings
+from reclm.settings import Settings, load
 
 HELD_OUT = [d for d in dialogues() if d.fold == "held_out"]
 USERS = [d for d in HELD_OUT if d.kind == "user"]
