@@ -7,6 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
+VLLM_STAMP := .venv/.vllm-stamp
 WORKSPACE ?= workspace-demo
 
 .PHONY: help setup demo test test-all lint format docs clean
@@ -25,13 +26,19 @@ $(STAMP): pyproject.toml constraints.txt overrides.txt
 		VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -e '.[dev]' -c constraints.txt --override overrides.txt
 	@touch $(STAMP)
 
-demo: setup ## Run everything on the demo shop: data, profiles, features, models, evaluation, report
+$(VLLM_STAMP): $(STAMP)
+	links="$${UV_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)}"; \
+		UV_FIND_LINKS="$$links" VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode \
+		$$(test -n "$$links" || echo --torch-backend=cpu) -e '.[dev,vllm]' -c constraints.txt --override overrides.txt
+	@touch $(VLLM_STAMP)
+
+demo: setup ## Run everything on the demo shop: data, language model, profiles, features, models, report
 	@$(BIN)/reclm demo --workspace $(WORKSPACE)
 
-test: setup lint ## Lint, check types, run the unit and integration tests (embedded default, under 15 minutes)
+test: setup lint $(VLLM_STAMP) ## Lint, check types, run the unit and integration tests (embedded default, with vLLM; under 20 minutes)
 	$(BIN)/python -m pytest -m "not full"
 
-test-all: setup ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)
+test-all: setup $(VLLM_STAMP) ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)
 	$(BIN)/python -m pytest -m full
 
 lint: setup ## Check style and types

@@ -229,6 +229,38 @@ def refine(
     _tell_model(stages.refine(_load(workspace, overrides, settings_file)))
 
 
+@app.command()
+@_guarded
+def ablate(
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and for how long.")
+    ] = False,
+    reward_of: Annotated[
+        Path | None,
+        typer.Option("--reward-of", help="Another workspace whose reward model is tried on this one's pairs."),
+    ] = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Compare writers of profiles: keywords, base, one-turn, two-turn and refined model, under the same backbones.
+
+    Needs published features. What is finished is kept; settings ablate.* choose arms, backbones, seeds and extras.
+
+    Example: reclm ablate --set ablate.seeds=42 --set ablate.extras=masking,sizes
+    """
+    from reclm import stages
+    from reclm.ablation import ablation_table, plan
+
+    settings = _load(workspace, overrides, settings_file)
+    if dry_run:
+        print("\n".join(plan(settings)))
+        return
+    ablation = stages.ablate(settings, reward_of=reward_of)
+    print(ablation_table(ablation))
+    print(f"\nablation {ablation.path}")
+
+
 def _tell_model(artifact: Any) -> None:
     import pyarrow.parquet as pq
 

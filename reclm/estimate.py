@@ -31,13 +31,20 @@ def _sizes(settings: Settings) -> tuple[int, int, int]:
 
 
 def estimate(settings: Settings) -> dict[str, float]:
-    """Seconds of each part on two CPU cores: `build`, `profile`, `publish`, `train`, `evaluate`."""
+    """Seconds of each part on two CPU cores: `build`, `learn`, `profile`, `publish`, `train`, `evaluate`.
+
+    A language model from elsewhere, or on a GPU, is not known here: `learn` is that of `tiny`.
+    """
     interactions, users, items = _sizes(settings)
     trainings = len(settings.train.models) * len(settings.train.variants) * len(settings.train.seeds)
     per_training = 4 + 60 * users * items / 37e6 + 20 * interactions / 5e5
+    writes = settings.profiles.engine in ("transformers", "vllm")
+    dialogues = settings.tune.epochs * (users * (1 + settings.tune.sparse_views / 2) + items)
+    learn = settings.llm.tiny_tokens / 8000 + dialogues / 50 + 60 + 6 * settings.refine.steps
     return {
         "build": 25 + 60 * interactions / 5e5,
-        "profile": 15 + (2 * users + 3 * items) / 190,
+        "learn": learn if writes else 0.0,
+        "profile": 15 + (2 * users + 3 * items) / 190 + (2 * (users + items) / 90 if writes else 0),
         "publish": 20 + (users + 2 * items) / 1500,
         "train": trainings * per_training,
         "evaluate": 15 + trainings * (1 + users / 3000) + 60 * (items / 7400) ** 2,

@@ -42,6 +42,8 @@ BASELINES = (
     "content_knn",
     "ridge",
 )
+ARMS = ("extractive", "base", "single_turn", "two_turn", "refined")
+EXTRAS = ("masking", "sizes", "reward")
 ENVIRONMENT_PREFIX = "RECLM_"
 SETTINGS_FILE = "reclm.toml"
 NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA"}
@@ -259,6 +261,20 @@ class EvaluationSettings(Section):
     batch_size: int = Field(512, ge=1, description="Users ranked at once.")
 
 
+class AblateSettings(Section):
+    """What `reclm ablate` compares."""
+
+    arms: Names = Field(ARMS, description=f"Writers of profiles to compare: any of {', '.join(ARMS)}.")
+    models: Names = Field(("biasmf", "lightgcn"), description="Backbones that are trained with each writer's profiles.")
+    seeds: Numbers = Field((42, 43, 44), description="One training per seed.")
+    epochs: int = Field(0, ge=0, description="Epochs at most; 0: train.epochs.")
+    extras: Names = Field(
+        (),
+        description="More to compare: masking (tuned without withholding the item), sizes (tiny small, medium, large), "
+        "reward (encoder against causal).",
+    )
+
+
 class RuntimeSettings(Section):
     """The machine."""
 
@@ -310,6 +326,7 @@ class Settings(BaseSettings):
     fusion: FusionSettings = FusionSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    ablate: AblateSettings = AblateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -430,6 +447,9 @@ def load(
     _check_names("train.models", settings.train.models, BACKBONES)
     _check_names("train.variants", settings.train.variants, ("base", "augment", "shuffled"))
     _check_names("evaluation.baselines", settings.evaluation.baselines, BASELINES)
+    _check_names("ablate.arms", settings.ablate.arms, ARMS)
+    _check_names("ablate.models", settings.ablate.models, BACKBONES)
+    _check_names("ablate.extras", settings.ablate.extras, EXTRAS)
     if settings.split.train_share + settings.split.valid_share >= 1:
         raise SettingsError("split.train_share + split.valid_share must stay below 1, or no test slice is left")
     return settings

@@ -138,6 +138,16 @@ def with_words(settings: Settings) -> Settings:
     return settings.model_copy(update={"profiles": settings.profiles.model_copy(update={"engine": "extractive"})})
 
 
+def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
+    """Every writer's profiles under the same backbones and seeds: artifact `ablation`. `reward_of`: another workspace."""
+    from reclm.ablation import ablate as compare
+
+    with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
+        ablation = compare(settings, reward_of=reward_of)
+        about |= {"version": ablation.version, "reused": _is_older(ablation, about)}
+    return ablation
+
+
 def learn(settings: Settings) -> None:
     """Everything `profile` needs besides the warehouse: nothing for keywords or an endpoint, else the models up to
     `profiles.model`."""

@@ -105,7 +105,9 @@ class Chain:
         return write_refine(self.settings, self.dialogues, self.teacher[1], sft, reward, self.parents)
 
     def standing(self, kind: str) -> Artifact:
-        """The newest artifact of that kind whose teacher and warehouse are the current ones."""
+        """The artifact of that kind whose teacher and warehouse are the current ones, the settings' own before newer others."""
+        from reclm.llm.choice import preferred
+
         found = [
             a
             for a in artifacts.all_of(self.settings.paths, kind)
@@ -116,4 +118,4 @@ class Chain:
                 f"{self.settings.paths.root} holds no {kind} model of the current warehouse and teacher; run "
                 f"`{COMMANDS[kind]}` first"
             )
-        return found[-1]
+        return preferred(self.settings, found, self.parents["warehouse"])

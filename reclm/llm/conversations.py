@@ -83,7 +83,7 @@ def converse(
         prompt, trimmed = fitted(facts, shape, count)
         result.trimmed += trimmed
         messages: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
-        if two_turns:
+        if two_turns and dialogue.asks:
             messages += [question(dialogue, shape.style), answer(dialogue.answer)]
         result.found.append(Conversation(dialogue, prompt, messages))
     return result
@@ -100,26 +100,24 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
 def corpus(
     dialogues: Iterable[Dialogue], teacher: ProfileSource, shape: Shape, texts: Iterable[str] = ()
 ) -> Iterator[str]:
-    """What `tiny` is trained on from scratch: `texts` (items' own, cleaned), the prompts of all train dialogues and, where
-    the teacher wrote of their entities, the whole conversations. Nothing of a held-out entity is among the dialogues.
+    """What `tiny` is trained on from scratch: `texts` (items' own, cleaned) and the conversations of the train dialogues
+    whose entities the teacher wrote of. Nothing of a held-out entity is among them.
     """
     for text in texts:
         cleaned = " ".join(grammar.strip_markup(text).split())
         if cleaned:
             yield cleaned
     for dialogue in dialogues:
-        if dialogue.fold == "train":
-            yield as_document(_uncounted(dialogue, teacher, shape))
+        profile = teacher.of(dialogue.kind, dialogue.entity_id)
+        if dialogue.fold == "train" and profile and not _unusable(profile, silent=is_silent(dialogue.facts)):
+            yield as_document(_uncounted(dialogue, profile, shape))
 
 
-def _uncounted(dialogue: Dialogue, teacher: ProfileSource, shape: Shape) -> Sequence[Message]:
+def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
     """The conversation before there is a tokenizer to count with; what is too long is trimmed at about a token a word."""
     prompt, _ = fitted(dialogue.facts, shape, lambda messages: sum(len(m["content"].split()) for m in messages))
-    profile = teacher.of(dialogue.kind, dialogue.entity_id)
-    if _unusable(profile, silent=is_silent(dialogue.facts)) or profile is None:
-        return prompt
     turns: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
-    return [*turns, question(dialogue, shape.style), answer(dialogue.answer)]
+    return [*turns, question(dialogue, shape.style), answer(dialogue.answer)] if dialogue.asks else turns
 
 
 def first_prompts(

@@ -25,7 +25,8 @@ class Dialogue:
     `neighbour_ids` are entities of the same kind, nearest first. `popularity` (known interactions of the item) and
     `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
     `known` are the lines of all that is known of the entity, for a judge who should know more than the writer was shown: a
-    user's whole history, what the audience of an item picks besides.
+    user's whole history, what the audience of an item picks besides. `asks` is False where there is no turn 2: nothing can be
+    withheld of a single interaction.
     """
 
     dialogue_id: str
@@ -42,3 +43,4 @@ class Dialogue:
     popularity: float
     knn_score: float
     known: tuple[str, ...] = ()
+    asks: bool = True

@@ -112,6 +112,7 @@ def _user_dialogue(row: dict[str, Any]) -> Dialogue:
         popularity=row["popularity"],
         knn_score=row["knn_score"],
         known=tuple(row["known"]),
+        asks=row["asks"],
     )
 
 

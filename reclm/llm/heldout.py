@@ -95,12 +95,16 @@ def measure(
             texts = [answers[dialogue.dialogue_id] for dialogue in chosen]
         rows += profile_rows(kind, chosen, texts, teacher, embed)
         if settings.tune.turns == "two":
+            asking = [row for row, dialogue in enumerate(chosen) if dialogue.asks]
+            if len(asking) < 2:
+                continue
             asked: list[list[Message]] = [
-                [*prompt, {"role": "assistant", "content": text}, question(dialogue, shape.style)]
-                for dialogue, prompt, text in zip(chosen, prompts, texts, strict=True)
+                [*prompts[row], {"role": "assistant", "content": texts[row]}, question(chosen[row], shape.style)]
+                for row in asking
             ]
             probabilities = yes_probabilities(model, tokenizer, asked, batch)
-            rows += turn_two_rows(kind, chosen, probabilities, [d for d in dialogues if d.fold == "train"])
+            known = [d for d in dialogues if d.fold == "train" and d.asks]
+            rows += turn_two_rows(kind, [chosen[row] for row in asking], probabilities, known)
     return rows
 
 

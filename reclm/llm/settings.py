@@ -133,9 +133,11 @@ class RefineSettings(Section):
     """Refinement by reinforcement learning against the reward model (`reclm refine`)."""
 
     method: Literal["ppo", "rloo", "none"] = Field("ppo", description="`none` keeps the tuned model as it is.")
-    steps: int = Field(24, ge=1, description="Updates at most.")
+    steps: int = Field(12, ge=1, description="Updates at most.")
     batch_size: int = Field(32, ge=2, description="Prompts per update.")
-    learning_rate: float = Field(3e-5, gt=0, description="Step size.")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Step size; for `tiny`. Large models want far less (the paper: 1e-5)."
+    )
     kl: float = Field(0.05, ge=0, description="Weight of the KL penalty to the tuned model.")
     lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapter (the paper: 4).")
     lora_alpha: int = Field(32, ge=1, description="Scale of the LoRA adapter.")
@@ -152,12 +154,12 @@ class RefineSettings(Section):
         0.05, ge=0, description="Guard: fall of the share of distinct profiles that stops it (over-smoothing)."
     )
     max_own_drop: float = Field(
-        0.02,
+        0.03,
         ge=0,
         description="Guard: fall of own-minus-other similarity, while the reward rises, that stops it (reward hacking).",
     )
     max_ranking_drop: float = Field(
-        0.02,
+        0.03,
         ge=0,
         description="Guard: fall of the withheld items' ranking by profile, while the reward rises, that stops it.",
     )

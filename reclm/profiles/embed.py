@@ -134,19 +134,23 @@ def model_name(settings: EmbeddingSettings) -> str:
     return f"{settings.model}@{settings.max_tokens}{suffix}"
 
 
-def write_embeddings(settings: Settings, encoder: Encoder | None = None) -> Artifact:
+def write_embeddings(
+    settings: Settings, encoder: Encoder | None = None, *, profiles: Artifact | None = None
+) -> Artifact:
     """Embeds what has no vector yet, or finds that nothing lacks one; makes the artifact the current one.
 
-    Raises WorkspaceError when there are no profiles. `encoder` replaces the one that the settings name (for tests).
+    Given other `profiles` than the current ones, the artifact is not made current. Raises WorkspaceError when there are
+    no profiles. `encoder` replaces the one that the settings name (for tests).
     """
     from reclm import warehouse
 
     workspace = settings.paths
-    profiles = current_profiles(workspace)
+    chosen = current_profiles(workspace) if profiles is None else profiles
     with closing(warehouse.connect(settings)) as connection:
-        texts = distinct_texts(connection, profiles.path)
-    artifact = _embed(settings, profiles, texts, encoder)
-    warehouse.set_current_artifact(workspace, "embeddings", artifact.version)
+        texts = distinct_texts(connection, chosen.path)
+    artifact = _embed(settings, chosen, texts, encoder)
+    if profiles is None:
+        warehouse.set_current_artifact(workspace, "embeddings", artifact.version)
     return artifact
 
 

@@ -85,8 +85,9 @@ def write_profiles(
     full: bool = False,
     items: Literal["all", "new"] = "all",
     model: Artifact | None = None,
+    current: bool = True,
 ) -> Artifact:
-    """Writes the profiles of both snapshots, or finds them standing; makes them the current ones.
+    """Writes the profiles of both snapshots, or finds them standing; makes them the current ones unless told not to.
 
     `full` asks a language model everything again, also what it has answered before. `items="new"` writes only of items
     that the current profiles lack, at snapshot `final`, by the model that wrote those. `model` writes in place of the
@@ -103,7 +104,8 @@ def write_profiles(
         artifact = add_new_items(settings, fingerprint)
     else:
         artifact = _write_all(settings, fingerprint, full=full and not by_keywords, model=model)
-    warehouse.set_current_artifact(workspace, "profiles", artifact.version)
+    if current:
+        warehouse.set_current_artifact(workspace, "profiles", artifact.version)
     return artifact
 
 

@@ -89,7 +89,9 @@ def decoding(settings: Settings) -> dict[str, Any]:
 
 
 def newest_model(settings: Settings, warehouse: str) -> Artifact:
-    """The newest model of `profiles.model`, those whose line begins at this warehouse before all others."""
+    """The model of `profiles.model`: of this warehouse before others, made by these settings before others, the newest."""
+    from reclm.llm.choice import preferred
+
     kind = KIND_OF_MODEL[settings.profiles.model]
     workspace = settings.paths
     found = artifacts.all_of(workspace, kind)
@@ -98,8 +100,7 @@ def newest_model(settings: Settings, warehouse: str) -> Artifact:
             f"{workspace.root} holds no {kind} model for profiles.model = {settings.profiles.model!r}; run "
             f"`{COMMAND_OF_KIND[kind]}` first, or set profiles.engine to 'extractive'"
         )
-    places = range(len(found))
-    return found[max(places, key=lambda place: (found[place].manifest["parents"].get("warehouse") == warehouse, place))]
+    return preferred(settings, found, warehouse)
 
 
 def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Teacher:

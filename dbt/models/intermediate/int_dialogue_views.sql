@@ -19,12 +19,12 @@ users as (
     string_agg(item_id, chr(31) order by item_id) as history,
   from known
   group by user_id
-  having count(*) >= 2
 ),
 
 views as (
   select
     users.user_id,
+    users.n_known >= 2 as asks,
     unnest(case when users.n_known >= 5 then range(0, parameters.sparse_views + 1) else [0] end)::bigint as view,
     case when {{ hash_unit('parameters.seed', 'fold', 'users.history') }} < 0.1 then 'held_out' else 'train' end as fold,
     parameters.seed,
@@ -36,7 +36,7 @@ dialogues as (
   select
     *,
     concat('user:', user_id, ':', view) as dialogue_id,
-    {{ hash_unit('seed', 'answer', "concat('user:', user_id, ':', view)") }} < 0.5 as answer,
+    asks and {{ hash_unit('seed', 'answer', "concat('user:', user_id, ':', view)") }} < 0.5 as answer,
     1 + floor({{ hash_unit('seed', 'sparse', "concat('user:', user_id, ':', view)") }} * 3) as n_if_sparse,
   from views
 ),
@@ -60,6 +60,7 @@ seen as (
     user_id,
     view,
     fold,
+    asks,
     answer,
     max(item_id) filter (draw = 1) as drawn_item_id,
     list(item_id order by history_rank) filter (
@@ -69,7 +70,7 @@ seen as (
       end
     ) as known_items,
   from drawn
-  group by dialogue_id, user_id, view, fold, answer
+  group by dialogue_id, user_id, view, fold, asks, answer
 ),
 
 -- Few items are soon the same few: what a held-out dialogue shows is shown by no other that is trained on.
@@ -89,6 +90,7 @@ select
   user_id,
   view,
   fold,
+  asks,
   answer,
   drawn_item_id,
   known_items,

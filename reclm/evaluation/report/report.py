@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm import __version__
-from reclm.evaluation.report import plots, sections, sources
+from reclm.evaluation.report import language, plots, sections, sources
 from reclm.evaluation.report.sources import Sources
 from reclm.settings import Settings
 from reclm.workspace import write_atomically
@@ -60,6 +60,8 @@ def context(found: Sources, settings: Settings) -> dict[str, Any]:
         "curve_plots": plots.training_curves(found.curves, metrics[0]) if metrics else [],
         "quality_plots": plots.profile_quality(found.quality),
         "bias_plots": plots.popularity_bias(found.results, k),
+        "language": language.section(settings),
+        "ablation": language.ablation_section(settings),
         "runs": found.runs,
         "artifacts": found.artifacts,
         "packages": found.packages,

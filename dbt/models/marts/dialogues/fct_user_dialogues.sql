@@ -143,6 +143,7 @@ select
   to_json(coalesce(around.neighbours, [])) as neighbours,
   dialogues.withheld_item_id,
   cards.line as withheld_line,
+  dialogues.asks,
   dialogues.answer,
   (item_status.n_interactions - dialogues.answer::int)::double as popularity,
   knn_scores.knn_score::double as knn_score,

@@ -1,0 +1,173 @@
+"""The arms of an ablation: a writer's name comes in, its profiles of both snapshots go out, as vectors in the data's order.
+
+The stages are those of RecLM (arXiv 2412.19302, section 4.4): keywords without a language model, the untuned base, one turn,
+two turns, and refinement; extras change one more thing each. What an arm needs is made as the stages make it, so that it is
+found standing afterwards; nothing becomes current, and nothing is published for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.dataset import TrainingData, Variant
+from reclm.llm.chain import Chain
+from reclm.profiles import grammar
+from reclm.profiles.embed import model_name, text_hash, write_embeddings
+from reclm.profiles.engine import FILES, write_profiles
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+Stage = Literal["keywords", "base", "tuned", "refined"]
+SIZES = ("small", "medium", "large")
+JUDGES = ("encoder", "causal")
+BOTH: tuple[Variant, ...] = ("augment", "shuffled")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A writer: how far its model is trained, which settings differ ({section: {key: value}}), and what is trained on it."""
+
+    name: str
+    stage: Stage
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = BOTH
+    extra: str = ""
+
+    def settings(self, settings: Settings) -> Settings:
+        """The settings this writer is made by."""
+        return overridden(settings, self.overrides)
+
+
+TWO: dict[str, dict[str, Any]] = {"tune": {"turns": "two", "masking": True}}
+MAIN: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("extractive", "keywords", {"profiles": {"engine": "extractive"}}),
+        Arm("base", "base", TWO),
+        Arm("single_turn", "tuned", {"tune": {"turns": "one", "masking": True}}),
+        Arm("two_turn", "tuned", TWO),
+        Arm("refined", "refined", TWO),
+    )
+}
+
+
+def overridden(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
+    sections = {
+        name: getattr(settings, name).model_copy(update=dict(values)) for name, values in overrides.items() if values
+    }
+    return settings.model_copy(update=sections)
+
+
+def chosen_arms(settings: Settings) -> list[Arm]:
+    """The arms that the settings name, then those of the extras; an extra that equals a named arm is not made twice."""
+    ablation, llm = settings.ablate, settings.llm
+    arms = [MAIN[name] for name in ablation.arms]
+    if "masking" in ablation.extras:
+        arms.append(Arm("unmasked", "tuned", {"tune": {"turns": "two", "masking": False}}, ("augment",), "masking"))
+    if "sizes" in ablation.extras and llm.base_model == "tiny":
+        sizes = [size for size in SIZES if size != llm.tiny_size or "two_turn" not in ablation.arms]
+        arms += [
+            Arm(f"two_turn_{size}", "tuned", {**TWO, "llm": {"tiny_size": size}}, ("augment",), "sizes")
+            for size in sizes
+        ]
+    if "reward" in ablation.extras:
+        judges = [judge for judge in JUDGES if judge != settings.reward.model or "refined" not in ablation.arms]
+        arms += [
+            Arm(f"refined_{judge}", "refined", {**TWO, "reward": {"model": judge}}, ("augment",), "reward")
+            for judge in judges
+        ]
+    return arms
+
+
+@dataclass
+class Written:
+    """What an arm's writer left: `models` by artifact kind (none for keywords) and the profiles."""
+
+    arm: Arm
+    models: dict[str, Artifact]
+    profiles: Artifact
+
+
+def write_arm(settings: Settings, arm: Arm) -> Written:
+    """Makes what the arm needs or finds it standing; the profiles' texts have their vectors afterwards."""
+    own = arm.settings(settings)
+    models: dict[str, Artifact] = {}
+    if arm.stage != "keywords":
+        own = overridden(own, {"profiles": {"engine": _engine(own)}})
+        chain = Chain(own)
+        models["base"] = chain.base()
+        if arm.stage != "base":
+            models["sft"] = chain.tuned()
+        if arm.stage == "refined":
+            models["reward"], models["refine"] = chain.rewarded(), chain.refined()
+    writer = models.get("refine") or models.get("sft") or models.get("base")
+    profiles = write_profiles(own, model=writer, current=False)
+    write_embeddings(settings, profiles=profiles)
+    return Written(arm, models, profiles)
+
+
+def _engine(settings: Settings) -> str:
+    return settings.profiles.engine if settings.profiles.engine in ("transformers", "vllm") else "transformers"
+
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def load_vectors(settings: Settings, wanted: set[str]) -> Vectors:
+    """{text_hash: vector} of the texts wanted, from every embeddings artifact of the settings' encoder."""
+    model, found = model_name(settings.embedding), Vectors()
+    for artifact in artifacts.all_of(settings.paths, "embeddings"):
+        if artifact.manifest["parameters"]["model"] != model:
+            continue
+        for shard in sorted(artifact.path.glob("vectors-*.parquet")):
+            table = pq.read_table(shard, columns=["text_hash", "embedding"])
+            table = table.filter(pc.is_in(table["text_hash"], pa.array(sorted(wanted), pa.string())))
+            vectors = table["embedding"].to_pylist()
+            found.update(
+                (key, np.asarray(vector, dtype=np.float32))
+                for key, vector in zip(table["text_hash"].to_pylist(), vectors, strict=True)
+            )
+    return found
+
+
+def texts_of(profiles: Artifact, kind: str, snapshot: str) -> dict[str, str]:
+    """{id: profile} of the rows that reach Feast by the normal way: well formed, and not empty."""
+    table = pq.read_table(profiles.path / FILES["user" if kind == "user" else "item"])
+    return {
+        row[f"{kind}_id"]: row["profile"]
+        for row in table.select([f"{kind}_id", "snapshot", "profile", "parse_status"]).to_pylist()
+        if row["snapshot"] == snapshot and row["parse_status"] == grammar.OK and (row["profile"] or "").strip()
+    }
+
+
+def with_profiles(settings: Settings, data: TrainingData, profiles: Artifact) -> TrainingData:
+    """The data with that artifact's profiles in place of the published ones; a row of NaN for who has none."""
+    texts = {kind: texts_of(profiles, kind, data.snapshot) for kind in ("user", "item")}
+    vectors = load_vectors(settings, {text_hash(text) for known in texts.values() for text in known.values()})
+    return replace(
+        data,
+        user_profile=_matrix(data.user_ids.tolist(), texts["user"], vectors),
+        item_profile=_matrix(data.item_ids.tolist(), texts["item"], vectors),
+    )
+
+
+def _matrix(ids: Sequence[str], texts: Mapping[str, str], vectors: Vectors) -> NDArray[np.float32] | None:
+    rows = {one: vectors[text_hash(texts[one])] for one in ids if one in texts}
+    if not rows:
+        return None
+    matrix = np.full((len(ids), len(next(iter(rows.values())))), np.nan, dtype=np.float32)
+    for place, one in enumerate(ids):
+        if one in rows:
+            matrix[place] = rows[one]
+    return matrix

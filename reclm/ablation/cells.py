@@ -1,0 +1,133 @@
+"""The cells of an ablation: one backbone, trained on one arm's profiles in one variant with one seed, and ranked.
+
+A cell is named by the hash of all that determines it and kept the moment it is finished: a killed run goes on after it,
+and another ablation that asks for the same cell takes it from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm import artifacts
+from reclm.artifacts import Artifact, content_hash
+from reclm.dataset import EvaluationTask, TrainingData, Variant
+from reclm.evaluation import measured
+from reclm.evaluation.measured import Measured
+from reclm.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+FOLDER = "cells"
+K = 20
+NO_ARM = "none"
+"""The arm of the variant base, which sees no profiles at all."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`profiles` is the version of the arm's profiles, '' for the variant base; `name` hashes everything that matters."""
+
+    model: str
+    arm: str
+    variant: Variant
+    seed: int
+    profiles: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell: what it put where, by setting, its chosen epochs and its seconds."""
+
+    cell: Cell
+    ranked: dict[str, Measured]
+    epochs: dict[str, int]
+    seconds: float
+
+
+Data = Callable[[], tuple[TrainingData, Sequence[EvaluationTask], TrainingData, Sequence[EvaluationTask]]]
+"""(select, its tasks, final, its tasks) with the cell's profiles in them."""
+
+
+def trained_by(settings: Settings) -> Settings:
+    """The settings that backbones are trained by: `ablate.epochs` in place of train.epochs, if given."""
+    if not settings.ablate.epochs:
+        return settings
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": settings.ablate.epochs})})
+
+
+def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
+    from reclm.backbones.stage import NOT_PART_OF_A_MODEL
+
+    trained = trained_by(settings)
+    return content_hash(
+        {
+            **about,
+            "train": trained.train.model_dump(mode="json", exclude=NOT_PART_OF_A_MODEL),
+            "fusion": trained.fusion.model_dump(mode="json"),
+            "embedding": trained.embedding.model,
+            "device": trained.runtime.device,
+            "dtype": trained.runtime.dtype,
+            "parents": parents,
+        }
+    )
+
+
+def finished(
+    settings: Settings, cell: Cell, folder: Path, tasks: Sequence[EvaluationTask], earlier: Sequence[Artifact]
+) -> Finished | None:
+    """The cell as `folder` or an earlier ablation holds it, copied into `folder`; None when it has to be trained."""
+    about = folder / f"{cell.name}.json"
+    if not about.exists():
+        held = next((a.path / FOLDER for a in reversed(earlier) if (a.path / FOLDER / about.name).exists()), None)
+        if held is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(held.glob(f"{cell.name}*"), key=lambda path: path.suffix == ".json"):  # the record last
+            shutil.copy(path, folder / path.name)
+    ranked = {task.setting: measured.read(_ranks(folder, cell, task), task) for task in tasks}
+    if any(found is None for found in ranked.values()):
+        return None
+    record = read_json(about)
+    return Finished(
+        cell, {s: found for s, found in ranked.items() if found is not None}, record["epochs"], record["seconds"]
+    )
+
+
+def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
+    return folder / f"{cell.name}-{task.setting}.safetensors"
+
+
+def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
+    """Chooses the epochs on `select`, refits on `final`, ranks its tasks, and keeps the result in `folder`."""
+    from reclm import backbones
+    from reclm.evaluation.evaluate import Bound
+    from reclm.evaluation.ranking import rank, truth_ranks
+
+    began = time.monotonic()
+    trained = trained_by(settings)
+    select, select_tasks, final, tasks = data()
+    chosen = backbones.create(cell.model, trained).fit(select, cell.variant, seed=cell.seed, tasks=select_tasks)
+    epochs = {str(setting): int(epoch) for setting, epoch in chosen.items()}
+    backbone = backbones.create(cell.model, trained)
+    backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs)
+    folder.mkdir(parents=True, exist_ok=True)
+    ranked: dict[str, Measured] = {}
+    for task in tasks:
+        lists = rank(Bound(backbone, task.setting), task, K, settings.evaluation.batch_size)
+        ranked[task.setting] = Measured(truth_ranks(lists, task))
+        measured.write(_ranks(folder, cell, task), ranked[task.setting])
+    seconds = round(time.monotonic() - began, 3)
+    about = {"model": cell.model, "arm": cell.arm, "variant": cell.variant, "seed": cell.seed}
+    write_json(folder / f"{cell.name}.json", about | {"epochs": epochs, "seconds": seconds})
+    return Finished(cell, ranked, epochs, seconds)
+
+
+def earlier_ablations(settings: Settings) -> list[Artifact]:
+    return artifacts.all_of(settings.paths, "ablation")

@@ -1,0 +1,167 @@
+"""What an ablation says besides rankings: does the reward know whom a profile helps, and what do the extras cost.
+
+In: finished cells, arms and their models. Out: rows of `diagnostics.parquet` (what, name, metric, value, lo, hi, n).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm import artifacts
+from reclm.ablation.arms import Written, texts_of
+from reclm.ablation.cells import NO_ARM, Finished
+from reclm.ablation.table import per_user
+from reclm.artifacts import Artifact
+from reclm.dataset import EvaluationTask
+from reclm.errors import WorkspaceError
+from reclm.workspace import Workspace
+
+if TYPE_CHECKING:
+    from reclm.llm.chain import Chain
+    from reclm.settings import Settings
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("what", "name", "metric")]
+    + [(name, pa.float64()) for name in ("value", "lo", "hi")]
+    + [("n", pa.int64())]
+)
+MIN_USERS = 10
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def row_of(
+    what: str, name: str, metric: str, value: float, n: int, lo: float | None = None, hi: float | None = None
+) -> Row:
+    return {"what": what, "name": name, "metric": metric, "value": value, "lo": lo, "hi": hi, "n": n}
+
+
+def spearman(one: Floats, other: Floats) -> float:
+    """Rank correlation, ties at their mean rank; NaN when either does not vary."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(one), rankdata(other)
+    if a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def spearman_interval(one: Floats, other: Floats, resamples: int, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the rank correlation, over the rows."""
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, len(one), len(one)) for _ in range(resamples))
+    found = np.array([spearman(one[rows], other[rows]) for rows in drawn])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return float("nan"), float("nan")
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def gain_by_reward(
+    settings: Settings,
+    chain: Chain,
+    reward: Artifact,
+    written: Sequence[Written],
+    cells: Sequence[Finished],
+    tasks: Sequence[EvaluationTask],
+    user_ids: Sequence[str],
+) -> list[Row]:
+    """Spearman's rho over users between the reward of their profile at `final` and what it adds to their NDCG@20."""
+    scores = {one.arm.name: _rewards(settings, chain, reward, one) for one in written if one.models}
+    rows = []
+    for task in tasks:
+        values = per_user(cells, task)
+        asked = [user_ids[place] for place in task.users]
+        for ((arm, model, variant), metric), seeds in values.items():
+            base = values.get(((NO_ARM, model, "base"), metric))
+            if metric != "ndcg" or variant != "augment" or arm not in scores or base is None:
+                continue
+            known = [place for place, user in enumerate(asked) if user in scores[arm]]
+            if len(known) < MIN_USERS:
+                continue
+            gain = (np.mean(seeds, axis=0) - np.mean(base, axis=0))[known]
+            judged = np.array([scores[arm][asked[place]] for place in known], dtype=np.float64)
+            low, high = spearman_interval(judged, gain, settings.evaluation.bootstrap, settings.seed)
+            name = f"{arm}/{model}/{task.setting}"
+            rows.append(row_of("gain_by_reward", name, "spearman", spearman(judged, gain), len(known), low, high))
+    return rows
+
+
+def _rewards(settings: Settings, chain: Chain, reward: Artifact, written: Written) -> dict[str, float]:
+    """{user: reward of their profile at `final`}, of those of whom something is known."""
+    from reclm import warehouse
+    from reclm.llm.base import load_tokenizer, model_location, shape_of, token_counter
+    from reclm.llm.facts import load_user_facts
+    from reclm.llm.prompts import fitted, is_silent
+    from reclm.llm.reward import load_reward
+
+    texts = texts_of(written.profiles, "user", "final")
+    with closing(warehouse.connect(settings)) as connection:
+        facts = {user: known for user, known in load_user_facts(connection, "final").items() if user in texts}
+    spoken = [user for user, known in facts.items() if not is_silent(known)]
+    count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
+    requests = [fitted(facts[user], shape_of(settings), count)[0] for user in spoken]
+    judge = load_reward(settings, reward)
+    judge.inform(requests, [facts[user].history for user in spoken])
+    values = judge.score(requests, [texts[user] for user in spoken])
+    return dict(zip(spoken, values.tolist(), strict=True))
+
+
+def other_reward(folder: Path) -> Artifact:
+    """The newest reward model of another workspace. Raises WorkspaceError when it holds none."""
+    found = artifacts.all_of(Workspace(folder.expanduser().resolve()), "reward")
+    if not found:
+        raise WorkspaceError(f"{folder} holds no reward model; run `reclm reward --workspace {folder}` first")
+    return found[-1]
+
+
+def accuracy_on(settings: Settings, chain: Chain, reward: Artifact, name: str) -> list[Row]:
+    """Accuracy of a reward model, per kind of negative, on this workspace's held-out pairs."""
+    from reclm.llm.base import load_tokenizer, model_location, token_counter
+    from reclm.llm.pairs import make_pairs
+    from reclm.llm.reward import accuracy_rows, load_reward
+
+    count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
+    pairs = make_pairs(chain.dialogues, chain.teacher[1], settings, count=count)
+    rows = accuracy_rows(load_reward(settings, reward), [pair for pair in pairs if pair.fold == "held_out"])
+    return [_with_error("reward_accuracy", name, row) for row in rows]
+
+
+def _with_error(what: str, name: str, row: Any) -> Row:
+    value, margin = row["value"], 1.96 * (row["error"] if row["error"] is not None else float("nan"))
+    metric = row["kind"] if what == "reward_accuracy" else f"{row['metric']}/{row['kind']}"
+    return row_of(what, name, metric, value, row["n"], value - margin, value + margin)
+
+
+def of_models(written: Sequence[Written]) -> list[Row]:
+    """Of each arm's models: parameters, seconds, texts a second, and what was measured on held-out users and items."""
+    rows = []
+    for one in written:
+        if not one.models:
+            continue
+        name, base = one.arm.name, one.models["base"]
+        if "parameters" in base.metrics:
+            rows.append(row_of("model", name, "parameters", float(base.metrics["parameters"]), 1))
+        rows += [row_of("model", name, f"{kind}_seconds", a.manifest["seconds"], 1) for kind, a in one.models.items()]
+        made, seconds = one.profiles.metrics.get("generated", 0), one.profiles.manifest["seconds"]
+        if made and seconds:
+            rows.append(row_of("model", name, "texts_per_second", made / seconds, made))
+        for kind in ("sft", "refine", "reward"):
+            file = one.models[kind].path / "held_out.parquet" if kind in one.models else None
+            if file is not None and file.exists():
+                what = "reward_accuracy" if kind == "reward" else f"held_out_{kind}"
+                rows += [_with_error(what, name, row) for row in pq.read_table(file).to_pylist()]
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")

@@ -1,0 +1,214 @@
+"""The ablation: every writer's profiles under the same backbones, seeds and test slice, against no profiles and shuffled ones.
+
+The published features and the language model's chain come in; one `ablation` artifact goes out: `results`, `diagnostics`
+and its plots. Training data and tasks are read once and only the profile vectors are exchanged; what is finished is kept at
+once, so that a killed ablation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm import artifacts
+from reclm.ablation import diagnostics, table
+from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
+from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
+from reclm.artifacts import Artifact
+from reclm.backbones.stage import Snapshots
+from reclm.evaluation.evaluate import Final
+from reclm.progress import say, step, track
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+KIND = "ablation"
+
+
+def plan(settings: Settings) -> list[str]:
+    """What would be done, in lines for people; nothing is made."""
+    ablation, arms = settings.ablate, chosen_arms(settings)
+    cells = len(_wanted(settings, arms))
+    per_cell, texts_per_second, texts = _speeds(settings)
+    lines = [
+        f"arm {arm.name:<18}{arm.stage:<10}{', '.join(arm.variants)}{f'  (extra: {arm.extra})' if arm.extra else ''}"
+        for arm in arms
+    ]
+    lines.append(
+        f"{cells} trainings: {', '.join(ablation.models)} x seeds {', '.join(map(str, ablation.seeds))} x "
+        f"({sum(len(arm.variants) for arm in arms)} arms and variants + base)"
+    )
+    if per_cell:
+        lines.append(f"about {cells * per_cell / 60:.0f} minutes of training, by what trainings took here before")
+    if texts_per_second:
+        asked = texts * sum(arm.stage != "keywords" for arm in arms)
+        lines.append(
+            f"about {asked / texts_per_second / 60:.0f} minutes of writing at {texts_per_second:.0f} texts/s; answers that "
+            "stand already are not written again"
+        )
+    return lines
+
+
+def _speeds(settings: Settings) -> tuple[float, float, int]:
+    """(seconds a training, texts a second, texts an arm) as earlier artifacts tell; 0 where none does."""
+    trained = list(artifacts.all_of(settings.paths, "backbone"))
+    alike = [a for a in trained if a.manifest["parameters"].get("model") in settings.ablate.models] or trained
+    per_cell = sum(a.manifest["seconds"] for a in alike) / len(alike) if alike else 0.0
+    for artifact in reversed(artifacts.all_of(settings.paths, "profiles")):
+        made, seconds = artifact.metrics.get("generated", 0), artifact.manifest["seconds"]
+        if made and seconds:
+            return per_cell, made / seconds, int(artifact.metrics["distinct_prompts"])
+    return per_cell, 0.0, 0
+
+
+def _wanted(settings: Settings, arms: Sequence[Arm]) -> list[tuple[int, str, Arm | None, Any]]:
+    """(seed, model, arm, variant) of every cell; the base first, and one seed whole before the next."""
+    columns: list[tuple[Arm | None, Any]] = [(None, "base")]
+    columns += [(arm, variant) for arm in arms for variant in arm.variants]
+    return [
+        (seed, model, arm, variant)
+        for seed, model, (arm, variant) in product(settings.ablate.seeds, settings.ablate.models, columns)
+    ]
+
+
+def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
+    """Runs the ablation or finds it standing. `reward_of` is another workspace whose reward model is tried on this one.
+
+    Raises WorkspaceError when features are not published, or something an arm needs is missing.
+    """
+    from reclm.stages import features_version
+    from reclm.warehouse import features_fingerprint
+
+    for line in plan(settings):
+        say(f"  {line}")
+    other = None if reward_of is None else diagnostics.other_reward(reward_of)
+    arms = chosen_arms(settings)
+    written = [_write(settings, arm) for arm in track(arms, "writing profiles")]
+    parents = {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+    cells = _cells(settings, written, parents)
+    parameters = {
+        "arms": [one.arm.name for one in written],
+        "models": settings.ablate.models,
+        "seeds": settings.ablate.seeds,
+        "cells": artifacts.content_hash([cell.name for cell in cells]),
+        "bootstrap": settings.evaluation.bootstrap,
+        "seed": settings.seed,
+        "reward_of": "" if other is None else other.version,
+    }
+    parents |= {f"profiles/{one.arm.name}": one.profiles.version for one in written}
+    parents |= {f"{k}/{one.arm.name}": a.version for one in written for k, a in one.models.items()}
+    version = artifacts.version_of(KIND, parameters, parents)
+    standing = artifacts.find(settings.paths, KIND, version)
+    if standing is not None:
+        say(f"  ablation {version} stands: used again")
+        return standing
+    final = Final(settings)
+    with artifacts.writing(settings.paths, KIND, parameters, parents, resumable=True) as draft:
+        done = run_cells(settings, cells, written, final, draft.path / FOLDER)
+        _write_results(settings, done, written, final, other, reward_of, draft)
+    return artifacts.load(settings.paths, KIND, version)
+
+
+def _write(settings: Settings, arm: Arm) -> Written:
+    with step(f"profiles of the arm {arm.name}"):
+        return write_arm(settings, arm)
+
+
+def _cells(settings: Settings, written: Sequence[Written], parents: dict[str, str]) -> list[Cell]:
+    versions = {one.arm.name: one.profiles.version for one in written}
+    cells = []
+    for seed, model, arm, variant in _wanted(settings, [one.arm for one in written]):
+        profiles = versions[arm.name] if arm else ""
+        name = name_of(settings, parents, model=model, variant=variant, seed=seed, profiles=profiles)
+        cells.append(Cell(model, arm.name if arm else NO_ARM, variant, seed, profiles, name))
+    return cells
+
+
+def run_cells(
+    settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: Final, folder: Path
+) -> list[Finished]:
+    """Every cell, trained or found; what remains is told after the first that had to be trained."""
+    snapshots, earlier = Snapshots(settings), earlier_ablations(settings)
+    sources = {one.profiles.version: one.profiles for one in written}
+    held: dict[str, Any] = {}
+
+    def data_of(cell: Cell) -> Data:
+        def read() -> Any:
+            (select, tasks), last = snapshots.select, final.data
+            if not cell.profiles:
+                return select, tasks, last, final.tasks
+            if cell.profiles not in held:
+                own = sources[cell.profiles]
+                held[cell.profiles] = with_profiles(settings, select, own), with_profiles(settings, last, own)
+            mine = held[cell.profiles]
+            return mine[0], tasks, mine[1], final.tasks
+
+        return read
+
+    found = {cell.name: finished(settings, cell, folder, final.tasks, earlier) for cell in cells}
+    missing = sum(done is None for done in found.values())
+    say(f"  {len(cells) - missing} of {len(cells)} trainings stand; {missing} to go")
+    results, made = [], 0
+    for cell in track(cells, "training and ranking"):
+        done = found[cell.name]
+        if done is None:
+            done = train_cell(settings, cell, folder, data_of(cell))
+            made += 1
+            say(
+                f"  {made}/{missing} {cell.model} {cell.arm}/{cell.variant} seed {cell.seed}: {done.seconds:.1f} s, "
+                f"about {(missing - made) * done.seconds / 60:.1f} minutes to go"
+            )
+        results.append(done)
+    return results
+
+
+def _write_results(
+    settings: Settings,
+    done: Sequence[Finished],
+    written: Sequence[Written],
+    final: Final,
+    other: Artifact | None,
+    reward_of: Path | None,
+    draft: artifacts.Draft,
+) -> None:
+    from reclm.evaluation.report.language_plots import ablation as plots_of
+
+    dataset = str(settings.paths.require_dataset()["name"])
+    rows = table.result_rows(settings, done, final.tasks, dataset)
+    table.write_rows(draft.path / "results.parquet", rows)
+    for plot, name in zip(plots_of(rows), dict.fromkeys(row["setting"] for row in rows), strict=True):
+        (draft.path / f"{name}.svg").write_text(str(plot.svg).replace("currentColor", "#555555"))
+    diagnostics.write_rows(draft.path / "diagnostics.parquet", _diagnose(settings, done, written, final, other))
+    draft.metrics.update(
+        cells=len(done),
+        seconds_of_cells=round(sum(one.seconds for one in done), 1),
+        reward_of="" if reward_of is None else reward_of.name,
+    )
+
+
+def _diagnose(
+    settings: Settings, done: Sequence[Finished], written: Sequence[Written], final: Final, other: Artifact | None
+) -> list[dict[str, Any]]:
+    from reclm.errors import WorkspaceError
+    from reclm.llm.chain import Chain
+
+    rows = diagnostics.of_models(written)
+    chain = Chain(overridden(settings, {"tune": {"turns": "two", "masking": True}}))
+    judged = [one.models["reward"] for one in written if "reward" in one.models and not one.arm.extra]
+    if not judged and any(one.models for one in written):
+        try:
+            judged = [chain.standing("reward")]
+        except WorkspaceError:
+            say("  no reward model stands, so nothing is said of reward against gain")
+    if judged:
+        with step("reward against gain"):
+            users = final.ids[0].tolist()
+            rows += diagnostics.gain_by_reward(settings, chain, judged[0], written, done, final.tasks, users)
+    if other is not None:
+        with step("the other workspace's reward model on this one's pairs"):
+            rows += diagnostics.accuracy_on(settings, chain, other, "of_other_workspace")
+            if judged:
+                rows += diagnostics.accuracy_on(settings, chain, judged[0], "own")
+    return rows

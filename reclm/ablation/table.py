@@ -1,0 +1,109 @@
+"""From finished cells to the table: mean and spread over seeds, and the paired bootstrap of each difference to base.
+
+In: what every cell puts where. Out: rows of `results.parquet`, and the table as text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm.ablation.cells import NO_ARM, Finished, K
+from reclm.artifacts import Artifact
+from reclm.dataset import EvaluationTask
+from reclm.evaluation.intervals import over_users
+from reclm.evaluation.ranking import metrics_per_user
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+METRICS = ("recall", "ndcg")
+SHORT = {"recall": "R", "ndcg": "N"}
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("dataset", "arm", "model", "variant", "setting", "metric")]
+    + [("k", pa.int64()), ("n_users", pa.int64()), ("n_seeds", pa.int64()), ("values", pa.list_(pa.float64()))]
+    + [(name, pa.float64()) for name in ("value", "sd", "lo", "hi", "diff", "diff_lo", "diff_hi", "seconds")]
+)
+Who = tuple[str, str, str]  # (arm, model, variant)
+Row = dict[str, Any]
+PerUser = dict[tuple[Who, str], NDArray[np.float64]]
+
+
+def per_user(cells: Sequence[Finished], task: EvaluationTask) -> dict[tuple[Who, str], list[NDArray[np.float64]]]:
+    """{((arm, model, variant), metric): (n_task_users,) of each seed}, at K."""
+    values: dict[tuple[Who, str], list[NDArray[np.float64]]] = defaultdict(list)
+    for done in sorted(cells, key=lambda done: done.cell.seed):
+        metrics = metrics_per_user(done.ranked[task.setting].ranks, task, [K])
+        for metric in METRICS:
+            values[(done.cell.arm, done.cell.model, done.cell.variant), metric].append(metrics[metric, K])
+    return values
+
+
+def result_rows(
+    settings: Settings, cells: Sequence[Finished], tasks: Sequence[EvaluationTask], dataset: str
+) -> list[Row]:
+    """One row an arm, model, variant, setting and metric; intervals over users of the mean over seeds."""
+    seconds: dict[Who, float] = defaultdict(float)
+    for done in cells:
+        seconds[done.cell.arm, done.cell.model, done.cell.variant] += done.seconds
+    rows = []
+    for task in tasks:
+        values = per_user(cells, task)
+        columns = [("/".join(who), metric, K) for who, metric in values]
+        means = np.stack([np.mean(seeds, axis=0) for seeds in values.values()], axis=1)
+        drawn = over_users(
+            columns, means.astype(np.float32), settings.evaluation.bootstrap, settings.seed, task.setting
+        )
+        for (who, metric), seeds in values.items():
+            column, base = ("/".join(who), metric, K), ("/".join((NO_ARM, who[1], "base")), metric, K)
+            low, high = drawn.interval(column)
+            each = [float(one.mean()) for one in seeds]
+            row = {
+                **dict(zip(("arm", "model", "variant"), who, strict=True)),
+                **{"dataset": dataset, "setting": task.setting, "metric": metric, "k": K},
+                **{"n_users": len(task.users), "n_seeds": len(each), "values": each, "value": float(np.mean(each))},
+                "sd": float(np.std(each, ddof=1)) if len(each) > 1 else None,
+                **{"lo": low, "hi": high, "diff": None, "diff_lo": None, "diff_hi": None, "seconds": seconds[who]},
+            }
+            if who[2] != "base" and base in drawn.position:
+                low, high = drawn.difference(column, base)
+                other = values[(NO_ARM, who[1], "base"), metric]
+                difference = float(np.mean(each) - np.mean([one.mean() for one in other]))
+                row |= {"diff": difference, "diff_lo": low, "diff_hi": high}
+            rows.append(row)
+    return rows
+
+
+def write_rows(path: Any, rows: Sequence[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")
+
+
+def ablation_table(ablation: Artifact) -> str:
+    """A row an arm and variant, a column a backbone, setting and metric: mean ± deviation over seeds [95 % of the gain]."""
+    return table_of(pq.read_table(ablation.path / "results.parquet").to_pylist())
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    blocks = []
+    for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
+        inside = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
+        lines = [f"{model}, {setting.replace('_', '-')}, {inside[0]['n_users']:,} users, {inside[0]['n_seeds']} seeds"]
+        lines.append(" " * 28 + "".join(f"{f'{SHORT[m]}@{K}':<17}{'over base [95 %]':<27}" for m in METRICS).rstrip())
+        cells = {(row["arm"], row["variant"], row["metric"]): row for row in inside}
+        for arm, variant in dict.fromkeys((row["arm"], row["variant"]) for row in inside):
+            shown = "".join(_cell(cells[arm, variant, metric]) for metric in METRICS)
+            lines.append(f"{arm:<18}{variant:<10}{shown}".rstrip())
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    value = f"{row['value']:.4f}" + ("" if row["sd"] is None else f" ± {row['sd']:.4f}")
+    gain = "" if row["diff"] is None else f"{row['diff']:+.4f} [{row['diff_lo']:+.4f}, {row['diff_hi']:+.4f}]"
+    return f"{value:<17}{gain:<27}"

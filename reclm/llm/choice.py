@@ -1,0 +1,59 @@
+"""Which of several models of a kind is meant: artifacts and settings come in, the one that the settings would make goes out.
+
+A workspace may hold models made by other settings (an ablation's, last week's). The newest whose recorded settings are
+those in force is preferred, in itself and in every model it came from; else the newest of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+SECTIONS = ("llm", "tune", "reward", "refine")
+MODELS = ("base", "sft", "reward", "refine")
+OF_TINY = {"size": "tiny_size", "vocabulary": "tiny_vocabulary", "tokens": "tiny_tokens"}
+
+
+def suits(settings: Settings, artifact: Artifact) -> bool:
+    """True when the settings it records, and those of the models it came from, are the ones in force."""
+    parameters = artifact.manifest["parameters"]
+    if parameters.get("seed", settings.seed) != settings.seed:
+        return False
+    for section in SECTIONS:
+        recorded = parameters.get(section)
+        if isinstance(recorded, Mapping):
+            now = getattr(settings, section).model_dump(mode="json", include=set(recorded))
+            if now != dict(recorded):
+                return False
+    if artifact.kind == "base" and not _suits_base(settings, parameters):
+        return False
+    return all(suits(settings, parent) for parent in _models(settings, artifact))
+
+
+def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
+    if parameters.get("base_model", settings.llm.base_model) != settings.llm.base_model:
+        return False
+    return all(parameters[name] == getattr(settings.llm, key) for name, key in OF_TINY.items() if parameters.get(name))
+
+
+def _models(settings: Settings, artifact: Artifact) -> Iterable[Artifact]:
+    for kind, version in artifact.manifest["parents"].items():
+        found = artifacts.find(settings.paths, kind, version) if kind in MODELS else None
+        if found is not None:
+            yield found
+
+
+def preferred(settings: Settings, found: Sequence[Artifact], warehouse: str = "") -> Artifact:
+    """Of `found` (oldest first, not empty) the newest of this `warehouse` that suits, else of this warehouse, else of all."""
+
+    def rank(place: int) -> tuple[bool, bool, int]:
+        artifact = found[place]
+        return artifact.manifest["parents"].get("warehouse") == warehouse, suits(settings, artifact), place
+
+    return found[max(range(len(found)), key=rank)]
