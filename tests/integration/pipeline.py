@@ -28,7 +28,20 @@ SMALL_SHOP = (
     "evaluation.bootstrap=50",
     "runtime.threads=2",
 )
-RUN_TIMESTAMPS = ("created_at", "built_at", "version")
+LANGUAGE_MODEL = (
+    "profiles.engine=transformers",
+    "profiles.retries=1",
+    "llm.tiny_tokens=40000",
+    "llm.max_profile_tokens=40",
+    "tune.max_steps=6",
+    "tune.held_out_sample=8",
+    "reward.pairs=200",
+    "refine.steps=2",
+    "refine.validate_every=1",
+    "refine.batch_size=4",
+    "refine.held_out_sample=8",
+)
+RUN_TIMESTAMPS = ("created_at", "built_at", "version", "latency_ms")
 
 
 def command(*words: str) -> list[str]:
@@ -67,11 +80,11 @@ def seconds_of_stages(workspace: Path) -> dict[str, float]:
     return seconds
 
 
-def demo_killed_in(stage: str, workspace: Path, seconds: float) -> bool:
+def demo_killed_in(stage: str, workspace: Path, seconds: float, *more: str) -> bool:
     """Starts the demo and kills it with -9 `seconds` into `stage`; True when it really died there."""
     started_before = {path.name for path in Workspace(workspace).runs.glob("*.json")}
     process = subprocess.Popen(
-        command("demo", "--workspace", str(workspace), *flags()),
+        command("demo", "--workspace", str(workspace), *flags(*more)),
         env=environment(),
         cwd=workspace.parent,
         stdout=subprocess.DEVNULL,

@@ -1,0 +1,101 @@
+"""The whole chain with a language model, minute in every respect but real: teacher, base, tuning, reward, PPO, profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from integration import pipeline
+
+from reclm import artifacts
+from reclm.workspace import Workspace, read_json
+
+STAGES = ("teach", "base", "tune", "reward", "refine", "profile")
+CHAIN = ("teacher", "base", "sft", "reward", "refine", "profiles", "embeddings")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("language_model") / "shop"
+    pipeline.demo(workspace, *pipeline.LANGUAGE_MODEL)
+    return workspace
+
+
+def newest(workspace: Path, kind: str) -> artifacts.Artifact:
+    return artifacts.all_of(Workspace(workspace), kind)[-1]
+
+
+class TestTheChain:
+    def test_every_link_is_an_artifact_that_names_the_links_before_it(self, shop: Path) -> None:
+        links = {kind: newest(shop, kind) for kind in CHAIN}
+        for kind, parents in {
+            "sft": ("base", "teacher"),
+            "reward": ("sft", "teacher"),
+            "refine": ("sft", "reward", "teacher"),
+            "profiles": ("refine", "teacher"),
+            "embeddings": ("profiles",),
+        }.items():
+            for parent in parents:
+                assert links[kind].manifest["parents"][parent] == links[parent].version, (kind, parent)
+
+    def test_every_profile_tells_who_wrote_it_and_to_which_prompt(self, shop: Path) -> None:
+        with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
+            rows = connection.execute(
+                "select distinct engine, engine_version, length(prompt_hash), tokens > 0 from fct_user_profiles"
+            ).fetchall()
+            users, written = connection.execute(
+                "select (select count(*) from dim_users), (select count(*) from dim_user_profiles)"
+            ).fetchall()[0]
+        assert rows == [("transformers", f"refine-{newest(shop, 'refine').version}", 64, True)]
+        assert users == written
+
+    def test_the_language_model_never_saw_what_a_held_out_entity_was_told(self, shop: Path) -> None:
+        with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
+            held_out = {
+                row[0]
+                for row in connection.execute(
+                    "select dialogue_id from fct_user_dialogues where fold = 'held_out'"
+                ).fetchall()
+            }
+        trained = set(pq.read_table(newest(shop, "sft").path / "dialogues.parquet")["dialogue_id"].to_pylist())
+        assert held_out and trained and not held_out & trained
+
+    def test_the_report_shows_the_language_model(self, shop: Path) -> None:
+        page = Workspace(shop).report.read_text()
+        assert "Language model" in page
+
+    def test_running_again_reuses_every_link(self, shop: Path) -> None:
+        before = {kind: newest(shop, kind).version for kind in CHAIN}
+        again = pipeline.demo(shop, *pipeline.LANGUAGE_MODEL)
+        for stage in ("base", "tune", "reward", "refine", "profile"):
+            assert f"{stage}: reused" in again.stderr
+        assert {kind: newest(shop, kind).version for kind in CHAIN} == before
+
+
+@pytest.mark.full
+class TestKilledAnywhere:
+    def test_killed_in_every_stage_then_run_again_gives_the_undisturbed_tables(
+        self, shop: Path, tmp_path: Path
+    ) -> None:
+        victim = tmp_path / "victim"
+        undisturbed = pipeline.seconds_of_stages(shop)
+        died = {
+            stage: pipeline.demo_killed_in(stage, victim, undisturbed[stage] * 0.5, *pipeline.LANGUAGE_MODEL)
+            for stage in STAGES
+        }
+        assert sum(died.values()) >= 4, died
+        pipeline.demo(victim, *pipeline.LANGUAGE_MODEL)
+        expected, found = pipeline.tables(shop), pipeline.tables(victim)
+        assert set(found) == set(expected)
+        assert [name for name in expected if found[name] != expected[name]] == []
+        ids = [path.stem for path in (victim / "artifacts" / "profiles").iterdir()]
+        assert len(ids) == 1
+        hashes = [
+            one
+            for shard in sorted((victim / "artifacts" / "profiles" / ids[0]).glob("generations-*.parquet"))
+            for one in pq.read_table(shard)["prompt_hash"].to_pylist()
+        ]
+        assert len(hashes) == len(set(hashes)) > 0
+        assert read_json(Workspace(victim).champion)["model"] == read_json(Workspace(shop).champion)["model"]
