@@ -143,7 +143,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     from reclm.ablation import ablate as compare
 
     with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
-        ablation = compare(settings, reward_of=reward_of)
+        ablation = compare(with_words(settings), reward_of=reward_of)
         about |= {"version": ablation.version, "reused": _is_older(ablation, about)}
     return ablation
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 KIND = "sft"
-DIALOGUES = pa.schema([("dialogue_id", pa.string()), ("messages", pa.string())])
+DIALOGUES = pa.schema([("dialogue_id", pa.string()), ("user_id", pa.string()), ("messages", pa.string())])
 LOGGED = {"loss", "learning_rate", "grad_norm", "mean_token_accuracy", "entropy"}
 BATCHES_SORTED_TOGETHER = 32
 
@@ -293,8 +293,14 @@ def merge_adapter(
 
 
 def _write_dialogues(path: Path, conversations: Sequence[Conversation]) -> None:
+    """Each row with the user whose picks it shows, so that a person can be taken out of it again."""
     rows = [
-        {"dialogue_id": conversation.dialogue.dialogue_id, "messages": json.dumps(conversation.messages)}
+        {
+            "dialogue_id": about.dialogue_id,
+            "user_id": about.entity_id if about.kind == "user" else about.withheld_id,
+            "messages": json.dumps(conversation.messages),
+        }
         for conversation in conversations
+        for about in [conversation.dialogue]
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=DIALOGUES), path, compression="zstd")

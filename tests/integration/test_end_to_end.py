@@ -89,7 +89,7 @@ class TestKilledAnywhere:
 class TestForgetting:
     def test_a_forgotten_user_is_in_no_file_of_the_workspace(self, tmp_path: Path) -> None:
         workspace = tmp_path / "shop"
-        pipeline.demo(workspace, "train.variants=augment")
+        pipeline.demo(workspace, "train.variants=augment", *pipeline.LANGUAGE_MODEL)
         user = json.loads(
             pipeline.reclm(
                 "recommend", "--sample", "1", "--format", "json", "-w", str(workspace), folder=tmp_path
