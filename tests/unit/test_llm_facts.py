@@ -81,31 +81,6 @@ class TestPrompts:
 
 
 class TestDialogues:
-    def test_a_users_dialogue_shows_the_masked_history_and_keeps_the_whole_for_the_ablation(
-        self, connection: duckdb.DuckDBPyConnection
-    ) -> None:
-        row = ["user:u:1", "u", 1, "held_out", cards("a"), cards("a", "b"), users(("c",)), "i1", "b", True, 4.0, 0.5]
-        connection.execute(f"insert into fct_user_dialogues values ({', '.join('?' * len(row))})", row)
-        (dialogue,) = load_dialogues(connection, interests)
-        assert dialogue.facts == UserFacts(("a",), (("c",),))
-        assert dialogue.unmasked == UserFacts(("a", "b"), (("c",),))
-        assert (dialogue.kind, dialogue.entity_id, dialogue.view, dialogue.fold) == ("user", "u", 1, "held_out")
-        assert (dialogue.question, dialogue.answer, dialogue.withheld_id) == (("b",), True, "i1")
-        assert (dialogue.neighbour_ids, dialogue.popularity, dialogue.knn_score) == (("n0",), 4.0, 0.5)
-
-    def test_an_items_dialogue_asks_about_a_person_and_comes_after_those_of_users(
-        self, connection: duckdb.DuckDBPyConnection
-    ) -> None:
-        row = ["item:x:0", "x", 0, "train", "Tea: pot", "", cards("p"), "u", cards("a", "b"), False, 3.0, 0.0]
-        connection.execute(f"insert into fct_item_dialogues values ({', '.join('?' * len(row))})", row)
-        connection.execute(
-            "insert into fct_user_dialogues values ('user:z:0', 'z', 0, 'train', '[]', '[]', '[]', 'i', 'l', false, 0, 0)"
-        )
-        user, item = load_dialogues(connection, interests)
-        assert (user.kind, item.kind) == ("user", "item")
-        assert item.facts == item.unmasked == ItemFacts("Tea: pot", "", (("p", "tea, calm"),))
-        assert (item.entity_id, item.withheld_id, item.neighbour_ids) == ("x", "u", ("i0",))
-        assert (item.question, item.answer) == (("a", "b"), False)
 
 
 class TestHostileTexts:

@@ -41,6 +41,9 @@ UNGUARDED = {
 class LovesSilence:
     """A reward that has nothing to do with anybody: the shorter the better, so that one answer suits all."""
 
+    def inform(self, requests: object, known: object) -> None:
+        """Knows enough."""
+
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         return np.array([-len(text) / 20 for text in profiles], dtype=np.float32)
 
