@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from reclm.llm.facts import load_dialogues, load_item_facts, load_user_facts
+from reclm.llm.facts import load_item_facts, load_user_facts
 from reclm.llm.prompts import ItemFacts, UserFacts, item_question, person_question, profile_request
 
 HOSTILE = (
@@ -78,9 +78,6 @@ class TestPrompts:
         assert load_item_facts(connection, "final", interests) == {
             "x": ItemFacts("Tea: pot", "A pot.", (("p", "tea, calm"), ("q", "")))
         }
-
-
-class TestDialogues:
 
 
 class TestHostileTexts:
