@@ -155,11 +155,14 @@ class TestSampling:
 
 
 class TestStructuredDecoding:
-    @pytest.mark.xfail(strict=False, reason="the decoder may cut an answer of random bytes off")
     def test_an_untrained_model_obeys_the_grammar(self, said: dict[str, Any]) -> None:
         assert not any(grammar.parse(text).ok for text in said["free"])
         assert len(said["structured"]) == UNTRAINED_PROMPTS
-        for text in said["structured"]:
+        # An untrained model may write bytes that are no text (half a surrogate pair); the decoder counts such a character
+        # once, decoding shows it as several, and the word may then be too long. Such an answer is asked for again.
+        whole = [text for text in said["structured"] if "\ufffd" not in text]
+        assert len(whole) >= UNTRAINED_PROMPTS // 2
+        for text in whole:
             assert re.fullmatch(grammar.pattern(), text)
             assert grammar.parse(text).ok
 

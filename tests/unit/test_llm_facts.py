@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from reclm.llm.facts import load_item_facts, load_user_facts
+from reclm.llm.facts import load_dialogues, load_item_facts, load_user_facts
 from reclm.llm.prompts import ItemFacts, UserFacts, item_question, person_question, profile_request
 
 HOSTILE = (
@@ -22,11 +22,14 @@ TABLES = """
 create table fct_user_prompts (snapshot varchar, user_id varchar, history json, neighbours json);
 create table fct_item_prompts (snapshot varchar, item_id varchar, line varchar, text varchar, neighbours json);
 create table fct_user_dialogues (
-    dialogue_id varchar, user_id varchar, view bigint, fold varchar, history json, unmasked_history json, neighbours json,
-    withheld_item_id varchar, withheld_line varchar, answer boolean, popularity double, knn_score double
+    snapshot varchar, dialogue_id varchar, user_id varchar, view bigint, fold varchar, history json,
+    unmasked_history json, neighbours json, withheld_item_id varchar, withheld_line varchar, asks boolean,
+    answer boolean, popularity double, knn_score double
 );
+create table fct_item_neighbours (snapshot varchar, item_id varchar, neighbour_id varchar, rank bigint, source varchar);
+create table int_item_cards (item_id varchar, line varchar);
 create table fct_item_dialogues (
-    dialogue_id varchar, item_id varchar, view bigint, fold varchar, line varchar, text varchar, neighbours json,
+    snapshot varchar, dialogue_id varchar, item_id varchar, view bigint, fold varchar, line varchar, text varchar, neighbours json,
     withheld_user_id varchar, question json, answer boolean, popularity double, knn_score double
 );
 """
@@ -78,6 +81,45 @@ class TestPrompts:
         assert load_item_facts(connection, "final", interests) == {
             "x": ItemFacts("Tea: pot", "A pot.", (("p", "tea, calm"), ("q", "")))
         }
+
+
+class TestDialogues:
+    def test_a_users_dialogue_shows_the_masked_history_and_keeps_the_whole_for_the_ablation(
+        self, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        shown, whole, around = cards("a"), cards("a", "b"), users(("c",))
+        row = ["select", "user:u:1", "u", 1, "held_out", shown, whole, around, "i1", "b", True, True, 4.0, 0.5]
+        connection.execute(f"insert into fct_user_dialogues values ({', '.join('?' * len(row))})", row)
+        known = [("select", "u", cards("b", "a", "z"), around), ("final", "u", cards("later"), around)]
+        connection.executemany("insert into fct_user_prompts values (?, ?, ?, ?)", known)
+        (dialogue,) = load_dialogues(connection, interests)
+        assert dialogue.facts == UserFacts(("a",), (("c",),))
+        assert dialogue.unmasked == UserFacts(("a", "b"), (("c",),))
+        assert (dialogue.kind, dialogue.entity_id, dialogue.view, dialogue.fold) == ("user", "u", 1, "held_out")
+        assert (dialogue.question, dialogue.answer, dialogue.withheld_id) == (("b",), True, "i1")
+        assert (dialogue.neighbour_ids, dialogue.popularity, dialogue.knn_score) == (("n0",), 4.0, 0.5)
+        assert (dialogue.known, dialogue.asks) == (("b", "a", "z"), True)
+
+    def test_an_items_dialogue_asks_about_a_person_and_comes_after_those_of_users(
+        self, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        row = ["select", "item:x:0", "x", 0, "train", "Tea: pot", "", cards("p"), "u", cards("a", "b"), False, 3.0, 0.0]
+        connection.execute(f"insert into fct_item_dialogues values ({', '.join('?' * len(row))})", row)
+        connection.execute(
+            "insert into fct_user_dialogues values "
+            "('select', 'user:z:0', 'z', 0, 'train', '[]', '[]', '[]', 'i', 'l', false, false, 0, 0)"
+        )
+        connection.execute("insert into fct_user_prompts values ('select', 'z', '[]', '[]')")
+        connection.execute("insert into int_item_cards values ('p', 'Picked'), ('q', 'Picked too'), ('r', 'Alike')")
+        near = [("select", "x", "q", 2, "co_occurrence"), ("select", "x", "p", 1, "co_occurrence")]
+        near += [("select", "x", "r", 1, "text"), ("final", "x", "r", 1, "co_occurrence")]
+        connection.executemany("insert into fct_item_neighbours values (?, ?, ?, ?, ?)", near)
+        user, item = load_dialogues(connection, interests)
+        assert (user.kind, item.kind) == ("user", "item")
+        assert item.facts == item.unmasked == ItemFacts("Tea: pot", "", (("p", "tea, calm"),))
+        assert (item.entity_id, item.withheld_id, item.neighbour_ids) == ("x", "u", ("i0",))
+        assert (item.question, item.answer, item.asks, user.asks) == (("a", "b"), False, True, False)
+        assert item.known == ("Picked", "Picked too")
 
 
 class TestHostileTexts:
