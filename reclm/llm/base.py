@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "device_of",
+    "learned_with",
     "load_model",
     "load_tokenizer",
     "model_location",
     "render",
     "shape_of",
+    "standing",
     "style_of",
     "token_counter",
     "write_base",
@@ -62,15 +64,12 @@ def write_base(settings: Settings, corpus: Iterable[str] | Callable[[], Iterable
     llm = settings.llm
     documents = list(corpus() if callable(corpus) else corpus) if llm.base_model == TINY else []
     parameters = _tiny_parameters(settings, documents) if llm.base_model == TINY else _reference(settings)
-    version = artifacts.version_of(KIND, parameters, {})
-    standing = artifacts.find(settings.paths, KIND, version)
-    if standing is not None:
-        say(f"base {version} stands already: used again")
-        return standing
+    if found := standing(settings, KIND, parameters, {}):
+        return found
     with writing_once(settings.paths, KIND, parameters, {}) as draft:
         if llm.base_model == TINY and is_first_rank():
             _train_tiny(settings, documents, draft)
-    return artifacts.load(settings.paths, KIND, version)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
 
 
 def _tiny_parameters(settings: Settings, documents: list[str]) -> dict[str, Any]:
@@ -316,6 +315,29 @@ def _quantization(load_in: str, device: str) -> Any | None:
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=True,
     )
+
+
+def learned_with(settings: Settings) -> dict[str, Any]:
+    """What every model tuned from a base depends on besides its own section of the settings and its dialogues."""
+    from reclm.profiles.embed import model_name
+
+    return {
+        "llm": settings.llm.model_dump(mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary"}),
+        "dtype": settings.runtime.dtype,
+        "device": device_of(settings).split(":")[0],
+        "encoder": model_name(settings.embedding),
+        "seed": settings.seed,
+    }
+
+
+def standing(
+    settings: Settings, kind: str, parameters: Mapping[str, Any], parents: Mapping[str, str]
+) -> Artifact | None:
+    """The finished artifact of these parameters and parents, told of when there is one."""
+    found = artifacts.find(settings.paths, kind, artifacts.version_of(kind, parameters, parents))
+    if found is not None:
+        say(f"{kind} {found.version} stands already: used again")
+    return found
 
 
 def is_first_rank() -> bool:

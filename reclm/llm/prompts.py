@@ -129,6 +129,17 @@ def _item_request(facts: ItemFacts, style: Style) -> str:
     )
 
 
+def audience_request(line: str, text: str, interests: Sequence[str]) -> list[Message]:
+    """What a teacher is asked of a warm item, in full style: who it is for, given the interests of who picked it."""
+    about = " | ".join(filter(None, (as_data(line), as_data(text, MAX_TEXT)))) or _NOTHING
+    people = "\n".join(f"- {as_data(one, MAX_TEXT)}" for one in interests) or f"- {_NOTHING}"
+    body = (
+        f"The item: {about}\nInterests of people who picked it, one line each:\n{people}\n"
+        "Write the profile of the people this item is for."
+    )
+    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": body}]
+
+
 def item_question(line: str, style: Style) -> Message:
     """Turn 2 about a user: will they pick this item?"""
     asked = as_data(line) or _NOTHING

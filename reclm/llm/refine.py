@@ -25,11 +25,12 @@ from reclm.errors import WorkspaceError
 from reclm.llm import guards
 from reclm.llm.base import (
     CURVE,
-    device_of,
     is_first_rank,
+    learned_with,
     load_tokenizer,
     model_location,
     shape_of,
+    standing,
     writing_once,
 )
 from reclm.llm.compat import quiet
@@ -119,26 +120,19 @@ def write_refine(
     parents = {"sft": sft.version, "reward": reward.version, **(parents or {})}
     parameters = {
         "refine": settings.refine.model_dump(mode="json"),
-        "llm": settings.llm.model_dump(mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary"}),
+        **learned_with(settings),
         "tune": {"turns": settings.tune.turns, "held_out_sample": settings.tune.held_out_sample},
-        "encoder": settings.embedding.model,
-        "dtype": settings.runtime.dtype,
-        "device": device_of(settings).split(":")[0],
         "dialogues": fingerprint(dialogues, teacher),
-        "seed": settings.seed,
     }
-    version = artifacts.version_of(KIND, parameters, parents)
-    standing = artifacts.find(settings.paths, KIND, version)
-    if standing is not None:
-        say(f"refined model {version} stands already: used again")
-        return standing
+    if found := standing(settings, KIND, parameters, parents):
+        return found
     location = model_location(settings, sft)
     with writing_once(settings.paths, KIND, parameters, parents) as draft:
         if settings.refine.method == "none":
             _copy(sft, location, draft)
         else:
             _refine(settings, dialogues, teacher, sft, judge or load_reward(settings, reward), location, draft)
-    return artifacts.load(settings.paths, KIND, version)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
 
 def _copy(sft: Artifact, location: str, draft: Draft) -> None:

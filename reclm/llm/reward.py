@@ -19,14 +19,22 @@ from numpy.typing import NDArray
 from reclm import artifacts
 from reclm.artifacts import Artifact, Draft
 from reclm.errors import WorkspaceError
-from reclm.llm.base import CURVE, device_of, is_first_rank, load_tokenizer, model_location, token_counter, writing_once
+from reclm.llm.base import (
+    CURVE,
+    is_first_rank,
+    learned_with,
+    load_tokenizer,
+    model_location,
+    standing,
+    token_counter,
+    writing_once,
+)
 from reclm.llm.conversations import ProfileSource
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.encoder_reward import load_encoder_reward, train_encoder_reward
 from reclm.llm.heldout import Row, write_rows
 from reclm.llm.pairs import Pair, fingerprint, make_pairs
 from reclm.llm.prompts import Message
-from reclm.profiles.embed import model_name
 from reclm.progress import say, step
 
 if TYPE_CHECKING:
@@ -67,18 +75,11 @@ def write_reward(
     parents = {"sft": sft.version, **(parents or {})}
     parameters = {
         "reward": settings.reward.model_dump(mode="json"),
-        "llm": settings.llm.model_dump(mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary"}),
-        "encoder": model_name(settings.embedding),
-        "dtype": settings.runtime.dtype,
-        "device": device_of(settings).split(":")[0],
+        **learned_with(settings),
         "dialogues": fingerprint(dialogues, teacher),
-        "seed": settings.seed,
     }
-    version = artifacts.version_of(KIND, parameters, parents)
-    standing = artifacts.find(settings.paths, KIND, version)
-    if standing is not None:
-        say(f"reward model {version} stands already: used again")
-        return standing
+    if found := standing(settings, KIND, parameters, parents):
+        return found
     location = model_location(settings, sft)
     pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
     if not any(pair.fold == "train" for pair in pairs):
@@ -87,7 +88,7 @@ def write_reward(
         )
     with writing_once(settings.paths, KIND, parameters, parents) as draft:
         _train(settings, pairs, location, draft)
-    return artifacts.load(settings.paths, KIND, version)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
 
 def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draft) -> None:

@@ -27,10 +27,12 @@ from reclm.llm.base import (
     device_of,
     dtype_of,
     is_first_rank,
+    learned_with,
     load_model,
     load_tokenizer,
     model_location,
     shape_of,
+    standing,
     writing_once,
 )
 from reclm.llm.compat import prepare, quiet, tell_progress
@@ -69,21 +71,14 @@ def write_sft(
     parents = {"base": base.version, **(parents or {})}
     parameters = {
         "tune": settings.tune.model_dump(mode="json"),
-        "llm": settings.llm.model_dump(mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary"}),
-        "dtype": settings.runtime.dtype,
-        "device": device_of(settings).split(":")[0],
-        "encoder": settings.embedding.model,
+        **learned_with(settings),
         "dialogues": _fingerprint(dialogues, teacher),
-        "seed": settings.seed,
     }
-    version = artifacts.version_of(KIND, parameters, parents)
-    standing = artifacts.find(settings.paths, KIND, version)
-    if standing is not None:
-        say(f"tuned model {version} stands already: used again")
-        return standing
+    if found := standing(settings, KIND, parameters, parents):
+        return found
     with writing_once(settings.paths, KIND, parameters, parents, resumable=True) as draft:
         _tune(settings, dialogues, teacher, model_location(settings, base), draft)
-    return artifacts.load(settings.paths, KIND, version)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
 
 def _fingerprint(dialogues: Sequence[Dialogue], teacher: ProfileSource) -> str:

@@ -7,12 +7,12 @@ model learns from. Finished answers stand in shards, so that an interrupted run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.llm.generate.write import Request, generate, prompt_hash
-from reclm.llm.prompts import ItemFacts, Message, Shape, as_data, fitted, is_silent, profile_request
+from reclm.llm.prompts import MAX_TEXT, Shape, audience_request, fitted, is_silent
 from reclm.llm.teacher_entries import KINDS, Entry, drawn
 from reclm.llm.teacher_table import normalised
 from reclm.profiles import grammar
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 AUDIENCE_SHOWN = 8
 """Members of an item's audience whose interests the endpoint is shown."""
-INTERESTS_LENGTH = 160
 ANSWER_TOKENS = 48
 """Tokens of an answer, for the estimate before anything is asked."""
 PROMPT_TOKENS = 2048
@@ -37,18 +36,6 @@ def shape_of(settings: Settings) -> Shape:
     """All the facts that the warehouse keeps of an entity, in the wording for a model from elsewhere."""
     llm = settings.llm
     return Shape("full", settings.features.prompt_history, llm.neighbours, llm.neighbour_items, PROMPT_TOKENS)
-
-
-def audience_request(line: str, text: str, interests: Sequence[str]) -> list[Message]:
-    """The messages that ask who an item is for, given the interests of people who picked it."""
-    system = profile_request(ItemFacts(line, text), "full")[0]
-    about = " | ".join(filter(None, (as_data(line), as_data(text, INTERESTS_LENGTH)))) or "nothing"
-    people = "\n".join(f"- {as_data(one, INTERESTS_LENGTH)}" for one in interests) or "- nothing"
-    body = (
-        f"The item: {about}\nInterests of people who picked it, one line each:\n{people}\n"
-        "Write the profile of the people this item is for."
-    )
-    return [system, {"role": "user", "content": body}]
 
 
 def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[str, Request]:
@@ -121,7 +108,7 @@ def _interests(entries: Iterable[Entry]) -> dict[str, str]:
 
 def say_cost(settings: Settings, connection: DuckDBPyConnection, verb: str) -> None:
     """Says how many requests, tokens and what cost the endpoint means, before any is sent."""
-    people = AUDIENCE_SHOWN * INTERESTS_LENGTH // 4
+    people = AUDIENCE_SHOWN * MAX_TEXT // 4
     users, items = user_requests(settings, connection), item_requests(settings, connection, {})
     tokens = sum(estimated_tokens(one.messages) for one in (*users.values(), *items.values())) + people * len(items)
     answers, endpoint = ANSWER_TOKENS * (len(users) + len(items)), settings.openai

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from llm_world import dialogues, tiny_base
 from stub_engine import GOOD, Killed, Stub
 
 from reclm.errors import ModelError
+from reclm.llm.base import load_tokenizer
 from reclm.llm.generate import write
+from reclm.llm.generate.decoding import NoPhraseTwice
 from reclm.llm.generate.engine import Answer, open_engine
 from reclm.llm.generate.transformers import TransformersEngine
 from reclm.llm.generate.write import Request, earlier, generate, prompt_hash
@@ -182,6 +185,24 @@ class TestTransformers:
     def test_a_prompt_longer_than_the_model_reads_is_refused(self, folder: Path) -> None:
         with pytest.raises(ModelError, match="max_prompt_tokens"):
             written(folder, [[{"role": "user", "content": "x " * 5000}]], 1)
+
+
+class TestNoPhraseTwice:
+    def test_where_a_phrase_begins_those_already_named_in_its_part_are_ruled_out(self, folder: Path) -> None:
+        tokenizer = load_tokenizer(folder)
+
+        def allowed(said: str) -> torch.Tensor:
+            ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+            processor = NoPhraseTwice(tokenizer, 0, 1)
+            for length in range(len(ids) + 1):
+                written = torch.tensor([ids[:length]], dtype=torch.long)
+                scores = processor(written, torch.zeros(1, len(tokenizer)))  # type: ignore[arg-type]
+            return torch.isfinite(scores[0])
+
+        rope, tea = (tokenizer(f", {word}", add_special_tokens=False)["input_ids"][1] for word in ("rope", "tea"))
+        assert not allowed("User identity: rope,")[rope] and allowed("User identity: rope,")[tea]
+        assert allowed("User identity: rope; User interests:")[rope]
+        assert allowed("User identity: rope, tea")[rope]
 
 
 class TestOpening:

@@ -14,7 +14,7 @@ from reclm.llm.base import load_tokenizer
 from reclm.llm.encoder_reward import REMEMBERED, EncoderReward, Memory, load_encoder_reward, train_encoder_reward
 from reclm.llm.pairs import Pair, make_pairs
 from reclm.llm.prompts import ItemFacts, UserFacts, profile_request
-from reclm.llm.reading import Splitter, read_phrases, read_request
+from reclm.llm.reading import Reading, Splitter, informed, read_phrases, read_request
 from reclm.llm.reward import accuracy_rows, load_reward, write_reward
 from reclm.llm.templates import answered, render
 from reclm.profiles.embed import load_encoder
@@ -66,6 +66,29 @@ class TestARequestIsReadBack:
             reading, answer = split(tokenizer(whole, add_special_tokens=False)["input_ids"])
             assert reading == read_request(messages)
             assert answer == OWN
+
+
+class TestAJudgeKnowsMoreThanTheWriter:
+    def test_a_users_history_joins_their_own_pieces_and_an_items_audience_those_around(self) -> None:
+        user = informed(Reading("user", ("rope",), ("axe",)), ["rope", "tent </s>", ""])
+        item = informed(Reading("item", ("kettle",), ("cup",)), ["rope"])
+        assert user == Reading("user", ("rope", "tent"), ("axe",))
+        assert item == Reading("item", ("kettle",), ("rope", "cup"))
+
+    def test_it_judges_by_what_it_was_told_and_others_by_their_request(
+        self, trained: tuple[Settings, list[Pair], EncoderReward]
+    ) -> None:
+        _, pairs, reward = trained
+        shown, other = pairs[0], next(pair for pair in pairs if pair.messages != pairs[0].messages)
+        asked, said = [shown.messages, other.messages], [shown.chosen, other.chosen]
+        before = reward.score(asked, said)
+        lines = ["a thing that nobody else has", "another such thing"]
+        reward.inform([shown.messages], [lines])
+        after = reward.score(asked, said)
+        told = reward.score_readings([informed(read_request(shown.messages), lines)], [shown.chosen])
+        assert after[0] != before[0] and after[0] == pytest.approx(told[0], abs=1e-5)
+        assert after[1] == pytest.approx(before[1], abs=1e-5)
+        reward.inform([shown.messages], [[]])
 
 
 class TestAnAnswerIsRead:

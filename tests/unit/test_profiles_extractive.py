@@ -112,6 +112,31 @@ def _knowledge(catalogue: Catalogue, histories: sparse.csr_matrix) -> Knowledge:
     )
 
 
+class TestTheTeacher:
+    @staticmethod
+    def taught() -> tuple[extractive.Written, extractive.Written]:
+        """Four tea items, four climbing ones, and a kettle (8) that climbers alone pick; user 4 has picked two items."""
+        titles = [f"green tea {n}" for n in range(4)] + [f"climbing rope {n}" for n in range(4)] + ["green tea kettle"]
+        catalogue = Catalogue([f"i{n}" for n in range(9)], titles, [[] for _ in titles], [""] * 9)
+        picks = {0: [0, 1, 2, 3], 1: [0, 1, 2], 2: [4, 5, 6, 8], 3: [4, 5, 7, 8], 4: [4, 8], 5: [5, 6, 7, 8]}
+        picks |= {user: [0, 1, 2] for user in range(6, 26)}  # most people drink tea
+        rows, columns = zip(*((user, item) for user, items in picks.items() for item in items), strict=True)
+        histories = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(26, 9))
+        return extractive.write_teacher_profiles(
+            _knowledge(catalogue, histories), item_terms(catalogue), ProfileSettings()
+        )
+
+    def test_names_what_a_user_picks_beyond_chance_and_is_silent_about_the_little_known(self) -> None:
+        users, _ = self.taught()
+        assert "climbing rope" in phrases(users.texts[2]) and "tea" not in " ".join(phrases(users.texts[2]))
+        assert (users.texts[4], users.flags[4]) == ("", extractive.NO_HISTORY)
+
+    def test_says_of_an_item_who_picks_it_and_not_what_its_text_says(self) -> None:
+        _, items = self.taught()
+        assert "climbing rope" in phrases(items.texts[8]) and "tea" not in " ".join(phrases(items.texts[8]))
+        assert items.flags[3] == extractive.NO_HISTORY  # one reader is no audience
+
+
 class TestNoLeak:
     def test_rows_of_another_snapshot_change_nothing(self) -> None:
         assert written(future=True) == written(future=False)
