@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 
+LEARNING_ENGINES = ("transformers", "vllm")
+"""Engines that run a model which is tuned here."""
+
+
 @contextmanager
 def one_at_a_time(settings: Settings) -> Iterator[None]:
     """One `run` or `forget` at a time works in a workspace; a second waits and says so."""
@@ -121,20 +125,25 @@ def refine(settings: Settings) -> Artifact:
 
 
 def with_words(settings: Settings) -> Settings:
-    """The settings, or the same with the keyword engine where no item has a text: there is nothing to learn words from."""
+    """The settings, or the same with the keyword engine, and why is said, where a language model has too little to learn:
+    no texts at all, or hardly anybody the teacher can write of."""
     from reclm import warehouse
+    from reclm.llm.chain import Chain
 
-    if settings.profiles.engine == "extractive":
+    if settings.profiles.engine not in LEARNING_ENGINES:
         return settings
     with closing(warehouse.connect(settings)) as connection:
         found = connection.execute(
             "select count(*) from dim_items where trim(coalesce(full_text, '')) != ''"
         ).fetchone()
-    if found is not None and found[0]:
+    if found is None or not found[0]:
+        reason = "no item has a title, category or text, so profiles stay empty"
+    else:
+        teach(settings)
+        reason = Chain(settings).too_little()
+    if not reason:
         return settings
-    say(
-        "no item has a title, category or text: no language model is trained, and profiles stay empty (profiles.engine=extractive)"
-    )
+    say(f"no language model is trained: {reason} (profiles.engine=extractive)")
     return settings.model_copy(update={"profiles": settings.profiles.model_copy(update={"engine": "extractive"})})
 
 
@@ -151,7 +160,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
 def learn(settings: Settings) -> None:
     """Everything `profile` needs besides the warehouse: nothing for keywords or an endpoint, else the models up to
     `profiles.model`."""
-    if settings.profiles.engine not in ("transformers", "vllm"):
+    if settings.profiles.engine not in LEARNING_ENGINES:
         if settings.profiles.engine == "openai":
             teach(settings)
         return

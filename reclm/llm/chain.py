@@ -7,6 +7,7 @@ is in no prompt, no corpus and no answer that anything is trained on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from reclm.llm.teacher import Teacher
     from reclm.settings import Settings
 
+LEAST_LESSONS = 50
+"""Train dialogues with a teacher's profile under which a language model learns nothing worth having."""
+LEAST_WATCHED = 2
+"""Held-out ones of a kind, to measure tuning and watch refinement by."""
 COMMANDS = {"teacher": "reclm tune", "base": "reclm tune", "sft": "reclm tune", "reward": "reclm reward"}
 
 
@@ -53,12 +58,7 @@ class Chain:
                 "select distinct item_id from fct_item_dialogues where fold = 'held_out'"
             ).fetchall()
             unspoken = {row[0] for row in rows}
-            found = load_dialogues(connection, lambda item: "" if item in unspoken else teacher.interests(item))
-        if not found:
-            raise WorkspaceError(
-                "no dialogue can be made of this log: nobody has two known interactions with known items"
-            )
-        return found
+            return load_dialogues(connection, lambda item: "" if item in unspoken else teacher.interests(item))
 
     @cached_property
     def parents(self) -> dict[str, str]:
@@ -66,8 +66,27 @@ class Chain:
 
         return {"teacher": self.teacher[0].version, "warehouse": warehouse_fingerprint(self.settings.paths)}
 
+    def too_little(self) -> str:
+        """Why there is too little to learn from, '' when there is enough."""
+        _, teacher = self.teacher
+        taught = Counter((d.fold, d.kind) for d in self.dialogues if teacher.of(d.kind, d.entity_id))
+        lessons = sum(count for (fold, _), count in taught.items() if fold == "train")
+        watched = max((count for (fold, _), count in taught.items() if fold == "held_out"), default=0)
+        if lessons >= LEAST_LESSONS and watched >= LEAST_WATCHED:
+            return ""
+        return (
+            f"the teacher wrote of {lessons} users and items to learn from and {watched} to measure by; "
+            f"{LEAST_LESSONS} and {LEAST_WATCHED} are the least. It writes of users with a few picks that have something "
+            "in common, and of items with texts and a few readers"
+        )
+
     def base(self) -> Artifact:
-        """The base model, trained from scratch on the train fold's conversations and the items' texts, or pinned."""
+        """The base model, trained from scratch on the train fold's conversations and the items' texts, or pinned.
+
+        Raises WorkspaceError when there is too little to learn from, before anything is trained.
+        """
+        if reason := self.too_little():
+            raise WorkspaceError(f"{reason}; bring a longer log, or set profiles.engine to 'extractive'")
         from reclm.llm.base import shape_of, write_base
         from reclm.llm.conversations import corpus
 

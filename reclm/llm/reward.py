@@ -84,7 +84,7 @@ def write_reward(
     pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
     if not any(pair.fold == "train" for pair in pairs):
         raise WorkspaceError(
-            "no reward pair can be made; run `reclm build` and `reclm teach`, and see the reward rates"
+            "no reward pair can be made; see that the teacher wrote of several users or items, and the reward rates"
         )
     with writing_once(settings.paths, KIND, parameters, parents) as draft:
         _train(settings, pairs, location, draft)

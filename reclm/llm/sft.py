@@ -104,7 +104,7 @@ def _tune(
     if not conversations.found:
         left_out = ", ".join(f"{count} {reason}" for reason, count in conversations.left_out.items()) or "none exist"
         raise WorkspaceError(
-            f"no dialogue to learn from ({left_out}); run `reclm build` and `reclm teach`, and see that the log has texts"
+            f"no dialogue to learn from ({left_out}); run `reclm build`, and see that the log has texts"
         )
     sequences = examples(tokenizer, [conversation.messages for conversation in conversations.found])
     draft.metrics.update(

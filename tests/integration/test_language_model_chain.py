@@ -74,6 +74,18 @@ class TestTheChain:
         assert {kind: newest(shop, kind).version for kind in CHAIN} == before
 
 
+class TestTooLittleToLearnFrom:
+    def test_the_run_says_so_and_goes_on_with_keywords_and_tune_refuses_before_it_trains(self, tmp_path: Path) -> None:
+        little = (*pipeline.LANGUAGE_MODEL, "demo.users=20", "demo.items=40", "demo.interactions=120")
+        workspace = tmp_path / "stall"
+        done = pipeline.demo(workspace, *little)
+        assert "no language model is trained: the teacher wrote of" in done.stderr
+        assert newest(workspace, "profiles").manifest["parameters"]["engine"] == "extractive"
+        refused = pipeline.reclm("tune", "-w", str(workspace), *pipeline.flags(*little), folder=tmp_path)
+        assert refused.returncode != 0 and "bring a longer log" in refused.stderr
+        assert not artifacts.all_of(Workspace(workspace), "base")
+
+
 @pytest.mark.full
 class TestKilledAnywhere:
     def test_killed_in_every_stage_then_run_again_gives_the_undisturbed_tables(
