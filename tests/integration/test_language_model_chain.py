@@ -102,12 +102,9 @@ class TestKilledAnywhere:
         expected, found = pipeline.tables(shop), pipeline.tables(victim)
         assert set(found) == set(expected)
         assert [name for name in expected if found[name] != expected[name]] == []
-        ids = [path.stem for path in (victim / "artifacts" / "profiles").iterdir()]
-        assert len(ids) == 1
-        hashes = [
-            one
-            for shard in sorted((victim / "artifacts" / "profiles" / ids[0]).glob("generations-*.parquet"))
-            for one in pq.read_table(shard)["prompt_hash"].to_pylist()
-        ]
+        written = artifacts.all_of(Workspace(victim), "profiles")
+        assert len(written) == 1
+        shards = sorted(written[0].path.glob("generations-*.parquet"))
+        hashes = [one for shard in shards for one in pq.read_table(shard)["prompt_hash"].to_pylist()]
         assert len(hashes) == len(set(hashes)) > 0
         assert read_json(Workspace(victim).champion)["model"] == read_json(Workspace(shop).champion)["model"]
