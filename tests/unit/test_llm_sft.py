@@ -262,7 +262,7 @@ class TestRefusals:
     def test_nothing_to_learn_from_names_the_commands(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path)
         held_out = [dialogue for dialogue in dialogues() if dialogue.fold == "held_out"]
-        with pytest.raises(WorkspaceError, match="reclm teach"):
+        with pytest.raises(WorkspaceError, match=r"no dialogue to learn from .*`reclm build`"):
             sft.write_sft(settings, held_out, teacher(), base_of(settings, tmp_path))
 
     def test_a_dialogue_longer_than_the_model_reads_is_not_cut(self, tmp_path: Path) -> None:
