@@ -211,6 +211,12 @@ class FusionSettings(Section):
         description="Share of training steps in which an entity's id vector is withheld, so that unseen ones are served well.",
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside the towers.")
+    matched_spread: float = Field(
+        0.25,
+        ge=0,
+        description="Standard deviation, in nats, of the scores that a user's profile and items' texts give by matching "
+        "alone, before anything is learned; 0: towers begin at random.",
+    )
     whiten: bool = Field(
         True, description="Whiten content and profile vectors before the towers (anisotropic encoders)."
     )

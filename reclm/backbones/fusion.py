@@ -4,12 +4,13 @@ profile tower over its profile (RecLM, arXiv 2412.19302, section 3.1). Three var
 `augment` (plus user and item profiles), `shuffled` (augment with profiles dealt out anew among those who have one: the
 control that shows what a profile's content is worth beyond extra parameters). While training, the ids of a random
 share of entities are withheld (Volkovs et al., "DropoutNet", NIPS 2017), so that the towers learn to stand alone for
-the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own.
+the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own. Towers of texts
+begin matched: the same words get the same vector on both sides before anything is learned.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reclm.backbones.features import Matrix, Whitening, present, text_features
+from reclm.backbones.features import Matrix, Whitening, present, text_features, unit_length
 from reclm.dataset import TrainingData, Variant
 from reclm.settings import FusionSettings
 
@@ -27,6 +28,7 @@ INITIAL_SCALE = 0.1  # standard deviation of id vectors, and about that of a tow
 HIDDEN_SHARE = {"content": 0.0, "item_profile": 0.8, "user_profile": 0.5}
 USERS_WITHHELD = 1 / 3  # in units of the items' share: nearly every user that is served has an id
 TEXT_WIDTH = 256
+SPREAD_SAMPLE = 1000
 EMBEDDING_WIDTH = 128
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
 
@@ -69,10 +71,14 @@ def whitened(rows: Matrix | None, fit_rows: NDArray[np.bool_]) -> list[Matrix]:
 
 @dataclass(frozen=True)
 class Features:
-    """Input of a tower: `rows` (n, width), and `missing` (width,), the row of an entity about which nothing is known."""
+    """Input of a tower: `rows` (n, width), and `missing` (width,), the row of an entity about which nothing is known.
+
+    `start` (width, dim) is the linear map that the tower begins with; None: a small random one.
+    """
 
     rows: Matrix
     missing: Matrix
+    start: Matrix | None = None
 
 
 def flagged(parts: list[Matrix]) -> Features | None:
@@ -85,6 +91,56 @@ def flagged(parts: list[Matrix]) -> Features | None:
         blocks += [filled / np.sqrt(mean_square or 1.0), ~there[:, None]]
         absent += [*[0.0] * part.shape[1], 1.0]
     return Features(np.hstack(blocks).astype(np.float32), np.array(absent, dtype=np.float32)) if blocks else None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoder vectors `rows` (n, d), NaN = missing, of a text that `towers[kind]` has, whitened, as its last block."""
+
+    towers: dict[str, Features]
+    kind: str
+    rows: Matrix
+    warm: NDArray[np.bool_]
+
+    def centred(self) -> NDArray[np.float64]:
+        """Unit rows less their mean over the warm; zeros where missing."""
+        rows, there = unit_length(self.rows).astype(np.float64), present(self.rows)
+        fitted = there & self.warm
+        mean = rows[fitted].mean(axis=0) if fitted.any() else np.zeros(rows.shape[1])
+        return np.where(there[:, None], rows - mean, 0.0)
+
+    def start(self, target: NDArray[np.float64]) -> None:
+        """Lets the tower begin with the linear map of its last block that comes nearest to `target` (n, dim)."""
+        features = self.towers[self.kind]
+        width = min(EMBEDDING_WIDTH, features.rows.shape[1] - 1)
+        block = slice(features.rows.shape[1] - 1 - width, features.rows.shape[1] - 1)
+        fitted = present(self.rows) & self.warm
+        weights, *_ = np.linalg.lstsq(features.rows[fitted, block].astype(np.float64), target[fitted], rcond=1e-6)
+        start = np.zeros((features.rows.shape[1], target.shape[1]), dtype=np.float32)
+        start[block] = weights
+        self.towers[self.kind] = replace(features, start=start)
+
+
+def start_matched(items: Text, users: Text | None, dim: int, spread: float) -> None:
+    """Lets towers begin with one projection for all texts. What a user's profile says and what an item's text says are
+    read by one encoder, so they match, as far as they do, before anything is learned: a log of a few interactions a
+    user cannot teach that.
+
+    The projection is on the `dim` leading directions of all texts together. `spread` is the standard deviation of the
+    scores it gives (of items among each other, where users have no profile); at 0 towers begin at random.
+    """
+    sides = [items] if users is None else [items, users]
+    centred = [side.centred() for side in sides]
+    known = np.vstack([rows[side.warm] for side, rows in zip(sides, centred, strict=True)])
+    basis = np.linalg.eigh(known.T @ known)[1][:, ::-1][:, :dim]
+    things, people = centred[0][items.warm] @ basis, centred[-1][sides[-1].warm] @ basis
+    asked = people[np.linspace(0, len(people) - 1, min(len(people), SPREAD_SAMPLE)).astype(np.int64)]
+    deviation = float((asked @ things.T).std()) if len(asked) and len(things) else 0.0
+    if not spread or not deviation:
+        return
+    for side, rows in zip(sides, centred, strict=True):
+        shown = rows @ basis * np.sqrt(spread / deviation)
+        side.start(np.hstack([shown, np.zeros((len(shown), dim - shown.shape[1]))]))
 
 
 class Tower(nn.Module):
@@ -106,8 +162,11 @@ class Tower(nn.Module):
         self.hidden = nn.Linear(width, settings.hidden)
         self.output = nn.Linear(settings.hidden, dim)
         self.direct = nn.Linear(width, dim, bias=False)
-        nn.init.normal_(self.direct.weight, std=INITIAL_SCALE * width**-0.5)
         nn.init.normal_(self.output.weight, std=INITIAL_SCALE * settings.hidden**-0.5)
+        if features.start is None:
+            nn.init.normal_(self.direct.weight, std=INITIAL_SCALE * width**-0.5)
+        else:
+            self.direct.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(features.start.T)))
 
     def forward(self, rows: Tensor | None) -> Tensor:
         features = self.features if rows is None else self.features[rows]
@@ -155,7 +214,15 @@ class Fusion(nn.Module):
 
     bias_features: Tensor
 
-    def __init__(self, data: TrainingData, variant: Variant, dim: int, settings: FusionSettings, seed: int) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        variant: Variant,
+        dim: int,
+        settings: FusionSettings,
+        seed: int,
+        sharpness: float = 1.0,
+    ) -> None:
         super().__init__()
         warm_users = np.asarray(data.interactions.getnnz(axis=1) > 0).ravel()
         user_profile, item_profile = profiles_of(data, variant, seed)
@@ -163,6 +230,14 @@ class Fusion(nn.Module):
             content=flagged(content_features(data)), item_profile=flagged(whitened(item_profile, data.warm_items))
         )
         user_features = _those_there(user_profile=flagged(whitened(user_profile, warm_users)))
+        told = [
+            Text(item_features, kind, rows, data.warm_items)
+            for kind, rows in (("content", data.item_content), ("item_profile", item_profile))
+            if rows is not None
+        ]
+        if told:
+            people = None if user_profile is None else Text(user_features, "user_profile", user_profile, warm_users)
+            start_matched(told[0], people, dim, settings.matched_spread / sharpness)
         self.users = Side(warm_users, user_features, dim, settings)
         self.items = Side(data.warm_items, item_features, dim, settings)
         self.user_withholding = settings.id_dropout * USERS_WITHHELD if user_features else 0.0

@@ -57,8 +57,9 @@ class NeuralBackbone(Backbone):
         train, runtime = self.settings.train, self.settings.runtime
         self.curve = []
         with reproducible(runtime, seed):
-            fusion = Fusion(data, variant, train.dim, self.settings.fusion, seed)
-            trainer = Trainer(self.network(), fusion, data, train, device_of(runtime), seed)
+            network = self.network()
+            fusion = Fusion(data, variant, train.dim, self.settings.fusion, seed, network.sharpness)
+            trainer = Trainer(network, fusion, data, train, device_of(runtime), seed)
             wanted = epoch_of_each_setting(train.epochs if epochs is None else epochs)
             if tasks and epochs is None:
                 chosen, kept = self._select(trainer, tasks)

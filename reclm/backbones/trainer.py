@@ -45,6 +45,7 @@ class Network(nn.Module):
     uses_bias = True
     item_exponent = 0.5
     extra_id_decay = 0.0
+    sharpness = 1.0
     max_candidates: int | None = None
 
     def __init__(self, settings: TrainSettings) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from reclm.llm.conversations import Corpus
     from reclm.settings import Settings
 
 __all__ = [
@@ -54,27 +56,27 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CURVE = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 
 
-def write_base(settings: Settings, corpus: Iterable[str] | Callable[[], Iterable[str]]) -> Artifact:
+def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
     """The base model that the settings name, trained or pinned, or found standing.
 
-    `corpus` are documents rendered in our template (`reclm.llm.conversations.corpus`), or what makes them; only `tiny`
-    reads it, and its content is part of the version. Raises ModelError when a model cannot be found or has no weights
+    `corpus` makes documents rendered in our template (`reclm.llm.conversations.corpus`); only `tiny` reads them, and
+    their content is part of the version. Raises ModelError when a model cannot be found or has no weights
     that may be read.
     """
     llm = settings.llm
-    documents = list(corpus() if callable(corpus) else corpus) if llm.base_model == TINY else []
-    parameters = _tiny_parameters(settings, documents) if llm.base_model == TINY else _reference(settings)
+    documents = corpus() if llm.base_model == TINY else None
+    parameters = _reference(settings) if documents is None else _tiny_parameters(settings, documents)
     if found := standing(settings, KIND, parameters, {}):
         return found
     with writing_once(settings.paths, KIND, parameters, {}) as draft:
-        if llm.base_model == TINY and is_first_rank():
+        if documents is not None and is_first_rank():
             _train_tiny(settings, documents, draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
 
 
-def _tiny_parameters(settings: Settings, documents: list[str]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for document in documents:
+def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
+    digest = hashlib.sha256(len(documents.words).to_bytes(8, "big"))
+    for document in chain(documents.words, documents.lessons):
         data = document.encode()
         digest.update(len(data).to_bytes(8, "big") + data)
     llm = settings.llm
@@ -91,16 +93,18 @@ def _tiny_parameters(settings: Settings, documents: list[str]) -> dict[str, Any]
     }
 
 
-def _train_tiny(settings: Settings, documents: list[str], draft: Draft) -> None:
+def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
     llm = settings.llm
     use_threads(settings)
-    with step(f"tokenizer over {len(documents):,} documents"):
-        tokenizer = train_tokenizer(documents, llm.tiny_vocabulary)
+    everything = [*documents.words, *documents.lessons]
+    with step(f"tokenizer over {len(everything):,} documents"):
+        tokenizer = train_tokenizer(everything, llm.tiny_vocabulary)
     with step(f"tiny {llm.tiny_size} model from scratch, {llm.tiny_tokens:,} tokens"), quiet():
         model, curve = train_model(
             tokenizer,
-            documents,
+            documents.lessons,
             SIZES[llm.tiny_size],
+            words=documents.words,
             tokens=llm.tiny_tokens,
             learning_rate=llm.tiny_learning_rate,
             seed=settings.seed,
@@ -111,7 +115,8 @@ def _train_tiny(settings: Settings, documents: list[str], draft: Draft) -> None:
     rows = [{"step": at, "metric": "loss", "value": value} for at, value in curve]
     pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), draft.path / "curve.parquet")
     draft.metrics.update(
-        documents=len(documents),
+        words=len(documents.words),
+        lessons=len(documents.lessons),
         parameters=model.num_parameters(),
         vocabulary=len(tokenizer),
         loss=curve[-1][1],
@@ -322,7 +327,9 @@ def learned_with(settings: Settings) -> dict[str, Any]:
     from reclm.profiles.embed import model_name
 
     return {
-        "llm": settings.llm.model_dump(mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary"}),
+        "llm": settings.llm.model_dump(
+            mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary", "practices"}
+        ),
         "dtype": settings.runtime.dtype,
         "device": device_of(settings).split(":")[0],
         "encoder": model_name(settings.embedding),

@@ -8,7 +8,6 @@ is in no prompt, no corpus and no answer that anything is trained on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,12 +87,48 @@ class Chain:
         if reason := self.too_little():
             raise WorkspaceError(f"{reason}; bring a longer log, or set profiles.engine to 'extractive'")
         from reclm.llm.base import shape_of, write_base
-        from reclm.llm.conversations import corpus
+        from reclm.llm.conversations import Corpus, corpus
 
-        def documents() -> Iterator[str]:
-            return corpus(self.dialogues, self.teacher[1], shape_of(self.settings), self._texts())
+        def documents() -> Corpus:
+            practices = self.settings.llm.practices if self.settings.teacher.engine != "extractive" else 0
+            return corpus(
+                self.dialogues,
+                self.teacher[1],
+                shape_of(self.settings),
+                self._texts(),
+                self._practice() if practices else None,
+                practices,
+            )
 
         return write_base(self.settings, documents)
+
+    def _practice(self) -> Teacher:
+        """What the keyword engine says of everybody at `select`, with as many phrases as the teacher's profiles mostly have."""
+        from reclm import warehouse
+        from reclm.llm.generate.extractive import write_profiles
+        from reclm.llm.teacher import Teacher
+        from reclm.profiles import grammar
+        from reclm.profiles.knowledge import load_catalogue, load_knowledge
+        from reclm.profiles.terms import item_terms
+
+        said = self.teacher[1].profiles["user", "select"].values()
+        parsed = [profile for text in said if (profile := grammar.parse(text).profile)]
+        wanted = {
+            "identities": Counter(len(profile.identity) for profile in parsed),
+            "interests": Counter(len(profile.interests) for profile in parsed),
+        }
+        usual = {name: min(counts.most_common(1)[0][0], 10) for name, counts in wanted.items() if counts}
+        with closing(warehouse.connect(self.settings)) as connection:
+            catalogue = load_catalogue(connection, self.settings.features.max_text_length)
+            knowledge = load_knowledge(connection, "select", catalogue)
+        profiles = self.settings.profiles.model_copy(update=usual)
+        users, items = write_profiles(knowledge, item_terms(catalogue), profiles)
+        return Teacher(
+            {
+                ("user", "select"): dict(zip(knowledge.user_ids, users.texts, strict=True)),
+                ("item", "select"): dict(zip(catalogue.item_ids, items.texts, strict=True)),
+            }
+        )
 
     def _texts(self) -> list[str]:
         from reclm import warehouse

@@ -8,12 +8,14 @@ not parse, nothing known.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from reclm.artifacts import content_hash
 from reclm.llm.dialogues import Dialogue, Fold
 from reclm.llm.prompts import (
+    Facts,
     Kind,
     Message,
     Shape,
@@ -97,20 +99,40 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
     return "" if grammar.parse(profile).ok else "malformed_teacher"
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to answer like."""
+
+    words: list[str]
+    lessons: list[str]
+
+
 def corpus(
-    dialogues: Iterable[Dialogue], teacher: ProfileSource, shape: Shape, texts: Iterable[str] = ()
-) -> Iterator[str]:
-    """What `tiny` is trained on from scratch: `texts` (items' own, cleaned) and the conversations of the train dialogues
-    whose entities the teacher wrote of. Nothing of a held-out entity is among them.
+    dialogues: Sequence[Dialogue],
+    teacher: ProfileSource,
+    shape: Shape,
+    texts: Iterable[str] = (),
+    practice: ProfileSource | None = None,
+    practices: int = 0,
+) -> Corpus:
+    """Words are `texts` (items' own, cleaned) and turn 1 of at most `practices` train dialogues that the teacher says
+    nothing of, answered by `practice`: a teacher of few words leaves it unlearned that an answer is made of the prompt's
+    own. Lessons are the conversations of the train dialogues whose entities the teacher wrote of. Nothing of a held-out
+    entity is in either.
     """
-    for text in texts:
-        cleaned = " ".join(grammar.strip_markup(text).split())
-        if cleaned:
-            yield cleaned
+    words = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
+    lessons: list[str] = []
+    untold: dict[Facts, tuple[Dialogue, str]] = {}
     for dialogue in dialogues:
+        if dialogue.fold != "train" or is_silent(dialogue.facts):
+            continue
         profile = teacher.of(dialogue.kind, dialogue.entity_id)
-        if dialogue.fold == "train" and profile and not _unusable(profile, silent=is_silent(dialogue.facts)):
-            yield as_document(_uncounted(dialogue, profile, shape))
+        if profile and not _unusable(profile, silent=False):
+            lessons.append(as_document(_uncounted(dialogue, profile, shape)))
+        elif not profile and practice is not None and (said := practice.of(dialogue.kind, dialogue.entity_id)):
+            untold.setdefault(dialogue.facts, (replace(dialogue, asks=False), said))
+    drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:practices]
+    return Corpus(words + [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn], lessons)
 
 
 def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:

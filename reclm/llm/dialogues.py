@@ -26,7 +26,7 @@ class Dialogue:
     `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
     `known` are the lines of all that is known of the entity, for a judge who should know more than the writer was shown: a
     user's whole history, what the audience of an item picks besides. `asks` is False where there is no turn 2: nothing can be
-    withheld of a single interaction.
+    withheld of a single interaction, and where neighbours touched nothing else there is no No to ask about.
     """
 
     dialogue_id: str

@@ -10,14 +10,15 @@ stands beside the one to somebody else. Each metric is the mean of one number pe
     own_minus_other             the difference: what an answer says of this entity and not of everybody.
     distinct, teacher_distinct  1 / number of entities with this very text, of the answers and of the teacher.
     copy_neighbour, copy_neighbour_minus_other
-                                own_similarity and own_minus_other of copying the nearest neighbour's teacher profile.
+                                own_similarity and own_minus_other of copying the teacher profile of the nearest neighbour
+                                that is learned from; what the teacher says of the held-out is nobody's to copy.
     turn2_accuracy, turn2_auc   of P(Yes) after the model's own profile. With a suffix, of a baseline: always_yes;
                                 popularity and itemknn, at the threshold that is best on the train dialogues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -82,6 +83,7 @@ def measure(
     embed = embedder(settings) if embed is None else embed
     shape, batch = shape_of(settings), settings.profiles.batch_size
     rows: list[Row] = []
+    learned = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
     for kind in KINDS:
         chosen = sample(dialogues, teacher, kind, settings.tune.held_out_sample, settings.seed)
         if len(chosen) < 2:
@@ -93,7 +95,7 @@ def measure(
             rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
         else:
             texts = [answers[dialogue.dialogue_id] for dialogue in chosen]
-        rows += profile_rows(kind, chosen, texts, teacher, embed)
+        rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
         if settings.tune.turns == "two":
             asking = [row for row, dialogue in enumerate(chosen) if dialogue.asks]
             if len(asking) < 2:
@@ -139,14 +141,22 @@ def embedder(settings: Settings) -> Embed:
 
 
 def profile_rows(
-    kind: Kind, dialogues: Sequence[Dialogue], texts: Sequence[str], teacher: ProfileSource, embed: Embed
+    kind: Kind,
+    dialogues: Sequence[Dialogue],
+    texts: Sequence[str],
+    teacher: ProfileSource,
+    embed: Embed,
+    learned: Collection[str] = (),
 ) -> list[Row]:
-    """The metrics of what was written: `texts[i]` for the entity of `dialogues[i]`."""
+    """The metrics of what was written: `texts[i]` for the entity of `dialogues[i]`. `learned` ids may be copied from."""
     own_texts = [teacher.of(kind, dialogue.entity_id) or "" for dialogue in dialogues]
     own = embed(own_texts)
     other = np.array(own_texts)[:, None] != np.array(own_texts)[None, :]
     own_similarity, other_similarity = _similarities(embed(texts), own, other, np.arange(len(dialogues)))
-    copies = [next(filter(None, (teacher.of(kind, n) for n in d.neighbour_ids)), "") for d in dialogues]
+    copies = [
+        next(filter(None, (teacher.of(kind, n) for n in dialogue.neighbour_ids if n in learned)), "")
+        for dialogue in dialogues
+    ]
     copied = np.flatnonzero(np.array([bool(text) for text in copies], dtype=bool))
     rows = {
         "format": np.array([grammar.parse(text).ok for text in texts], dtype=np.float64),
@@ -247,21 +257,28 @@ def write_answers(
     *,
     structured: bool,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, in order; `structured` as profiles are served, or by itself."""
+    """The model's greedy answer to each prompt, in order; `structured` as profiles are served, retries included, or by
+    itself."""
     from reclm.llm.generate.transformers import TransformersEngine
+    from reclm.llm.generate.write import RETRY_TEMPERATURE
 
     engine = TransformersEngine(settings, "", model=model, tokenizer=tokenizer)
     texts = [""] * len(prompts)
-    answers = engine.answer(
-        prompts,
-        kinds=["user"] * len(prompts),
-        temperature=0.0,
-        seed=settings.seed,
-        max_tokens=settings.llm.max_profile_tokens,
-        structured=structured,
-    )
-    for row, answer in track(answers, "answering", total=len(prompts)):
-        texts[row] = answer.text
+    asked = list(range(len(prompts)))
+    for attempt in range(1 + settings.profiles.retries * structured):
+        answers = engine.answer(
+            [prompts[row] for row in asked],
+            kinds=["user"] * len(asked),
+            temperature=RETRY_TEMPERATURE if attempt else 0.0,
+            seed=settings.seed + attempt,
+            max_tokens=settings.llm.max_profile_tokens,
+            structured=structured,
+        )
+        for row, answer in track(answers, "answering", total=len(asked)):
+            texts[asked[row]] = answer.text
+        asked = [row for row in asked if not grammar.parse(texts[row]).ok]
+        if not asked:
+            break
     return texts
 
 

@@ -27,6 +27,12 @@ class LlmSettings(Section):
         ge=1000,
         description="Tokens the `tiny` model reads while it is trained from scratch, repeats included.",
     )
+    practices: int = Field(
+        4000,
+        ge=0,
+        description="Train dialogues at most that the teacher (`openai`, `table`) says nothing of and `tiny` practises "
+        "on first, answered by keywords.",
+    )
     tiny_learning_rate: float = Field(3e-3, gt=0, description="Peak step size while the `tiny` model is trained.")
     load_in: Literal["full", "8bit", "4bit"] = Field(
         "full", description="Weights of the frozen base while tuning; 8bit and 4bit need CUDA and bitsandbytes."

@@ -53,7 +53,7 @@ class TestDialoguesAboutUsers:
                 select user_id, count(*) as n from fct_known_interactions where snapshot = 'select' group by user_id
             )
             select user_id, n, view from fct_user_dialogues join users using (user_id)
-            where asks != (n >= 2) or (n < 5 and view > 0) or view > 3
+            where (asks and n < 2) or (n < 5 and view > 0) or view > 3
             """
         )
         views = query("select view, count(*) from fct_user_dialogues group by view order by view")

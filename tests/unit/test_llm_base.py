@@ -12,6 +12,7 @@ from model_families import CLOSES, FAMILIES, checkpoint
 
 from reclm.errors import ModelError
 from reclm.llm import base
+from reclm.llm.conversations import Corpus
 from reclm.llm.prompts import Message, profile_request
 from reclm.llm.templates import answered, encode, render, takes_system
 from reclm.llm.tiny import SIZES, Size, _untrained, as_document, train_model, train_tokenizer
@@ -96,8 +97,8 @@ class _Counted:
 class TestWriteBase:
     def test_is_trained_once_and_found_again(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         settings = settings_of(tmp_path, **QUICK)
-        first = base.write_base(settings, documents())
-        again = base.write_base(settings, lambda: iter(documents()))
+        first = base.write_base(settings, lambda: Corpus([], documents()))
+        again = base.write_base(settings, lambda: Corpus([], list(documents())))
         assert (first.version, first.manifest["created_at"]) == (again.version, again.manifest["created_at"])
         location = base.model_location(settings, first)
         assert base.load_model(location, settings)(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 400)
@@ -105,18 +106,19 @@ class TestWriteBase:
 
     def test_another_corpus_is_another_version(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, **QUICK)
-        versions = {base.write_base(settings, found).version for found in (documents(), documents()[:-1])}
-        assert len(versions) == 2
+        found = documents()
+        corpora = [Corpus([], found), Corpus([], found[:-1]), Corpus(found[-1:], found[:-1])]
+        assert len({base.write_base(settings, lambda corpus=corpus: corpus).version for corpus in corpora}) == 3
 
     def test_a_folder_is_pinned_by_its_content(self, tmp_path: Path) -> None:
         folder = checkpoint("llama", tmp_path / "llama", documents())
         settings = settings_of(tmp_path, base_model=str(folder))
-        first = base.write_base(settings, [])
+        first = base.write_base(settings, lambda: Corpus([], []))
         assert base.model_location(settings, first) == str(folder)
         assert sorted(path.name for path in first.path.iterdir()) == ["manifest.json"]
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
-        assert base.write_base(settings, []).version != first.version
+        assert base.write_base(settings, lambda: Corpus([], [])).version != first.version
 
     def test_a_hub_id_is_pinned_by_its_commit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         commit = checkpoint("llama", tmp_path / "snapshots" / "c0ffee", documents())
@@ -128,7 +130,7 @@ class TestWriteBase:
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
         settings = settings_of(tmp_path, base_model="maker/model")
-        artifact = base.write_base(settings, [])
+        artifact = base.write_base(settings, lambda: Corpus([], []))
         assert artifact.manifest["parameters"]["revision"] == "c0ffee"
         assert base.model_location(settings, artifact) == str(commit)
         assert asked == [("maker/model", None), ("maker/model", "c0ffee")]
@@ -138,7 +140,7 @@ class TestWriteBase:
         folder.mkdir()
         (folder / "pytorch_model.bin").write_bytes(b"")
         with pytest.raises(ModelError, match="safetensors"):
-            base.write_base(settings_of(tmp_path, base_model=str(folder)), [])
+            base.write_base(settings_of(tmp_path, base_model=str(folder)), lambda: Corpus([], []))
 
 
 class TestStyle:

@@ -85,7 +85,7 @@ class TestProfileRows:
         def on_axes(texts: Sequence[str]) -> NDArray[np.float32]:
             return np.eye(5, dtype=np.float32)[[axes[text] for text in texts]]
 
-        return heldout.profile_rows("user", found, [a, a, "nonsense"], source, on_axes)
+        return heldout.profile_rows("user", found, [a, a, "nonsense"], source, on_axes, {"ub", "n"})
 
     def test_are_what_they_come_to_by_hand(self, rows: list[heldout.Row]) -> None:
         assert values(rows) == pytest.approx(
@@ -105,6 +105,17 @@ class TestProfileRows:
         by_name = {row["metric"]: row for row in rows}
         assert by_name["own_similarity"]["error"] == pytest.approx(np.std([1, 0, 0], ddof=1) / np.sqrt(3))
         assert (by_name["format"]["n"], by_name["copy_neighbour"]["n"]) == (3, 2)
+
+    def test_only_what_is_learned_from_is_copied(self) -> None:
+        found = [replace(USERS[0], entity_id=f"u{row}", neighbour_ids=("held out", "n")) for row in range(2)]
+        source = Silent({one: self.FORM.format(one) for one in ("u0", "u1", "held out", "n")})
+
+        def embed_letters(texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([[float("held out" in text), 1.0] for text in texts], dtype=np.float32)
+
+        copied = values(heldout.profile_rows("user", found, ["x", "x"], source, embed_letters, {"n"}))
+        assert copied["copy_neighbour"] == 1.0
+        assert "copy_neighbour" not in values(heldout.profile_rows("user", found, ["x", "x"], source, embed_letters))
 
     def test_saying_the_same_of_everybody_earns_nothing(self) -> None:
         same = [teacher().of("user", USERS[0].entity_id) or ""] * len(USERS)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from reclm.artifacts import Artifact
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm import base, sft
-from reclm.llm.conversations import converse, corpus
+from reclm.llm.conversations import Corpus, converse, corpus
 from reclm.llm.prompts import Message, Shape, UserFacts, profile_request
 from reclm.llm.templates import IGNORED, Example, encode, examples, token_counter
 from reclm.settings import Settings
@@ -206,7 +206,7 @@ class TestEveryFamily:
         settings = settings_of(
             tmp_path, llm={"base_model": str(folder), "max_prompt_tokens": 512, "max_profile_tokens": 8}
         )
-        artifact = sft.write_sft(settings, dialogues(), teacher(), base.write_base(settings, []))
+        artifact = sft.write_sft(settings, dialogues(), teacher(), base.write_base(settings, lambda: Corpus([], [])))
         tokenizer = base.load_tokenizer(base.model_location(settings, artifact))
         assert tokenizer.eos_token == CLOSES[family]
         assert base.load_model(base.model_location(settings, artifact), settings).num_parameters() > 0
@@ -251,11 +251,24 @@ class TestConversations:
         assert not result.found
 
     def test_the_corpus_of_tiny_knows_nothing_of_the_held_out(self) -> None:
-        found = "\n".join(corpus(dialogues(), teacher(), Shape(), ["A <|end|> text"]))
+        documents = corpus(dialogues(), teacher(), Shape(), ["A <|end|> text"])
+        found = "\n".join(documents.lessons)
         held_out = [teacher().of(d.kind, d.entity_id) for d in dialogues() if d.fold == "held_out"]
         learned = {teacher().of(d.kind, d.entity_id) for d in dialogues() if d.fold == "train"}
-        assert found.startswith("A text\n")
+        assert documents.words == ["A text"]
         assert not [profile for profile in held_out if profile not in learned and str(profile) in found]
+
+    def test_what_the_teacher_says_nothing_of_is_practised_on_once_for_each_prompt(self) -> None:
+        first, twin, other = [d for d in dialogues() if d.kind == "user" and d.fold == "train"][:3]
+        twin = replace(twin, facts=first.facts)
+        held_out = replace(next(d for d in dialogues() if d.fold == "held_out"), kind="user")
+        told = WorldTeacher({other.entity_id: teacher().of("user", other.entity_id) or ""}, {}, {})
+        said = {d.entity_id: "User identity: a; User interests: words" for d in (first, twin, other, held_out)}
+        practice = WorldTeacher(said, {}, {})
+        found = corpus([first, twin, other, held_out], told, Shape(), [], practice, 10)
+        assert len(found.words) == len(found.lessons) == 1
+        assert found.words[0].endswith("interests: words<|end|>") and "interests: words" not in found.lessons[0]
+        assert corpus([first], told, Shape(), [], practice, 0).words == []
 
 
 class TestRefusals:

@@ -51,6 +51,7 @@ entries as (
     withheld_item_id,
     answer,
   from user_dialogues
+  where asks
   union all
   select
     dialogue_id,

@@ -78,13 +78,16 @@ untouched as (
   group by views.dialogue_id
 ),
 
+-- Where neighbours touched nothing else there is nothing to ask: turn 1 stays, for it teaches all the same.
 dialogues as (
   select
-    views.*,
-    case when views.answer then views.drawn_item_id else untouched.item_id end as withheld_item_id,
+    views.* replace (views.asks and (views.answer or untouched.item_id is not null) as asks),
+    case
+      when views.answer then views.drawn_item_id
+      when views.asks then untouched.item_id
+    end as withheld_item_id,
   from views
   left join untouched on untouched.dialogue_id = views.dialogue_id
-  where views.answer or untouched.item_id is not null
 ),
 
 shown as (
@@ -127,6 +130,7 @@ asked as (
   inner join shown
     on shown.dialogue_id = dialogues.dialogue_id
     and not shown.is_withheld
+  where dialogues.asks
 ),
 
 {{ knn_scores() }}
@@ -145,13 +149,13 @@ select
   cards.line as withheld_line,
   dialogues.asks,
   dialogues.answer,
-  (item_status.n_interactions - dialogues.answer::int)::double as popularity,
-  knn_scores.knn_score::double as knn_score,
+  coalesce(item_status.n_interactions - dialogues.answer::int, 0)::double as popularity,
+  coalesce(knn_scores.knn_score, 0)::double as knn_score,
 from dialogues
 inner join {{ ref('int_snapshots') }} as snapshots on snapshots.snapshot = dialogues.snapshot
 inner join histories on histories.dialogue_id = dialogues.dialogue_id
-inner join {{ ref('int_item_cards') }} as cards on cards.item_id = dialogues.withheld_item_id
-inner join item_status on item_status.item_id = dialogues.withheld_item_id
-inner join knn_scores on knn_scores.dialogue_id = dialogues.dialogue_id
+left join {{ ref('int_item_cards') }} as cards on cards.item_id = dialogues.withheld_item_id
+left join item_status on item_status.item_id = dialogues.withheld_item_id
+left join knn_scores on knn_scores.dialogue_id = dialogues.dialogue_id
 left join around on around.dialogue_id = dialogues.dialogue_id
 order by dialogues.user_id, dialogues.view
