@@ -29,6 +29,7 @@ HIDDEN_SHARE = {"content": 0.0, "item_profile": 0.8, "user_profile": 0.5}
 USERS_WITHHELD = 1 / 3  # in units of the items' share: nearly every user that is served has an id
 TEXT_WIDTH = 256
 SPREAD_SAMPLE = 1000
+QUIET_SCALE = 0.01  # in place of INITIAL_SCALE where a tower begins with something to say
 EMBEDDING_WIDTH = 128
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
 
@@ -139,6 +140,8 @@ def start_matched(items: Text, users: Text | None, dim: int, spread: float) -> N
     if not spread or not deviation:
         return
     for side, rows in zip(sides, centred, strict=True):
+        for kind, features in side.towers.items():
+            side.towers[kind] = replace(features, start=np.zeros((features.rows.shape[1], dim), dtype=np.float32))
         shown = rows @ basis * np.sqrt(spread / deviation)
         side.start(np.hstack([shown, np.zeros((len(shown), dim - shown.shape[1]))]))
 
@@ -162,7 +165,8 @@ class Tower(nn.Module):
         self.hidden = nn.Linear(width, settings.hidden)
         self.output = nn.Linear(settings.hidden, dim)
         self.direct = nn.Linear(width, dim, bias=False)
-        nn.init.normal_(self.output.weight, std=INITIAL_SCALE * settings.hidden**-0.5)
+        scale = INITIAL_SCALE if features.start is None else QUIET_SCALE
+        nn.init.normal_(self.output.weight, std=scale * settings.hidden**-0.5)
         if features.start is None:
             nn.init.normal_(self.direct.weight, std=INITIAL_SCALE * width**-0.5)
         else:

@@ -80,8 +80,11 @@ def seconds_of_stages(workspace: Path) -> dict[str, float]:
     return seconds
 
 
-def demo_killed_in(stage: str, workspace: Path, seconds: float, *more: str) -> bool:
-    """Starts the demo and kills it with -9 `seconds` into `stage`; True when it really died there."""
+def demo_killed_in(stage: str, workspace: Path, seconds: float, *more: str, writing: str = "") -> bool:
+    """Starts the demo and kills it with -9 `seconds` into `stage`; True when it really died there.
+
+    With `writing`, an artifact kind, the seconds count from the moment that the stage begins to write one.
+    """
     started_before = {path.name for path in Workspace(workspace).runs.glob("*.json")}
     process = subprocess.Popen(
         command("demo", "--workspace", str(workspace), *flags(*more)),
@@ -95,7 +98,7 @@ def demo_killed_in(stage: str, workspace: Path, seconds: float, *more: str) -> b
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             fresh = [p for p in Workspace(workspace).runs.glob(f"*-{stage}.json") if p.name not in started_before]
-            if fresh:
+            if fresh and (not writing or any((Workspace(workspace).artifacts / ".partial").glob(f"{writing}-*"))):
                 break
             time.sleep(0.02)
         try:
