@@ -187,12 +187,12 @@ class Side(nn.Module):
     known: Tensor
 
     def __init__(
-        self, known: NDArray[np.bool_], features: dict[str, Features], dim: int, settings: FusionSettings
+        self, known: NDArray[np.bool_], features: dict[str, Features], dim: int, settings: FusionSettings, scale: float
     ) -> None:
         super().__init__()
         self.register_buffer("known", torch.from_numpy(known), persistent=False)
         self.all_known = bool(known.all())
-        self.ids = nn.Parameter(torch.randn(len(known), dim) * INITIAL_SCALE)
+        self.ids = nn.Parameter(torch.randn(len(known), dim) * scale)
         self.unknown = nn.Parameter(torch.zeros(dim))
         self.towers = nn.ModuleDict(
             {kind: Tower(part, dim, settings, HIDDEN_SHARE[kind]) for kind, part in features.items()}
@@ -242,8 +242,9 @@ class Fusion(nn.Module):
         if told:
             people = None if user_profile is None else Text(user_features, "user_profile", user_profile, warm_users)
             start_matched(told[0], people, dim, settings.matched_spread / sharpness)
-        self.users = Side(warm_users, user_features, dim, settings)
-        self.items = Side(data.warm_items, item_features, dim, settings)
+        scale = INITIAL_SCALE * sharpness**-0.5
+        self.users = Side(warm_users, user_features, dim, settings, scale)
+        self.items = Side(data.warm_items, item_features, dim, settings, scale)
         self.user_withholding = settings.id_dropout * USERS_WITHHELD if user_features else 0.0
         self.item_withholding = settings.id_dropout if item_features else 0.0
         self._start_bias(data, np.hstack([part.rows for part in item_features.values()]) if item_features else None)
