@@ -75,6 +75,8 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
 
 
 def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
+    from reclm.profiles.embed import model_name
+
     digest = hashlib.sha256(len(documents.words).to_bytes(8, "big"))
     for document in chain(documents.words, documents.lessons):
         data = document.encode()
@@ -85,6 +87,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "recipe": RECIPE,
         "size": llm.tiny_size,
         "vocabulary": llm.tiny_vocabulary,
+        "encoder": model_name(settings.embedding),
         "tokens": llm.tiny_tokens,
         "learning_rate": llm.tiny_learning_rate,
         "seed": settings.seed,
@@ -94,6 +97,8 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
 
 
 def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
+    from reclm.llm.heldout import embedder
+
     llm = settings.llm
     use_threads(settings)
     everything = [*documents.words, *documents.lessons]
@@ -105,6 +110,7 @@ def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
             documents.lessons,
             SIZES[llm.tiny_size],
             words=documents.words,
+            meanings=embedder(settings),
             tokens=llm.tiny_tokens,
             learning_rate=llm.tiny_learning_rate,
             seed=settings.seed,

@@ -8,7 +8,9 @@ stands beside the one to somebody else. Each metric is the mean of one number pe
     other_similarity            mean cosine of the answer and the teacher profiles of the other entities measured whose
                                 profile is another text.
     own_minus_other             the difference: what an answer says of this entity and not of everybody.
-    distinct, teacher_distinct  1 / number of entities with this very text, of the answers and of the teacher.
+    distinct, teacher_distinct, prompt_distinct
+                                1 / number of entities with this very text, of the answers, of the teacher and of the
+                                prompts: who is asked the same answers the same, so that is as distinct as answers can be.
     copy_neighbour, copy_neighbour_minus_other
                                 own_similarity and own_minus_other of copying the teacher profile of the nearest neighbour
                                 that is learned from; what the teacher says of the held-out is nobody's to copy.
@@ -96,6 +98,7 @@ def measure(
         else:
             texts = [answers[dialogue.dialogue_id] for dialogue in chosen]
         rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
+        rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in prompts]))
         if settings.tune.turns == "two":
             asking = [row for row, dialogue in enumerate(chosen) if dialogue.asks]
             if len(asking) < 2:

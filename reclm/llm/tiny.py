@@ -9,7 +9,7 @@ prompt teaches an answer that does not follow from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,14 @@ MAX_POSITIONS = 2048
 RECIPE = 2  # raise it when a change here changes the model
 BATCH_TOKENS = 1200
 """Tokens of a step: small ones, since of a given number of tokens the number of steps is what teaches."""
+WORD_LENGTH = 3
+"""Letters of a token that may be a word; one more where it does not open one."""
 SORTED_TOGETHER = 16
 """Batches sorted by length together."""
 WORDS_SHARE, WORDS_PASSES = 1 / 3, 4
 """What is read first of the words: this share of all tokens at most, and each document so often at most."""
+WORD_SCALE = 0.04
+"""Standard deviation of the entries of a token vector that begins with a meaning; the others' is 0.02, as is usual."""
 PROMPT_WEIGHT = 0.1
 """What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
 
@@ -115,12 +119,14 @@ def train_model(
     learning_rate: float,
     seed: int,
     words: Sequence[str] = (),
+    meanings: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
 ) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
     """A model that has read about `tokens` tokens, repeats included, and its curve of (step, mean loss).
 
-    `words` are read first (WORDS_SHARE, WORDS_PASSES), then the documents: what is read last is what it writes like. A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
+    `words` are read first (WORDS_SHARE, WORDS_PASSES), then the documents: what is read last is what it writes like. `meanings`
+    turns words into vectors of a sentence encoder, (n, d): tokens that are words begin with them (`give_meanings`). A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
     cosine to a twentieth of the peak. Raises ModelError without documents.
     """
     import torch
@@ -137,6 +143,8 @@ def train_model(
         raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, and there are none")
     plan += _plan(lessons, tokens, batch_tokens, rng)
     model: Any = _untrained(tokenizer, size).train()
+    if meanings is not None:
+        give_meanings(model, tokenizer, meanings)
     model.to(device)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
@@ -180,6 +188,35 @@ def _untrained(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
+
+
+def give_meanings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, meanings: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> None:
+    """Lets the token vectors of whole words, or of pieces long enough to be one, begin as a sentence encoder's vectors of
+    them, on the leading directions of these: words of like meaning begin alike, which a small log is too short to teach.
+    """
+    import torch
+
+    names = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    words = {
+        token: name.strip().lower()
+        for token, name in enumerate(names)
+        if name.strip().isalpha() and len(name.strip()) >= (WORD_LENGTH if name.startswith(" ") else WORD_LENGTH + 1)
+    }
+    if len(words) < 2:
+        return
+    vectors = meanings(list(words.values())).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    table: Any = model.get_input_embeddings().weight
+    width = min(table.shape[1], int((values > 0).sum()))
+    leading = left[:, :width] * values[:width]
+    if not leading.std():
+        return
+    with torch.no_grad():
+        rows = torch.tensor(list(words))
+        table[rows, :width] = torch.from_numpy((leading / leading.std() * WORD_SCALE).astype(np.float32))
 
 
 def _rate(step: int, steps: int) -> float:

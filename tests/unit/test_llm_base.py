@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from llm_world import dialogues, documents, tiny_base
 from model_families import CLOSES, FAMILIES, checkpoint
+from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm import base
 from reclm.llm.conversations import Corpus
 from reclm.llm.prompts import Message, profile_request
 from reclm.llm.templates import answered, encode, render, takes_system
-from reclm.llm.tiny import SIZES, Size, _untrained, as_document, train_model, train_tokenizer
+from reclm.llm.tiny import SIZES, Size, _untrained, as_document, give_meanings, train_model, train_tokenizer
 from reclm.settings import Settings
 
 QUICK = {"tiny_tokens": 1000, "tiny_vocabulary": 400}
@@ -83,6 +86,39 @@ class TestTinyModel:
         size = Size(hidden=32, layers=1, heads=1, intermediate=64)
         with pytest.raises(ModelError, match="there are none"):
             train_model(train_tokenizer(["a"], 300), [], size, tokens=1, learning_rate=1e-3, seed=1)
+
+    def test_words_of_like_meaning_begin_alike(self) -> None:
+        tokenizer = train_tokenizer(["tea mug rope tent"] * 50, 320)
+        model = _untrained(tokenizer, Size(hidden=32, layers=1, heads=1, intermediate=64))
+        kinds = {"tea": 0, "mug": 0, "rope": 1, "tent": 1}
+
+        def meanings(words: Sequence[str]) -> NDArray[np.float32]:
+            return np.eye(3, dtype=np.float32)[[kinds.get(word, 2) for word in words]]
+
+        give_meanings(model, tokenizer, meanings)
+        table = model.get_input_embeddings().weight.detach()
+        tea, mug, rope = (table[tokenizer(f" {word}")["input_ids"][0]] for word in ("mug", "mug", "rope"))
+        assert torch.cosine_similarity(tea, mug, dim=0) > torch.cosine_similarity(mug, rope, dim=0) + 0.3
+        byte = table[tokenizer.get_vocab()["a"]]
+        assert byte.std() < 0.03
+
+    def test_words_of_like_meaning_begin_alike_and_bytes_are_left_alone(self) -> None:
+        tokenizer = train_tokenizer(["a mug and rope and tent"] * 50, 320)
+        model = _untrained(tokenizer, Size(32, 1, 1, 64))
+        kinds = {"mug": 0, "rope": 1, "tent": 1}
+
+        def meanings(words: Sequence[str]) -> NDArray[np.float32]:
+            return np.eye(3, dtype=np.float32)[[kinds.get(word, 2) for word in words]]
+
+        before = model.get_input_embeddings().weight.detach().clone()
+        give_meanings(model, tokenizer, meanings)
+        table = model.get_input_embeddings().weight.detach()
+        vocabulary = tokenizer.get_vocab()
+        mug, rope, tent = (table[vocabulary[f"\u0120{word}"]][:3] for word in kinds)
+        assert torch.allclose(rope, tent)
+        assert torch.cosine_similarity(mug, rope, dim=0) < 0.5
+        assert torch.equal(table[vocabulary["a"]], before[vocabulary["a"]])
+        assert not torch.equal(table[vocabulary["\u0120rope"]], before[vocabulary["\u0120rope"]])
 
 
 class _Counted:
