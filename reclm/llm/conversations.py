@@ -101,7 +101,7 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to answer like."""
+    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to write like."""
 
     words: list[str]
     lessons: list[str]
@@ -115,10 +115,12 @@ def corpus(
     practice: ProfileSource | None = None,
     practices: int = 0,
 ) -> Corpus:
-    """Words are `texts` (items' own, cleaned) and turn 1 of at most `practices` train dialogues that the teacher says
-    nothing of, answered by `practice`: a teacher of few words leaves it unlearned that an answer is made of the prompt's
-    own. Lessons are the conversations of the train dialogues whose entities the teacher wrote of. Nothing of a held-out
-    entity is in either.
+    """Lessons are `texts` (items' own, cleaned) and the conversations of the train dialogues whose entities the teacher
+    wrote of. Nothing of a held-out entity is among them.
+
+    A teacher of few leaves it unlearned that an answer is made of the prompt's own words. Turn 1 of at most `practices`
+    train dialogues that it says nothing of, answered by `practice`, then goes before, and the texts with it, lest the few
+    lessons drown in them.
     """
     words = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
     lessons: list[str] = []
@@ -132,7 +134,8 @@ def corpus(
         elif not profile and practice is not None and (said := practice.of(dialogue.kind, dialogue.entity_id)):
             untold.setdefault(dialogue.facts, (replace(dialogue, asks=False), said))
     drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:practices]
-    return Corpus(words + [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn], lessons)
+    practised = [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn]
+    return Corpus(words + practised, lessons) if practised else Corpus([], words + lessons)
 
 
 def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
