@@ -16,9 +16,9 @@ import sys
 SETTINGS = (
     "teacher.engine=table",
     "llm.neighbours=0",
-    "llm.tiny_tokens=1500000",
+    "llm.tiny_tokens=2000000",
     "llm.tiny_vocabulary=4096",
-    "tune.epochs=6",
+    "tune.epochs=2",
     "tune.batch_size=8",
 )
 

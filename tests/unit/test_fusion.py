@@ -70,6 +70,32 @@ class TestTrainingSurvives:
         assert cold_ndcg(with_features(DATA, anisotropic)) == pytest.approx(plain, abs=TOLERANCE)
 
 
+class TestBeforeAnythingIsLearned:
+    """A profile and a text that one encoder reads alike match at once, whoever the network is."""
+
+    @staticmethod
+    def ndcg(model: str, variant: str, *flags: str) -> float:
+        backbone = create(model, toy_settings(*flags))
+        backbone.fit(DATA, variant, seed=1, epochs=0)
+        return recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), toy_tasks(DATA)[1])["ndcg"]
+
+    @pytest.mark.parametrize("model", ["biasmf", "ncf", "lightgcn", "simgcl"])
+    def test_profiles_find_the_cold_item_of_their_circle(self, model):
+        assert self.ndcg(model, "augment") > 0.9
+
+    def test_and_without_a_matched_start_nobody_does(self):
+        assert self.ndcg("biasmf", "augment", "fusion.matched_spread=0") < 0.9
+
+    def test_nor_do_somebody_elses_profiles_or_none(self):
+        assert max(self.ndcg("biasmf", variant) for variant in ("shuffled", "base")) < 0.9
+
+    def test_the_scores_spread_as_the_setting_says(self):
+        fusion = Fusion(DATA, "augment", 16, toy_settings("fusion.matched_spread=0.5").fusion, seed=1)
+        users, items = (side.towers[kind] for side, kind in ((fusion.users, "user_profile"), (fusion.items, "content")))
+        scores = users.direct(users.features) @ items.direct(items.features).T
+        assert scores[:, ~COLD].std().item() == pytest.approx(0.5, rel=0.1)
+
+
 class TestWhitening:
     def test_gives_uncorrelated_directions_of_like_variance(self):
         rows = np.random.default_rng(0).standard_normal((2000, 5)).astype(np.float32) * [1, 1, 1, 1, 9] + [
