@@ -29,6 +29,7 @@ HIDDEN_SHARE = {"content": 0.0, "item_profile": 0.8, "user_profile": 0.5}
 USERS_WITHHELD = 1 / 3  # in units of the items' share: nearly every user that is served has an id
 TEXT_WIDTH = 256
 SPREAD_SAMPLE = 1000
+ALIKE = 1e-6  # spread of the cosines of texts that differ by rounding alone
 QUIET_SCALE = 0.01  # in place of INITIAL_SCALE where a tower begins with something to say
 EMBEDDING_WIDTH = 128
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
@@ -96,12 +97,14 @@ def flagged(parts: list[Matrix]) -> Features | None:
 
 @dataclass(frozen=True)
 class Text:
-    """Encoder vectors `rows` (n, d), NaN = missing, of a text that `towers[kind]` has, whitened, as its last block."""
+    """Encoder vectors `rows` (n, d), NaN = missing, of a text that `towers[kind]` has, whitened to `width` columns, as its
+    last block."""
 
     towers: dict[str, Features]
     kind: str
     rows: Matrix
     warm: NDArray[np.bool_]
+    width: int
 
     def centred(self) -> NDArray[np.float64]:
         """Unit rows less their mean over the warm; zeros where missing."""
@@ -113,8 +116,8 @@ class Text:
     def start(self, target: NDArray[np.float64]) -> None:
         """Lets the tower begin with the linear map of its last block that comes nearest to `target` (n, dim)."""
         features = self.towers[self.kind]
-        width = min(EMBEDDING_WIDTH, features.rows.shape[1] - 1)
-        block = slice(features.rows.shape[1] - 1 - width, features.rows.shape[1] - 1)
+        flag = features.rows.shape[1] - 1
+        block = slice(flag - self.width, flag)
         fitted = present(self.rows) & self.warm
         weights, *_ = np.linalg.lstsq(features.rows[fitted, block].astype(np.float64), target[fitted], rcond=1e-6)
         start = np.zeros((features.rows.shape[1], target.shape[1]), dtype=np.float32)
@@ -128,8 +131,11 @@ def start_matched(items: Text, users: Text | None, dim: int, spread: float) -> N
     user cannot teach that.
 
     The projection is on the `dim` leading directions of all texts together. `spread` is the standard deviation of the
-    scores it gives (of items among each other, where users have no profile); at 0 towers begin at random.
+    scores it gives (of items among each other, where users have no profile); at 0, or where texts are all alike, towers
+    begin at random. Vectors of two encoders cannot match: raises ValueError.
     """
+    if users is not None and users.rows.shape[1] != items.rows.shape[1]:
+        raise ValueError(f"profiles of {users.rows.shape[1]} and texts of {items.rows.shape[1]} columns: two encoders")
     sides = [items] if users is None else [items, users]
     centred = [side.centred() for side in sides]
     known = np.vstack([rows[side.warm] for side, rows in zip(sides, centred, strict=True)])
@@ -137,7 +143,7 @@ def start_matched(items: Text, users: Text | None, dim: int, spread: float) -> N
     things, people = centred[0][items.warm] @ basis, centred[-1][sides[-1].warm] @ basis
     asked = people[np.linspace(0, len(people) - 1, min(len(people), SPREAD_SAMPLE)).astype(np.int64)]
     deviation = float((asked @ things.T).std()) if len(asked) and len(things) else 0.0
-    if not spread or not deviation:
+    if not spread or deviation < ALIKE:
         return
     for side, rows in zip(sides, centred, strict=True):
         for kind, features in side.towers.items():
@@ -230,18 +236,22 @@ class Fusion(nn.Module):
         super().__init__()
         warm_users = np.asarray(data.interactions.getnnz(axis=1) > 0).ravel()
         user_profile, item_profile = profiles_of(data, variant, seed)
-        item_features = _those_there(
-            content=flagged(content_features(data)), item_profile=flagged(whitened(item_profile, data.warm_items))
-        )
-        user_features = _those_there(user_profile=flagged(whitened(user_profile, warm_users)))
-        told = [
-            Text(item_features, kind, rows, data.warm_items)
-            for kind, rows in (("content", data.item_content), ("item_profile", item_profile))
-            if rows is not None
+        content, of_items = content_features(data), whitened(item_profile, data.warm_items)
+        of_users = whitened(user_profile, warm_users)
+        item_features = _those_there(content=flagged(content), item_profile=flagged(of_items))
+        user_features = _those_there(user_profile=flagged(of_users))
+        things = [
+            Text(item_features, kind, rows, data.warm_items, parts[-1].shape[1])
+            for kind, rows, parts in (("content", data.item_content, content), ("item_profile", item_profile, of_items))
+            if rows is not None and parts[-1].shape[1]
         ]
-        if told:
-            people = None if user_profile is None else Text(user_features, "user_profile", user_profile, warm_users)
-            start_matched(told[0], people, dim, settings.matched_spread / sharpness)
+        people = [
+            Text(user_features, "user_profile", user_profile, warm_users, part.shape[1])
+            for part in of_users
+            if user_profile is not None and part.shape[1]
+        ]
+        if things:
+            start_matched(things[0], people[0] if people else None, dim, settings.matched_spread / sharpness)
         scale = INITIAL_SCALE * sharpness**-0.5
         self.users = Side(warm_users, user_features, dim, settings, scale)
         self.items = Side(data.warm_items, item_features, dim, settings, scale)

@@ -8,6 +8,7 @@ is in no prompt, no corpus and no answer that anything is trained on.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,10 +68,11 @@ class Chain:
 
     def too_little(self) -> str:
         """Why there is too little to learn from, '' when there is enough."""
+        from reclm.llm.heldout import KINDS, sample
+
         _, teacher = self.teacher
-        taught = Counter((d.fold, d.kind) for d in self.dialogues if teacher.of(d.kind, d.entity_id))
-        lessons = sum(count for (fold, _), count in taught.items() if fold == "train")
-        watched = max((count for (fold, _), count in taught.items() if fold == "held_out"), default=0)
+        lessons = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in self.dialogues)
+        watched = max(len(sample(self.dialogues, teacher, kind, LEAST_WATCHED, self.settings.seed)) for kind in KINDS)
         if lessons >= LEAST_LESSONS and watched >= LEAST_WATCHED:
             return ""
         return (
@@ -103,30 +105,37 @@ class Chain:
         return write_base(self.settings, documents)
 
     def _practice(self) -> Teacher:
-        """What the keyword engine says of everybody at `select`, with as many phrases as the teacher's profiles mostly have."""
+        """What the keyword engine says at `select` of everybody of whom anything is known, of users in as many phrases as
+        the teacher mostly does."""
         from reclm import warehouse
-        from reclm.llm.generate.extractive import write_profiles
+        from reclm.llm.generate.extractive import Written, write_profiles
         from reclm.llm.teacher import Teacher
         from reclm.profiles import grammar
         from reclm.profiles.knowledge import load_catalogue, load_knowledge
         from reclm.profiles.terms import item_terms
 
-        said = self.teacher[1].profiles["user", "select"].values()
+        learned = {d.entity_id for d in self.dialogues if (d.kind, d.fold) == ("user", "train")}
+        said = [text for user, text in self.teacher[1].profiles["user", "select"].items() if user in learned]
         parsed = [profile for text in said if (profile := grammar.parse(text).profile)]
         wanted = {
-            "identities": Counter(len(profile.identity) for profile in parsed),
+            "identities": Counter(min(len(profile.identity), 10) for profile in parsed),
             "interests": Counter(len(profile.interests) for profile in parsed),
         }
-        usual = {name: min(counts.most_common(1)[0][0], 10) for name, counts in wanted.items() if counts}
+        usual = {name: counts.most_common(1)[0][0] for name, counts in wanted.items() if counts}
         with closing(warehouse.connect(self.settings)) as connection:
             catalogue = load_catalogue(connection, self.settings.features.max_text_length)
             knowledge = load_knowledge(connection, "select", catalogue)
         profiles = self.settings.profiles.model_copy(update=usual)
         users, items = write_profiles(knowledge, item_terms(catalogue), profiles)
+
+        def said_by(ids: Sequence[str], written: Written) -> dict[str, str]:
+            rows = zip(ids, written.texts, written.flags, strict=True)
+            return {entity: text for entity, text, flag in rows if not flag}
+
         return Teacher(
             {
-                ("user", "select"): dict(zip(knowledge.user_ids, users.texts, strict=True)),
-                ("item", "select"): dict(zip(catalogue.item_ids, items.texts, strict=True)),
+                ("user", "select"): said_by(knowledge.user_ids, users),
+                ("item", "select"): said_by(catalogue.item_ids, items),
             }
         )
 

@@ -116,7 +116,7 @@ def corpus(
     practices: int = 0,
 ) -> Corpus:
     """Lessons are `texts` (items' own, cleaned) and the conversations of the train dialogues whose entities the teacher
-    wrote of. Nothing of a held-out entity is among them.
+    wrote of. Nothing that was said of a held-out entity, or is shown of a held-out user, is among them.
 
     A teacher of few leaves it unlearned that an answer is made of the prompt's own words. Turn 1 of at most `practices`
     train dialogues that it says nothing of, answered by `practice`, then goes before, and the texts with it, lest the few

@@ -260,8 +260,8 @@ def write_answers(
     *,
     structured: bool,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, in order; `structured` as profiles are served, retries included, or by
-    itself."""
+    """The model's greedy answer to each prompt, in order, by itself; or `structured`, and malformed ones asked for again
+    by sampling, as profiles are served."""
     from reclm.llm.generate.transformers import TransformersEngine
     from reclm.llm.generate.write import RETRY_TEMPERATURE
 
@@ -272,7 +272,7 @@ def write_answers(
         answers = engine.answer(
             [prompts[row] for row in asked],
             kinds=["user"] * len(asked),
-            temperature=RETRY_TEMPERATURE if attempt else 0.0,
+            temperature=max(settings.profiles.temperature, RETRY_TEMPERATURE) if attempt else 0.0,
             seed=settings.seed + attempt,
             max_tokens=settings.llm.max_profile_tokens,
             structured=structured,

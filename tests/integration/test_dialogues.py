@@ -62,11 +62,11 @@ class TestDialoguesAboutUsers:
         assert 30 <= views[0][1] <= 40
 
     def test_yes_and_no_are_both_asked_and_a_no_is_an_item_of_a_neighbour(self, query: Query) -> None:
-        share = query("select avg(answer::int) from fct_user_dialogues")[0][0]
+        share = query("select avg(answer::int) from fct_user_dialogues where asks")[0][0]
         strange = query(
             """
             select dialogue_id from fct_user_dialogues as d
-            where not answer and withheld_item_id not in (
+            where asks and not answer and withheld_item_id not in (
                 select k.item_id
                 from int_user_neighbours as n
                 join fct_known_interactions as k on k.user_id = n.neighbour_id and k.snapshot = 'select'

@@ -95,6 +95,17 @@ class TestBeforeAnythingIsLearned:
         scores = users.direct(users.features) @ items.direct(items.features).T
         assert scores[:, ~COLD].std().item() == pytest.approx(0.5, rel=0.1)
 
+    def test_texts_that_differ_by_rounding_alone_begin_at_random(self):
+        nearly = 1 + np.random.default_rng(0).standard_normal((N_USERS, 12)).astype(np.float32) * 1e-8
+        same = replace(DATA, user_profile=nearly, item_content=np.ones_like(DATA.item_content), item_profile=None)
+        fusion = Fusion(same, "augment", 16, toy_settings().fusion, seed=1)
+        assert all(torch.isfinite(value).all() for value in fusion.state_dict().values())
+
+    def test_vectors_of_two_encoders_are_refused(self):
+        other = replace(DATA, user_profile=DATA.user_profile[:, :5])
+        with pytest.raises(ValueError, match="two encoders"):
+            Fusion(other, "augment", 16, toy_settings().fusion, seed=1)
+
 
 class TestWhitening:
     def test_gives_uncorrelated_directions_of_like_variance(self):

@@ -87,21 +87,6 @@ class TestTinyModel:
         with pytest.raises(ModelError, match="there are none"):
             train_model(train_tokenizer(["a"], 300), [], size, tokens=1, learning_rate=1e-3, seed=1)
 
-    def test_words_of_like_meaning_begin_alike(self) -> None:
-        tokenizer = train_tokenizer(["tea mug rope tent"] * 50, 320)
-        model = _untrained(tokenizer, Size(hidden=32, layers=1, heads=1, intermediate=64))
-        kinds = {"tea": 0, "mug": 0, "rope": 1, "tent": 1}
-
-        def meanings(words: Sequence[str]) -> NDArray[np.float32]:
-            return np.eye(3, dtype=np.float32)[[kinds.get(word, 2) for word in words]]
-
-        give_meanings(model, tokenizer, meanings)
-        table = model.get_input_embeddings().weight.detach()
-        tea, mug, rope = (table[tokenizer(f" {word}")["input_ids"][0]] for word in ("mug", "mug", "rope"))
-        assert torch.cosine_similarity(tea, mug, dim=0) > torch.cosine_similarity(mug, rope, dim=0) + 0.3
-        byte = table[tokenizer.get_vocab()["a"]]
-        assert byte.std() < 0.03
-
     def test_words_of_like_meaning_begin_alike_and_bytes_are_left_alone(self) -> None:
         tokenizer = train_tokenizer(["a mug and rope and tent"] * 50, 320)
         model = _untrained(tokenizer, Size(32, 1, 1, 64))
