@@ -115,12 +115,10 @@ def corpus(
     practice: ProfileSource | None = None,
     practices: int = 0,
 ) -> Corpus:
-    """Lessons are `texts` (items' own, cleaned) and the conversations of the train dialogues whose entities the teacher
-    wrote of. Nothing that was said of a held-out entity, or is shown of a held-out user, is among them.
-
-    A teacher of few leaves it unlearned that an answer is made of the prompt's own words. Turn 1 of at most `practices`
-    train dialogues that it says nothing of, answered by `practice`, then goes before, and the texts with it, lest the few
-    lessons drown in them.
+    """Words are `texts` (items' own, cleaned) and turn 1 of at most `practices` train dialogues that the teacher says
+    nothing of, answered by `practice`: a teacher of few leaves it unlearned that an answer is made of the prompt's own
+    words. Lessons are the conversations of the train dialogues whose entities the teacher wrote of. Nothing that was said
+    of a held-out entity, or is shown of a held-out user, is in either.
     """
     words = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
     lessons: list[str] = []
@@ -135,7 +133,7 @@ def corpus(
             untold.setdefault(dialogue.facts, (replace(dialogue, asks=False), said))
     drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:practices]
     practised = [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn]
-    return Corpus(words + practised, lessons) if practised else Corpus([], words + lessons)
+    return Corpus(words + practised, lessons)
 
 
 def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
