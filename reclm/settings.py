@@ -212,10 +212,10 @@ class FusionSettings(Section):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside the towers.")
     matched_spread: float = Field(
-        0.25,
+        0.75,
         ge=0,
-        description="Standard deviation, in nats, of the scores that a user's profile and items' texts give by matching "
-        "alone, before anything is learned; 0: towers begin at random.",
+        description="Standard deviation, in nats, of the scores that the texts of a long history and items' texts give by "
+        "matching alone, before anything is learned; 0: towers begin at random.",
     )
     whiten: bool = Field(
         True, description="Whiten content and profile vectors before the towers (anisotropic encoders)."
@@ -237,10 +237,15 @@ class TrainSettings(Section):
         description="softmax: a user's items against a whole (sub)catalogue; bpr: pairs with sampled negatives.",
     )
     epochs: int = Field(30, ge=1, description="Epochs at most.")
-    patience: int = Field(3, ge=1, description="Validations without a better result before training stops.")
-    validate_every: int = Field(3, ge=1, description="Epochs between validations.")
+    patience: int = Field(4, ge=1, description="Validations without a better result before training stops.")
+    validate_every: int = Field(2, ge=1, description="Epochs between validations.")
     batch_size: int = Field(512, ge=1, description="Users (softmax) or pairs (bpr) per step.")
     learning_rate: float = Field(1e-2, gt=0, description="Adam's step size.")
+    warmup_epochs: int = Field(
+        10,
+        ge=1,
+        description="Epochs over which the step size grows to its full size, in equal steps; 1: full from the first.",
+    )
     weight_decay: float = Field(1e-2, ge=0, description="L2 on the layer-0 vectors of a batch.")
     max_candidates: int = Field(
         8192, ge=2, description="Items scored per softmax step; larger catalogues are sampled anew each step."

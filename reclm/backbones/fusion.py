@@ -1,11 +1,12 @@
 """How ids, item texts and profiles become the initial user and item vectors that every neural backbone starts from.
-A vector is the sum of what is known of an entity: its id embedding (warm ones only), a content tower over its text, a
-profile tower over its profile (RecLM, arXiv 2412.19302, section 3.1). Three variants: `base` (ids and item texts),
+A vector is the sum of what is known of an entity: its id embedding (warm ones only), an item's content tower over its
+text, a user's history map over the texts of the items in it, a profile tower over its profile (RecLM, arXiv 2412.19302,
+section 3.1). Three variants: `base` (ids, item texts and histories of them),
 `augment` (plus user and item profiles), `shuffled` (augment with profiles dealt out anew among those who have one: the
 control that shows what a profile's content is worth beyond extra parameters). While training, the ids of a random
 share of entities are withheld (Volkovs et al., "DropoutNet", NIPS 2017), so that the towers learn to stand alone for
-the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own. Towers of texts
-begin matched: the same words get the same vector on both sides before anything is learned.
+the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own. What reads texts
+begins matched: the same words get the same vector on both sides before anything is learned.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 
 from reclm.backbones.features import Matrix, Whitening, present, text_features, unit_length
+from reclm.backbones.graph import scipy_csr
 from reclm.dataset import TrainingData, Variant
 from reclm.settings import FusionSettings
 
@@ -31,6 +34,8 @@ TEXT_WIDTH = 256
 SPREAD_SAMPLE = 1000
 ALIKE = 1e-6  # spread of the cosines of texts that differ by rounding alone
 QUIET_SCALE = 0.01  # in place of INITIAL_SCALE where a tower begins with something to say
+PROFILE_SPREAD = 0.1  # of the spread of histories
+HISTORY_SHRINKAGE = 2.0  # in interactions
 EMBEDDING_WIDTH = 128
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
 
@@ -123,33 +128,46 @@ class Text:
         start = np.zeros((features.rows.shape[1], target.shape[1]), dtype=np.float32)
         start[block] = weights
         self.towers[self.kind] = replace(features, start=start)
+        for kind, other in self.towers.items():
+            if other.start is None:
+                self.towers[kind] = replace(
+                    other, start=np.zeros((other.rows.shape[1], target.shape[1]), dtype=np.float32)
+                )
 
 
-def start_matched(items: Text, users: Text | None, dim: int, spread: float) -> None:
-    """Lets towers begin with one projection for all texts. What a user's profile says and what an item's text says are
-    read by one encoder, so they match, as far as they do, before anything is learned: a log of a few interactions a
-    user cannot teach that.
+def start_matched(
+    items: Text, users: Text | None, interactions: sparse.csr_matrix, dim: int, spread: float
+) -> History | None:
+    """The history map of users, begun, like the towers of texts, with one projection for all texts. What a user's
+    history and profile say and what an item's text says are read by one encoder, so they match, as far as they do,
+    before anything is learned: a log of a few interactions a user cannot teach that.
 
-    The projection is on the `dim` leading directions of all texts together. `spread` is the standard deviation of the
-    scores it gives (of items among each other, where users have no profile); at 0, or where texts are all alike, towers
-    begin at random. Vectors of two encoders cannot match: raises ValueError.
+    The projection is on the `dim` leading directions of the warm items' texts. `spread` is the standard deviation of
+    the scores that long histories begin with; profiles begin with PROFILE_SPREAD of it. At 0 towers begin at random,
+    the map at zero; None: texts are all alike. Vectors of two encoders cannot match: raises ValueError.
     """
     if users is not None and users.rows.shape[1] != items.rows.shape[1]:
         raise ValueError(f"profiles of {users.rows.shape[1]} and texts of {items.rows.shape[1]} columns: two encoders")
-    sides = [items] if users is None else [items, users]
-    centred = [side.centred() for side in sides]
-    known = np.vstack([rows[side.warm] for side, rows in zip(sides, centred, strict=True)])
-    basis = np.linalg.eigh(known.T @ known)[1][:, ::-1][:, :dim]
-    things, people = centred[0][items.warm] @ basis, centred[-1][sides[-1].warm] @ basis
-    asked = people[np.linspace(0, len(people) - 1, min(len(people), SPREAD_SAMPLE)).astype(np.int64)]
-    deviation = float((asked @ things.T).std()) if len(asked) and len(things) else 0.0
-    if not spread or deviation < ALIKE:
-        return
-    for side, rows in zip(sides, centred, strict=True):
-        for kind, features in side.towers.items():
-            side.towers[kind] = replace(features, start=np.zeros((features.rows.shape[1], dim), dtype=np.float32))
-        shown = rows @ basis * np.sqrt(spread / deviation)
-        side.start(np.hstack([shown, np.zeros((len(shown), dim - shown.shape[1]))]))
+    rows = items.centred()
+    basis = np.linalg.eigh(rows[items.warm].T @ rows[items.warm])[1][:, ::-1][:, :dim]
+    basis = np.hstack([basis, np.zeros((len(basis), dim - basis.shape[1]))])
+    things = rows @ basis
+    askers = np.flatnonzero(interactions.getnnz(axis=1) > 0)
+    asked = askers[np.linspace(0, len(askers) - 1, min(len(askers), SPREAD_SAMPLE)).astype(np.int64)]
+    deviation = _deviation(unit_length(interactions[asked] @ rows) @ basis, things[items.warm])
+    if deviation < ALIKE:
+        return None
+    gain = np.sqrt(spread / deviation)
+    if spread:
+        items.start(things * gain)
+    if spread and users is not None:
+        people = users.centred() @ basis
+        users.start(people * PROFILE_SPREAD * spread / gain / max(_deviation(people[asked], things[items.warm]), ALIKE))
+    return History(rows.astype(np.float32), (basis * gain).astype(np.float32), interactions)
+
+
+def _deviation(asked: NDArray[np.floating], things: NDArray[np.float64]) -> float:
+    return float((asked @ things.T).std()) if len(asked) and len(things) else 0.0
 
 
 class Tower(nn.Module):
@@ -173,6 +191,7 @@ class Tower(nn.Module):
         self.direct = nn.Linear(width, dim, bias=False)
         scale = INITIAL_SCALE if features.start is None else QUIET_SCALE
         nn.init.normal_(self.output.weight, std=scale * settings.hidden**-0.5)
+        nn.init.zeros_(self.output.bias)
         if features.start is None:
             nn.init.normal_(self.direct.weight, std=INITIAL_SCALE * width**-0.5)
         else:
@@ -187,8 +206,38 @@ class Tower(nn.Module):
         return self.output(hidden) + self.direct(features)
 
 
+class History(nn.Module):
+    """What a user's history is about: the direction of the sum of its items' texts, longer the more items there are,
+    n / (n + HISTORY_SHRINKAGE), through a linear map that begins as `start` (d, dim).
+
+    `texts` (n_items, d) are centred text vectors, zeros where an item has none.
+    """
+
+    texts: Tensor
+
+    def __init__(self, texts: Matrix, start: Matrix, interactions: sparse.csr_matrix) -> None:
+        super().__init__()
+        self.register_buffer("texts", torch.from_numpy(texts), persistent=False)
+        self.interactions = interactions
+        self.scale = texts.shape[1] ** 0.5  # to entries of unit mean square, as a tower's inputs have
+        self.map = nn.Linear(start.shape[0], start.shape[1], bias=False)
+        self.map.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(start.T) / self.scale).float())
+
+    def all(self, rows: Tensor | None) -> Tensor:
+        """All that users know: a CSR matrix (r, n_items) for `forward`."""
+        known = self.interactions if rows is None else self.interactions[rows.cpu().numpy()]
+        return scipy_csr(known, self.texts.device)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Vectors (r, dim) of users of whom `given` (r, n_items), a CSR matrix of ones and zeros, is known."""
+        count = given @ torch.ones(given.shape[1], 1, device=given.device)
+        about = nn.functional.normalize(given @ self.texts, dim=1) * (count / (count + HISTORY_SHRINKAGE))
+        return self.map(about * self.scale)
+
+
 class Side(nn.Module):
-    """The vectors of one side, users or items: id embedding of the `known` (n,), plus a tower for each kind of feature."""
+    """The vectors of one side, users or items: id embedding of the `known` (n,), plus a tower for each kind of feature
+    and, for users, what their `history` is about."""
 
     known: Tensor
 
@@ -203,15 +252,19 @@ class Side(nn.Module):
         self.towers = nn.ModuleDict(
             {kind: Tower(part, dim, settings, HIDDEN_SHARE[kind]) for kind, part in features.items()}
         )
+        self.history: History | None = None
 
-    def forward(self, rows: Tensor | None, withheld: Tensor | None = None) -> Tensor:
-        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen."""
+    def forward(self, rows: Tensor | None, withheld: Tensor | None = None, given: Tensor | None = None) -> Tensor:
+        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen, `given`
+        (r, n_items) the part of their histories to read (all when None)."""
         has_id = self.known if withheld is None else self.known & ~withheld
         ids, has_id = (self.ids, has_id) if rows is None else (self.ids[rows], has_id[rows])
         all_known = withheld is None and self.all_known
         vectors = ids if all_known else torch.where(has_id.unsqueeze(1), ids, self.unknown)
         for tower in self.towers.values():
             vectors = vectors + tower(rows)
+        if self.history is not None:
+            vectors = vectors + self.history(self.history.all(rows) if given is None else given)
         return vectors
 
 
@@ -240,24 +293,20 @@ class Fusion(nn.Module):
         of_users = whitened(user_profile, warm_users)
         item_features = _those_there(content=flagged(content), item_profile=flagged(of_items))
         user_features = _those_there(user_profile=flagged(of_users))
-        things = [
-            Text(item_features, kind, rows, data.warm_items, parts[-1].shape[1])
-            for kind, rows, parts in (("content", data.item_content, content), ("item_profile", item_profile, of_items))
-            if rows is not None and parts[-1].shape[1]
-        ]
-        people = [
-            Text(user_features, "user_profile", user_profile, warm_users, part.shape[1])
-            for part in of_users
-            if user_profile is not None and part.shape[1]
-        ]
-        if things:
-            start_matched(things[0], people[0] if people else None, dim, settings.matched_spread / sharpness)
+        texts, people, history = data.item_content, None, None
+        if user_profile is not None and of_users and of_users[0].shape[1]:
+            people = Text(user_features, "user_profile", user_profile, warm_users, of_users[0].shape[1])
+        if texts is not None and content[-1].shape[1]:
+            things = Text(item_features, "content", texts, data.warm_items, content[-1].shape[1])
+            history = start_matched(things, people, data.interactions, dim, settings.matched_spread / sharpness)
         scale = INITIAL_SCALE * sharpness**-0.5
         self.users = Side(warm_users, user_features, dim, settings, scale)
         self.items = Side(data.warm_items, item_features, dim, settings, scale)
+        self.users.history = history
         self.user_withholding = settings.id_dropout * USERS_WITHHELD if user_features else 0.0
         self.item_withholding = settings.id_dropout if item_features else 0.0
-        self._start_bias(data, np.hstack([part.rows for part in item_features.values()]) if item_features else None)
+        known = item_features.get("content", item_features.get("item_profile"))
+        self._start_bias(data, None if known is None else known.rows)
 
     def tables(self) -> list[nn.Parameter]:
         """Parameters with a row per entity."""

@@ -64,8 +64,8 @@ class BipartiteGraph:
         by_item = self.item_degree.clamp(min=1) ** -self.item_exponent * mean_degree ** (self.item_exponent - 0.5)
         values = kept * by_user * by_item[self._item_columns]
         n_users, n_items = self.shape
-        self.to_users = _csr(*self._layouts[0], values, (n_users, n_items))
-        self.to_items = _csr(*self._layouts[1], values[self._transposition], (n_items, n_users))
+        self.to_users = csr(*self._layouts[0], values, (n_users, n_items))
+        self.to_items = csr(*self._layouts[1], values[self._transposition], (n_items, n_users))
 
     def thinned(
         self, share: float, hidden_users: Tensor | None = None, hidden_items: Tensor | None = None
@@ -83,10 +83,18 @@ class BipartiteGraph:
         return graph
 
 
-def _csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix, without torch's warning that its kind is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]parse.*")
         return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
+
+
+def scipy_csr(matrix: sparse.csr_matrix, device: torch.device | str = "cpu") -> Tensor:
+    """A SciPy matrix as torch's, float32."""
+    parts = (matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
+    crow, columns, values = (torch.from_numpy(part).to(device) for part in parts)
+    return csr(crow, columns, values, matrix.shape)
 
 
 def _rows_of(matrix: Tensor, rows: Tensor) -> Tensor:
@@ -97,7 +105,7 @@ def _rows_of(matrix: Tensor, rows: Tensor) -> Tensor:
     within = torch.arange(int(ends[-1]) if len(ends) else 0, device=rows.device)
     source = within + torch.repeat_interleave(starts - (ends - lengths), lengths)
     new_crow = torch.cat([ends.new_zeros(1), ends]).int()
-    return _csr(new_crow, matrix.col_indices()[source], matrix.values()[source], (len(rows), matrix.shape[1]))
+    return csr(new_crow, matrix.col_indices()[source], matrix.values()[source], (len(rows), matrix.shape[1]))
 
 
 def _multiply_rows(matrix: Tensor, dense: Tensor, rows: Tensor | None) -> Tensor:

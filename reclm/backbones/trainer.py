@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
 from reclm.backbones.base import Vectors
 from reclm.backbones.fusion import Fusion
-from reclm.backbones.graph import BipartiteGraph
+from reclm.backbones.graph import BipartiteGraph, csr, scipy_csr
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
 from reclm.settings import RuntimeSettings, TrainSettings
@@ -31,7 +32,9 @@ GIVEN = -1e9  # the score of an item that the graph shows the user already: it i
 USER_DECAY = (
     10.0  # weight decay of a user's id vector in units of an item's: a user is in one batch an epoch, an item in all
 )
-WEIGHT_RATE = 0.1  # step size of network weights in units of a table's: one weight moves every row, a table's entry one
+WEIGHT_RATE = (
+    0.03  # step size of network weights in units of a table's: one weight moves every row, a table's entry one
+)
 MAX_STEPS = 24  # softmax steps of an epoch at most: with more users the batches grow
 
 
@@ -109,6 +112,9 @@ class Trainer:
             {"params": weights, "lr": settings.learning_rate * WEIGHT_RATE},
         ]
         self.optimizer = torch.optim.Adam(groups, fused=device.type == "cpu")
+        self.warmup = torch.optim.lr_scheduler.LinearLR(
+            self.optimizer, 1 / settings.warmup_epochs, total_iters=settings.warmup_epochs - 1
+        )
 
     def epoch(self) -> float:
         """One pass over the users (softmax) or as many triples as interactions (bpr); the mean loss of its steps."""
@@ -123,6 +129,7 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             losses.append(step.loss.detach())
+        self.warmup.step()
         return float(torch.stack(losses).mean()) if losses else 0.0
 
     def _softmax_steps(self) -> Iterator[Step]:
@@ -134,12 +141,13 @@ class Trainer:
             hidden = self._hidden(len(self.fusion.users.known), self.fusion.user_withholding)
             absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
             graph = self.graph.thinned(HIDDEN_EDGES, hidden, absent) if self.network.uses_graph else self.graph
-            users, items, layer0 = self._final(graph, self._tensor(batch), self._tensor(candidates), hidden, absent)
-            scores = self.network.score(users, items, self._bias(self._tensor(candidates), absent))
-            if self.network.uses_graph:
-                given = graph.kept[entries]
-                scores = scores.index_put((rows[given], columns[given]), scores.new_tensor(GIVEN))
-                rows, columns = rows[~given], columns[~given]
+            places = self._tensor(candidates)
+            given = self._given(graph, entries)
+            history = self._history(graph, rows[given], places[columns[given]], len(batch))
+            users, items, layer0 = self._final(graph, self._tensor(batch), places, hidden, absent, history)
+            scores = self.network.score(users, items, self._bias(places, absent))
+            scores = scores.index_put((rows[given], columns[given]), scores.new_tensor(GIVEN))
+            rows, columns = rows[~given], columns[~given]
             loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
             contrast = self._contrast(graph, layer0, batch, candidates[columns.cpu().numpy()])
             ids = self.fusion.users.ids[self._tensor(batch)]
@@ -150,11 +158,32 @@ class Trainer:
             )
             yield Step(loss + contrast, squares, len(batch))
 
+    def _given(self, graph: BipartiteGraph, entries: Tensor) -> Tensor:
+        """(n,) which entries of a batch are given to a network that reads histories; the others are to be told."""
+        if self.network.uses_graph:
+            return graph.kept[entries]
+        if self.fusion.users.history is None:
+            return torch.zeros_like(entries, dtype=torch.bool)
+        return torch.rand(len(entries), device=self.device) >= HIDDEN_EDGES
+
+    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> Tensor | None:
+        """The histories given, as CSR: over a graph everybody's edges, else the pairs (`rows`, `items`) of a batch."""
+        if self.fusion.users.history is None:
+            return None
+        if self.network.uses_graph:
+            edges = graph.to_users
+            return csr(edges.crow_indices(), edges.col_indices(), graph.kept.float(), graph.shape)
+        starts = torch.cat([rows.new_zeros(1), torch.cumsum(torch.bincount(rows, minlength=size), 0)])
+        return csr(starts, items, torch.ones_like(items, dtype=torch.float32), (size, graph.shape[1]))
+
     def _bpr_steps(self) -> Iterator[Step]:
         for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
             partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
             people, seat = np.unique(batch, return_inverse=True)
-            users, items, layer0 = self._final(self.graph, self._tensor(people), self._tensor(partners), None, None)
+            told = self._untold(people, seat, batch, positives)
+            users, items, layer0 = self._final(
+                self.graph, self._tensor(people), self._tensor(partners), None, None, told
+            )
             bias = self._bias(self._tensor(partners))
             who, (liked, other) = self._tensor(seat), self._tensor(place).chunk(2)
             margin = self.network.score_pairs(users[who], items[liked], bias[liked])
@@ -165,15 +194,32 @@ class Trainer:
             yield Step(loss + contrast, tuple(vectors.square().sum() for vectors in decayed), len(batch))
 
     def _final(
-        self, graph: BipartiteGraph, batch: Tensor, candidates: Tensor, hidden: Tensor | None, absent: Tensor | None
+        self,
+        graph: BipartiteGraph,
+        batch: Tensor,
+        candidates: Tensor,
+        hidden: Tensor | None,
+        absent: Tensor | None,
+        history: Tensor | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
         if not self.network.uses_graph:
-            users, items = self.fusion.users(batch, hidden), self.fusion.items(candidates, absent)
+            users, items = self.fusion.users(batch, hidden, history), self.fusion.items(candidates, absent)
             return (*self.network(users, items, graph, None, None), (users, items, users, items))
-        users, items = self.fusion.users(None, hidden), self.fusion.items(None, absent)
+        users, items = self.fusion.users(None, hidden, history), self.fusion.items(None, absent)
         final = self.network(users, items, graph, batch, candidates)
         return (*final, (users, items, users[batch], items[candidates]))
+
+    def _untold(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> Tensor | None:
+        """The histories of `people`, over a graph of everybody, less the pairs that a step asks about."""
+        history = self.fusion.users.history
+        if history is None:
+            return None
+        known = history.interactions if self.network.uses_graph else history.interactions[people]
+        rows = batch if self.network.uses_graph else seat
+        asked = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, positives)), shape=known.shape)
+        asked.data[:] = 1.0  # a pair drawn twice is still one
+        return scipy_csr(known - asked, self.device)
 
     def _contrast(
         self, graph: BipartiteGraph, layer0: tuple[Tensor, ...], batch: Rows, partners: Rows

@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from unit.backbones_world import COLD, N_ITEMS, N_USERS, toy_data, toy_settings, toy_tasks, with_features
 
 from reclm.backbones import create
 from reclm.backbones.features import Whitening, text_features, tfidf
-from reclm.backbones.fusion import Fusion, profiles_of, ridge_by_leave_one_out
+from reclm.backbones.fusion import HISTORY_SHRINKAGE, PROFILE_SPREAD, Fusion, profiles_of, ridge_by_leave_one_out
+from reclm.backbones.graph import scipy_csr
+from reclm.backbones.trainer import Trainer
 from reclm.backbones.validation import recall_and_ndcg
 
 DATA = toy_data()
@@ -71,7 +74,7 @@ class TestTrainingSurvives:
 
 
 class TestBeforeAnythingIsLearned:
-    """A profile and a text that one encoder reads alike match at once, whoever the network is."""
+    """A history, a profile and a text that one encoder reads alike match at once, whoever the network is."""
 
     @staticmethod
     def ndcg(model: str, variant: str, *flags: str) -> float:
@@ -79,21 +82,43 @@ class TestBeforeAnythingIsLearned:
         backbone.fit(DATA, variant, seed=1, epochs=0)
         return recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), toy_tasks(DATA)[1])["ndcg"]
 
-    @pytest.mark.parametrize("model", ["biasmf", "ncf", "lightgcn", "simgcl"])
-    def test_profiles_find_the_cold_item_of_their_circle(self, model):
-        assert self.ndcg(model, "augment") > 0.9
+    @staticmethod
+    def ndcg_of_profiles(variant: str) -> float:
+        fusion = Fusion(DATA, variant, 16, toy_settings().fusion, seed=1)
+        scores = TestBeforeAnythingIsLearned.scores_of_profiles(fusion)
+        return recall_and_ndcg(lambda users: scores[users].copy(), toy_tasks(DATA)[1])["ndcg"]
 
-    def test_and_without_a_matched_start_nobody_does(self):
-        assert self.ndcg("biasmf", "augment", "fusion.matched_spread=0") < 0.9
-
-    def test_nor_do_somebody_elses_profiles_or_none(self):
-        assert max(self.ndcg("biasmf", variant) for variant in ("shuffled", "base")) < 0.9
-
-    def test_the_scores_spread_as_the_setting_says(self):
-        fusion = Fusion(DATA, "augment", 16, toy_settings("fusion.matched_spread=0.5").fusion, seed=1)
+    @staticmethod
+    def scores_of_profiles(fusion: Fusion) -> np.ndarray:
         users, items = (side.towers[kind] for side, kind in ((fusion.users, "user_profile"), (fusion.items, "content")))
-        scores = users.direct(users.features) @ items.direct(items.features).T
-        assert scores[:, ~COLD].std().item() == pytest.approx(0.5, rel=0.1)
+        return (users.direct(users.features) @ items.direct(items.features).T).detach().numpy()
+
+    @pytest.mark.parametrize("variant", ["base", "augment"])
+    @pytest.mark.parametrize("model", ["biasmf", "ncf", "lightgcn", "simgcl"])
+    def test_histories_find_the_cold_item_of_their_circle(self, model, variant):
+        assert self.ndcg(model, variant) > 0.9
+
+    @pytest.mark.parametrize("variant", ["base", "augment"])
+    def test_and_without_a_matched_start_nobody_does(self, variant):
+        assert self.ndcg("biasmf", variant, "fusion.matched_spread=0") < 0.9
+
+    def test_profiles_alone_find_it_too(self):
+        assert self.ndcg_of_profiles("augment") > 0.9
+
+    def test_but_not_somebody_elses_profiles(self):
+        assert self.ndcg_of_profiles("shuffled") < 0.9
+
+    def test_scores_spread_as_the_setting_says_times_what_a_short_history_is_worth(self):
+        fusion = Fusion(DATA, "base", 16, toy_settings("fusion.matched_spread=0.5").fusion, seed=1)
+        history, content = fusion.users.history, fusion.items.towers["content"]
+        scores = history(history.all(None)) @ content.direct(content.features).T
+        known = DATA.interactions.getnnz(axis=1)[:, None]
+        undone = scores.detach().numpy()[:, ~COLD] * (known + HISTORY_SHRINKAGE) / known
+        assert undone.std() == pytest.approx(0.5, rel=0.1)
+
+    def test_and_those_of_profiles_a_part_of_that(self):
+        fusion = Fusion(DATA, "augment", 16, toy_settings("fusion.matched_spread=0.5").fusion, seed=1)
+        assert self.scores_of_profiles(fusion)[:, ~COLD].std() == pytest.approx(0.5 * PROFILE_SPREAD, rel=0.1)
 
     def test_texts_that_differ_by_rounding_alone_begin_at_random(self):
         nearly = 1 + np.random.default_rng(0).standard_normal((N_USERS, 12)).astype(np.float32) * 1e-8
@@ -207,6 +232,76 @@ class TestInitialVectors:
         assert fusion.users(None).shape == (N_USERS, 8)
         assert fusion.items(None).shape == (N_ITEMS, 8)
         assert fusion.bias(None).shape == (N_ITEMS,)
+
+
+class TestHistories:
+    @staticmethod
+    def trainer(model: str, *flags: str) -> Trainer:
+        settings = toy_settings(*flags)
+        network = create(model, settings).network()
+        fusion = Fusion(DATA, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
+        return Trainer(network, fusion, DATA, settings.train, torch.device("cpu"), seed=1)
+
+    @pytest.mark.parametrize("loss", ["softmax", "bpr"])
+    @pytest.mark.parametrize("model", ["biasmf", "lightgcn"])
+    def test_never_hold_what_a_step_asks_about(self, model, loss, monkeypatch):
+        """The vectors of a step's users move with the items given alone: those asked about have no say in them."""
+        trainer, read = self.trainer(model, f"train.loss={loss}"), []
+        history = trainer.fusion.users.history
+        forward = history.forward
+        monkeypatch.setattr(history, "forward", lambda given: read.append(given.to_dense()) or forward(given))
+        asked = []
+        if loss == "bpr":
+            triples = trainer.sampler.triples
+
+            def recorded(size):
+                for users, positives, negatives in triples(size):
+                    asked.append((users, positives))
+                    yield users, positives, negatives
+
+            monkeypatch.setattr(trainer.sampler, "triples", recorded)
+        else:
+            likelihood = torch.log_softmax
+            monkeypatch.setattr(torch, "log_softmax", lambda scores, dim: _Told(likelihood(scores, dim=dim), asked))
+            users = list(trainer.sampler.user_batches(trainer.settings.batch_size))
+            monkeypatch.setattr(trainer.sampler, "user_batches", lambda size: users)
+        trainer.epoch()
+        assert len(read) == len(asked) > 0
+        for step, (given, (rows, items)) in enumerate(zip(read, asked, strict=True)):
+            if loss == "softmax":  # rows are places in the batch, columns places among the warm items
+                items = trainer.warm_items[items]
+                rows = users[step][rows] if model == "lightgcn" else rows
+            elif model == "biasmf":
+                rows = np.unique(rows, return_inverse=True)[1]
+            assert given[rows, items].abs().max() == 0
+            assert given.sum() > 0
+
+    def test_are_read_whole_where_models_serve(self):
+        trainer = self.trainer("biasmf")
+        history = trainer.fusion.users.history
+        np.testing.assert_array_equal(history.all(None).to_dense().numpy(), DATA.interactions.toarray())
+        some = torch.tensor([4, 0])
+        np.testing.assert_array_equal(history.all(some).to_dense().numpy(), DATA.interactions[[4, 0]].toarray())
+
+    def test_that_are_empty_or_without_a_text_say_nothing(self):
+        texts = DATA.item_content.copy()
+        liked = DATA.interactions[0].indices
+        texts[liked] = np.nan
+        history = Fusion(replace(DATA, item_content=texts), "base", 16, toy_settings().fusion, seed=1).users.history
+        nobody = scipy_csr(sparse.csr_matrix((1, N_ITEMS), dtype=np.float32))
+        assert history(nobody).abs().max() == 0
+        assert history(history.all(torch.tensor([0]))).abs().max() == 0
+
+
+class _Told:
+    """Log-likelihoods that note which pairs of (row, column) were looked up."""
+
+    def __init__(self, values: torch.Tensor, asked: list) -> None:
+        self.values, self.asked = values, asked
+
+    def __getitem__(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        self.asked.append(tuple(part.numpy() for part in pair))
+        return self.values[pair]
 
 
 class TestRidge:
