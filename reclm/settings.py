@@ -236,7 +236,7 @@ class TrainSettings(Section):
         "softmax",
         description="softmax: a user's items against a whole (sub)catalogue; bpr: pairs with sampled negatives.",
     )
-    epochs: int = Field(30, ge=1, description="Epochs at most.")
+    epochs: int = Field(40, ge=1, description="Epochs at most.")
     patience: int = Field(4, ge=1, description="Validations without a better result before training stops.")
     validate_every: int = Field(2, ge=1, description="Epochs between validations.")
     batch_size: int = Field(512, ge=1, description="Users (softmax) or pairs (bpr) per step.")

@@ -32,9 +32,7 @@ GIVEN = -1e9  # the score of an item that the graph shows the user already: it i
 USER_DECAY = (
     10.0  # weight decay of a user's id vector in units of an item's: a user is in one batch an epoch, an item in all
 )
-WEIGHT_RATE = (
-    0.03  # step size of network weights in units of a table's: one weight moves every row, a table's entry one
-)
+WEIGHT_RATE = 0.03  # step size of a network weight in units of a table's: it moves every row, a table's entry one
 MAX_STEPS = 24  # softmax steps of an epoch at most: with more users the batches grow
 
 
