@@ -142,7 +142,9 @@ class FeatureSettings(Section):
     recent_items: int = Field(
         50, ge=2, description="Most recent items of a user that count for item-item co-occurrence."
     )
-    prompt_history: int = Field(20, ge=1, description="Most recent items of the target shown in a prompt.")
+    prompt_history: int = Field(
+        20, ge=1, description="Items of the target kept for prompts, half of them the latest, half the most typical."
+    )
     prompt_neighbours: int = Field(5, ge=0, description="Neighbours shown in a prompt.")
     max_text_length: int = Field(
         2000, ge=50, description="Characters of an item's text that are used; the rest is kept in staging."

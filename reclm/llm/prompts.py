@@ -4,7 +4,7 @@ Two styles say the same: `full` explains itself to a language model from elsewhe
 is trained here and learns the form by example (RecLM's two-turn dialogue, arXiv 2412.19302, section 3.2). Turn 1 asks for
 the profile, turn 2 whether a withheld item will be picked. Texts from a log are data: they are stripped of control
 characters, template tokens and this prompt's own delimiters, capped, and stand in the user's turn alone. Prompts that are
-too long lose neighbours first, then the oldest history; answers are never cut.
+too long lose neighbours first, then the end of the history; answers are never cut.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class UserFacts:
-    """What is known of a user: item lines, latest first, and those of the nearest other users, nearest first."""
+    """What is known of a user: item lines, the most telling first, and those of the nearest other users, nearest first."""
 
     history: tuple[str, ...]
     neighbours: tuple[tuple[str, ...], ...] = ()
@@ -162,7 +162,7 @@ def answer(yes: bool) -> Message:
 def fitted(facts: Facts, shape: Shape, count: Callable[[list[Message]], int]) -> tuple[list[Message], bool]:
     """Turn 1 within `shape.max_tokens` as `count` counts them, and whether facts were left out to keep the budget.
 
-    The last neighbour goes first, then the oldest item of the history, then the end of an item's text. What cannot be
+    The last neighbour goes first, then the last item of the history, then the end of an item's text. What cannot be
     made short enough is returned at its shortest.
     """
     facts, trimmed = shown(facts, shape), False

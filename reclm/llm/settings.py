@@ -43,7 +43,9 @@ class LlmSettings(Section):
         description="Wording of prompts: `full` explains itself to a model from elsewhere, `compact` suits `tiny`; auto "
         "chooses by base_model.",
     )
-    history: int = Field(8, ge=1, description="Items of a user shown in a prompt, latest first.")
+    history: int = Field(
+        8, ge=1, description="Items of a user shown in a prompt, half of them the latest, half the most typical."
+    )
     neighbours: int = Field(2, ge=0, description="Neighbours shown in a prompt.")
     neighbour_items: int = Field(2, ge=0, description="Items shown of each neighbour.")
     max_prompt_tokens: int = Field(

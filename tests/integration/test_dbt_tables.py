@@ -169,15 +169,15 @@ class TestDescriptions:
 
 PLANTS = {
     "no_leakage_known": (
-        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9999, 9999 "
+        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9999, 9999, 9999 "
         "from int_interactions i, int_snapshots s where s.snapshot = 'select' and i.split = 'valid' limit 1"
     ),
     "no_leakage_truth": (
-        "insert into fct_known_interactions select t.snapshot, s.as_of, t.user_id, t.item_id, null, s.as_of - interval 1 day, 1, 9998, 9998 "
+        "insert into fct_known_interactions select t.snapshot, s.as_of, t.user_id, t.item_id, null, s.as_of - interval 1 day, 1, 9998, 9998, 9998 "
         "from fct_truth t join int_snapshots s using (snapshot) where t.snapshot = 'final' and t.setting = 'full_shot' limit 1"
     ),
     "no_leakage_cold_items": (
-        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9997, 9997 "
+        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9997, 9997, 9997 "
         "from int_interactions i join dim_items d using (item_id), int_snapshots s "
         "where s.snapshot = 'select' and i.split = 'train' and d.is_pseudo_cold limit 1"
     ),

@@ -7,7 +7,7 @@ known as (
   select
     user_id,
     item_id,
-    history_rank,
+    prompt_rank,
   from {{ ref('fct_known_interactions') }}
   where snapshot = 'select'
 ),
@@ -45,7 +45,7 @@ drawn as (
   select
     dialogues.*,
     known.item_id,
-    known.history_rank,
+    known.prompt_rank,
     row_number() over (
       partition by dialogues.dialogue_id
       order by {{ hash_text('dialogues.seed', 'withheld', 'dialogues.dialogue_id || chr(31) || known.item_id') }}
@@ -63,7 +63,7 @@ seen as (
     asks,
     answer,
     max(item_id) filter (draw = 1) as drawn_item_id,
-    list(item_id order by history_rank) filter (
+    list(item_id order by prompt_rank) filter (
       case
         when view > 0 then draw between 2 and n_if_sparse + 1
         else not answer or draw > 1

@@ -8,10 +8,10 @@ select
       'categories': cards.categories,
       'line': cards.line,
     }
-    order by known.history_rank
+    order by known.prompt_rank
   ) as items,
 from {{ ref('fct_known_interactions') }} as known
 inner join {{ ref('int_item_cards') }} as cards on cards.item_id = known.item_id
 cross join {{ ref('stg_parameters') }} as parameters
-where known.history_rank <= parameters.prompt_history
+where known.prompt_rank <= parameters.prompt_history
 group by known.snapshot, known.user_id

@@ -13,6 +13,7 @@ known as (
     user_id,
     item_id,
     history_rank,
+    prompt_rank,
   from {{ ref('fct_known_interactions') }}
   where snapshot = 'select'
 ),
@@ -109,8 +110,8 @@ shown as (
 histories as (
   select
     shown.dialogue_id,
-    list({'item_id': cards.item_id, 'line': cards.line} order by known.history_rank) filter (not shown.is_withheld) as masked,
-    list({'item_id': cards.item_id, 'line': cards.line} order by known.history_rank) as unmasked,
+    list({'item_id': cards.item_id, 'line': cards.line} order by known.prompt_rank) filter (not shown.is_withheld) as masked,
+    list({'item_id': cards.item_id, 'line': cards.line} order by known.prompt_rank) as unmasked,
   from shown
   inner join dialogues on dialogues.dialogue_id = shown.dialogue_id
   inner join known
