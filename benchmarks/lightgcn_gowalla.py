@@ -32,7 +32,7 @@ RECIPE = (
     "train.layers=3",
     "train.batch_size=2048",
     "train.learning_rate=1e-3",
-    "train.warmup_epochs=1",
+    "train.warmup=0",
     "train.weight_decay=1e-4",
     "fusion.id_dropout=0",
 )

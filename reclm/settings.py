@@ -243,10 +243,11 @@ class TrainSettings(Section):
     validate_every: int = Field(2, ge=1, description="Epochs between validations.")
     batch_size: int = Field(512, ge=1, description="Users (softmax) or pairs (bpr) per step.")
     learning_rate: float = Field(1e-2, gt=0, description="Adam's step size.")
-    warmup_epochs: int = Field(
-        10,
-        ge=1,
-        description="Epochs over which the step size grows to its full size, in equal steps; 1: full from the first.",
+    warmup: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Share of the epochs over which the step size grows to its full size; 0: full from the first.",
     )
     weight_decay: float = Field(1e-2, ge=0, description="L2 on the layer-0 vectors of a batch.")
     max_candidates: int = Field(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from reclm.backbones.features import Matrix, Whitening, present, text_features, unit_length
+from reclm.backbones.features import Matrix, Whitening, landmarks, present, text_features, unit_length
 from reclm.backbones.graph import scipy_csr
 from reclm.dataset import TrainingData, Variant
 from reclm.settings import FusionSettings
@@ -34,6 +34,8 @@ TEXT_WIDTH = 256
 SPREAD_SAMPLE = 1000
 ALIKE = 1e-6  # spread of the cosines of texts that differ by rounding alone
 QUIET_SCALE = 0.01  # in place of INITIAL_SCALE where a tower begins with something to say
+HISTORY_WIDTH = 128
+NEXT_TO_NOTHING = 1e-3  # length of a sum of texts (each about 1 long) that rounding alone may leave
 PROFILE_SPREAD = 0.1  # of the spread of histories
 HISTORY_SHRINKAGE = 2.0  # in interactions
 EMBEDDING_WIDTH = 128
@@ -149,21 +151,28 @@ def start_matched(
     if users is not None and users.rows.shape[1] != items.rows.shape[1]:
         raise ValueError(f"profiles of {users.rows.shape[1]} and texts of {items.rows.shape[1]} columns: two encoders")
     rows = items.centred()
-    basis = np.linalg.eigh(rows[items.warm].T @ rows[items.warm])[1][:, ::-1][:, :dim]
-    basis = np.hstack([basis, np.zeros((len(basis), dim - basis.shape[1]))])
-    things = rows @ basis
-    askers = np.flatnonzero(interactions.getnnz(axis=1) > 0)
-    asked = askers[np.linspace(0, len(askers) - 1, min(len(askers), SPREAD_SAMPLE)).astype(np.int64)]
-    deviation = _deviation(unit_length(interactions[asked] @ rows) @ basis, things[items.warm])
+    directions = np.linalg.eigh(rows[items.warm].T @ rows[items.warm])[1][:, ::-1]
+    basis = np.hstack([directions[:, :dim], np.zeros((rows.shape[1], max(dim - rows.shape[1], 0)))])
+    things = rows[items.warm] @ basis
+    asked = _sample(interactions.getnnz(axis=1) > 0)
+    about = unit_length(interactions[asked] @ rows)
+    deviation = _deviation(about[about.any(axis=1)] @ basis, things)
     if deviation < ALIKE:
         return None
     gain = np.sqrt(spread / deviation)
     if spread:
-        items.start(things * gain)
+        items.start(rows @ basis * gain)
     if spread and users is not None:
         people = users.centred() @ basis
-        users.start(people * PROFILE_SPREAD * spread / gain / max(_deviation(people[asked], things[items.warm]), ALIKE))
-    return History(rows.astype(np.float32), (basis * gain).astype(np.float32), interactions)
+        heard = _deviation(people[_sample(users.warm & present(users.rows))], things)
+        users.start(people * PROFILE_SPREAD * spread / gain / max(heard, ALIKE))
+    wide = directions[:, :HISTORY_WIDTH]
+    return History((rows @ wide).astype(np.float32), (wide.T @ basis * gain).astype(np.float32), interactions)
+
+
+def _sample(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """At most SPREAD_SAMPLE positions of True, evenly spread over them."""
+    return landmarks(np.flatnonzero(rows).astype(np.int64), SPREAD_SAMPLE)
 
 
 def _deviation(asked: NDArray[np.floating], things: NDArray[np.float64]) -> float:
@@ -206,32 +215,54 @@ class Tower(nn.Module):
         return self.output(hidden) + self.direct(features)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Histories as they are read: the sums of their items' texts (r, w), and how many items they have (r, 1)."""
+
+    sums: Tensor
+    count: Tensor
+
+    def without(self, rows: Tensor, texts: Tensor) -> Told:
+        """These histories less single items: `texts` (n, w), of the histories `rows` (n,)."""
+        ones = torch.ones(len(rows), 1, device=rows.device)
+        return Told(self.sums.index_add(0, rows, texts, alpha=-1), self.count.index_add(0, rows, ones, alpha=-1))
+
+
 class History(nn.Module):
     """What a user's history is about: the direction of the sum of its items' texts, longer the more items there are,
-    n / (n + HISTORY_SHRINKAGE), through a linear map that begins as `start` (d, dim).
+    n / (n + HISTORY_SHRINKAGE), through a linear map that begins as `start` (w, dim).
 
-    `texts` (n_items, d) are centred text vectors, zeros where an item has none.
+    `texts` (n_items, w) are the leading coordinates of centred text vectors, zeros where an item has none.
     """
 
     texts: Tensor
+    sums: Tensor
+    count: Tensor
 
     def __init__(self, texts: Matrix, start: Matrix, interactions: sparse.csr_matrix) -> None:
         super().__init__()
+        width = texts.shape[1]
+        self.scale = width**0.5  # to entries of unit mean square, as a tower's inputs have
         self.register_buffer("texts", torch.from_numpy(texts), persistent=False)
-        self.interactions = interactions
-        self.scale = texts.shape[1] ** 0.5  # to entries of unit mean square, as a tower's inputs have
-        self.map = nn.Linear(start.shape[0], start.shape[1], bias=False)
+        whole = self.read(scipy_csr(interactions))
+        self.register_buffer("sums", whole.sums, persistent=False)
+        self.register_buffer("count", whole.count, persistent=False)
+        self.map = nn.Linear(width, start.shape[1], bias=False)
         self.map.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(start.T) / self.scale).float())
 
-    def all(self, rows: Tensor | None) -> Tensor:
-        """All that users know: a CSR matrix (r, n_items) for `forward`."""
-        known = self.interactions if rows is None else self.interactions[rows.cpu().numpy()]
-        return scipy_csr(known, self.texts.device)
+    def read(self, given: Tensor) -> Told:
+        """The histories of a CSR matrix (r, n_items) of ones and zeros."""
+        return Told(given @ self.texts, given @ torch.ones(given.shape[1], 1, device=given.device))
 
-    def forward(self, given: Tensor) -> Tensor:
-        """Vectors (r, dim) of users of whom `given` (r, n_items), a CSR matrix of ones and zeros, is known."""
-        count = given @ torch.ones(given.shape[1], 1, device=given.device)
-        about = nn.functional.normalize(given @ self.texts, dim=1) * (count / (count + HISTORY_SHRINKAGE))
+    def all(self, rows: Tensor | None) -> Told:
+        """All that `rows` (everybody, when None) know: for models that serve, never for one that learns."""
+        return Told(self.sums, self.count) if rows is None else Told(self.sums[rows], self.count[rows])
+
+    def forward(self, told: Told) -> Tensor:
+        """Vectors (r, dim)."""
+        about = nn.functional.normalize(told.sums, dim=1, eps=NEXT_TO_NOTHING) * (
+            told.count / (told.count + HISTORY_SHRINKAGE)
+        )
         return self.map(about * self.scale)
 
 
@@ -254,9 +285,9 @@ class Side(nn.Module):
         )
         self.history: History | None = None
 
-    def forward(self, rows: Tensor | None, withheld: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen, `given`
-        (r, n_items) the part of their histories to read (all when None)."""
+    def forward(self, rows: Tensor | None, withheld: Tensor | None = None, told: Told | None = None) -> Tensor:
+        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen, `told` is the
+        part of their histories to read (all of it when None, which a training step must not ask for)."""
         has_id = self.known if withheld is None else self.known & ~withheld
         ids, has_id = (self.ids, has_id) if rows is None else (self.ids[rows], has_id[rows])
         all_known = withheld is None and self.all_known
@@ -264,15 +295,17 @@ class Side(nn.Module):
         for tower in self.towers.values():
             vectors = vectors + tower(rows)
         if self.history is not None:
-            vectors = vectors + self.history(self.history.all(rows) if given is None else given)
+            if self.training and told is None:
+                raise ValueError("a training step must say which part of the histories it gives")
+            vectors = vectors + self.history(self.history.all(rows) if told is None else told)
         return vectors
 
 
 class Fusion(nn.Module):
     """Initial vectors of users (n_users, dim) and items (n_items, dim), and item biases (n_items,).
 
-    A warm item's bias starts at the log of its popularity, split into what a ridge regression on its features predicts
-    and the rest, which belongs to its id; so a cold item starts at its predicted popularity.
+    A warm item's bias starts at the log of its popularity, split into what a ridge regression on its content (where there
+    is none, its profile) predicts and the rest, which belongs to its id; so a cold item starts at its predicted popularity.
     """
 
     bias_features: Tensor

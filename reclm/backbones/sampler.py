@@ -68,14 +68,14 @@ class InteractionSampler:
             return warm_items
         return np.sort(self.random.choice(warm_items, size=limit, replace=False))
 
-    def targets(self, users: Ints, candidates: Ints) -> tuple[Ints, Ints, Ints]:
-        """Where users know candidates: row in `users`, column in `candidates` and CSR entry of each known pair, (n_pairs,)."""
+    def known(self, users: Ints, candidates: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """What users know, pair by pair, each (n_pairs,): row in `users`, item, column in `candidates` (-1 where the item is
+        none of them) and CSR entry."""
         lengths = self.degrees[users]
         rows = np.repeat(np.arange(len(users)), lengths)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         entries = np.repeat(self.indptr[users], lengths) + within
         column = np.full(self.n_items, -1, dtype=np.int64)
         column[candidates] = np.arange(len(candidates))
-        columns = column[self.items[entries]]
-        inside = columns >= 0
-        return rows[inside], columns[inside], entries[inside]
+        items = self.items[entries]
+        return rows, items, column[items], entries

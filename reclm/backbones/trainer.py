@@ -1,6 +1,6 @@
 """Trains a network on initial vectors from `fusion.py`. Loss `softmax` is the multinomial likelihood of a user's items
 over a whole (sub)catalogue (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2), in
-batches of users; over a graph it is a cloze, half of the edges given and half to be told. `bpr` is the pairwise loss of
+batches of users; over a graph, or with histories, it is a cloze: half of what users know is given, half to be told. `bpr` is the pairwise loss of
 Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors of the batch and the
 network's own contrastive term. In a softmax step a random share of entities plays the unseen: their ids are withheld
 and, in a graph, their edges too.
@@ -15,20 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
 from reclm.backbones.base import Vectors
-from reclm.backbones.fusion import Fusion
-from reclm.backbones.graph import BipartiteGraph, csr, scipy_csr
+from reclm.backbones.fusion import Fusion, Told
+from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
 from reclm.settings import RuntimeSettings, TrainSettings
 
 Rows = NDArray[np.int64]
-HIDDEN_EDGES = 0.5  # of the edges in a softmax step over a graph: these are the targets, the rest is what is given
-GIVEN = -1e9  # the score of an item that the graph shows the user already: it is no candidate
+HIDDEN_EDGES = 0.5  # of what users know, in a softmax step: these are the targets, the rest is given
+GIVEN = -1e9  # the score of an item that is given: it is no candidate
 USER_DECAY = (
     10.0  # weight decay of a user's id vector in units of an item's: a user is in one batch an epoch, an item in all
 )
@@ -110,9 +109,8 @@ class Trainer:
             {"params": weights, "lr": settings.learning_rate * WEIGHT_RATE},
         ]
         self.optimizer = torch.optim.Adam(groups, fused=device.type == "cpu")
-        self.warmup = torch.optim.lr_scheduler.LinearLR(
-            self.optimizer, 1 / settings.warmup_epochs, total_iters=settings.warmup_epochs - 1
-        )
+        steps = max(round(settings.warmup * settings.epochs), 1)
+        self.warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / steps, total_iters=steps - 1)
 
     def epoch(self) -> float:
         """One pass over the users (softmax) or as many triples as interactions (bpr); the mean loss of its steps."""
@@ -135,17 +133,21 @@ class Trainer:
         size = max(self.settings.batch_size, -(-len(self.sampler.users) // MAX_STEPS))
         for batch in self.sampler.user_batches(size):
             candidates = self.sampler.candidates(self.warm_items, limit)
-            rows, columns, entries = (self._tensor(part) for part in self.sampler.targets(batch, candidates))
+            known = self.sampler.known(batch, candidates)
+            rows, items, columns, entries = (self._tensor(part) for part in known)
+            people, things, asked = self._tensor(batch), self._tensor(candidates), columns >= 0
             hidden = self._hidden(len(self.fusion.users.known), self.fusion.user_withholding)
             absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
             graph = self.graph.thinned(HIDDEN_EDGES, hidden, absent) if self.network.uses_graph else self.graph
-            places = self._tensor(candidates)
-            given = self._given(graph, entries)
-            history = self._history(graph, rows[given], places[columns[given]], len(batch))
-            users, items, layer0 = self._final(graph, self._tensor(batch), places, hidden, absent, history)
-            scores = self.network.score(users, items, self._bias(places, absent))
-            scores = scores.index_put((rows[given], columns[given]), scores.new_tensor(GIVEN))
-            rows, columns = rows[~given], columns[~given]
+            given = self._given(graph, rows, entries, asked, None if hidden is None else hidden[people])
+            history = self._history(graph, rows[given], items[given], len(batch))
+            users, offered, layer0 = self._final(graph, people, things, hidden, absent, history)
+            scores = self.network.score(users, offered, self._bias(things, absent))
+            seen = given & asked
+            if history is not None or self.network.uses_graph:
+                scores = scores.index_put((rows[seen], columns[seen]), scores.new_tensor(GIVEN))
+            told = asked & ~given
+            rows, columns = rows[told], columns[told]
             loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
             contrast = self._contrast(graph, layer0, batch, candidates[columns.cpu().numpy()])
             ids = self.fusion.users.ids[self._tensor(batch)]
@@ -156,31 +158,43 @@ class Trainer:
             )
             yield Step(loss + contrast, squares, len(batch))
 
-    def _given(self, graph: BipartiteGraph, entries: Tensor) -> Tensor:
-        """(n,) which entries of a batch are given to a network that reads histories; the others are to be told."""
+    def _given(
+        self, graph: BipartiteGraph, rows: Tensor, entries: Tensor, asked: Tensor, hidden: Tensor | None
+    ) -> Tensor:
+        """(n,) which of a batch's known pairs are given, to the graph or as histories; those `asked` and not given are to
+        be told.
+
+        Without a graph what is not asked about is given, and of each user at least one of the others is to be told;
+        `hidden` (b,) users are given nothing.
+        """
         if self.network.uses_graph:
             return graph.kept[entries]
         if self.fusion.users.history is None:
-            return torch.zeros_like(entries, dtype=torch.bool)
-        return torch.rand(len(entries), device=self.device) >= HIDDEN_EDGES
+            return torch.zeros_like(asked)
+        lot = torch.rand(len(rows), device=self.device) * asked
+        last = lot.new_zeros(int(rows[-1]) + 1 if len(rows) else 0).scatter_reduce(0, rows, lot, "amax")
+        given = (lot < HIDDEN_EDGES) & ((lot < last[rows]) | ~asked)
+        return given if hidden is None else given & ~hidden[rows]
 
-    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> Tensor | None:
-        """The histories given, as CSR: over a graph everybody's edges, else the pairs (`rows`, `items`) of a batch."""
-        if self.fusion.users.history is None:
+    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> Told | None:
+        """The histories given: over a graph everybody's edges, else the pairs (`rows`, `items`) of a batch."""
+        history = self.fusion.users.history
+        if history is None:
             return None
         if self.network.uses_graph:
             edges = graph.to_users
-            return csr(edges.crow_indices(), edges.col_indices(), graph.kept.float(), graph.shape)
+            return history.read(csr(edges.crow_indices(), edges.col_indices(), graph.kept.float(), graph.shape))
         starts = torch.cat([rows.new_zeros(1), torch.cumsum(torch.bincount(rows, minlength=size), 0)])
-        return csr(starts, items, torch.ones_like(items, dtype=torch.float32), (size, graph.shape[1]))
+        ones = torch.ones_like(items, dtype=torch.float32)
+        return history.read(csr(starts, items, ones, (size, graph.shape[1])))
 
     def _bpr_steps(self) -> Iterator[Step]:
         for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
             partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
             people, seat = np.unique(batch, return_inverse=True)
-            told = self._untold(people, seat, batch, positives)
+            history = self._untold(people, seat, batch, positives)
             users, items, layer0 = self._final(
-                self.graph, self._tensor(people), self._tensor(partners), None, None, told
+                self.graph, self._tensor(people), self._tensor(partners), None, None, history
             )
             bias = self._bias(self._tensor(partners))
             who, (liked, other) = self._tensor(seat), self._tensor(place).chunk(2)
@@ -198,7 +212,7 @@ class Trainer:
         candidates: Tensor,
         hidden: Tensor | None,
         absent: Tensor | None,
-        history: Tensor | None,
+        history: Told | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
         if not self.network.uses_graph:
@@ -208,16 +222,16 @@ class Trainer:
         final = self.network(users, items, graph, batch, candidates)
         return (*final, (users, items, users[batch], items[candidates]))
 
-    def _untold(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> Tensor | None:
+    def _untold(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> Told | None:
         """The histories of `people`, over a graph of everybody, less the pairs that a step asks about."""
         history = self.fusion.users.history
         if history is None:
             return None
-        known = history.interactions if self.network.uses_graph else history.interactions[people]
-        rows = batch if self.network.uses_graph else seat
-        asked = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, positives)), shape=known.shape)
-        asked.data[:] = 1.0  # a pair drawn twice is still one
-        return scipy_csr(known - asked, self.device)
+        pairs = np.unique(np.stack([batch if self.network.uses_graph else seat, positives]), axis=1)
+        rows, items = (self._tensor(np.ascontiguousarray(part)) for part in pairs)
+        return history.all(None if self.network.uses_graph else self._tensor(people)).without(
+            rows, history.texts[items]
+        )
 
     def _contrast(
         self, graph: BipartiteGraph, layer0: tuple[Tensor, ...], batch: Rows, partners: Rows

@@ -40,7 +40,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class UserFacts:
-    """What is known of a user: item lines, the most telling first, and those of the nearest other users, nearest first."""
+    """What is known of a user: item lines, in the order of `prompt_rank`, and those of the nearest other users, nearest first."""
 
     history: tuple[str, ...]
     neighbours: tuple[tuple[str, ...], ...] = ()
@@ -109,8 +109,8 @@ def _user_request(facts: UserFacts, style: Style) -> str:
         return "\n".join([f"Picked: {_lines(facts.history)}", *(f"Near: {line}" for line in around), "Who is it?"])
     bullets = "\n".join(f"- {line}" for line in around) or f"- {_NOTHING}"
     return (
-        f"Recent items of the user: {_lines(facts.history)}\n"
-        f"Recent items of the nearest other users:\n{bullets}\nWrite the profile of this user."
+        f"Items of the user: {_lines(facts.history)}\n"
+        f"Items of the nearest other users:\n{bullets}\nWrite the profile of this user."
     )
 
 

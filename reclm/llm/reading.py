@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 MAX_OWN = 24
 MAX_AROUND = 32
-_OPENING = re.compile(r"(?P<user>Picked|Recent items of the user): |(?P<item>Item|The item): ")
+_OPENING = re.compile(r"(?P<user>Picked|Items of the user): |(?P<item>Item|The item): ")
 # Texts of a log hold no line break, so that a line of our own cannot be forged by one.
 _CLOSING = re.compile(
     r"\n(?:Who is it\?|Who is it for\?|Write the profile of (?:this user|the people this item is for)\.)"
 )
-_ANNOUNCES = ("Recent items of the nearest other users:", "Items whose texts resemble it,")
+_ANNOUNCES = ("Items of the nearest other users:", "Items whose texts resemble it,")
 _LABELS = ("Near: ", "Like: ", "- ")
 _NOTHING = "nothing"
 

@@ -51,7 +51,7 @@ class LlmSettings(Section):
     max_prompt_tokens: int = Field(
         256,
         ge=16,
-        description="Tokens of a prompt; longer ones lose neighbours, then the oldest items, and are counted.",
+        description="Tokens of a prompt; longer ones lose neighbours, then the end of the history, and are counted.",
     )
     max_profile_tokens: int = Field(96, ge=8, description="Tokens of an answer.")
 

@@ -1,5 +1,6 @@
 """Fusion survives what encoders and stores really deliver, and its variants are what they claim."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,9 @@ from unit.backbones_world import COLD, N_ITEMS, N_USERS, toy_data, toy_settings,
 
 from reclm.backbones import create
 from reclm.backbones.features import Whitening, text_features, tfidf
-from reclm.backbones.fusion import HISTORY_SHRINKAGE, PROFILE_SPREAD, Fusion, profiles_of, ridge_by_leave_one_out
+from reclm.backbones.fusion import HISTORY_SHRINKAGE, PROFILE_SPREAD, Fusion, Told, profiles_of, ridge_by_leave_one_out
 from reclm.backbones.graph import scipy_csr
-from reclm.backbones.trainer import Trainer
+from reclm.backbones.trainer import GIVEN, Trainer
 from reclm.backbones.validation import recall_and_ndcg
 
 DATA = toy_data()
@@ -242,46 +243,98 @@ class TestHistories:
         fusion = Fusion(DATA, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
         return Trainer(network, fusion, DATA, settings.train, torch.device("cpu"), seed=1)
 
-    @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-    @pytest.mark.parametrize("model", ["biasmf", "lightgcn"])
-    def test_never_hold_what_a_step_asks_about(self, model, loss, monkeypatch):
-        """The vectors of a step's users move with the items given alone: those asked about have no say in them."""
-        trainer, read = self.trainer(model, f"train.loss={loss}"), []
-        history = trainer.fusion.users.history
+    @staticmethod
+    def recorded(trainer: Trainer, loss: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Told, np.ndarray]]:
+        """(what a step reads, 1 where it asks (n_users, n_items)) of each step of an epoch."""
+        history, read, asked = trainer.fusion.users.history, [], []
         forward = history.forward
-        monkeypatch.setattr(history, "forward", lambda given: read.append(given.to_dense()) or forward(given))
-        asked = []
+        monkeypatch.setattr(history, "forward", lambda told: read.append(told) or forward(told))
+
+        def ask(rows: np.ndarray, items: np.ndarray) -> None:
+            asked.append(np.zeros(DATA.interactions.shape))
+            asked[-1][rows, items] = 1
+
         if loss == "bpr":
             triples = trainer.sampler.triples
 
-            def recorded(size):
+            def noted(size):
                 for users, positives, negatives in triples(size):
-                    asked.append((users, positives))
+                    ask(users, positives)
                     yield users, positives, negatives
 
-            monkeypatch.setattr(trainer.sampler, "triples", recorded)
+            monkeypatch.setattr(trainer.sampler, "triples", noted)
+            trainer.epoch()
         else:
+            batches = list(trainer.sampler.user_batches(7))
+            candidates = [
+                trainer.sampler.candidates(trainer.warm_items, trainer.settings.max_candidates) for _ in batches
+            ]
+            monkeypatch.setattr(trainer.sampler, "user_batches", lambda size: batches)
+            monkeypatch.setattr(trainer.sampler, "candidates", lambda warm, limit: candidates[len(asked)])
             likelihood = torch.log_softmax
-            monkeypatch.setattr(torch, "log_softmax", lambda scores, dim: _Told(likelihood(scores, dim=dim), asked))
-            users = list(trainer.sampler.user_batches(trainer.settings.batch_size))
-            monkeypatch.setattr(trainer.sampler, "user_batches", lambda size: users)
+
+            def noting(scores, dim):
+                users, things = batches[len(asked)], candidates[len(asked)]
+                return _Noted(likelihood(scores, dim=dim), lambda rows, columns: ask(users[rows], things[columns]))
+
+            monkeypatch.setattr(torch, "log_softmax", noting)
+            trainer.epoch()
+            whole = trainer.network.uses_graph
+            seats = [np.arange(N_USERS) if whole else users for users in batches]
+            return [(told, step[seat]) for told, step, seat in zip(read, asked, seats, strict=True)]
+        whole = trainer.network.uses_graph
+        return [(told, step if whole else step[step.any(axis=1)]) for told, step in zip(read, asked, strict=True)]
+
+    @pytest.mark.parametrize("loss", ["softmax", "bpr"])
+    @pytest.mark.parametrize("model", ["biasmf", "lightgcn"])
+    def test_never_hold_what_a_step_asks_about(self, model, loss, monkeypatch):
+        trainer = self.trainer(model, f"train.loss={loss}", "train.batch_size=9")
+        steps = self.recorded(trainer, loss, monkeypatch)
+        whole = trainer.network.uses_graph
+        for told, asked in steps:
+            assert asked.sum() > 0
+            if whole:
+                known = DATA.interactions.toarray()
+                assert (told.count.numpy()[:, 0] <= (known - asked).sum(axis=1)).all()
+        assert sum(float(told.count.sum()) for told, _ in steps) > 0
+
+    @pytest.mark.parametrize("flags", [("train.loss=bpr", "train.batch_size=9"), ("train.max_candidates=4",), ()])
+    def test_hold_all_the_rest_where_there_is_no_graph(self, flags, monkeypatch):
+        trainer = self.trainer("biasmf", *flags)
+        loss = trainer.settings.loss
+        seats = []
+        history = trainer.fusion.users.history
+        texts, known = history.texts.numpy(), DATA.interactions.toarray()
+        users = trainer.fusion.users.forward
+        monkeypatch.setattr(
+            trainer.fusion.users, "forward", lambda rows, *others: seats.append(rows.numpy()) or users(rows, *others)
+        )
+        for (told, asked), people in zip(self.recorded(trainer, loss, monkeypatch), seats, strict=True):
+            rest = known[people] - asked
+            np.testing.assert_array_equal(told.count.numpy()[:, 0], rest.sum(axis=1))
+            np.testing.assert_allclose(told.sums.numpy(), rest @ texts, atol=1e-4)
+
+    def test_leave_something_to_tell_of_everybody(self, monkeypatch):
+        trainer = self.trainer("biasmf")
+        for _, asked in self.recorded(trainer, "softmax", monkeypatch):
+            assert (asked.sum(axis=1) >= 1).all()
+
+    def test_what_is_given_is_no_candidate(self, monkeypatch):
+        trainer, seen = self.trainer("biasmf"), []
+        likelihood = torch.log_softmax
+        monkeypatch.setattr(
+            torch, "log_softmax", lambda scores, dim: seen.append(scores.detach()) or likelihood(scores, dim=dim)
+        )
         trainer.epoch()
-        assert len(read) == len(asked) > 0
-        for step, (given, (rows, items)) in enumerate(zip(read, asked, strict=True)):
-            if loss == "softmax":  # rows are places in the batch, columns places among the warm items
-                items = trainer.warm_items[items]
-                rows = users[step][rows] if model == "lightgcn" else rows
-            elif model == "biasmf":
-                rows = np.unique(rows, return_inverse=True)[1]
-            assert given[rows, items].abs().max() == 0
-            assert given.sum() > 0
+        known = len(DATA.interactions.data)
+        assert 0.2 * known < sum(int((scores == GIVEN).sum()) for scores in seen) < 0.6 * known
 
     def test_are_read_whole_where_models_serve(self):
         trainer = self.trainer("biasmf")
         history = trainer.fusion.users.history
-        np.testing.assert_array_equal(history.all(None).to_dense().numpy(), DATA.interactions.toarray())
-        some = torch.tensor([4, 0])
-        np.testing.assert_array_equal(history.all(some).to_dense().numpy(), DATA.interactions[[4, 0]].toarray())
+        np.testing.assert_allclose(history.all(None).sums.numpy(), DATA.interactions @ history.texts.numpy(), atol=1e-5)
+        with pytest.raises(ValueError, match="which part"):
+            trainer.fusion.users.train()(None)
 
     def test_that_are_empty_or_without_a_text_say_nothing(self):
         texts = DATA.item_content.copy()
@@ -289,18 +342,30 @@ class TestHistories:
         texts[liked] = np.nan
         history = Fusion(replace(DATA, item_content=texts), "base", 16, toy_settings().fusion, seed=1).users.history
         nobody = scipy_csr(sparse.csr_matrix((1, N_ITEMS), dtype=np.float32))
-        assert history(nobody).abs().max() == 0
+        assert history(history.read(nobody)).abs().max() == 0
         assert history(history.all(torch.tensor([0]))).abs().max() == 0
 
+    def test_the_step_size_grows_over_a_share_of_the_epochs(self):
+        trainer = self.trainer("biasmf", "train.epochs=8", "train.warmup=0.5", "train.learning_rate=0.04")
+        sizes = []
+        for _ in range(6):
+            sizes.append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.epoch()
+        assert sizes == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.04, 0.04])
 
-class _Told:
-    """Log-likelihoods that note which pairs of (row, column) were looked up."""
+    def test_or_is_full_from_the_first(self):
+        trainer = self.trainer("biasmf", "train.warmup=0", "train.learning_rate=0.04")
+        assert trainer.optimizer.param_groups[0]["lr"] == 0.04
 
-    def __init__(self, values: torch.Tensor, asked: list) -> None:
-        self.values, self.asked = values, asked
+
+class _Noted:
+    """Log-likelihoods that tell which pairs of (row, column) are looked up."""
+
+    def __init__(self, values: torch.Tensor, note: Callable[[np.ndarray, np.ndarray], None]) -> None:
+        self.values, self.note = values, note
 
     def __getitem__(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        self.asked.append(tuple(part.numpy() for part in pair))
+        self.note(*(part.numpy() for part in pair))
         return self.values[pair]
 
 

@@ -53,13 +53,15 @@ class TestUserBatches:
         sampler = InteractionSampler(known, seed=1)
         assert sorted(np.concatenate(list(sampler.user_batches(7)))) == sampler.users.tolist()
 
-    def test_targets_are_the_known_pairs_among_the_candidates(self, known):
+    def test_known_pairs_have_a_column_where_they_are_candidates(self, known):
         users, candidates = np.array([4, 2, 9]), np.array([0, 3, 7, 20])
-        rows, columns, entries = InteractionSampler(known, seed=1).targets(users, candidates)
-        found = np.zeros((3, 4))
-        found[rows, columns] = 1
-        assert (found == known.toarray()[users][:, candidates]).all()
-        assert (known.indices[entries] == candidates[columns]).all()
+        rows, items, columns, entries = InteractionSampler(known, seed=1).known(users, candidates)
+        whole, inside = np.zeros((3, known.shape[1])), columns >= 0
+        whole[rows, items] = 1
+        assert (whole == known.toarray()[users]).all()
+        assert (known.indices[entries] == items).all()
+        assert (candidates[columns[inside]] == items[inside]).all()
+        assert not np.isin(items[~inside], candidates).any()
 
     def test_candidates_are_distinct_and_capped(self, known):
         drawn = InteractionSampler(known, seed=1).candidates(np.arange(25), 10)
