@@ -5,11 +5,13 @@ with parameters as (
 
 known as (
   select
-    user_id,
-    item_id,
-    prompt_rank,
-  from {{ ref('fct_known_interactions') }}
-  where snapshot = 'select'
+    known.user_id,
+    known.item_id,
+    known.history_rank,
+    items.categories,
+  from {{ ref('fct_known_interactions') }} as known
+  inner join {{ ref('dim_items') }} as items on items.item_id = known.item_id
+  where known.snapshot = 'select'
 ),
 
 users as (
@@ -45,7 +47,8 @@ drawn as (
   select
     dialogues.*,
     known.item_id,
-    known.prompt_rank,
+    known.history_rank,
+    known.categories,
     row_number() over (
       partition by dialogues.dialogue_id
       order by {{ hash_text('dialogues.seed', 'withheld', 'dialogues.dialogue_id || chr(31) || known.item_id') }}
@@ -54,32 +57,44 @@ drawn as (
   inner join known on known.user_id = dialogues.user_id
 ),
 
+-- A prompt shows first what tells most of a user: judged by what the dialogue knows alone, since the order would tell of
+-- the withheld item otherwise.
 seen as (
-  select
-    dialogue_id,
-    user_id,
-    view,
-    fold,
-    asks,
-    answer,
-    max(item_id) filter (draw = 1) as drawn_item_id,
-    list(item_id order by prompt_rank) filter (
-      case
-        when view > 0 then draw between 2 and n_if_sparse + 1
-        else not answer or draw > 1
-      end
-    ) as known_items,
+  select *
   from drawn
-  group by dialogue_id, user_id, view, fold, asks, answer
+  where
+    case
+      when view > 0 then draw between 2 and n_if_sparse + 1
+      else not answer or draw > 1
+    end
+),
+
+{{ prompt_ranks('seen', ['dialogue_id']) }},
+
+told as (
+  select
+    prompt_ranked.dialogue_id,
+    prompt_ranked.user_id,
+    prompt_ranked.view,
+    prompt_ranked.fold,
+    prompt_ranked.asks,
+    prompt_ranked.answer,
+    max(drawn.item_id) as drawn_item_id,
+    list(prompt_ranked.item_id order by prompt_ranked.prompt_rank) as known_items,
+  from prompt_ranked
+  inner join drawn
+    on drawn.dialogue_id = prompt_ranked.dialogue_id
+    and drawn.draw = 1
+  group by all
 ),
 
 -- Few items are soon the same few. What is shown by dialogues of both folds stays with the fold that shows it more often,
 -- so that nothing a held-out dialogue shows is trained on, and as little as possible is lost.
 compared as (
   select
-    seen.*,
+    told.*,
     avg((fold = 'held_out')::int) over (partition by list_sort(known_items[1:parameters.prompt_history])) as held_out_share,
-  from seen
+  from told
   cross join parameters
 )
 

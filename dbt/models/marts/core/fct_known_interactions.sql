@@ -23,44 +23,9 @@ with visible as (
 )
 ,
 
-tastes as (
-  select
-    snapshot,
-    user_id,
-    category,
-    count(*) as n_items,
-  from (
-    select
-      snapshot,
-      user_id,
-      unnest(categories) as category,
-    from visible
-  )
-  group by snapshot, user_id, category
-),
-
-typicality as (
-  select
-    shown.snapshot,
-    shown.user_id,
-    shown.item_id,
-    avg(tastes.n_items) as typicality,
-  from (
-    select
-      snapshot,
-      user_id,
-      item_id,
-      unnest(categories) as category,
-    from visible
-  ) as shown
-  inner join tastes using (snapshot, user_id, category)
-  group by shown.snapshot, shown.user_id, shown.item_id
-),
-
 ranked as (
   select
-    visible.*,
-    coalesce(typicality.typicality, 0) as typicality,
+    *,
     row_number() over (
       partition by snapshot, user_id
       order by event_ts desc nulls last, known_at desc, item_index
@@ -74,17 +39,10 @@ ranked as (
         item_index
     ) as history_rank,
   from visible
-  left join typicality using (snapshot, user_id, item_id)
 ),
 
-typical as (
-  select
-    *,
-    row_number() over (partition by snapshot, user_id order by typicality desc, history_rank) as typical_rank,
-  from ranked
-)
+{{ prompt_ranks('ranked', ['snapshot', 'user_id']) }}
 
--- Prompts show the first few: one of the latest, one of the most typical, in turn, however many they are.
 select
   snapshot,
   as_of,
@@ -95,8 +53,5 @@ select
   weight,
   recency_rank,
   history_rank,
-  row_number() over (
-    partition by snapshot, user_id
-    order by least(2 * history_rank - 1, 2 * typical_rank), history_rank
-  ) as prompt_rank,
-from typical
+  prompt_rank,
+from prompt_ranked

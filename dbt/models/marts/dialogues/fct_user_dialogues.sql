@@ -107,18 +107,27 @@ shown as (
   where answer
 ),
 
-histories as (
+placed as (
   select
     shown.dialogue_id,
-    list({'item_id': cards.item_id, 'line': cards.line} order by known.prompt_rank) filter (not shown.is_withheld) as masked,
-    list({'item_id': cards.item_id, 'line': cards.line} order by known.prompt_rank) as unmasked,
+    shown.is_withheld,
+    {'item_id': cards.item_id, 'line': cards.line} as item,
+    case when shown.is_withheld then known.prompt_rank else list_position(dialogues.known_items, shown.item_id) end as place,
   from shown
   inner join dialogues on dialogues.dialogue_id = shown.dialogue_id
   inner join known
     on known.user_id = dialogues.user_id
     and known.item_id = shown.item_id
   inner join {{ ref('int_item_cards') }} as cards on cards.item_id = shown.item_id
-  group by shown.dialogue_id
+),
+
+histories as (
+  select
+    dialogue_id,
+    list(item order by place) filter (not is_withheld) as masked,
+    list(item order by place, not is_withheld) as unmasked,
+  from placed
+  group by dialogue_id
 ),
 
 asked as (
