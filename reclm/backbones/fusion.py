@@ -216,16 +216,16 @@ class Tower(nn.Module):
 
 
 @dataclass(frozen=True)
-class Told:
+class HistorySums:
     """Histories as they are read: the sums of their items' texts (r, w), and how many items they have (r, 1)."""
 
     sums: Tensor
     count: Tensor
 
-    def without(self, rows: Tensor, texts: Tensor) -> Told:
+    def without(self, rows: Tensor, texts: Tensor) -> HistorySums:
         """These histories less single items: `texts` (n, w), of the histories `rows` (n,)."""
         ones = torch.ones(len(rows), 1, device=rows.device)
-        return Told(self.sums.index_add(0, rows, texts, alpha=-1), self.count.index_add(0, rows, ones, alpha=-1))
+        return HistorySums(self.sums.index_add(0, rows, texts, alpha=-1), self.count.index_add(0, rows, ones, alpha=-1))
 
 
 class History(nn.Module):
@@ -250,18 +250,18 @@ class History(nn.Module):
         self.map = nn.Linear(width, start.shape[1], bias=False)
         self.map.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(start.T) / self.scale).float())
 
-    def read(self, given: Tensor) -> Told:
+    def read(self, given: Tensor) -> HistorySums:
         """The histories of a CSR matrix (r, n_items) of ones and zeros."""
-        return Told(given @ self.texts, given @ torch.ones(given.shape[1], 1, device=given.device))
+        return HistorySums(given @ self.texts, given @ torch.ones(given.shape[1], 1, device=given.device))
 
-    def all(self, rows: Tensor | None) -> Told:
+    def all(self, rows: Tensor | None) -> HistorySums:
         """All that `rows` (everybody, when None) know: for models that serve, never for one that learns."""
-        return Told(self.sums, self.count) if rows is None else Told(self.sums[rows], self.count[rows])
+        return HistorySums(self.sums, self.count) if rows is None else HistorySums(self.sums[rows], self.count[rows])
 
-    def forward(self, told: Told) -> Tensor:
+    def forward(self, read: HistorySums) -> Tensor:
         """Vectors (r, dim)."""
-        about = nn.functional.normalize(told.sums, dim=1, eps=NEXT_TO_NOTHING) * (
-            told.count / (told.count + HISTORY_SHRINKAGE)
+        about = nn.functional.normalize(read.sums, dim=1, eps=NEXT_TO_NOTHING) * (
+            read.count / (read.count + HISTORY_SHRINKAGE)
         )
         return self.map(about * self.scale)
 
@@ -285,8 +285,10 @@ class Side(nn.Module):
         )
         self.history: History | None = None
 
-    def forward(self, rows: Tensor | None, withheld: Tensor | None = None, told: Told | None = None) -> Tensor:
-        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen, `told` is the
+    def forward(
+        self, rows: Tensor | None, withheld: Tensor | None = None, history: HistorySums | None = None
+    ) -> Tensor:
+        """Vectors (r, dim) of `rows` (all when None); `withheld` (n,) marks entities to treat as unseen, `history` is the
         part of their histories to read (all of it when None, which a training step must not ask for)."""
         has_id = self.known if withheld is None else self.known & ~withheld
         ids, has_id = (self.ids, has_id) if rows is None else (self.ids[rows], has_id[rows])
@@ -295,9 +297,9 @@ class Side(nn.Module):
         for tower in self.towers.values():
             vectors = vectors + tower(rows)
         if self.history is not None:
-            if self.training and told is None:
+            if self.training and history is None:
                 raise ValueError("a training step must say which part of the histories it gives")
-            vectors = vectors + self.history(self.history.all(rows) if told is None else told)
+            vectors = vectors + self.history(self.history.all(rows) if history is None else history)
         return vectors
 
 

@@ -1,9 +1,9 @@
 """Trains a network on initial vectors from `fusion.py`. Loss `softmax` is the multinomial likelihood of a user's items
 over a whole (sub)catalogue (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2), in
-batches of users; over a graph, or with histories, it is a cloze: half of what users know is given, half to be told. `bpr` is the pairwise loss of
-Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors of the batch and the
-network's own contrastive term. In a softmax step a random share of entities plays the unseen: their ids are withheld
-and, in a graph, their edges too.
+batches of users; over a graph, or with histories, it is a cloze: half of what users know is given, half is the target.
+`bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors
+of the batch and the network's own contrastive term. In a softmax step a random share of entities plays the unseen: their
+ids are withheld, and their edges and histories too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
 from reclm.backbones.base import Vectors
-from reclm.backbones.fusion import Fusion, Told
+from reclm.backbones.fusion import Fusion, HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
@@ -139,18 +139,20 @@ class Trainer:
             hidden = self._hidden(len(self.fusion.users.known), self.fusion.user_withholding)
             absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
             graph = self.graph.thinned(HIDDEN_EDGES, hidden, absent) if self.network.uses_graph else self.graph
-            given = self._given(graph, rows, entries, asked, None if hidden is None else hidden[people])
+            given = self._given(graph, rows, entries, asked, len(batch))
+            if hidden is not None:
+                given = given & ~hidden[people][rows]
             history = self._history(graph, rows[given], items[given], len(batch))
             users, offered, layer0 = self._final(graph, people, things, hidden, absent, history)
             scores = self.network.score(users, offered, self._bias(things, absent))
             seen = given & asked
             if history is not None or self.network.uses_graph:
                 scores = scores.index_put((rows[seen], columns[seen]), scores.new_tensor(GIVEN))
-            told = asked & ~given
-            rows, columns = rows[told], columns[told]
+            targets = asked & ~given
+            rows, columns = rows[targets], columns[targets]
             loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
             contrast = self._contrast(graph, layer0, batch, candidates[columns.cpu().numpy()])
-            ids = self.fusion.users.ids[self._tensor(batch)]
+            ids = self.fusion.users.ids[people]
             squares = (
                 USER_DECAY * layer0[2].square().sum(),
                 self.network.extra_id_decay * ids.square().sum(),
@@ -158,25 +160,18 @@ class Trainer:
             )
             yield Step(loss + contrast, squares, len(batch))
 
-    def _given(
-        self, graph: BipartiteGraph, rows: Tensor, entries: Tensor, asked: Tensor, hidden: Tensor | None
-    ) -> Tensor:
-        """(n,) which of a batch's known pairs are given, to the graph or as histories; those `asked` and not given are to
-        be told.
-
-        Without a graph what is not asked about is given, and of each user at least one of the others is to be told;
-        `hidden` (b,) users are given nothing.
-        """
+    def _given(self, graph: BipartiteGraph, rows: Tensor, entries: Tensor, asked: Tensor, size: int) -> Tensor:
+        """(n,) which of the known pairs of a batch of `size` users are given, to the graph or as histories; those `asked`
+        about and not given are the targets. Without a graph every user has at least one."""
         if self.network.uses_graph:
             return graph.kept[entries]
         if self.fusion.users.history is None:
             return torch.zeros_like(asked)
         lot = torch.rand(len(rows), device=self.device) * asked
-        last = lot.new_zeros(int(rows[-1]) + 1 if len(rows) else 0).scatter_reduce(0, rows, lot, "amax")
-        given = (lot < HIDDEN_EDGES) & ((lot < last[rows]) | ~asked)
-        return given if hidden is None else given & ~hidden[rows]
+        last = lot.new_zeros(size).scatter_reduce(0, rows, lot, "amax")
+        return (lot < HIDDEN_EDGES) & ((lot < last[rows]) | ~asked)
 
-    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> Told | None:
+    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> HistorySums | None:
         """The histories given: over a graph everybody's edges, else the pairs (`rows`, `items`) of a batch."""
         history = self.fusion.users.history
         if history is None:
@@ -192,7 +187,7 @@ class Trainer:
         for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
             partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
             people, seat = np.unique(batch, return_inverse=True)
-            history = self._untold(people, seat, batch, positives)
+            history = self._rest(people, seat, batch, positives)
             users, items, layer0 = self._final(
                 self.graph, self._tensor(people), self._tensor(partners), None, None, history
             )
@@ -212,7 +207,7 @@ class Trainer:
         candidates: Tensor,
         hidden: Tensor | None,
         absent: Tensor | None,
-        history: Told | None,
+        history: HistorySums | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
         if not self.network.uses_graph:
@@ -222,7 +217,7 @@ class Trainer:
         final = self.network(users, items, graph, batch, candidates)
         return (*final, (users, items, users[batch], items[candidates]))
 
-    def _untold(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> Told | None:
+    def _rest(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> HistorySums | None:
         """The histories of `people`, over a graph of everybody, less the pairs that a step asks about."""
         history = self.fusion.users.history
         if history is None:

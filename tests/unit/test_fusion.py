@@ -11,10 +11,18 @@ from unit.backbones_world import COLD, N_ITEMS, N_USERS, toy_data, toy_settings,
 
 from reclm.backbones import create
 from reclm.backbones.features import Whitening, text_features, tfidf
-from reclm.backbones.fusion import HISTORY_SHRINKAGE, PROFILE_SPREAD, Fusion, Told, profiles_of, ridge_by_leave_one_out
+from reclm.backbones.fusion import (
+    HISTORY_SHRINKAGE,
+    PROFILE_SPREAD,
+    Fusion,
+    HistorySums,
+    profiles_of,
+    ridge_by_leave_one_out,
+)
 from reclm.backbones.graph import scipy_csr
 from reclm.backbones.trainer import GIVEN, Trainer
 from reclm.backbones.validation import recall_and_ndcg
+from reclm.dataset import TrainingData
 
 DATA = toy_data()
 TOLERANCE = 0.1
@@ -237,87 +245,79 @@ class TestInitialVectors:
 
 class TestHistories:
     @staticmethod
-    def trainer(model: str, *flags: str) -> Trainer:
+    def trainer(model: str, *flags: str, data: TrainingData = DATA) -> Trainer:
         settings = toy_settings(*flags)
         network = create(model, settings).network()
-        fusion = Fusion(DATA, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
-        return Trainer(network, fusion, DATA, settings.train, torch.device("cpu"), seed=1)
+        fusion = Fusion(data, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
+        return Trainer(network, fusion, data, settings.train, torch.device("cpu"), seed=1)
 
     @staticmethod
-    def recorded(trainer: Trainer, loss: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Told, np.ndarray]]:
-        """(what a step reads, 1 where it asks (n_users, n_items)) of each step of an epoch."""
-        history, read, asked = trainer.fusion.users.history, [], []
-        forward = history.forward
-        monkeypatch.setattr(history, "forward", lambda told: read.append(told) or forward(told))
+    def recorded(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[HistorySums, np.ndarray, np.ndarray]]:
+        """Of each step of an epoch: what it reads, of which users, and 1 where it asks, (n_users, n_items)."""
+        history, read, asked, users = trainer.fusion.users.history, [], [], []
+        forward, candidates, triples = history.forward, trainer.sampler.candidates, trainer.sampler.triples
+        vectors, likelihood, batches = trainer.fusion.users.forward, torch.log_softmax, trainer.sampler.user_batches
+        batch: list[np.ndarray] = []
 
         def ask(rows: np.ndarray, items: np.ndarray) -> None:
             asked.append(np.zeros(DATA.interactions.shape))
             asked[-1][rows, items] = 1
 
-        if loss == "bpr":
-            triples = trainer.sampler.triples
+        def noted_triples(size):
+            for people, positives, negatives in triples(size):
+                ask(people, positives)
+                yield people, positives, negatives
 
-            def noted(size):
-                for users, positives, negatives in triples(size):
-                    ask(users, positives)
-                    yield users, positives, negatives
+        def noted_batches(size):
+            for people in batches(size):
+                batch[:] = [people]
+                yield people
 
-            monkeypatch.setattr(trainer.sampler, "triples", noted)
-            trainer.epoch()
-        else:
-            batches = list(trainer.sampler.user_batches(7))
-            candidates = [
-                trainer.sampler.candidates(trainer.warm_items, trainer.settings.max_candidates) for _ in batches
-            ]
-            monkeypatch.setattr(trainer.sampler, "user_batches", lambda size: batches)
-            monkeypatch.setattr(trainer.sampler, "candidates", lambda warm, limit: candidates[len(asked)])
-            likelihood = torch.log_softmax
+        def noted_candidates(warm, limit):
+            batch[1:] = [candidates(warm, limit)]
+            return batch[1]
 
-            def noting(scores, dim):
-                users, things = batches[len(asked)], candidates[len(asked)]
-                return _Noted(likelihood(scores, dim=dim), lambda rows, columns: ask(users[rows], things[columns]))
+        def noted_users(rows, *others):
+            users.append(np.arange(N_USERS) if rows is None else rows.numpy())
+            return vectors(rows, *others)
 
-            monkeypatch.setattr(torch, "log_softmax", noting)
-            trainer.epoch()
-            whole = trainer.network.uses_graph
-            seats = [np.arange(N_USERS) if whole else users for users in batches]
-            return [(told, step[seat]) for told, step, seat in zip(read, asked, seats, strict=True)]
-        whole = trainer.network.uses_graph
-        return [(told, step if whole else step[step.any(axis=1)]) for told, step in zip(read, asked, strict=True)]
+        def noted_likelihood(scores, dim):
+            return _Noted(likelihood(scores, dim=dim), lambda rows, columns: ask(batch[0][rows], batch[1][columns]))
+
+        monkeypatch.setattr(history, "forward", lambda sums: read.append(sums) or forward(sums))
+        monkeypatch.setattr(trainer.sampler, "triples", noted_triples)
+        monkeypatch.setattr(trainer.sampler, "user_batches", noted_batches)
+        monkeypatch.setattr(trainer.sampler, "candidates", noted_candidates)
+        monkeypatch.setattr(trainer.fusion.users, "forward", noted_users)
+        monkeypatch.setattr(torch, "log_softmax", noted_likelihood)
+        trainer.epoch()
+        assert read
+        return list(zip(read, users, asked, strict=True))
 
     @pytest.mark.parametrize("loss", ["softmax", "bpr"])
-    @pytest.mark.parametrize("model", ["biasmf", "lightgcn"])
-    def test_never_hold_what_a_step_asks_about(self, model, loss, monkeypatch):
-        trainer = self.trainer(model, f"train.loss={loss}", "train.batch_size=9")
-        steps = self.recorded(trainer, loss, monkeypatch)
-        whole = trainer.network.uses_graph
-        for told, asked in steps:
+    def test_never_hold_what_a_step_asks_about(self, loss, monkeypatch):
+        trainer = self.trainer("lightgcn", f"train.loss={loss}", "train.batch_size=9")
+        known = DATA.interactions.toarray()
+        for read, users, asked in self.recorded(trainer, monkeypatch):
             assert asked.sum() > 0
-            if whole:
-                known = DATA.interactions.toarray()
-                assert (told.count.numpy()[:, 0] <= (known - asked).sum(axis=1)).all()
-        assert sum(float(told.count.sum()) for told, _ in steps) > 0
+            assert (read.count.numpy()[:, 0] <= (known - asked)[users].sum(axis=1)).all()
 
     @pytest.mark.parametrize("flags", [("train.loss=bpr", "train.batch_size=9"), ("train.max_candidates=4",), ()])
     def test_hold_all_the_rest_where_there_is_no_graph(self, flags, monkeypatch):
         trainer = self.trainer("biasmf", *flags)
-        loss = trainer.settings.loss
-        seats = []
-        history = trainer.fusion.users.history
-        texts, known = history.texts.numpy(), DATA.interactions.toarray()
-        users = trainer.fusion.users.forward
-        monkeypatch.setattr(
-            trainer.fusion.users, "forward", lambda rows, *others: seats.append(rows.numpy()) or users(rows, *others)
-        )
-        for (told, asked), people in zip(self.recorded(trainer, loss, monkeypatch), seats, strict=True):
-            rest = known[people] - asked
-            np.testing.assert_array_equal(told.count.numpy()[:, 0], rest.sum(axis=1))
-            np.testing.assert_allclose(told.sums.numpy(), rest @ texts, atol=1e-4)
+        texts, known = trainer.fusion.users.history.texts.numpy(), DATA.interactions.toarray()
+        for read, users, asked in self.recorded(trainer, monkeypatch):
+            assert asked.sum() > 0
+            rest = (known - asked)[users]
+            np.testing.assert_array_equal(read.count.numpy()[:, 0], rest.sum(axis=1))
+            np.testing.assert_allclose(read.sums.numpy(), rest @ texts, atol=1e-4)
 
-    def test_leave_something_to_tell_of_everybody(self, monkeypatch):
-        trainer = self.trainer("biasmf")
-        for _, asked in self.recorded(trainer, "softmax", monkeypatch):
-            assert (asked.sum(axis=1) >= 1).all()
+    def test_leave_something_to_ask_about_everybody(self, monkeypatch):
+        firsts = DATA.interactions.indices[DATA.interactions.indptr[:-1]]
+        one_each = (np.ones(N_USERS, dtype=np.float32), (np.arange(N_USERS), firsts))
+        sparse_log = replace(DATA, interactions=sparse.csr_matrix(one_each, shape=DATA.interactions.shape))
+        for _, users, asked in self.recorded(self.trainer("biasmf", data=sparse_log), monkeypatch):
+            assert (asked[users].sum(axis=1) == 1).all()
 
     def test_what_is_given_is_no_candidate(self, monkeypatch):
         trainer, seen = self.trainer("biasmf"), []

@@ -49,12 +49,14 @@ drawn as (
     known.item_id,
     known.history_rank,
     known.categories,
-    row_number() over (
-      partition by dialogues.dialogue_id
-      order by {{ hash_text('dialogues.seed', 'withheld', 'dialogues.dialogue_id || chr(31) || known.item_id') }}
-    ) as draw,
+    row_number() over lots as draw,
+    first_value(known.item_id) over lots as drawn_item_id,
   from dialogues
   inner join known on known.user_id = dialogues.user_id
+  window lots as (
+    partition by dialogues.dialogue_id
+    order by {{ hash_text('dialogues.seed', 'withheld', 'dialogues.dialogue_id || chr(31) || known.item_id') }}
+  )
 ),
 
 -- A prompt shows first what tells most of a user: judged by what the dialogue knows alone, since the order would tell of
@@ -73,18 +75,15 @@ seen as (
 
 told as (
   select
-    prompt_ranked.dialogue_id,
-    prompt_ranked.user_id,
-    prompt_ranked.view,
-    prompt_ranked.fold,
-    prompt_ranked.asks,
-    prompt_ranked.answer,
-    max(drawn.item_id) as drawn_item_id,
-    list(prompt_ranked.item_id order by prompt_ranked.prompt_rank) as known_items,
+    dialogue_id,
+    user_id,
+    view,
+    fold,
+    asks,
+    answer,
+    drawn_item_id,
+    list(item_id order by prompt_rank) as known_items,
   from prompt_ranked
-  inner join drawn
-    on drawn.dialogue_id = prompt_ranked.dialogue_id
-    and drawn.draw = 1
   group by all
 ),
 
