@@ -33,6 +33,8 @@ KINDS = (
     "backbone",
     "evaluation",
     "ablation",
+    "promotion",
+    "health",
 )
 RECORDED_PACKAGES = (
     "duckdb",

@@ -45,6 +45,13 @@ ARTIFACT_FILES = {
     "hi_users double, lo_items double, hi_items double",
     "backbone/curve": "model string, variant string, seed int64, snapshot string, epoch int64, loss double, "
     "setting string, metric string, value double",
+    "promotion/decision": "decided_at timestamp, dataset string, as_of timestamp, decision string, decided_by string, "
+    "reason string, candidate_version string, candidate_model string, candidate_variant string, candidate_seed int64, "
+    "champion_version string, champion_model string, champion_variant string, metric string, k int64, "
+    "candidate_value double, candidate_lo double, candidate_hi double, champion_value double, diff double, "
+    "diff_lo double, diff_hi double, guards string, version string",
+    "health/checks": "checked_at timestamp, dataset string, as_of timestamp, name string, subject string, value double, "
+    "lower_bound double, upper_bound double, status string, advice string, version string",
 }
 CURRENT_ARTIFACTS = "kind string, version string, encoder string"
 

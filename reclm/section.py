@@ -1,11 +1,28 @@
-"""What every section of the settings tree is."""
+"""What every section of the settings tree is made of."""
 
 from __future__ import annotations
 
+import json
+from typing import Annotated, Any
+
 from pydantic import BaseModel, ConfigDict
+from pydantic.functional_validators import BeforeValidator
+from pydantic_settings import NoDecode
 
 
 class Section(BaseModel):
     """A group of settings: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _split(value: Any) -> Any:
+    """`a,b,c`, a JSON list or a real list."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]

@@ -7,16 +7,14 @@ comes from, is an error that names the nearest right one.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic.functional_validators import BeforeValidator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from reclm.errors import SettingsError
 from reclm.llm.settings import (
@@ -28,7 +26,8 @@ from reclm.llm.settings import (
     TrainerSettings,
     TuneSettings,
 )
-from reclm.section import Section
+from reclm.operations_settings import HealthSettings, PromotionSettings, RetentionSettings, ScheduleSettings
+from reclm.section import Names, Numbers, Section
 from reclm.workspace import Workspace
 
 BACKBONES = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
@@ -47,18 +46,6 @@ EXTRAS = ("masking", "sizes", "reward")
 ENVIRONMENT_PREFIX = "RECLM_"
 SETTINGS_FILE = "reclm.toml"
 NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA"}
-
-
-def _split(value: Any) -> Any:
-    """`a,b,c`, a JSON list or a real list."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 
 
 class DataSettings(Section):
@@ -97,6 +84,11 @@ class DataSettings(Section):
     )
     created_column: str = Field(
         "", description="Column of the time an item appeared; empty: created_ts, or a usual synonym."
+    )
+    as_of: str = Field(
+        "",
+        description="Moment of knowledge, ISO 8601 (UTC unless it says otherwise): interactions at or after it, and items "
+        "created then, are landed but not yet known. Empty: all that has landed.",
     )
     min_weight: float | None = Field(
         None, description="Rows with a lower weight are not likes and are set apart (MovieLens: 4)."
@@ -343,6 +335,10 @@ class Settings(BaseSettings):
     ablate: AblateSettings = AblateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     tracking: TrackingSettings = TrackingSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    health: HealthSettings = HealthSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @classmethod
     def settings_customise_sources(
