@@ -10,90 +10,29 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reclm import __version__
+from reclm import __version__, cli_operations
+from reclm.cli_common import (
+    DataOption,
+    FormatOption,
+    SetOption,
+    SettingsFileOption,
+    WorkspaceOption,
+    app,
+    guarded,
+    load,
+)
 
 if TYPE_CHECKING:
     from reclm.settings import Settings
 
-app = typer.Typer(
-    name="reclm",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Recommendations that know who people are and what things are for.\n\n"
-    "From a log to recommendations: `reclm run --data FOLDER` does everything; `reclm demo` does it on a made-up shop.",
-)
-
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--workspace",
-        "-w",
-        help="Folder that holds everything one data set produced [default: RECLM_WORKSPACE, else ./workspace].",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        "-s",
-        metavar="KEY=VALUE",
-        help="Override a setting; may be given often. `reclm settings` lists the keys.",
-    ),
-]
-SettingsFileOption = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file of settings [default: RECLM_SETTINGS, else ./reclm.toml].")
-]
-DataOption = Annotated[
-    Path, typer.Option("--data", "-d", help="Folder (or file) with the log and, if there is one, the item table.")
-]
-Format = Literal["table", "json"]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people, json for one object a line.")]
-
-
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        from reclm.errors import ReclmError
-
-        try:
-            command(*args, **kwargs)
-        except ReclmError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted: nothing half-written was kept; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:  # no such folder, not writable, disk full: the system's own words name the place
-            print(f"error: {error.strerror or error}: {error.filename or 'see above'}", file=sys.stderr)
-            raise typer.Exit(1) from None
-
-    return run
-
-
-def _load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> Settings:
-    from reclm import settings
-
-    loaded = settings.load(flags or (), workspace=workspace, file=file)
-    if loaded.runtime.threads:  # read by OpenBLAS and OpenMP when numpy and torch are imported, later than this
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ.setdefault(f"{library}_NUM_THREADS", str(loaded.runtime.threads))
-    os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
-    return loaded
-
 
 @app.command()
-@_guarded
+@guarded
 def run(
     data: DataOption,
     workspace: WorkspaceOption = None,
@@ -108,12 +47,12 @@ def run(
     """
     from reclm import stages
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     _finish(settings, stages.run(settings, data))
 
 
 @app.command()
-@_guarded
+@guarded
 def demo(
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
@@ -122,7 +61,7 @@ def demo(
     """Run everything on a seeded, made-up shop whose truth is known (sizes: settings demo.*)."""
     from reclm import stages
 
-    settings = _load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
+    settings = load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
     _finish(settings, stages.run(settings, None))
 
 
@@ -141,7 +80,7 @@ def _finish(settings: Settings, evaluation: Any) -> None:
 
 
 @app.command()
-@_guarded
+@guarded
 def ingest(
     data: DataOption,
     workspace: WorkspaceOption = None,
@@ -155,13 +94,13 @@ def ingest(
     """
     from reclm import stages
 
-    dataset = stages.ingest(_load(workspace, overrides, settings_file), data)
+    dataset = stages.ingest(load(workspace, overrides, settings_file), data)
     for batch in dataset["batches"]:
         print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
 
 
 @app.command()
-@_guarded
+@guarded
 def build(
     workspace: WorkspaceOption = None,
     phase: Annotated[
@@ -176,7 +115,7 @@ def build(
     """Run dbt (models and data tests), then publish the analysts' read-only copy of the warehouse."""
     from reclm import stages, warehouse
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     result = stages.build(settings, phase, force=force)
     print(f"build {result['build_id']}: {settings.paths.warehouse}")
     if docs:
@@ -184,7 +123,7 @@ def build(
 
 
 @app.command()
-@_guarded
+@guarded
 def tune(
     workspace: WorkspaceOption = None,
     dry_run: Annotated[
@@ -200,7 +139,7 @@ def tune(
     """
     from reclm import stages
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     if dry_run:
         stages.teach(settings, dry_run=True)
     else:
@@ -208,29 +147,29 @@ def tune(
 
 
 @app.command()
-@_guarded
+@guarded
 def reward(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
     """Train the reward model on good and spoilt profiles; held-out accuracy is told for each kind of spoiling."""
     from reclm import stages
 
-    _tell_model(stages.reward(_load(workspace, overrides, settings_file)))
+    _tell_model(stages.reward(load(workspace, overrides, settings_file)))
 
 
 @app.command()
-@_guarded
+@guarded
 def refine(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
     """Refine the tuned model against the reward model by PPO (or --set refine.method=rloo), with guards that stop it."""
     from reclm import stages
 
-    _tell_model(stages.refine(_load(workspace, overrides, settings_file)))
+    _tell_model(stages.refine(load(workspace, overrides, settings_file)))
 
 
 @app.command()
-@_guarded
+@guarded
 def ablate(
     workspace: WorkspaceOption = None,
     dry_run: Annotated[
@@ -252,7 +191,7 @@ def ablate(
     from reclm import stages
     from reclm.ablation import ablation_table, plan
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     if dry_run:
         print("\n".join(plan(settings)))
         return
@@ -273,7 +212,7 @@ def _tell_model(artifact: Any) -> None:
 
 
 @app.command()
-@_guarded
+@guarded
 def profile(
     workspace: WorkspaceOption = None,
     full: Annotated[bool, typer.Option("--full", help="Ask the language model everything again.")] = False,
@@ -289,12 +228,12 @@ def profile(
     """
     from reclm import stages
 
-    profiles, embeddings = stages.profile(_load(workspace, overrides, settings_file), full=full, items=items)
+    profiles, embeddings = stages.profile(load(workspace, overrides, settings_file), full=full, items=items)
     print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
 
 
 @app.command()
-@_guarded
+@guarded
 def publish(
     workspace: WorkspaceOption = None,
     rewind: Annotated[
@@ -306,27 +245,27 @@ def publish(
     """Check the features and publish them to Feast, offline and online; nothing is written unless all checks pass."""
     from reclm import stages
 
-    result = stages.publish(_load(workspace, overrides, settings_file), rewind=rewind)
+    result = stages.publish(load(workspace, overrides, settings_file), rewind=rewind)
     for view, counts in result["views"].items():
         print(f"{view:<15}{counts['rows']:>10} rows, {counts['written']} written online")
     print(f"features {result['version']}{' (reused)' if result['reused'] else ''}")
 
 
 @app.command()
-@_guarded
+@guarded
 def train(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
     """Train the backbones named by train.models, each in the variants of train.variants, once per seed of train.seeds."""
     from reclm import stages
 
-    for artifact in stages.train(_load(workspace, overrides, settings_file)):
+    for artifact in stages.train(load(workspace, overrides, settings_file)):
         parameters = artifact.manifest["parameters"]
         print(f"{parameters['model']}/{parameters['variant']} seed {parameters['seed']}: {artifact.path}")
 
 
 @app.command()
-@_guarded
+@guarded
 def evaluate(
     workspace: WorkspaceOption = None,
     output: FormatOption = "table",
@@ -340,7 +279,7 @@ def evaluate(
     from reclm import stages
     from reclm.evaluation.evaluate import comparison_table, result_rows
 
-    evaluation = stages.evaluate(_load(workspace, overrides, settings_file))
+    evaluation = stages.evaluate(load(workspace, overrides, settings_file))
     if output == "json":
         for row in result_rows(evaluation):
             print(json.dumps(row))
@@ -349,18 +288,18 @@ def evaluate(
 
 
 @app.command()
-@_guarded
+@guarded
 def report(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
     """Write one self-contained HTML page: figures beside targets, plots, what ran on what."""
     from reclm import stages
 
-    print(stages.report(_load(workspace, overrides, settings_file)))
+    print(stages.report(load(workspace, overrides, settings_file)))
 
 
 @app.command()
-@_guarded
+@guarded
 def recommend(
     users: Annotated[list[str] | None, typer.Argument(help="User ids.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Items per user.")] = 10,
@@ -381,13 +320,13 @@ def recommend(
 
     if not users and not sample:
         raise typer.BadParameter("give user ids, or --sample N")
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     for result in answer(settings, users or [], top_k=top_k, sample=sample, exclude=exclude or []):
         print(json.dumps(result) if output == "json" else show(result))
 
 
 @app.command()
-@_guarded
+@guarded
 def status(
     workspace: WorkspaceOption = None,
     output: FormatOption = "table",
@@ -397,7 +336,7 @@ def status(
     """What has run, on what, when, and how it went; the champion; the artifacts."""
     from reclm.status import lines, rows
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     if output == "json":
         for row in rows(settings):
             print(json.dumps(row))
@@ -406,7 +345,7 @@ def status(
 
 
 @app.command()
-@_guarded
+@guarded
 def forget(
     user: Annotated[str, typer.Argument(help="The user id to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -417,7 +356,7 @@ def forget(
     """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
     from reclm.forget import forget as remove
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     if not yes:
         typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
     for place, count in remove(settings, user).items():
@@ -425,7 +364,7 @@ def forget(
 
 
 @app.command("settings")
-@_guarded
+@guarded
 def list_settings(
     output: FormatOption = "table",
     workspace: WorkspaceOption = None,
@@ -440,7 +379,7 @@ def list_settings(
 
     from reclm.settings import describe
 
-    settings = _load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file)
     for key, kind, default, description in describe():
         value = reduce(getattr, key.split("."), settings)
         if output == "json":
@@ -453,6 +392,9 @@ def list_settings(
         else:
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
             print(f"{key} = {shown}\n    {description}")
+
+
+cli_operations.register(app)
 
 
 @app.callback(invoke_without_command=True)
