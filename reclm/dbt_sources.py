@@ -88,6 +88,7 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         "prompt_neighbours": features.prompt_neighbours,
         "max_text_length": features.max_text_length,
         "sparse_views": settings.tune.sparse_views,
+        "as_of": settings.data.as_of,
     }
 
 
@@ -165,27 +166,29 @@ def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:
-    """`data`: all that the tables of the features phase mean. Then each phase: that, and all else it is made from."""
+    """{phase: hash of all that it is made from}."""
     workspace = settings.paths
-    code = _project_files()
-    data = content_hash(
-        {
-            "code": {name: digest for name, digest in code.items() if _gives_features(name)},
-            "parameters": _parameters(settings),
-            "landing": _landing_state(workspace),
-        }
-    )
-    features = content_hash({"data": data, "project": code, "reclm": __version__})
+    read = {"parameters": _parameters(settings), "landing": _landing_state(workspace)}
+    features = content_hash({"read": read, "project": _project_files(), "reclm": __version__})
 
     def phase(*kinds: str) -> str:
         return content_hash({"features": features, "artifacts": _artifact_state(workspace, kinds)})
 
     return {
-        "data": data,
         "features": features,
         "profiles": phase("profiles", "embeddings"),
         "evaluation": phase("backbone", "evaluation"),
     }
+
+
+def meaning(settings: Settings, rows: Any) -> str:
+    """What the tables of the features phase mean: a hash of the code and settings behind them and of `rows`, what is known.
+
+    Two builds that know the same have the same one, however many rows landed that are garbage or not yet known.
+    """
+    parameters = {name: value for name, value in _parameters(settings).items() if name != "as_of"}
+    code = {name: digest for name, digest in _project_files().items() if _gives_features(name)}
+    return content_hash({"code": code, "parameters": parameters, "rows": rows})
 
 
 def _project_files() -> dict[str, str]:

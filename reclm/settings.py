@@ -10,10 +10,11 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from reclm.errors import SettingsError
@@ -93,6 +94,14 @@ class DataSettings(Section):
     min_weight: float | None = Field(
         None, description="Rows with a lower weight are not likes and are set apart (MovieLens: 4)."
     )
+
+    @field_validator("as_of")
+    @classmethod
+    def _as_utc(cls, text: str) -> str:
+        if not text:
+            return ""
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 class DemoSettings(Section):

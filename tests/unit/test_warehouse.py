@@ -31,6 +31,15 @@ class StandIn:
             connection.execute(
                 "create or replace table int_snapshots as select 'final' as snapshot, timestamptz '2024-05-01 12:00:00.25+00' as as_of"
             )
+            batches = [batch["batch"] for batch in read_json(settings.paths.dataset)["batches"]]
+            batches = [batch for batch in batches if batch != "garbage"]
+            connection.execute(
+                "create or replace table stg_interactions as select unnest(?) as user_id, 'i' as item_id, null as event_ts, "
+                "1 as weight, null as split, false as in_sparse_train",
+                [batches],
+            )
+            connection.execute("create or replace table int_items as select 'i' as item_id, null as first_seen_at")
+            connection.execute("create or replace table stg_users as select 'u' as user_id, '' as text limit 0")
             connection.execute("create table if not exists calls (n integer)")
             connection.execute("insert into calls values (1)")
         (external / "feast_user_activity.parquet").write_bytes(b"")
@@ -99,6 +108,17 @@ class TestWhatIsBuilt:
         after = warehouse.build(shop, "features")
         assert dbt.selected == [[], []]
         assert after["features_fingerprint"] != before["features_fingerprint"]
+
+    def test_what_is_not_known_rebuilds_the_tables_but_changes_nothing_they_mean(
+        self, shop: Settings, dbt: StandIn
+    ) -> None:
+        before = warehouse.build(shop)
+        land(shop.paths, "a", "garbage")
+        day = shop.model_copy(update={"data": shop.data.model_copy(update={"as_of": "2024-05-02T00:00:00+00:00"})})
+        for settings in (shop, day):
+            after = warehouse.build(settings, "features")
+            assert not after["reused"]
+            assert after["features_fingerprint"] == before["features_fingerprint"]
 
     def test_a_setting_that_no_table_depends_on_changes_nothing(self, shop: Settings, dbt: StandIn) -> None:
         warehouse.build(shop)
@@ -259,13 +279,13 @@ class TestTheProject:
 
         shutil.copytree(warehouse.project(), tmp_path / "dbt")
         monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
-        before = dbt_sources.fingerprints(shop)
+        before = dbt_sources.meaning(shop, []), dbt_sources.fingerprints(shop)
         for name, same_data in (("models/columns.md", True), ("models/marts/core/dim_users.sql", False)):
             with (tmp_path / "dbt" / name).open("a") as file:
                 file.write("\n")
-            after = dbt_sources.fingerprints(shop)
-            assert (after["data"] == before["data"]) is same_data
-            assert after["features"] != before["features"]
+            after = dbt_sources.meaning(shop, []), dbt_sources.fingerprints(shop)
+            assert (after[0] == before[0]) is same_data
+            assert after[1]["features"] != before[1]["features"]
             before = after
 
 

@@ -43,6 +43,7 @@ judged as (
         then 'unknown_split'
       when item_table.landed and items.item_id is null then 'unknown_item'
     end as fault,
+    coalesce(event_at >= parameters.known_until, false) as is_pending,
   from typed
   cross join {{ ref('stg_parameters') }} as parameters
   cross join item_table
@@ -75,6 +76,7 @@ select
   end as reason,
   case
     when reason is not null then 'quarantined'
+    when is_pending then 'pending'
     else 'accepted'
   end as status,
   case

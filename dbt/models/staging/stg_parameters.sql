@@ -16,4 +16,5 @@ select
   prompt_neighbours,
   max_text_length,
   sparse_views,
+  try_cast(nullif(as_of, '') as timestamptz) as known_until,
 from {{ source('workspace', 'parameters') }}

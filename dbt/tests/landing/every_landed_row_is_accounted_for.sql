@@ -1,4 +1,4 @@
--- Landed rows = accepted + superseded + quarantined, for each landing table.
+-- Landed rows = accepted + superseded + pending + quarantined, for each landing table.
 {{ config(tags=['features']) }}
 
 with counts as (
@@ -8,11 +8,11 @@ with counts as (
     (select count(*) from {{ source('landing', table) }}) as n_landed,
     (select count(*) from {{ ref('stg_' ~ table) }}) as n_accepted,
     (select count(*) from {{ ref('quarantine_' ~ table) }}) as n_quarantined,
-    (select count(*) from {{ ref('base_' ~ table) }} where status = 'superseded') as n_superseded,
+    (select count(*) from {{ ref('base_' ~ table) }} where status in ('superseded', 'pending')) as n_other,
   {{ 'union all' if not loop.last }}
   {% endfor %}
 )
 
 select *
 from counts
-where n_landed <> n_accepted + n_quarantined + n_superseded
+where n_landed <> n_accepted + n_quarantined + n_other
