@@ -40,11 +40,13 @@ def recommend(
     an id the champion was not fitted on and WorkspaceError when there is no champion.
     """
     from reclm.backbones import Backbone
+    from reclm.candidates import with_new_items
     from reclm.features.online import read_user
     from reclm.features.store import open_store
 
     pointer = champion.current(settings)
     model = Backbone.load(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
+    model = with_new_items(settings, model, pointer["version"])
     if not user_ids:
         positions = np.linspace(0, len(model.fitted.user_ids) - 1, sample).astype(int)
         user_ids = [str(model.fitted.user_ids[position]) for position in np.unique(positions)]

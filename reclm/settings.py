@@ -88,8 +88,8 @@ class DataSettings(Section):
     )
     as_of: str = Field(
         "",
-        description="Moment of knowledge, ISO 8601 (UTC unless it says otherwise): interactions at or after it, and items "
-        "created then, are landed but not yet known. Empty: all that has landed.",
+        description="Moment of knowledge, ISO 8601 (UTC unless it says otherwise): interactions at or after it "
+        "are landed but not yet known. Empty: all that has landed.",
     )
     min_weight: float | None = Field(
         None, description="Rows with a lower weight are not likes and are set apart (MovieLens: 4)."

@@ -146,6 +146,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
         "features_fingerprint": knowledge,
         "phases": recorded,
         "external_root": (workspace.external / build_id).relative_to(workspace.root).as_posix(),
+        "as_of": settings.data.as_of,
         "built_at": started.isoformat(timespec="seconds"),
     }
     write_json(workspace.current_build, current)

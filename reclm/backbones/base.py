@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -183,6 +183,24 @@ class Backbone(ABC):
         backbone = create(name, settings)
         backbone._restore(fitted)
         return backbone
+
+    def extended(self, item_ids: NDArray[np.str_], vectors: Matrix) -> Backbone:
+        """Another backbone that knows further items (n,), nobody's yet, by their final vectors (n, width); these count for
+        every setting, since items that came after fitting belong to none."""
+        fitted, n_new = self.fitted, len(item_ids)
+        nobody = sparse.csr_matrix((len(fitted.user_ids), n_new), dtype=fitted.known.dtype)
+        no_ids = np.full((n_new, fitted.item_id_vectors.shape[1]), np.nan, dtype=np.float32)
+        other = type(self)(self.settings)
+        other._restore(
+            replace(
+                fitted,
+                item_ids=np.concatenate([fitted.item_ids, item_ids]),
+                known=sparse.hstack([fitted.known, nobody], format="csr"),
+                vectors={s: Vectors(v.users, np.vstack([v.items, vectors])) for s, v in fitted.vectors.items()},
+                item_id_vectors=np.vstack([fitted.item_id_vectors, no_ids]),
+            )
+        )
+        return other
 
     def _restore(self, fitted: Fitted) -> None:
         self._fitted = fitted

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -55,6 +56,33 @@ def publish_fused(
         f"  model {model_version}: {len(user_ids)} user and {len(item_ids)} item vectors published, {written} of them new"
     )
     return {"version": model_version, "users": len(user_ids), "items": len(item_ids), "written": written}
+
+
+def publish_items(
+    settings: Settings,
+    model_version: str,
+    item_ids: Sequence[str] | NDArray[np.str_],
+    item_vectors: NDArray[np.float32],
+    as_of: datetime,
+) -> int:
+    """Adds items to a published model version; returns how many rows were written online.
+
+    `item_vectors` is float32 (n_items, dim). Rows go online first, so whoever finds an item in the offline file finds it
+    online too. Raises WorkspaceError when that version is not published, PublishError for a vector or id that is not fit.
+    """
+    workspace = settings.paths
+    _, held = load_fused(settings, "item", model_version)
+    _check_arguments(model_version, held, item_vectors)
+    table = _table(store.schemas(settings)["item_fused"], model_version, item_ids, item_vectors, as_of)
+    with store.writing(workspace):
+        feast = store.open_store(settings)
+        online.claim(settings)
+        file = store.vector_file(workspace, "item", model_version)
+        before = pq.read_table(file)
+        new = pc.invert(pc.is_in(table["item_id"], before["item_id"].combine_chunks()))
+        written = _write_changed(feast, "item_fused", table.filter(new))
+        store.write_parquet(file, pa.concat_tables([before, table.filter(new).cast(before.schema)]))
+    return written
 
 
 def load_fused(

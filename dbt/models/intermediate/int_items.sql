@@ -10,28 +10,6 @@ cut_offs as (
   from {{ ref('int_snapshots') }}
 ),
 
-seen as (
-  select
-    interactions.item_id,
-    min(case when parameters.split_mode = 'temporal' then event_ts else {{ split_date('split') }} end) as first_seen_at,
-    bool_or(split = 'zero_shot') as has_zero_shot_rows,
-  from {{ ref('int_first_interactions') }} as interactions
-  cross join parameters
-  group by interactions.item_id
-),
-
-known as (
-  select stg_items.*,
-  from {{ ref('stg_items') }} as stg_items
-  cross join parameters
-  left join seen on seen.item_id = stg_items.item_id
-  where
-    parameters.known_until is null
-    or stg_items.created_ts is null
-    or stg_items.created_ts < parameters.known_until
-    or seen.item_id is not null
-),
-
 landed as (
   select
     item_id,
@@ -42,7 +20,7 @@ landed as (
     zero_shot,
     full_shot_candidate,
     row_number() over (order by first_landed.batch_number, first_landed.source_row, item_id) - 1 as item_index,
-  from known
+  from {{ ref('stg_items') }}
 ),
 
 from_log as (
@@ -58,7 +36,7 @@ from_log as (
   from (
     select distinct item_id
     from {{ ref('int_first_interactions') }}
-    where (select count(*) = 0 from {{ ref('stg_items') }})
+    where (select count(*) = 0 from landed)
   )
 ),
 
@@ -66,6 +44,16 @@ catalogue as (
   select * from landed
   union all
   select * from from_log
+),
+
+seen as (
+  select
+    interactions.item_id,
+    min(case when parameters.split_mode = 'temporal' then event_ts else {{ split_date('split') }} end) as first_seen_at,
+    bool_or(split = 'zero_shot') as has_zero_shot_rows,
+  from {{ ref('int_first_interactions') }} as interactions
+  cross join parameters
+  group by interactions.item_id
 ),
 
 described as (

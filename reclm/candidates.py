@@ -1,0 +1,89 @@
+"""The items that can be recommended: those the champion was trained with, and those that have come since.
+
+A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
+ridge regression from texts, text embeddings and profile embeddings to the item vectors of the champion, learned on all
+items that it was trained with (the map that implicit's models use for cold items, see `backbones/factors.py`). Its
+vector is published beside the others under the champion's version, so whoever fills an index from there has it, and
+nothing is trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm import artifacts, champion
+from reclm.errors import ModelError
+from reclm.progress import say
+
+if TYPE_CHECKING:
+    from reclm.backbones import Backbone
+    from reclm.dataset import Setting, TrainingData
+    from reclm.settings import Settings
+
+SETTING: Setting = "full_shot"
+
+
+def add_new_items(settings: Settings) -> dict[str, Any]:
+    """Gives every item that the champion has no vector of one, and publishes it; returns `{version, items, added}`.
+
+    Adding twice does nothing twice. Items of which neither text nor profile is known stay out, and are counted as
+    `silent`. Raises WorkspaceError without a champion or when the published features are not those of the build.
+    """
+    from reclm.backbones import Backbone
+    from reclm.features.frame import load_training_data
+    from reclm.features.fused import load_fused, publish_items
+    from reclm.warehouse import snapshot_as_of
+
+    version = champion.current(settings)["version"]
+    held, _ = load_fused(settings, "item", version)
+    data = load_training_data(settings, "final")
+    missing = ~np.isin(data.item_ids, held)
+    about: dict[str, Any] = {"version": version, "items": len(held), "added": 0, "silent": 0}
+    if not missing.any():
+        say(f"  all {len(held):,} items have a vector of the champion {version}")
+        return about
+    backbone = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
+    vectors = placed(backbone, data)
+    known = np.isfinite(vectors).all(axis=1)
+    new = np.flatnonzero(missing & known)
+    publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "final"))
+    about |= {"items": len(held) + len(new), "added": len(new), "silent": int((missing & ~known).sum())}
+    say(f"  {len(new):,} new items are candidates of {version}; {about['silent']:,} have neither text nor profile")
+    return about
+
+
+def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
+    """(n_items, width) float32: where each item of `data` belongs in the space of a fitted backbone; NaN: nobody can tell.
+
+    Only rows of items that the backbone was not fitted on are of use: the others are predictions too.
+    """
+    from reclm.backbones.factors import item_kernels, mapped
+
+    fitted = backbone.fitted
+    position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
+    targets = np.zeros((len(data.item_ids), fitted.vectors[SETTING].items.shape[1]), dtype=np.float32)
+    targets[position >= 0] = fitted.vectors[SETTING].items[position[position >= 0]]
+    sources: list[Any] = item_kernels(data, None if fitted.description["variant"] == "base" else data.item_profile)
+    vectors = mapped(sources, (position >= 0).astype(np.int64), targets)
+    if vectors is None:
+        return np.full_like(targets, np.nan)
+    silent = np.ones(len(targets), dtype=bool)
+    for source in sources:
+        silent &= np.asarray(abs(source).sum(axis=1)).ravel() == 0
+    vectors[silent] = np.nan
+    return vectors
+
+
+def with_new_items(settings: Settings, backbone: Backbone, version: str) -> Backbone:
+    """The fitted backbone, knowing also the items that were added to its candidates since."""
+    from reclm.features.fused import load_fused
+
+    ids, vectors = load_fused(settings, "item", version)
+    new = ~np.isin(ids, backbone.fitted.item_ids)
+    width = backbone.fitted.vectors[SETTING].items.shape[1]
+    if new.any() and vectors.shape[1] != width:
+        raise ModelError(f"published vectors of {version} have {vectors.shape[1]} numbers, the model's {width}")
+    return backbone.extended(ids[new], vectors[new]) if new.any() else backbone
