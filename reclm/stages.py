@@ -223,6 +223,23 @@ def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) ->
     return evaluation
 
 
+def cold_items(settings: Settings) -> dict[str, Any]:
+    """From landing to recommendable with nothing trained: new items get a profile by the model that wrote the others, an
+    embedding, rows in Feast and a place among the champion's candidates. Returns `{version, items, added, silent}`.
+
+    Raises WorkspaceError when there is no champion, or the profiles that stand cannot be added to.
+    """
+    from reclm.candidates import add_new_items
+
+    build(settings, "features")
+    profile(settings, items="new")
+    publish(settings)
+    with recorded(settings.paths, "candidates") as about:
+        result = add_new_items(settings)
+        about |= result | {"reused": result["added"] == 0}
+    return result
+
+
 def report(settings: Settings) -> Path:
     """One self-contained HTML page."""
     from reclm.evaluation.report import write_report

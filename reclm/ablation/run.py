@@ -130,7 +130,10 @@ def run_cells(
     settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: Final, folder: Path
 ) -> list[Finished]:
     """Every cell, trained or found; what remains is told after the first that had to be trained."""
-    snapshots, earlier = Snapshots(settings), earlier_ablations(settings)
+    from reclm.warehouse import features_fingerprint
+
+    snapshots = Snapshots(settings, features_fingerprint(settings))
+    earlier = earlier_ablations(settings)
     sources = {one.profiles.version: one.profiles for one in written}
     held: dict[str, Any] = {}
 

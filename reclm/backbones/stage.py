@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import EvaluationTask, Setting, Snapshot, TrainingData, Variant
+from reclm.errors import WorkspaceError
 from reclm.progress import say, track
 
 if TYPE_CHECKING:
@@ -41,21 +42,32 @@ CURVE = pa.schema(
 
 
 class Snapshots:
-    """Training data and tasks, read when first needed and then kept."""
+    """Training data and tasks, read when first needed, all at once, and then kept: the warehouse may move on meanwhile.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    Raises WorkspaceError when it moves while it is read.
+    """
+
+    def __init__(self, settings: Settings, warehouse: str) -> None:
+        self.settings, self.warehouse = settings, warehouse
 
     @cached_property
-    def select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+    def _read(self) -> tuple[TrainingData, list[EvaluationTask], TrainingData]:
         from reclm.evaluation.tasks import load_tasks
+        from reclm.warehouse import features_fingerprint
 
-        return self._data("select"), load_tasks(self.settings, "select")
+        read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
+        if features_fingerprint(self.settings) != self.warehouse:
+            raise WorkspaceError("the warehouse was built anew while training read it; run `reclm train` again")
+        return read
 
-    @cached_property
+    @property
+    def select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+        return self._read[:2]
+
+    @property
     def final(self) -> TrainingData:
         """Without tasks: the test slice is evaluation's alone."""
-        return self._data("final")
+        return self._read[2]
 
     def _data(self, snapshot: Snapshot) -> TrainingData:
         from reclm.features.frame import load_training_data
@@ -100,13 +112,13 @@ def standing(settings: Settings) -> list[Artifact]:
 
 def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     """Every wanted model, trained or found. Returns them and how many had to be trained."""
-    from reclm.warehouse import set_current_artifacts
+    from reclm.warehouse import features_fingerprint, set_current_artifacts
 
-    snapshots = Snapshots(settings)
+    snapshots = Snapshots(settings, features_fingerprint(settings))
     finished: list[Artifact] = []
     made = 0
-    for model, variant, seed in track(_wanted(settings), "training"):
-        parameters, parents = _identity(settings, model, variant, seed)
+    wanted = [(one, _identity(settings, *one)) for one in _wanted(settings)]
+    for _, (parameters, parents) in track(wanted, "training"):
         version = artifacts.version_of(KIND, parameters, parents)
         artifact = artifacts.find(settings.paths, KIND, version)
         if artifact is None:

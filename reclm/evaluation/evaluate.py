@@ -61,18 +61,25 @@ class Contender:
 class Bound:
     """A backbone bound to one setting, as a `Scorer`."""
 
-    def __init__(self, backbone: Any, setting: Setting) -> None:
-        self.backbone, self.setting = backbone, setting
+    def __init__(self, backbone: Any, setting: Setting, n_items: int = 0) -> None:
+        self.backbone, self.setting, self.n_items = backbone, setting, n_items
 
     def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.backbone.score(users, setting=self.setting)
+        """(b, n_items): zeros for items that came after training, which are no candidates."""
+        scores = self.backbone.score(users, setting=self.setting)
+        later = self.n_items - scores.shape[1]
+        return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
 
 
 class Final:
-    """The final snapshot, each part read when first needed and then kept."""
+    """The final snapshot, each part read when first needed and then kept.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    Items that came after one of `models` was trained are candidates for nobody: they have no interactions, and the
+    comparison is of the same lists.
+    """
+
+    def __init__(self, settings: Settings, models: Sequence[Artifact] = ()) -> None:
+        self.settings, self.models = settings, models
 
     @cached_property
     def tasks(self) -> list[EvaluationTask]:
@@ -82,6 +89,9 @@ class Final:
                 "no interaction falls into the test slice, so there is nothing to evaluate on; "
                 "lower split.train_share + split.valid_share or bring a longer log"
             )
+        n_items = min((items_of(model) for model in self.models), default=len(found[0].candidates))
+        for task in found:
+            task.candidates[n_items:] = False
         return found
 
     @cached_property
@@ -134,7 +144,7 @@ def _name(model: Artifact) -> str:
 
 
 def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draft) -> None:
-    final = Final(settings)
+    final = Final(settings, models)
     baselines, skipped = _baselines(settings, final)
     contenders = baselines + [_backbone(settings, final, model) for model in models]
     ranked = _rank_all(settings, final, contenders, draft)
@@ -218,11 +228,19 @@ def _backbone(settings: Settings, final: Final, model: Artifact) -> Contender:
 
         backbone = Backbone.load(model.path)
         fitted = backbone.fitted
-        require_same_ids(f"model {_name(model)}", fitted.user_ids, fitted.item_ids, *final.ids)
-        return lambda task: Bound(backbone, task.setting)
+        users, items = final.ids
+        require_same_ids(
+            f"model {_name(model)}", fitted.user_ids, fitted.item_ids, users, items[: len(fitted.item_ids)]
+        )
+        return lambda task: Bound(backbone, task.setting, len(items))
 
     about = model.manifest["parameters"]
     return Contender(about["model"], about["variant"], int(about["seed"]), SETTINGS, load)
+
+
+def items_of(model: Artifact) -> int:
+    """How many items a backbone was fitted on."""
+    return int(pq.read_metadata(model.path / "items.parquet").num_rows)
 
 
 def require_same_ids(

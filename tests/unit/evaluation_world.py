@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
@@ -158,8 +159,8 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "sho
     for model in ("biasmf", "lightgcn"):
         for variant in ("base", "augment", "shuffled"):
             parameters = {"model": model, "variant": variant, "seed": 42}
-            with artifacts.writing(settings.paths, "backbone", parameters, {"warehouse": "f" * 16}):
-                pass
+            with artifacts.writing(settings.paths, "backbone", parameters, {"warehouse": "f" * 16}) as draft:
+                pq.write_table(pa.table({"item_id": ITEM_IDS}), draft.path / "items.parquet")
             found.append(
                 artifacts.load(
                     settings.paths, "backbone", artifacts.version_of("backbone", parameters, {"warehouse": "f" * 16})

@@ -148,7 +148,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     )
     monkeypatch.setattr(backbones, "create", lambda model, settings: Learner(model))
     data = ew.training_data(made.settings, "select")
-    monkeypatch.setattr(stage, "Snapshots", lambda settings: SimpleNamespace(select=(data, [])))
+    monkeypatch.setattr(stage, "Snapshots", lambda settings, warehouse: SimpleNamespace(select=(data, [])))
     monkeypatch.setattr(stage, "with_profiles", lambda settings, data, profiles: replace(data))
     monkeypatch.setattr("reclm.stages.features_version", lambda settings: "features")
     monkeypatch.setattr(

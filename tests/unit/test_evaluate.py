@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
@@ -14,7 +15,15 @@ import reclm.backbones
 from reclm import artifacts
 from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
-from reclm.evaluation.evaluate import ROW_FIELDS, comparison_table, evaluate, random_list_band, result_rows
+from reclm.evaluation.evaluate import (
+    ROW_FIELDS,
+    Bound,
+    Final,
+    comparison_table,
+    evaluate,
+    random_list_band,
+    result_rows,
+)
 from reclm.evaluation.ranking import metrics_per_user, rank, truth_ranks
 from reclm.evaluation.tables import SCHEMAS
 
@@ -109,6 +118,26 @@ class TestAnEvaluation:
         with pytest.raises(ModelError, match="89 users"):
             evaluate(world.settings, world.backbones)
         assert artifacts.all_of(world.settings.paths, "evaluation") == []
+
+
+class TestItemsThatCameAfterTraining:
+    def test_are_candidates_for_nobody_and_the_rest_is_ranked(
+        self, world: ew.World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        n_items = ew.N_ITEMS - 3
+        for model in world.backbones:
+            pq.write_table(pa.table({"item_id": ew.ITEM_IDS[:n_items]}), model.path / "items.parquet")
+        whole = ew.Noisy("biasmf", "base")
+        older = ew.Noisy("biasmf", "base")
+        older.table, older.fitted.item_ids = older.table[:, :n_items], ew.ITEM_IDS[:n_items]
+        for task in world.tasks:
+            task.candidates[n_items:] = False
+            lists = [rank(Bound(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]
+            assert np.array_equal(*lists) and lists[0].max() < n_items
+        monkeypatch.setattr(reclm.backbones.Backbone, "load", lambda path: older)
+        final = Final(world.settings, world.backbones)
+        assert not any(task.candidates[n_items:].any() for task in final.tasks)
+        assert evaluate(world.settings, world.backbones).version
 
 
 class TestAnInterruptedEvaluation:

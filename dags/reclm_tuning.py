@@ -1,0 +1,45 @@
+"""Weekly, and when drift says so: the language model is tuned anew."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+
+from reclm.schedule import tasks
+from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, schedule, shared
+
+DOC = """
+### Language model
+
+Two-turn supervised tuning, a reward model, PPO against it (RecLM, section 3), each an artifact with lineage. Runs in the
+pool `accelerator`: one training at a time. What stands on the same dialogues is used again.
+
+**When it fails**: run it again; each stage goes on where it stopped. Profiles go on being written by the model before.
+"""
+
+
+def when():
+    """Drift, and the clock where one is set."""
+    cron = schedule().tuning
+    if not cron:
+        return [TUNING_DUE]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[TUNING_DUE])
+
+
+with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
+
+    @task(pool=ACCELERATOR)
+    def tune(params=None):
+        """Teacher's profiles, base model, LoRA on two-turn dialogues."""
+        return tasks.tune(params)
+
+    @task(pool=ACCELERATOR)
+    def reward(params=None):
+        """What judges a profile."""
+        return tasks.reward(params)
+
+    @task(pool=ACCELERATOR, inlets=[MODEL], outlets=[MODEL])
+    def refine(params=None, inlet_events=None):
+        """PPO with guards; the merged model."""
+        yield from announced(MODEL, tasks.refine(params), inlet_events)
+
+    tune() >> reward() >> refine()

@@ -1,0 +1,88 @@
+"""What the DAG files share: assets, pools, parameters, retries, callbacks. Needs Airflow; loads nothing else that is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, Metadata, Param, SyncCallback
+from airflow.sdk.exceptions import AirflowSkipException
+
+from reclm.operations_settings import ScheduleSettings
+from reclm.schedule import callbacks
+
+FEATURES = Asset("reclm_features", uri="reclm://features", group="reclm")
+TUNING_DUE = Asset("reclm_tuning_due", uri="reclm://tuning-due", group="reclm")
+MODEL = Asset("reclm_model", uri="reclm://model", group="reclm")
+PROFILES = Asset("reclm_profiles", uri="reclm://profiles", group="reclm")
+CHAMPION = Asset("reclm_champion", uri="reclm://champion", group="reclm")
+
+WAREHOUSE = "warehouse"
+ACCELERATOR = "accelerator"
+POOLS = {
+    WAREHOUSE: "One build of the warehouse at a time; a second would wait for its file lock with a worker in its hands.",
+    ACCELERATOR: "One training of a language model at a time.",
+}
+"""Pools of one slot each that must exist before the DAGs run, and why."""
+
+START = datetime(2020, 1, 1)
+PARAMS = {
+    "workspace": Param(
+        None, type=["null", "string"], description="Data set: a workspace folder; null: RECLM_WORKSPACE."
+    ),
+    "settings": Param({}, type="object", description='Settings to override, e.g. {"train.epochs": 10}.'),
+}
+AS_OF = {
+    "as_of": Param(
+        None, type=["null", "string"], description="Moment of knowledge, ISO 8601; null: the run's logical date."
+    ),
+}
+DRY_RUN = {"dry_run": Param(False, type="boolean", description="Only say what would be done.")}
+
+
+@lru_cache(maxsize=1)
+def schedule() -> ScheduleSettings:
+    """The section `schedule` of this deployment's settings."""
+    from reclm.settings import load
+
+    return load([]).schedule
+
+
+def shared(doc: str, *, more: Mapping[str, Param] | None = None, tags: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The arguments that every DAG has."""
+    settings = schedule()
+    return {
+        "start_date": START,
+        "catchup": False,
+        "max_active_runs": 1,
+        "tags": ["reclm", *tags],
+        "doc_md": doc,
+        "params": PARAMS | dict(more or {}),
+        "render_template_as_native_obj": True,
+        "deadline": DeadlineAlert(
+            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            interval=timedelta(minutes=settings.deadline_minutes),
+            callback=SyncCallback(callbacks.deadline_missed),
+        ),
+        "default_args": {
+            "owner": "reclm",
+            "retries": settings.retries,
+            "retry_delay": timedelta(seconds=settings.retry_seconds),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(hours=1),
+            "on_failure_callback": callbacks.failed,
+        },
+    }
+
+
+def announced(asset: Asset, result: dict[str, Any], inlet_events: Any) -> Iterator[Any]:
+    """Tells downstream of `result` when its version is not the one that was told last; else skips what follows.
+
+    A task with `asset` among its inlets and outlets yields from this. Raises AirflowSkipException when there is nothing new.
+    """
+    last = [event.extra.get("version") for event in inlet_events[asset].ascending(False).limit(1)]
+    if last == [result["version"]]:
+        raise AirflowSkipException(f"{asset.name} {result['version']} is what downstream has already")
+    yield Metadata(asset, extra=result)

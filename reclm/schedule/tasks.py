@@ -1,0 +1,248 @@
+"""One function a task: a DAG run's parameters come in, one stage is called, and what Airflow should remember goes out.
+
+Results are small dictionaries of plain values (Airflow keeps them); artifacts stay in the workspace. Everything heavy is
+imported inside the functions, so that a DAG file loads at once. A stage that finds its result standing returns
+`reused`; whether anything new is worth telling downstream is decided by `announced`, against what was told last, so a
+task that is killed after its work and tried again still tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reclm.artifacts import Artifact
+    from reclm.settings import Settings
+
+Params = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+def load(params: Params) -> Settings:
+    """The settings of this deployment (file, environment) with what the run's parameters override."""
+    import os
+
+    from reclm import settings
+
+    flags = [f"{key}={value}" for key, value in (params.get("settings") or {}).items()]
+    if params.get("as_of"):
+        flags.append(f"data.as_of={params['as_of']}")
+    workspace = params.get("workspace")
+    loaded = settings.load(flags, workspace=Path(workspace) if workspace else None)
+    os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
+    return loaded
+
+
+def as_built(params: Params) -> Settings:
+    """The same, with the moment of knowledge of the build that stands: what follows a build knows what it knows."""
+    from reclm.workspace import read_json
+
+    settings = load({**params, "as_of": None})
+    if not settings.paths.current_build.exists():
+        return settings
+    as_of = read_json(settings.paths.current_build).get("as_of", "")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"as_of": as_of})})
+
+
+def inbox(settings: Settings) -> Path:
+    """The folder that deliveries are dropped into. Made when it is missing."""
+    folder = Path(settings.schedule.inbox).expanduser() if settings.schedule.inbox else settings.paths.root / "inbox"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def ingest(params: Params) -> Result:
+    """What is new in the inbox, into landing. An empty inbox is an empty day."""
+    from reclm import stages
+    from reclm.ingest.files import tables_in
+
+    settings = load(params)
+    folder = inbox(settings)
+    before = _batches(settings)
+    if not tables_in(folder):
+        return {"new_batches": 0, "batches": len(before)}
+    stages.ingest(settings, folder)
+    after = _batches(settings)
+    return {"new_batches": len(after - before), "batches": len(after)}
+
+
+def _batches(settings: Settings) -> set[tuple[str, str]]:
+    from reclm.workspace import read_json
+
+    if not settings.paths.dataset.exists():
+        return set()
+    return {(batch["table"], batch["batch"]) for batch in read_json(settings.paths.dataset)["batches"]}
+
+
+def has_data(params: Params) -> bool:
+    """False before anything has landed."""
+    return load(params).paths.dataset.exists()
+
+
+def features(params: Params, logical_date: datetime | None) -> Result:
+    """dbt's features phase, as of the end of the day the run stands for; `params.as_of` wins."""
+    from reclm import stages
+
+    as_of = params.get("as_of") or (logical_date.isoformat() if logical_date else "")
+    settings = load({**params, "as_of": as_of})
+    if params.get("dry_run"):
+        return {"dry_run": True, "as_of": settings.data.as_of}
+    built = stages.build(settings, "features")
+    return {
+        "version": built["features_fingerprint"],
+        "build_id": built["build_id"],
+        "as_of": built["as_of"],
+        **_sizes(settings),
+    }
+
+
+def _sizes(settings: Settings) -> Result:
+    from contextlib import closing
+
+    from reclm import warehouse
+
+    with closing(warehouse.connect(settings)) as connection:
+        found = connection.execute(
+            "select (select count(*) from dim_users), (select count(*) from dim_items), "
+            "(select count(*) from fct_known_interactions where snapshot = 'final'), "
+            "(select count(*) from quarantine_interactions)"
+        ).fetchall()[0]
+    return dict(zip(("users", "items", "interactions", "quarantined"), found, strict=True))
+
+
+def health(params: Params) -> Result:
+    """The health checks, as rows of fct_health; fails on a breach of a check named in health.fail."""
+    from reclm import stages
+    from reclm.health import drifted
+
+    checked = stages.check_health(as_built(params))
+    return {"version": checked.version, "drifted": drifted(checked)}
+
+
+def tuning_due(params: Params, drifted: Sequence[str] = ()) -> str:
+    """Why the language model should be tuned now; empty: no reason."""
+    from reclm import artifacts, stages
+    from reclm.profiles.language import KIND_OF_MODEL
+
+    settings = stages.with_words(as_built(params))
+    if settings.profiles.engine not in stages.LEARNING_ENGINES:
+        return ""
+    if not artifacts.all_of(settings.paths, KIND_OF_MODEL[settings.profiles.model]):
+        return "no model stands"
+    return f"drift: {', '.join(drifted)}" if drifted else ""
+
+
+def tune(params: Params) -> Result:
+    """Teacher, base model and two-turn tuning."""
+    from reclm import stages
+
+    return _about(stages.tune(as_built(params)))
+
+
+def reward(params: Params) -> Result:
+    """The reward model."""
+    from reclm import stages
+
+    return _about(stages.reward(as_built(params)))
+
+
+def refine(params: Params) -> Result:
+    """The tuned model after PPO."""
+    from reclm import stages
+
+    return _about(stages.refine(as_built(params)))
+
+
+def model_stands(params: Params) -> bool:
+    """Whether profiles can be written now: by keywords, by an endpoint, or by a model that stands."""
+    return tuning_due(params) == ""
+
+
+def profiles(params: Params) -> Result:
+    """Profiles of what is new or changed, scored and embedded, and their tables."""
+    from reclm import stages
+
+    settings = stages.with_words(as_built(params))
+    written, embedded = stages.profile(settings)
+    return {"version": written.version, "embeddings": embedded.version, **_plain(written.metrics)}
+
+
+def publish(params: Params) -> Result:
+    """Checked features into Feast, offline and online."""
+    from reclm import stages
+
+    result = stages.publish(as_built(params), rewind=bool(params.get("rewind")))
+    return {"version": result["version"], "online_store": result["online_store"], "reused": result["reused"]}
+
+
+def train(params: Params) -> Result:
+    """The backbones, from Feast."""
+    from reclm import stages
+
+    settings = as_built(params)
+    if params.get("models"):
+        settings = settings.model_copy(
+            update={"train": settings.train.model_copy(update={"models": tuple(params["models"])})}
+        )
+    trained = stages.train(settings)
+    return {"versions": [artifact.version for artifact in trained]}
+
+
+def evaluate(params: Params, versions: Sequence[str]) -> Result:
+    """All models and baselines on the test slice: for people to read, not for the decision."""
+    from reclm import stages
+
+    settings = as_built(params)
+    return _about(stages.evaluate(settings, _backbones(settings, versions)))
+
+
+def promote(params: Params, versions: Sequence[str], approved: bool | None = None) -> Result:
+    """The promotion policy; `approved` is a person's word where settings ask for one."""
+    from reclm import champion, stages
+
+    settings = as_built(params)
+    decided = stages.promote(settings, _backbones(settings, versions), approved=approved)
+    standing = champion.current(settings)["version"] if settings.paths.champion.exists() else None
+    return {"decision_version": decided.version, **_plain(decided.metrics), "version": standing}
+
+
+def report(params: Params) -> Result:
+    """The HTML page."""
+    from reclm import stages
+
+    return {"page": str(stages.report(as_built(params)))}
+
+
+def _backbones(settings: Settings, versions: Sequence[str]) -> list[Artifact]:
+    from reclm import artifacts
+
+    return [artifacts.load(settings.paths, "backbone", version) for version in versions]
+
+
+def cold_items(params: Params) -> Result:
+    """New items, from the inbox to the champion's candidates, with nothing trained."""
+    from reclm import stages
+
+    settings = as_built(params)
+    if ingest(params)["batches"] == 0 or not settings.paths.champion.exists():
+        return {"added": 0, "waiting": "nothing has been promoted yet"}
+    return stages.cold_items(stages.with_words(settings))
+
+
+def maintain(params: Params) -> Result:
+    """Retention, leftovers, orphans."""
+    from reclm import stages
+
+    return _plain(stages.maintain(as_built(params), dry_run=bool(params.get("dry_run"))))
+
+
+def _about(artifact: Artifact) -> Result:
+    return {"version": artifact.version, **_plain(artifact.metrics)}
+
+
+def _plain(values: Mapping[str, Any]) -> Result:
+    """Numbers, words and truths alone: what fits beside an asset event."""
+    return {key: value for key, value in values.items() if isinstance(value, str | int | float | bool)}
