@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Metadata, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
@@ -48,10 +48,10 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
     @task(outlets=[TUNING_DUE])
     def tuning_due(drifted, params=None):
         """Starts reclm_tuning when there is no model, or when what people do has drifted."""
-        reason = tasks.tuning_due(params, drifted)
-        if not reason:
+        due = tasks.tuning_due(params, drifted)
+        if not due["reason"]:
             raise AirflowSkipException("the language model that stands will do")
-        return reason
+        yield Metadata(TUNING_DUE, extra=due)
 
     drifted = health()
     ingest() >> build() >> drifted

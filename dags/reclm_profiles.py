@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, FEATURES, MODEL, PROFILES, WAREHOUSE, announced, shared
+from reclm.schedule.parts import ACCELERATOR, FEATURES, MODEL, PROFILES, WAREHOUSE, announced, request, shared
 
 DOC = """
 ### Profiles
@@ -22,20 +22,20 @@ While no model stands (the first day) the run is skipped: reclm_tuning starts it
 with DAG("reclm_profiles", schedule=(FEATURES | MODEL), **shared(DOC)) as dag:
 
     @task(pool=ACCELERATOR)
-    def generate(params=None):
+    def generate(params=None, triggering_asset_events=None):
         """Profiles, their quality and their embeddings."""
-        if not tasks.model_stands(params):
+        if not tasks.model_stands(request(params, triggering_asset_events)):
             raise AirflowSkipException("no language model stands yet; reclm_tuning makes one and starts this again")
-        return tasks.profiles(params)
+        return tasks.profiles(request(params, triggering_asset_events))
 
     @task(pool=WAREHOUSE, inlets=[PROFILES], outlets=[PROFILES])
-    def publish(params=None, inlet_events=None):
+    def publish(params=None, triggering_asset_events=None, inlet_events=None):
         """Features into Feast."""
-        yield from announced(PROFILES, tasks.publish(params), inlet_events)
+        yield from announced(PROFILES, tasks.publish(request(params, triggering_asset_events)), inlet_events)
 
     @task(pool=WAREHOUSE)
-    def health(params=None):
+    def health(params=None, triggering_asset_events=None):
         """Over-smoothing, format, embeddings, skew between offline and online store."""
-        return tasks.health(params)["drifted"]
+        return tasks.health(request(params, triggering_asset_events))["drifted"]
 
     generate() >> publish() >> health()

@@ -8,7 +8,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, task
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, CHAMPION, PROFILES, WAREHOUSE, announced, schedule, shared
+from reclm.schedule.parts import ACCELERATOR, CHAMPION, PROFILES, WAREHOUSE, announced, request, schedule, shared
 
 DOC = """
 ### Training and promotion
@@ -26,25 +26,27 @@ MODELS = {
 with DAG("reclm_training", schedule=[PROFILES], **shared(DOC, more=MODELS)) as dag:
 
     @task(pool=ACCELERATOR)
-    def train(params=None):
+    def train(params=None, triggering_asset_events=None):
         """Select on the validation slice, refit on all that is known."""
-        return tasks.train(params)["versions"]
+        return tasks.train(request(params, triggering_asset_events))["versions"]
 
     @task(pool=WAREHOUSE)
-    def evaluate(versions, params=None):
+    def evaluate(versions, params=None, triggering_asset_events=None):
         """The test slice, once."""
-        return tasks.evaluate(params, versions)
+        return tasks.evaluate(request(params, triggering_asset_events), versions)
 
     @task(pool=WAREHOUSE, inlets=[CHAMPION], outlets=[CHAMPION])
-    def promote(versions, answer=None, params=None, inlet_events=None):
+    def promote(versions, answer=None, params=None, triggering_asset_events=None, inlet_events=None):
         """The promotion policy."""
         approved = None if answer is None else answer["chosen_options"] == ["Approve"]
-        yield from announced(CHAMPION, tasks.promote(params, versions, approved), inlet_events)
+        yield from announced(
+            CHAMPION, tasks.promote(request(params, triggering_asset_events), versions, approved), inlet_events
+        )
 
     @task(pool=WAREHOUSE, trigger_rule="none_failed")
-    def report(params=None):
+    def report(params=None, triggering_asset_events=None):
         """The HTML page."""
-        return tasks.report(params)["page"]
+        return tasks.report(request(params, triggering_asset_events))["page"]
 
     versions = train()
     evaluated = evaluate(versions)

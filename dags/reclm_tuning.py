@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, schedule, shared
+from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, request, schedule, shared
 
 DOC = """
 ### Language model
@@ -28,18 +28,18 @@ def when():
 with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
 
     @task(pool=ACCELERATOR)
-    def tune(params=None):
+    def tune(params=None, triggering_asset_events=None):
         """Teacher's profiles, base model, LoRA on two-turn dialogues."""
-        return tasks.tune(params)
+        return tasks.tune(request(params, triggering_asset_events))
 
     @task(pool=ACCELERATOR)
-    def reward(params=None):
+    def reward(params=None, triggering_asset_events=None):
         """What judges a profile."""
-        return tasks.reward(params)
+        return tasks.reward(request(params, triggering_asset_events))
 
     @task(pool=ACCELERATOR, inlets=[MODEL], outlets=[MODEL])
-    def refine(params=None, inlet_events=None):
+    def refine(params=None, triggering_asset_events=None, inlet_events=None):
         """PPO with guards; the merged model."""
-        yield from announced(MODEL, tasks.refine(params), inlet_events)
+        yield from announced(MODEL, tasks.refine(request(params, triggering_asset_events)), inlet_events)
 
     tune() >> reward() >> refine()

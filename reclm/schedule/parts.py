@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, Metadata, Param, SyncCallback
+from airflow.sdk import Asset, Metadata, Param
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.operations_settings import ScheduleSettings
@@ -27,6 +29,7 @@ POOLS = {
 }
 """Pools of one slot each that must exist before the DAGs run, and why."""
 
+LOOKED_BACK = 100
 START = datetime(2020, 1, 1)
 PARAMS = {
     "workspace": Param(
@@ -77,12 +80,21 @@ def shared(doc: str, *, more: Mapping[str, Param] | None = None, tags: tuple[str
     }
 
 
+def request(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str, Any]:
+    """The parameters of a run that an asset started: its data set is that of the newest event, unless a person named one."""
+    told = [event for events in (triggering_asset_events or {}).values() for event in events]
+    newest = max(told, key=lambda event: event.timestamp, default=None)
+    workspace = params.get("workspace") or (newest.extra.get("workspace") if newest else None)
+    return {**params, "workspace": workspace}
+
+
 def announced(asset: Asset, result: dict[str, Any], inlet_events: Any) -> Iterator[Any]:
-    """Tells downstream of `result` when its version is not the one that was told last; else skips what follows.
+    """Tells downstream of `result` when its version is not what this data set's last event told; else skips what follows.
 
     A task with `asset` among its inlets and outlets yields from this. Raises AirflowSkipException when there is nothing new.
     """
-    last = [event.extra.get("version") for event in inlet_events[asset].ascending(False).limit(1)]
-    if last == [result["version"]]:
+    told = (event.extra for event in inlet_events[asset].ascending(False).limit(LOOKED_BACK))
+    last = next((extra.get("version") for extra in told if extra.get("workspace") == result["workspace"]), None)
+    if last == result["version"]:
         raise AirflowSkipException(f"{asset.name} {result['version']} is what downstream has already")
     yield Metadata(asset, extra=result)

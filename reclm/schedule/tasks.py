@@ -92,6 +92,7 @@ def features(params: Params, logical_date: datetime | None) -> Result:
         return {"dry_run": True, "as_of": settings.data.as_of}
     built = stages.build(settings, "features")
     return {
+        **_where(settings),
         "version": built["features_fingerprint"],
         "build_id": built["build_id"],
         "as_of": built["as_of"],
@@ -122,17 +123,19 @@ def health(params: Params) -> Result:
     return {"version": checked.version, "drifted": drifted(checked)}
 
 
-def tuning_due(params: Params, drifted: Sequence[str] = ()) -> str:
-    """Why the language model should be tuned now; empty: no reason."""
+def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
+    """`reason`: why the language model should be tuned now; empty: no reason."""
     from reclm import artifacts, stages
     from reclm.profiles.language import KIND_OF_MODEL
 
     settings = stages.with_words(as_built(params))
     if settings.profiles.engine not in stages.LEARNING_ENGINES:
-        return ""
-    if not artifacts.all_of(settings.paths, KIND_OF_MODEL[settings.profiles.model]):
-        return "no model stands"
-    return f"drift: {', '.join(drifted)}" if drifted else ""
+        reason = ""
+    elif not artifacts.all_of(settings.paths, KIND_OF_MODEL[settings.profiles.model]):
+        reason = "no model stands"
+    else:
+        reason = f"drift: {', '.join(drifted)}" if drifted else ""
+    return {**_where(settings), "reason": reason}
 
 
 def tune(params: Params) -> Result:
@@ -153,12 +156,13 @@ def refine(params: Params) -> Result:
     """The tuned model after PPO."""
     from reclm import stages
 
-    return _about(stages.refine(as_built(params)))
+    settings = as_built(params)
+    return {**_where(settings), **_about(stages.refine(settings))}
 
 
 def model_stands(params: Params) -> bool:
     """Whether profiles can be written now: by keywords, by an endpoint, or by a model that stands."""
-    return tuning_due(params) == ""
+    return not tuning_due(params)["reason"]
 
 
 def profiles(params: Params) -> Result:
@@ -174,8 +178,10 @@ def publish(params: Params) -> Result:
     """Checked features into Feast, offline and online."""
     from reclm import stages
 
-    result = stages.publish(as_built(params), rewind=bool(params.get("rewind")))
-    return {"version": result["version"], "online_store": result["online_store"], "reused": result["reused"]}
+    settings = as_built(params)
+    result = stages.publish(settings, rewind=bool(params.get("rewind")))
+    about = {"version": result["version"], "online_store": result["online_store"], "reused": result["reused"]}
+    return {**_where(settings), **about}
 
 
 def train(params: Params) -> Result:
@@ -206,7 +212,7 @@ def promote(params: Params, versions: Sequence[str], approved: bool | None = Non
     settings = as_built(params)
     decided = stages.promote(settings, _backbones(settings, versions), approved=approved)
     standing = champion.current(settings)["version"] if settings.paths.champion.exists() else None
-    return {"decision_version": decided.version, **_plain(decided.metrics), "version": standing}
+    return {**_where(settings), **_plain(decided.metrics), "decision": decided.version, "version": standing}
 
 
 def report(params: Params) -> Result:
@@ -241,6 +247,11 @@ def maintain(params: Params) -> Result:
 
 def _about(artifact: Artifact) -> Result:
     return {"version": artifact.version, **_plain(artifact.metrics)}
+
+
+def _where(settings: Settings) -> Result:
+    """Which data set an asset event speaks of."""
+    return {"workspace": str(settings.paths.root)}
 
 
 def _plain(values: Mapping[str, Any]) -> Result:
