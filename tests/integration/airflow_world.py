@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 import duckdb
 import httpx
+from integration.servers import free_port
 
 from reclm.ingest import ingest
 from reclm.schedule import standalone
@@ -200,12 +200,6 @@ def until(found: Callable[[], Any], timeout: float, what: str, airflow: Airflow 
             return result
         time.sleep(1)
     raise AssertionError(f"waited {timeout} s for {what}; {airflow.said() if airflow else ''}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from integration import feast_world as world
+from integration import servers
 from integration.feast_world import T1, T2, T3
 
 from reclm import settings as settings_tree
@@ -26,21 +24,8 @@ from reclm.settings import Settings
 @pytest.fixture(scope="module")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A real Redis server on a free loopback port, gone when the tests are."""
-    program = shutil.which("redis-server")
-    assert program, (
-        "redis-server is not installed; install it (Debian: apt-get install redis-server) or run `make test`"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    folder = tmp_path_factory.mktemp("redis")
-    with subprocess.Popen([program, *options], cwd=folder, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        started = any("eady to accept connections" in line for line in server.stdout)
-        assert started, f"redis-server stopped with code {server.wait()}"
+    with servers.redis(tmp_path_factory.mktemp("redis")) as port:
         yield port
-        server.terminate()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.full)])
