@@ -1,0 +1,127 @@
+"""Two days under a real scheduler, on SQLite: a log dropped into the inbox becomes a champion, new items become candidates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from integration import airflow_world as world
+
+from reclm import artifacts
+from reclm.features.fused import load_fused
+from reclm.recommend import recommend
+from reclm.settings import Settings
+from reclm.workspace import read_json
+
+
+@dataclass
+class Story:
+    """What could be seen after each act."""
+
+    seconds: float = 0.0
+    new_items: set[str] = field(default_factory=set)
+    first: dict[str, Any] = field(default_factory=dict)
+    cold: dict[str, Any] = field(default_factory=dict)
+    second: dict[str, Any] = field(default_factory=dict)
+    settings: Settings | None = None
+
+
+def seen(airflow: world.Airflow) -> dict[str, Any]:
+    settings = Settings(workspace=airflow.workspace.root)
+    champion = read_json(airflow.workspace.champion)
+    return {
+        "runs": airflow.states(),
+        "tasks": {
+            dag: [airflow.tasks(dag, run["dag_run_id"]) for run in airflow.runs(dag)] for dag in airflow.states()
+        },
+        "champion": champion,
+        "items": load_fused(settings, "item", champion["version"]),
+        "backbones": len(artifacts.all_of(airflow.workspace, "backbone")),
+        "models": len(artifacts.all_of(airflow.workspace, "refine")),
+        "known": airflow.sql("select count(*) from fct_known_interactions where snapshot = 'final'")[0][0],
+        "latest": airflow.sql("select max(event_ts) from stg_interactions")[0][0],
+        "engines": airflow.sql("select distinct engine from dim_user_profiles"),
+        "decisions": airflow.sql("select decision, candidate_version from fct_promotions order by decided_at"),
+        "health": airflow.sql("select distinct name from fct_health"),
+    }
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder, told, began = tmp_path_factory.mktemp("two-days"), Story(), time.monotonic()
+    shop = world.Shop(folder / "shop", world.SHOP)
+    with world.running(folder / "airflow-world", {**world.SHOP, **world.LANGUAGE_MODEL}) as airflow:
+        known = shop.drop(airflow.inbox, None, shop.day(2), set())
+        airflow.trigger("reclm_features", shop.day(2))
+        airflow.wait_for_quiet()
+        told.first = seen(airflow)
+
+        told.new_items = shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
+        airflow.wait("reclm_cold_items", airflow.trigger("reclm_cold_items"))
+        told.cold = seen(airflow)
+
+        airflow.trigger("reclm_features", shop.day(1))
+        airflow.wait_for_quiet()
+        told.second = seen(airflow)
+        told.settings = Settings(workspace=airflow.workspace.root)
+    told.seconds = time.monotonic() - began
+    yield told
+
+
+class TestTheFirstDay:
+    def test_walks_from_the_inbox_to_a_champion_by_assets_alone(self, story: Story) -> None:
+        assert story.first["runs"] == {
+            "reclm_cold_items": [],
+            "reclm_features": ["success"],
+            "reclm_maintenance": [],
+            "reclm_profiles": ["success", "success"],
+            "reclm_training": ["success"],
+            "reclm_tuning": ["success"],
+        }
+        assert story.first["decisions"] == [("promoted", story.first["champion"]["version"])]
+
+    def test_profiles_wait_for_the_model_and_are_written_by_it(self, story: Story) -> None:
+        waiting, writing = story.first["tasks"]["reclm_profiles"]
+        assert set(waiting.values()) == {"skipped"} and set(writing.values()) == {"success"}
+        assert story.first["engines"] == [("transformers",)]
+
+    def test_nothing_that_happened_after_the_day_is_known(self, story: Story) -> None:
+        assert story.first["latest"] < story.second["latest"]
+
+    def test_its_health_is_a_table(self, story: Story) -> None:
+        assert {("volume",), ("profile_format",), ("train_serve_skew",)} <= set(story.first["health"])
+
+
+class TestNewItems:
+    def test_become_candidates_of_the_champion_with_nothing_trained(self, story: Story) -> None:
+        assert story.new_items and story.cold["runs"]["reclm_cold_items"] == ["success"]
+        assert story.cold["champion"] == story.first["champion"]
+        for what in ("backbones", "models"):
+            assert story.cold[what] == story.first[what]
+        assert story.cold["runs"]["reclm_training"] == story.first["runs"]["reclm_training"]
+        before, after = (set(story_of["items"][0].tolist()) for story_of in (story.first, story.cold))
+        assert after - before == story.new_items
+        assert np.isfinite(story.cold["items"][1]).all()
+
+    def test_wait_for_their_day_with_what_people_did(self, story: Story) -> None:
+        assert story.cold["known"] == story.first["known"] and story.cold["latest"] == story.first["latest"]
+
+
+class TestTheSecondDay:
+    def test_is_decided_upon_without_tuning_anew(self, story: Story) -> None:
+        assert story.second["known"] > story.first["known"]
+        assert story.second["runs"]["reclm_training"] == ["success", "success"]
+        assert len(story.second["decisions"]) == 2
+        assert story.second["runs"]["reclm_tuning"] == ["success"] and story.second["models"] == story.first["models"]
+
+    def test_the_champion_answers_for_every_user(self, story: Story) -> None:
+        assert story.settings is not None
+        lists = list(recommend(story.settings, [], sample=5, top_k=10))
+        assert len(lists) == 5 and all(len(one["items"]) == 10 for one in lists)
+
+    def test_the_two_days_take_less_than_fifteen_minutes(self, story: Story) -> None:
+        assert story.seconds < 15 * 60
