@@ -164,6 +164,11 @@ def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
+def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes one file of an artifact in the columns that ARTIFACT_FILES says it has."""
+    _write_table(path, ARTIFACT_FILES[name], rows)
+
+
 def fingerprints(settings: Settings) -> dict[str, str]:
     """`data`: all that the tables of the features phase mean. Then each phase: that, and all else it is made from."""
     workspace = settings.paths
@@ -184,7 +189,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
         "data": data,
         "features": features,
         "profiles": phase("profiles", "embeddings"),
-        "evaluation": phase("backbone", "evaluation"),
+        "evaluation": phase("backbone", "evaluation", "health"),
     }
 
 

@@ -223,6 +223,22 @@ def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) ->
     return evaluation
 
 
+def check_health(settings: Settings, *, require: bool = True) -> Artifact:
+    """Whether data, profiles, vectors and feature store are fit to be used: artifact `health`, then `fct_health`.
+
+    With `require` raises HealthError, after the rows are in SQL, when a check named in `health.fail` is breached.
+    """
+    from reclm import health
+
+    with recorded(settings.paths, "health") as about:
+        checked = health.check_health(settings)
+        about |= {"version": checked.version, "reused": _is_older(checked, about), **checked.metrics}
+    build(settings, "evaluation")
+    if require:
+        health.require_healthy(checked, settings)
+    return checked
+
+
 def report(settings: Settings) -> Path:
     """One self-contained HTML page."""
     from reclm.evaluation.report import write_report
