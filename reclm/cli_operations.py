@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from reclm.cli_common import FormatOption, SetOption, SettingsFileOption, Worksp
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(health)
+    app.command()(maintain)
 
 
 @guarded
@@ -49,3 +50,28 @@ def _health_line(row: dict[str, Any]) -> str:
     lower, upper = ("" if row[bound] is None else f"{row[bound]:g}" for bound in ("lower_bound", "upper_bound"))
     bounds = f"{lower} to {upper}" if lower and upper else f"at least {lower}" if lower else f"at most {upper}"
     return f"{row['status']:<8}{row['name']:<24}{row['subject']:<16}{value:>10}  {bounds:<18}{row['advice']}".rstrip()
+
+
+@guarded
+def maintain(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Remove old artifacts that nothing stands on, leftovers of killed runs, old records; shrink the online store.
+
+    The champion, those before it, what the tables show and all they were made from stay. Settings retention.* say how
+    much else does.
+    """
+    from reclm import stages
+
+    result = stages.maintain(load(workspace, overrides, settings_file), dry_run=dry_run)
+    if output == "json":
+        print(json.dumps(result))
+        return
+    for row in result["removed"]:
+        print(f"{row['kind']:<12}{row['version']}{row['bytes']:>14,} bytes")
+    counts = {key: value for key, value in result.items() if isinstance(value, int) and not isinstance(value, bool)}
+    print(", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in counts.items()))

@@ -267,6 +267,18 @@ def run(settings: Settings, source: Path | None) -> Artifact:
     return evaluation
 
 
+def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
+    """Removes artifacts that nobody needs any more, leftovers and old records. A `dry_run` only tells what would go."""
+    from reclm.maintenance import maintain as tidy
+
+    if dry_run:
+        return tidy(settings, dry_run=True)
+    with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
+        result = tidy(settings)
+        about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
+    return result
+
+
 def features_version(settings: Settings) -> str:
     """The version of the published features, the parent of every model trained on them."""
     return str(read_json(settings.paths.feast / "published.json")["version"])
