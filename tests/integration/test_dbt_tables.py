@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from integration import dbt_world
 
-from reclm import warehouse
+from reclm import stages, warehouse
+from reclm.errors import HealthError
+from reclm.operations_settings import CHECKS
 from reclm.workspace import Workspace, read_json
 
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -141,6 +143,22 @@ class TestZeroArtifacts:
         activity = pq.read_table(folder / "feast_user_activity.parquet")
         assert activity.schema.field("as_of").type.tz == "UTC"
         assert activity.num_rows == 2 * (40 + 1)
+
+
+class TestHealth:
+    def test_a_failing_check_is_in_sql_before_the_run_stops(self, shop: Workspace, tmp_path: Path) -> None:
+        shutil.copytree(shop.root, tmp_path / "copy")
+        settings = dbt_world.settings(
+            tmp_path / "copy", health={"fail": ("volume",), "window_days": 2, "min_volume": 99}
+        )
+        with pytest.raises(HealthError, match="volume of interactions is"):
+            stages.check_health(settings)
+        with warehouse.connect(settings) as connection:
+            found = connection.execute("select name, status, lower_bound, value > 0, advice from fct_health").fetchall()
+        assert {row[0] for row in found} == set(CHECKS)
+        (volume,) = [row for row in found if row[0] == "volume"]
+        assert volume[:4] == ("volume", "fail", 99, True)
+        assert volume[4].startswith("Look whether a delivery")
 
 
 class TestDescriptions:
