@@ -165,6 +165,11 @@ def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
+def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes one file of an artifact in the columns that ARTIFACT_FILES says it has."""
+    _write_table(path, ARTIFACT_FILES[name], rows)
+
+
 def fingerprints(settings: Settings) -> dict[str, str]:
     """{phase: hash of all that it is made from}."""
     workspace = settings.paths
@@ -177,7 +182,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     return {
         "features": features,
         "profiles": phase("profiles", "embeddings"),
-        "evaluation": phase("backbone", "evaluation"),
+        "evaluation": phase("backbone", "evaluation", "health"),
     }
 
 

@@ -47,3 +47,9 @@ class ModelError(ReclmError):
     """A recommender asked for something it cannot do: an unknown name, an id it was not fitted on, no features."""
 
     exit_code = 8
+
+
+class HealthError(ReclmError):
+    """A health check named in `health.fail` found its value out of bounds; the message names each, its value and advice."""
+
+    exit_code = 9

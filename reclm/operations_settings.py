@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from reclm.section import Names, Section
 
@@ -129,6 +129,14 @@ class HealthSettings(Section):
         200, ge=1, description="Rows of each feature view compared between offline and online store."
     )
 
+    @field_validator("fail")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in CHECKS:
+                raise ValueError(f"no check is called {name!r}; the checks are {', '.join(CHECKS)}")
+        return names
+
 
 class RetentionSettings(Section):
     """What maintenance may remove. Nothing that the champion or the current tables stand on is ever removed."""
@@ -140,4 +148,4 @@ class RetentionSettings(Section):
     )
     champions: int = Field(2, ge=1, description="Earlier champions that stay, with their online vectors, for rollback.")
     days: float = Field(14.0, ge=0, description="Artifacts younger than this stay.")
-    runs: int = Field(500, ge=1, description="Records of stage runs that stay.")
+    runs: int = Field(500, ge=1, le=10_000, description="Records of stage runs that stay.")

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from reclm.errors import WorkspaceError
 from reclm.progress import say
 from reclm.workspace import Workspace, read_json, write_json
 
-KEPT_RUNS = 500
+KEPT_RUNS = 10_000
+"""The last bound, where nobody runs maintenance, which keeps `retention.runs`."""
+AT_WORK = timedelta(days=1)
+"""A record of a process that was killed may name a number which another program has by now; so long it is believed."""
 
 
 @contextmanager
@@ -51,6 +54,17 @@ def recorded(workspace: Workspace, stage: str, **about: Any) -> Iterator[dict[st
 
 def _alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists() if Path("/proc").exists() else True
+
+
+def at_work(workspace: Workspace) -> str:
+    """`stage train of process 12 is at work` of another process on this machine, '' when there is none."""
+    for path in sorted(workspace.runs.glob("*.json"), reverse=True):
+        record = read_json(path)
+        if datetime.now(UTC) - datetime.fromisoformat(record["started"]) > AT_WORK:
+            break
+        if record["status"] == "running" and record["pid"] != os.getpid() and _alive(record["pid"]):
+            return f"stage {record['stage']} of process {record['pid']} is at work"
+    return ""
 
 
 def history(workspace: Workspace) -> list[dict[str, Any]]:

@@ -240,6 +240,22 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     return result
 
 
+def check_health(settings: Settings, *, require: bool = True) -> Artifact:
+    """Whether data, profiles, vectors and feature store are fit to be used: artifact `health`, then `fct_health`.
+
+    With `require` raises HealthError, after the rows are in SQL, when a check named in `health.fail` is breached.
+    """
+    from reclm import health
+
+    with recorded(settings.paths, "health") as about:
+        checked = health.check_health(settings)
+        about |= {"version": checked.version, "reused": _is_older(checked, about), **checked.metrics}
+    build(settings, "evaluation")
+    if require:
+        health.require_healthy(checked, settings)
+    return checked
+
+
 def report(settings: Settings) -> Path:
     """One self-contained HTML page."""
     from reclm.evaluation.report import write_report
@@ -266,6 +282,18 @@ def run(settings: Settings, source: Path | None) -> Artifact:
             champion.crown(settings, trained)
         report(settings)
     return evaluation
+
+
+def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
+    """Removes artifacts that nobody needs any more, leftovers and old records. A `dry_run` only tells what would go."""
+    from reclm.maintenance import maintain as tidy
+
+    if dry_run:
+        return tidy(settings, dry_run=True)
+    with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
+        result = tidy(settings)
+        about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
+    return result
 
 
 def features_version(settings: Settings) -> str:

@@ -51,6 +51,7 @@ __all__ = [
     "connect",
     "docs",
     "features_fingerprint",
+    "only_writer",
     "prepare_sources",
     "project",
     "set_current_artifact",
@@ -95,12 +96,12 @@ def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[s
     if phase != "all" and phase not in PHASES:
         raise BuildError(f"no build phase is called {phase!r}; the phases are all, {', '.join(PHASES)}")
     settings.paths.require_dataset()
-    with _only_writer(settings.paths):
+    with only_writer(settings.paths):
         return _build(settings, phase, force)
 
 
 @contextmanager
-def _only_writer(workspace: Workspace) -> Iterator[None]:
+def only_writer(workspace: Workspace) -> Iterator[None]:
     """Holds the build lock; waits for it, and says so, while another process has it."""
     from filelock import FileLock, Timeout
 
@@ -244,7 +245,7 @@ def docs(settings: Settings) -> Path:
     Raises WorkspaceError when there is no build, BuildError when dbt fails.
     """
     workspace = settings.paths
-    with _only_writer(workspace):
+    with only_writer(workspace):
         current = _standing(workspace)
         if current is None:
             raise WorkspaceError(f"{workspace.root} has no finished build to describe; run `reclm build` first")

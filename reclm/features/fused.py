@@ -7,7 +7,9 @@ a reader that asks for its version never meets another's vector space. Old versi
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,6 +117,25 @@ def drop_version(settings: Settings, model_version: str) -> int:
                 deleted += online.delete_rows(store.open_store(settings), f"{side}_fused", keys)
                 file.unlink()
     return deleted
+
+
+def online_versions(settings: Settings) -> set[str]:
+    """Model versions of which the SQLite online store holds item vectors, listed in a file or not.
+
+    Empty for Redis, which could only tell after a walk through all its keys.
+    """
+    file = settings.paths.feast / "online.db"
+    if settings.feast.online_store != "sqlite" or not file.exists():
+        return set()
+    from feast.infra.key_encoding_utils import deserialize_entity_key
+
+    table = f"{online.PROJECT}_item_fused"
+    with closing(sqlite3.connect(file, timeout=60)) as connection:
+        if not connection.execute("select 1 from sqlite_master where name = ?", [table]).fetchone():
+            return set()
+        keys = connection.execute(f'select distinct entity_key from "{table}"').fetchall()
+    entities = (deserialize_entity_key(key, 3) for (key,) in keys)
+    return {dict(zip(one.join_keys, one.entity_values, strict=True))["model_version"].string_val for one in entities}
 
 
 def _check_arguments(model_version: str, user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> None:

@@ -156,7 +156,7 @@ def read_fused(store: Store, side: Side, ids: Sequence[str], model_version: str)
 
     (len(ids), 0) when none of the ids has a vector of that version.
     """
-    rows = _rows(store, f"{side}_fused", [(one, model_version) for one in ids], ["vector"])
+    rows = rows_of(store, f"{side}_fused", [(one, model_version) for one in ids], ["vector"])
     vectors = [None if row is None else np.array(row["vector"].float_list_val.val, dtype=np.float32) for row in rows]
     width = next((len(vector) for vector in vectors if vector is not None), 0)
     matrix = np.full((len(ids), width), np.nan, dtype=np.float32)
@@ -310,7 +310,7 @@ def _encoded(store: Store, view: str, key: Key) -> bytes:
     return serialize_entity_key(_entity_key(store, view, key), store.feast.config.entity_key_serialization_version)
 
 
-def _rows(store: Store, view: str, keys: Sequence[Key], features: list[str]) -> list[dict[str, Any] | None]:
+def rows_of(store: Store, view: str, keys: Sequence[Key], features: list[str]) -> list[dict[str, Any] | None]:
     """Feature values (protobuf) of each key, or None where the view holds none of it.
 
     One level below Feast's get_online_features, which takes twice as long on many rows. Redis answers a key it does
@@ -326,7 +326,7 @@ def _rows(store: Store, view: str, keys: Sequence[Key], features: list[str]) -> 
 
 
 def _held_redis(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, Held]:
-    rows = zip(keys, _rows(store, view, keys, ["row_hash"]), strict=True)
+    rows = zip(keys, rows_of(store, view, keys, ["row_hash"]), strict=True)
     return {key: Held(row["as_of_us"].int64_val, row["row_hash"].string_val) for key, row in rows if row is not None}
 
 

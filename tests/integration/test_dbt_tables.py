@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from integration import dbt_world
 
-from reclm import warehouse
+from reclm import stages, warehouse
+from reclm.errors import HealthError
+from reclm.operations_settings import CHECKS
 from reclm.workspace import Workspace, read_json
 
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -126,7 +128,8 @@ class TestNeighbours:
 class TestZeroArtifacts:
     def test_every_table_of_later_stages_is_there_and_empty(self, query: Query) -> None:
         later = "fct_user_profiles fct_item_profiles dim_user_profiles dim_item_profiles fct_profile_quality feast_user_profile "
-        later += "feast_item_profile feast_item_content fct_evaluation fct_evaluation_bands fct_comparisons fct_training_curves"
+        later += "feast_item_profile feast_item_content fct_evaluation fct_evaluation_bands fct_comparisons fct_training_curves "
+        later += "fct_health"
         assert {name: query(f"select count(*) from {name}")[0][0] for name in later.split()} == dict.fromkeys(
             later.split(), 0
         )
@@ -140,6 +143,22 @@ class TestZeroArtifacts:
         activity = pq.read_table(folder / "feast_user_activity.parquet")
         assert activity.schema.field("as_of").type.tz == "UTC"
         assert activity.num_rows == 2 * (40 + 1)
+
+
+class TestHealth:
+    def test_a_failing_check_is_in_sql_before_the_run_stops(self, shop: Workspace, tmp_path: Path) -> None:
+        shutil.copytree(shop.root, tmp_path / "copy")
+        settings = dbt_world.settings(
+            tmp_path / "copy", health={"fail": ("volume",), "window_days": 2, "min_volume": 99}
+        )
+        with pytest.raises(HealthError, match="volume of interactions is"):
+            stages.check_health(settings)
+        with warehouse.connect(settings) as connection:
+            found = connection.execute("select name, status, lower_bound, value > 0, advice from fct_health").fetchall()
+        assert {row[0] for row in found} == set(CHECKS)
+        (volume,) = [row for row in found if row[0] == "volume"]
+        assert volume[:4] == ("volume", "fail", 99, True)
+        assert volume[4].startswith("Look whether a delivery")
 
 
 class TestDescriptions:

@@ -1,0 +1,139 @@
+"""What killed runs and old builds left behind, and what is out of place: a workspace comes in, paths and sentences go out."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reclm import artifacts
+from reclm.artifacts import Artifact
+from reclm.maintenance.retention import parents_of
+from reclm.progress import say
+from reclm.workspace import Workspace, read_json
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+KINDS = ("drafts", "external_builds", "temporary_files", "run_records")
+REMOVED = "removed-"
+AGE = timedelta(days=1)
+"""A draft, build or temporary file that nobody touched for so long belongs to nobody."""
+WORTH = 0.25
+"""Share of the online store's file that must be empty for a vacuum, which writes the file anew."""
+WORTH_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder to remove; `what` is one of KINDS."""
+
+    what: str
+    path: Path
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files under a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
+def discard(workspace: Workspace, path: Path) -> None:
+    """Removes a file or folder. An artifact leaves its place in one step, before the first of its files goes."""
+    if path.is_relative_to(workspace.artifacts) and path.parent.name in artifacts.KINDS:
+        aside = workspace.artifacts / ".partial" / f"{REMOVED}{path.parent.name}-{path.name}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        path = path.rename(aside)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def found(settings: Settings, now: datetime) -> list[Leftover]:
+    """Drafts, builds and temporary files older than a day, what an earlier removal left, and records beyond the bound."""
+    workspace, before = settings.paths, (now - AGE).timestamp()
+    records = sorted(workspace.runs.glob("*.json"))[: -settings.retention.runs]
+    places = zip(
+        KINDS,
+        (_drafts(workspace, before), _builds(workspace, before), _temporary(workspace, before), records),
+        strict=True,
+    )
+    return [Leftover(what, path) for what, paths in places for path in sorted(paths)]
+
+
+def _drafts(workspace: Workspace, before: float) -> Iterator[Path]:
+    for path in (workspace.artifacts / ".partial").glob("*"):
+        if path.name.startswith(REMOVED) or _touched(path) < before:
+            yield path
+
+
+def _touched(path: Path) -> float:
+    """When anything in a folder last changed."""
+    return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
+
+
+def _builds(workspace: Workspace, before: float) -> Iterator[Path]:
+    """Marts of builds that are neither the current one nor the one under way."""
+    current = Path(read_json(workspace.current_build)["external_root"]).name if workspace.current_build.exists() else ""
+    for path in workspace.external.glob("*"):
+        if path.name not in (current, "manual") and _touched(path) < before:
+            yield path
+
+
+def _temporary(workspace: Workspace, before: float) -> Iterator[Path]:
+    for path in workspace.root.rglob(".*.tmp"):
+        if path.is_file() and path.stat().st_mtime < before:
+            yield path
+
+
+def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
+    """What is out of place, one sentence each: parents that are missing, vectors and a champion without a model."""
+    from reclm.features import store
+    from reclm.features.fused import online_versions
+
+    workspace = settings.paths
+    there = {(kind, a.version) for kind in artifacts.KINDS for a in artifacts.all_of(workspace, kind)}
+    lost = [
+        f"{kind} {version}, a parent of {artifact.kind} {artifact.version}, is missing"
+        for artifact in kept
+        for kind, version in parents_of(artifact)
+        if (kind, version) not in there
+    ]
+    models = {version for kind, version in there if kind == "backbone"}
+    offline = set(store.model_versions(workspace))
+    lost += [f"vectors of model {one} are published and no such backbone stands" for one in sorted(offline - models)]
+    online = online_versions(settings) - models - offline
+    lost += [f"vectors of model {one} are online and in no file" for one in sorted(online)]
+    champion = read_json(workspace.champion)["version"] if workspace.champion.exists() else None
+    if champion is not None and champion not in models:
+        lost.append(f"backbone {champion}, the champion, is missing")
+    return sorted(set(lost))
+
+
+def vacuum(settings: Settings) -> int:
+    """Gives the free pages of the SQLite online store back when they are many. Returns the bytes by which it shrank."""
+    from reclm.features.store import writing
+
+    file = settings.paths.feast / "online.db"
+    if settings.feast.online_store != "sqlite" or not file.exists():
+        return 0
+    with writing(settings.paths), closing(sqlite3.connect(file, timeout=60)) as connection:
+        before = file.stat().st_size
+        ((free,), (page,)) = (
+            connection.execute(f"pragma {name}").fetchone() for name in ("freelist_count", "page_size")
+        )
+        if free * page < max(WORTH_BYTES, WORTH * before):
+            return 0
+        try:
+            connection.execute("vacuum")
+            connection.execute("pragma wal_checkpoint(truncate)")
+        except sqlite3.OperationalError as error:  # a reader holds on to it; there is another night
+            say(f"  the online store was not made smaller: {error}")
+        return before - file.stat().st_size
