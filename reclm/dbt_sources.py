@@ -128,6 +128,11 @@ def current_versions(workspace: Workspace, kind: str) -> set[str]:
     return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
 
 
+def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes the artifact file that dbt knows as `name`, a key of ARTIFACT_FILES, with the columns given there."""
+    _write_table(path, ARTIFACT_FILES[name], rows)
+
+
 def _current_path(workspace: Workspace) -> Path:
     return workspace.root / "current_artifacts.parquet"
 
@@ -184,7 +189,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
         "data": data,
         "features": features,
         "profiles": phase("profiles", "embeddings"),
-        "evaluation": phase("backbone", "evaluation"),
+        "evaluation": phase("backbone", "evaluation", "promotion"),
     }
 
 
