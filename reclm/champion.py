@@ -1,16 +1,15 @@
 """The one pointer to the model in use: `<workspace>/champion.json`, switched atomically, read by `recommend` and `serve`.
 
 The champion's fused vectors are in the feature store before the pointer moves, keyed by id and model version, so a
-reader never meets a version whose vectors are missing and never mixes two vector spaces.
+reader never meets a version whose vectors are missing and never mixes two vector spaces. Who becomes champion is decided
+in `reclm/promotion.py`, the only caller of `publish` and `switch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reclm import artifacts
 from reclm.errors import WorkspaceError
 from reclm.progress import say
 from reclm.workspace import read_json, write_json
@@ -19,57 +18,26 @@ if TYPE_CHECKING:
     from reclm.artifacts import Artifact
     from reclm.settings import Settings
 
-SELECTION_METRIC = "ndcg@20"
-
 
 def current(settings: Settings) -> dict[str, Any]:
     """The pointer's content. Raises WorkspaceError when no model has been promoted."""
-    if not settings.paths.champion.exists():
-        raise WorkspaceError(f"{settings.paths.root} has no champion yet; `reclm run` trains models and chooses one")
-    return read_json(settings.paths.champion)
+    pointer = find(settings)
+    if pointer is None:
+        raise WorkspaceError(
+            f"{settings.paths.root} has no champion yet; `reclm run` trains models and `reclm promote` chooses one"
+        )
+    return pointer
 
 
-def candidate(backbones: Sequence[Artifact]) -> Artifact | None:
-    """The model with the best full-shot validation NDCG@20 among those that use profiles, else among all; None if none was measured.
-
-    The shuffled control is never a candidate. Validation alone decides: the test slice plays no part.
-    """
-    measured = [
-        artifact
-        for artifact in backbones
-        if artifact.manifest["parameters"]["variant"] != "shuffled"
-        and artifact.metrics.get("validation", {}).get("full_shot") is not None
-    ]
-    with_profiles = [artifact for artifact in measured if artifact.manifest["parameters"]["variant"] == "augment"]
-    ranked = sorted(with_profiles or measured, key=lambda a: (-a.metrics["validation"]["full_shot"], a.version))
-    return ranked[0] if ranked else None
+def find(settings: Settings) -> dict[str, Any] | None:
+    """The pointer's content, or None when no model has been promoted."""
+    return read_json(settings.paths.champion) if settings.paths.champion.exists() else None
 
 
-def crown(settings: Settings, backbones: Sequence[Artifact]) -> dict[str, Any] | None:
-    """Makes the best candidate champion when none stands on the data that these models were trained on.
-
-    Publishes its vectors, then switches the pointer. A champion of older data cannot speak of the users and items that
-    have come since, nor may it speak for people who were forgotten, so it gives way.
-    """
-    if settings.paths.champion.exists():
-        champion = current(settings)
-        is_there = artifacts.find(settings.paths, "backbone", champion["version"]) is not None
-        if is_there and any(artifact.manifest["parents"] == champion["parents"] for artifact in backbones):
-            say(f"champion stays {champion['model']}/{champion['variant']} ({champion['version']})")
-            return champion
-        say(f"champion {champion['model']}/{champion['variant']} was trained on other data and gives way")
-    chosen = candidate(backbones)
-    if chosen is None:
-        say("no model could be measured on the validation slice, so there is no champion")
-        return None
-    return promote(settings, chosen)
-
-
-def promote(settings: Settings, chosen: Artifact) -> dict[str, Any]:
-    """Publishes the model's fused vectors to the feature store, then points at it."""
+def publish(settings: Settings, chosen: Artifact) -> None:
+    """Puts the model's fused vectors into the feature store; rows that are there already are not written again."""
     from reclm.backbones import Backbone
     from reclm.features.fused import publish_fused
-    from reclm.warehouse import snapshot_as_of
 
     fitted = Backbone.load(chosen.path).fitted
     publish_fused(
@@ -79,20 +47,31 @@ def promote(settings: Settings, chosen: Artifact) -> dict[str, Any]:
         user_vectors=fitted.vectors["full_shot"].users,
         item_ids=fitted.item_ids,
         item_vectors=fitted.vectors["full_shot"].items,
-        as_of=snapshot_as_of(settings, "final"),
+        as_of=datetime.fromisoformat(chosen.metrics["as_of"]),
     )
-    parameters = chosen.manifest["parameters"]
-    champion = {
+
+
+def switch(settings: Settings, chosen: Artifact, decision: Artifact) -> dict[str, Any]:
+    """Points at `chosen`, as the `promotion` artifact `decision` says. Its vectors must be published. Returns the pointer."""
+    from reclm.evaluation.on_validation import mean
+
+    parameters, row = chosen.manifest["parameters"], decision.metrics
+    pointer = {
         "version": chosen.version,
         "model": parameters["model"],
         "variant": parameters["variant"],
         "seed": parameters["seed"],
         "setting": "full_shot",
-        "selected_by": f"valid {SELECTION_METRIC}, models with profiles first",
-        "value": chosen.metrics["validation"]["full_shot"],
+        "metric": row["metric"],
+        "value": row["candidate_value"],
+        "zero_shot": mean(chosen.path, "zero_shot", row["metric"]),
         "parents": chosen.manifest["parents"],
+        "as_of": chosen.metrics["as_of"],
         "promoted_at": datetime.now(UTC).isoformat(),
+        "selected_by": row["decided_by"],
+        "decision": decision.version,
+        "previous": row["champion_version"],
     }
-    write_json(settings.paths.champion, champion)
-    say(f"champion is {champion['model']}/{champion['variant']} ({chosen.version})")
-    return champion
+    write_json(settings.paths.champion, pointer)
+    say(f"champion is {pointer['model']}/{pointer['variant']} ({chosen.version})")
+    return pointer

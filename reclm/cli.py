@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reclm import __version__, cli_operations
+from reclm import __version__, cli_operations, cli_promotion
 from reclm.cli_common import (
     DataOption,
     FormatOption,
@@ -394,6 +394,7 @@ def list_settings(
             print(f"{key} = {shown}\n    {description}")
 
 
+cli_promotion.register(app)
 cli_operations.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Commands of the running system: promotion, health, maintenance. Registered by `reclm.cli`."""
+"""Commands that look after what runs: health, maintenance. Registered by `reclm.cli`."""
 
 from __future__ import annotations
 

@@ -129,6 +129,11 @@ def current_versions(workspace: Workspace, kind: str) -> set[str]:
     return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
 
 
+def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes the artifact file that dbt knows as `name`, a key of ARTIFACT_FILES, with the columns given there."""
+    _write_table(path, ARTIFACT_FILES[name], rows)
+
+
 def _current_path(workspace: Workspace) -> Path:
     return workspace.root / "current_artifacts.parquet"
 
@@ -165,11 +170,6 @@ def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
-def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    """Writes one file of an artifact in the columns that ARTIFACT_FILES says it has."""
-    _write_table(path, ARTIFACT_FILES[name], rows)
-
-
 def fingerprints(settings: Settings) -> dict[str, str]:
     """{phase: hash of all that it is made from}."""
     workspace = settings.paths
@@ -182,7 +182,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     return {
         "features": features,
         "profiles": phase("profiles", "embeddings"),
-        "evaluation": phase("backbone", "evaluation", "health"),
+        "evaluation": phase("backbone", "evaluation", "promotion", "health"),
     }
 
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclm import artifacts, champion
+from reclm import artifacts
 from reclm.progress import say
 from reclm.runs import recorded
 from reclm.workspace import read_json
@@ -213,14 +213,61 @@ def train(settings: Settings) -> list[Artifact]:
 def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) -> Artifact:
     """Metrics, intervals, bands and comparisons of the given models and all baselines: artifact `evaluation`, then its tables."""
     from reclm.backbones.stage import standing
-    from reclm.evaluation.evaluate import evaluate as measure
 
-    chosen = list(backbones) if backbones is not None else standing(settings)
-    with recorded(settings.paths, "evaluate", models=len(chosen)) as about:
-        evaluation = measure(settings, chosen)
-        about |= {"version": evaluation.version, "reused": _is_older(evaluation, about)}
+    evaluation = _evaluated(settings, standing(settings) if backbones is None else backbones)
     build(settings, "evaluation")
     return evaluation
+
+
+def _evaluated(settings: Settings, backbones: Sequence[Artifact]) -> Artifact:
+    from reclm.evaluation.evaluate import evaluate as measure
+
+    with recorded(settings.paths, "evaluate", models=len(backbones)) as about:
+        evaluation = measure(settings, backbones)
+        about |= {"version": evaluation.version, "reused": _is_older(evaluation, about)}
+    return evaluation
+
+
+def promote(settings: Settings, trained: Sequence[Artifact] | None = None, *, approved: bool | None = None) -> Artifact:
+    """The policy's decision on the given models, or on those that stand: artifact `promotion`, the champion where it says so,
+    then its table. `approved` is a person's answer where one was asked (see `promotion.decide`)."""
+    from reclm.backbones.stage import standing
+
+    decision = _decided(settings, standing(settings) if trained is None else trained, approved)
+    build(settings, "evaluation")
+    return decision
+
+
+def _decided(settings: Settings, trained: Sequence[Artifact], approved: bool | None = None) -> Artifact:
+    from reclm.promotion import decide
+
+    with recorded(settings.paths, "promote", models=len(trained)) as about:
+        decision = decide(settings, trained, approved=approved)
+        about |= {"version": decision.version, "decision": decision.metrics["decision"]}
+        about |= {"reason": decision.metrics["reason"], "reused": _is_older(decision, about)}
+    return decision
+
+
+def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Artifact:
+    """The trained model `version` becomes champion because a person says so: artifact `promotion`, then its table."""
+    from reclm.promotion import promote_by_hand as choose
+
+    with recorded(settings.paths, "promote", model=version) as about:
+        decision = choose(settings, version, reason=reason)
+        about |= {"version": decision.version, "reused": _is_older(decision, about)}
+    build(settings, "evaluation")
+    return decision
+
+
+def rollback(settings: Settings, *, reason: str = "") -> Artifact:
+    """The champion before this one is champion again: artifact `promotion`, then its table."""
+    from reclm.promotion import roll_back
+
+    with recorded(settings.paths, "rollback") as about:
+        decision = roll_back(settings, reason=reason)
+        about |= {"version": decision.version, "model": decision.metrics["candidate_version"]}
+    build(settings, "evaluation")
+    return decision
 
 
 def cold_items(settings: Settings) -> dict[str, Any]:
@@ -277,9 +324,9 @@ def run(settings: Settings, source: Path | None) -> Artifact:
         profile(settings)
         publish(settings)
         trained = train(settings)
-        evaluation = evaluate(settings, trained)
-        with recorded(settings.paths, "champion"):
-            champion.crown(settings, trained)
+        evaluation = _evaluated(settings, trained)
+        _decided(settings, trained)
+        build(settings, "evaluation")  # once for both
         report(settings)
     return evaluation
 

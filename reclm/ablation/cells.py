@@ -107,8 +107,7 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
 def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
     """Chooses the epochs on `select`, refits on `final`, ranks its tasks, and keeps the result in `folder`."""
     from reclm import backbones
-    from reclm.evaluation.evaluate import Bound
-    from reclm.evaluation.ranking import rank, truth_ranks
+    from reclm.evaluation.ranking import Bound, rank, truth_ranks
 
     began = time.monotonic()
     trained = trained_by(settings)

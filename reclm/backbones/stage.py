@@ -1,7 +1,8 @@
 """The training stage: for each model, variant and seed, choose the epochs on `select`, refit on `final`, keep the result.
 
 Features come from Feast, point-in-time at each snapshot's cut-off; the version of an artifact is the hash of the
-settings that matter to it and of the features and tables it learned from.
+settings that matter to it and of the features and tables it learned from. Beside the model lie its loss curve and, from
+the model fitted on `select`, what promotion decides by (`evaluation/on_validation.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 KIND = "backbone"
 METRIC = "ndcg"  # at 20
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds"}
+LAYOUT = 2
+"""What a finished model's folder and metrics hold; raised when that changes, so that older ones are trained again."""
 CURVE = pa.schema(
     [
         ("model", pa.string()),
@@ -88,6 +91,7 @@ def _identity(settings: Settings, model: str, variant: str, seed: int) -> tuple[
         "fusion": settings.fusion.model_dump(mode="json"),
         "device": settings.runtime.device,
         "dtype": settings.runtime.dtype,
+        "layout": LAYOUT,
     }
     return parameters, {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
 
@@ -148,6 +152,8 @@ def _tell(artifact: Artifact) -> None:
 
 def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> None:
     from reclm import backbones
+    from reclm.evaluation import on_validation
+    from reclm.warehouse import snapshot_as_of
 
     model, variant, seed = parameters["model"], parameters["variant"], parameters["seed"]
     with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
@@ -165,7 +171,12 @@ def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, A
             for row in backbone.curve
         ]
         pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), draft.path / "curve.parquet")
-        draft.metrics = {"validation": _validation(selected.curve, epochs), "epochs": epochs}
+        draft.metrics = {
+            "validation": _validation(selected.curve, epochs),
+            "validation_lists": on_validation.write(selected, data, tasks, draft.path),
+            "epochs": epochs,
+            "as_of": snapshot_as_of(settings, "final").isoformat(),
+        }
 
 
 def _validation(curve: list[dict[str, Any]], epochs: Mapping[Setting, int]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ from reclm.errors import ModelError, WorkspaceError
 from reclm.evaluation import measured, tables, tasks
 from reclm.evaluation.bands import band_rows
 from reclm.evaluation.measured import Measured
-from reclm.evaluation.ranking import Scorer, list_metrics, rank, truth_ranks
+from reclm.evaluation.ranking import Bound, Scorer, list_metrics, rank, truth_ranks
 from reclm.evaluation.table import comparison_table
 from reclm.evaluation.tracking import log_evaluation
 from reclm.progress import say, track
@@ -56,19 +56,6 @@ class Contender:
     @property
     def key(self) -> str:
         return f"{self.model}-{self.variant}-{self.seed}"
-
-
-class Bound:
-    """A backbone bound to one setting, as a `Scorer`."""
-
-    def __init__(self, backbone: Any, setting: Setting, n_items: int = 0) -> None:
-        self.backbone, self.setting, self.n_items = backbone, setting, n_items
-
-    def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(b, n_items): zeros for items that came after training, which are no candidates."""
-        scores = self.backbone.score(users, setting=self.setting)
-        later = self.n_items - scores.shape[1]
-        return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
 
 
 class Final:

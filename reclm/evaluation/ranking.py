@@ -10,13 +10,13 @@ candidates; NDCG's ideal list is cut at min(|truth|, K). Ties go to the lower it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.dataset import EvaluationTask
+from reclm.dataset import EvaluationTask, Setting
 from reclm.errors import ModelError
 
 USER_METRICS = ("recall", "ndcg", "precision", "mrr", "hit_rate")
@@ -35,6 +35,19 @@ class Scorer(Protocol):
         -inf means "never recommend this". The caller may write into the array.
         """
         ...
+
+
+class Bound:
+    """A backbone bound to one setting, as a `Scorer`."""
+
+    def __init__(self, backbone: Any, setting: Setting, n_items: int = 0) -> None:
+        self.backbone, self.setting, self.n_items = backbone, setting, n_items
+
+    def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(b, n_items): zeros for items that came after training, which are no candidates."""
+        scores: NDArray[np.float32] = self.backbone.score(users, setting=self.setting)
+        later = self.n_items - scores.shape[1]
+        return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.int32]:

@@ -42,6 +42,7 @@ LANGUAGE_MODEL = (
     "refine.held_out_sample=8",
 )
 RUN_TIMESTAMPS = ("created_at", "built_at", "version", "latency_ms")
+RUN_TIMESTAMPS += ("decided_at", "candidate_version", "champion_version", "guards")  # guards time the ranking
 
 
 def command(*words: str) -> list[str]:

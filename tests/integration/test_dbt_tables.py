@@ -129,7 +129,7 @@ class TestZeroArtifacts:
     def test_every_table_of_later_stages_is_there_and_empty(self, query: Query) -> None:
         later = "fct_user_profiles fct_item_profiles dim_user_profiles dim_item_profiles fct_profile_quality feast_user_profile "
         later += "feast_item_profile feast_item_content fct_evaluation fct_evaluation_bands fct_comparisons fct_training_curves "
-        later += "fct_health"
+        later += "fct_promotions fct_health"
         assert {name: query(f"select count(*) from {name}")[0][0] for name in later.split()} == dict.fromkeys(
             later.split(), 0
         )

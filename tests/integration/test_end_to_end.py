@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 from integration import pipeline
 
+from reclm import artifacts
 from reclm.workspace import Workspace, read_json
 
 
@@ -42,6 +44,21 @@ class TestNcfWithProfilesEndToEnd:
             assert len(answer["items"]) == 5
             assert answer["profile"].startswith("User identity: ")
 
+    def test_the_decision_that_made_it_champion_is_a_row_of_the_warehouse(self, shop: Path) -> None:
+        pointer = read_json(Workspace(shop).champion)
+        with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
+            rows = connection.execute(
+                "select decision, decided_by, candidate_version, candidate_value, version, guards from fct_promotions"
+            ).fetchall()
+        ((decision, decided_by, version, value, made, guards),) = rows
+        assert (decision, decided_by, version, made) == ("promoted", "policy", pointer["version"], pointer["decision"])
+        found = {guard["guard"]: guard["passed"] for guard in json.loads(guards)}
+        assert found == dict.fromkeys(
+            ("users", "interactions", "coverage", "popularity_lift", "latency_ms", "format"), True
+        )
+        training = artifacts.load(Workspace(shop), "backbone", version).metrics
+        assert value == pytest.approx(training["validation"]["full_shot"], rel=1e-6)
+
     def test_the_report_is_one_file_that_asks_for_nothing_else(self, shop: Path) -> None:
         page = Workspace(shop).report.read_text()
         assert "ncf" in page
@@ -49,7 +66,7 @@ class TestNcfWithProfilesEndToEnd:
 
     def test_the_status_names_every_stage(self, shop: Path) -> None:
         done = pipeline.reclm("status", "-w", str(shop), folder=shop.parent)
-        for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate", "champion", "report"):
+        for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate", "promote", "report"):
             assert f" {stage} " in done.stdout
         assert "killed" not in done.stdout
 
@@ -59,6 +76,7 @@ class TestRunningAgain:
         again = pipeline.demo(shop)
         assert "train: reused" in again.stderr
         assert "nothing to train" in again.stderr
+        assert "decided already" in again.stderr
 
 
 class TestOneSeed:
@@ -76,7 +94,7 @@ class TestKilledAnywhere:
         undisturbed = pipeline.seconds_of_stages(shop)
         died = {
             stage: pipeline.demo_killed_in(stage, victim, undisturbed[stage] * 0.3)
-            for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate")
+            for stage in ("ingest", "build", "profile", "embed", "publish", "train", "evaluate", "promote")
         }
         assert died["build"] and died["train"], died
         pipeline.demo(victim)

@@ -17,14 +17,13 @@ from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
 from reclm.evaluation.evaluate import (
     ROW_FIELDS,
-    Bound,
     Final,
     comparison_table,
     evaluate,
     random_list_band,
     result_rows,
 )
-from reclm.evaluation.ranking import metrics_per_user, rank, truth_ranks
+from reclm.evaluation.ranking import Bound, metrics_per_user, rank, truth_ranks
 from reclm.evaluation.tables import SCHEMAS
 
 

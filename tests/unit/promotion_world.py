@@ -1,0 +1,112 @@
+"""A workspace in which models stand that were trained on planted users: no training, no feature store, no dbt.
+
+`Shop.model` plants a finished backbone: what each of `N_USERS` users got from it on the validation slice, and what its lists
+are like. The feature store is a list of the versions published into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reclm import artifacts, champion, promotion
+from reclm.artifacts import Artifact
+from reclm.evaluation.on_validation import FILE, SCHEMA
+from reclm.settings import Settings
+from reclm.workspace import write_json
+
+N_USERS = 60
+CUT_OFF = "2024-05-01T00:00:00+00:00"
+GOOD_LISTS = {"coverage": 0.5, "popularity_lift": 0.1, "latency_ms": 1.0}
+
+
+@dataclass
+class Shop:
+    settings: Settings
+    published: list[str] = field(default_factory=list)
+    day: str = "monday"
+
+    def warehouse(self, interactions: int = 500, parsed: float = 1.0) -> None:
+        """The two tables that the guards ask: one row an interaction, and the current profiles' quality."""
+        path = self.settings.paths.warehouse
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with duckdb.connect(str(path)) as connection:
+            connection.execute(
+                "create table fct_known_interactions as select 'final' as snapshot from range(?) "
+                "union all select 'select' from range(7)",
+                [interactions],
+            )
+            connection.execute(
+                "create table fct_profile_quality as select * from (values "
+                "('final', 'user', 'all', 'format', ?::double, true), ('final', 'item', 'all', 'format', 1.0, true), "
+                "('final', 'user', '0', 'format', 0.0, true), ('select', 'user', 'all', 'format', 0.0, true), "
+                "('final', 'user', 'all', 'distinct', 0.0, true), ('final', 'user', 'all', 'format', 0.0, false)) "
+                "as rows (snapshot, kind, severity, metric, value, is_current)",
+                [parsed],
+            )
+
+    def new_day(self, day: str) -> None:
+        """Other data: models planted from now on are of that day."""
+        self.day = day
+        write_json(self.settings.paths.current_build, {"features_fingerprint": day})
+        write_json(self.settings.paths.feast / "published.json", {"version": f"features of {day}"})
+
+    def model(
+        self,
+        model: str = "ncf",
+        variant: str = "augment",
+        *,
+        value: float = 0.5,
+        seed: int = 1,
+        users: int = N_USERS,
+        zero_shot: float | None = None,
+        spread: float = 0.1,
+        **lists: float | None,
+    ) -> Artifact:
+        """`value` is the mean over users of NDCG, whose own values are spread evenly around it; half of it is Recall."""
+        parameters = {"model": model, "variant": variant, "seed": seed, "planted": [value, users, zero_shot, lists]}
+        parents = {"features": f"features of {self.day}", "warehouse": self.day}
+        each = value + (np.linspace(-spread, spread, users) if users > 1 else np.zeros(users))
+        rows = [("full_shot", f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
+        rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
+        with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
+            planted = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+            pq.write_table(pa.Table.from_pylist(planted, schema=SCHEMA), draft.path / FILE)
+            draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
+        return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
+
+    def decide(self, *trained: Artifact, approved: bool | None = None, **policy: Any) -> dict[str, Any]:
+        """The row of the decision. `policy` overrides settings of promotion."""
+        changed = self.settings.promotion.model_copy(update=policy)
+        settings = self.settings.model_copy(update={"promotion": changed})
+        return promotion.decide(settings, trained, approved=approved).metrics
+
+    @property
+    def champion(self) -> str:
+        return str(champion.current(self.settings)["version"])
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """(decision, version of its candidate), oldest first."""
+        return [(d.metrics["decision"], d.metrics["candidate_version"]) for d in promotion.decisions(self.settings)]
+
+
+def make_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    shop = Shop(settings)
+    write_json(settings.paths.dataset, {"name": "shop", "batches": []})
+    shop.warehouse()
+    shop.new_day("monday")
+    monkeypatch.setattr(champion, "publish", lambda settings, chosen: shop.published.append(chosen.version))
+    return shop
+
+
+def failed(row: dict[str, Any]) -> set[str]:
+    """The guards that did not pass."""
+    return {guard["guard"] for guard in row["guards"] if not guard["passed"]}
