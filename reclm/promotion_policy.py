@@ -3,8 +3,9 @@
 In: finished `backbone` artifacts of one day, the champion that stands, the settings `promotion.*` and two figures of the
 warehouse. Out: a `Verdict`; nothing is written. A champion is a *kind* (model, variant, seed) fitted on some data. On newer
 data its kind is fitted again, a *refresh*, and that takes its place unless it has fallen; a model of another kind, a
-*newcomer*, must first beat the refresh user by user. Everything is measured on the validation slice, where days differ in
-users and truth: two models of one day are compared in pairs, two days only by value, with room for chance.
+*newcomer*, must first beat the refresh user by user, and leaves the way to it where a guard keeps it out. Everything is
+measured on the validation slice, where days differ in users and truth: two models of one day are compared in pairs, two
+days only by value, with room for chance.
 """
 
 from __future__ import annotations
@@ -112,13 +113,18 @@ def judge(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     if pointer is None or standing is None:
         gone = f"the champion's artifact {pointer['version']} is gone" if pointer else "there is no champion yet"
         return _guarded(settings, Verdict("promoted", f"{gone}; {name(best)} is the best of today", best), None, None)
-    verdict = _contest(settings, best, standing, trained)
-    return verdict if verdict.decision == "kept" else _guarded(settings, verdict, pointer, standing)
-
-
-def _contest(settings: Settings, best: Artifact, standing: Artifact, trained: Sequence[Artifact]) -> Verdict:
-    """Who is considered: the best of today, or the champion's kind. The guards have not been asked yet."""
     own = _own(standing, trained)
+    verdict = _contest(settings, best, standing, own)
+    if verdict.decision == "kept":
+        return verdict
+    guarded = _guarded(settings, verdict, pointer, standing)
+    if guarded.decision == "promoted" or own is None or own in (standing, verdict.considered):
+        return guarded
+    return _guarded(settings, _stays_or_refreshed(standing, own, guarded.reason), pointer, standing)
+
+
+def _contest(settings: Settings, best: Artifact, standing: Artifact, own: Artifact | None) -> Verdict:
+    """Who is considered: the best of today, or the champion's kind. The guards have not been asked yet."""
     if own is None:
         return Verdict("promoted", f"{name(standing)} is trained no longer; {name(best)} is the best of today", best)
     if _kind(best) == _kind(own):
