@@ -3,8 +3,9 @@
 In: finished `backbone` artifacts of one day, the champion that stands, the settings `promotion.*` and two figures of the
 warehouse. Out: a `Verdict`; nothing is written. A champion is a *kind* (model, variant, seed) fitted on some data. On newer
 data its kind is fitted again, a *refresh*, and that takes its place unless it has fallen; a model of another kind, a
-*newcomer*, must first beat the refresh user by user, and leaves the way to it where a guard keeps it out. Everything is measured on the validation slice, where days differ in
-users and truth: two models of one day are compared in pairs, two days only by value, with room for chance.
+*newcomer*, must first beat the refresh user by user, and leaves the way to it where a guard keeps it out. Everything is
+measured on the validation slice, where days differ in users and truth: two models of one day are compared in pairs, two
+days only by value, with room for chance.
 """
 
 from __future__ import annotations
