@@ -6,7 +6,7 @@ from airflow.sdk import DAG, Metadata, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import AS_OF, DRY_RUN, FEATURES, TUNING_DUE, WAREHOUSE, announced, schedule, shared
+from reclm.schedule.parts import AS_OF, DRY_RUN, FEATURES, TUNING_DUE, WAREHOUSE, announced, checked, schedule, shared
 
 DOC = """
 ### Features
@@ -43,7 +43,7 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
     @task(pool=WAREHOUSE)
     def health(params=None):
         """Drift, sparsity, profiles, embeddings, skew, against their bounds."""
-        return tasks.health(params)["drifted"]
+        return checked(params)
 
     @task(outlets=[TUNING_DUE])
     def tuning_due(drifted, params=None):

@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, FEATURES, MODEL, PROFILES, WAREHOUSE, announced, request, shared
+from reclm.schedule.parts import ACCELERATOR, FEATURES, MODEL, PROFILES, WAREHOUSE, announced, checked, request, shared
 
 DOC = """
 ### Profiles
@@ -36,6 +36,6 @@ with DAG("reclm_profiles", schedule=(FEATURES | MODEL), **shared(DOC)) as dag:
     @task(pool=WAREHOUSE)
     def health(params=None, triggering_asset_events=None):
         """Over-smoothing, format, embeddings, skew between offline and online store."""
-        return tasks.health(request(params, triggering_asset_events))["drifted"]
+        return checked(request(params, triggering_asset_events))
 
     generate() >> publish() >> health()

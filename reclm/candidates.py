@@ -33,18 +33,19 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
     `silent`. Raises WorkspaceError without a champion or when the published features are not those of the build.
     """
     from reclm.backbones import Backbone
+    from reclm.evaluation.tasks import load_ids
     from reclm.features.frame import load_training_data
     from reclm.features.fused import load_fused, publish_items
     from reclm.warehouse import snapshot_as_of
 
     version = champion.current(settings)["version"]
     held, _ = load_fused(settings, "item", version)
-    data = load_training_data(settings, "final")
-    missing = ~np.isin(data.item_ids, held)
     about: dict[str, Any] = {"version": version, "items": len(held), "added": 0, "silent": 0}
-    if not missing.any():
+    if np.isin(load_ids(settings)[1], held).all():
         say(f"  all {len(held):,} items have a vector of the champion {version}")
         return about
+    data = load_training_data(settings, "final")
+    missing = ~np.isin(data.item_ids, held)
     backbone = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
     vectors = placed(backbone, data)
     known = np.isfinite(vectors).all(axis=1)

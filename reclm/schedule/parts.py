@@ -10,10 +10,11 @@ from typing import Any
 from airflow.sdk import Asset, Metadata, Param
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from reclm.errors import HealthError
 from reclm.operations_settings import ScheduleSettings
-from reclm.schedule import callbacks
+from reclm.schedule import callbacks, tasks
 
 FEATURES = Asset("reclm_features", uri="reclm://features", group="reclm")
 TUNING_DUE = Asset("reclm_tuning_due", uri="reclm://tuning-due", group="reclm")
@@ -86,6 +87,14 @@ def request(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str
     newest = max(told, key=lambda event: event.timestamp, default=None)
     workspace = params.get("workspace") or (newest.extra.get("workspace") if newest else None)
     return {**params, "workspace": workspace}
+
+
+def checked(params: Mapping[str, Any]) -> list[str]:
+    """The drift that the health checks found. A breach fails the task at once: trying again would find the same."""
+    try:
+        return list(tasks.health(params)["drifted"])
+    except HealthError as error:
+        raise AirflowFailException(str(error)) from None
 
 
 def announced(asset: Asset, result: dict[str, Any], inlet_events: Any) -> Iterator[Any]:

@@ -212,7 +212,7 @@ def promote(params: Params, versions: Sequence[str], approved: bool | None = Non
     settings = as_built(params)
     decided = stages.promote(settings, _backbones(settings, versions), approved=approved)
     standing = champion.current(settings)["version"] if settings.paths.champion.exists() else None
-    return {**_where(settings), **_plain(decided.metrics), "decision": decided.version, "version": standing}
+    return {**_where(settings), **_plain(decided.metrics), "decision_version": decided.version, "version": standing}
 
 
 def report(params: Params) -> Result:

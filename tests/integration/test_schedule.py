@@ -32,6 +32,7 @@ class Story:
 
 def seen(airflow: world.Airflow) -> dict[str, Any]:
     settings = Settings(workspace=airflow.workspace.root)
+    assert airflow.workspace.champion.exists(), f"{airflow.states()}\n{airflow.said()}"
     champion = read_json(airflow.workspace.champion)
     return {
         "runs": airflow.states(),
