@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ LANGUAGE_MODEL = {
     "refine.held_out_sample": 8,
 }
 KEYWORDS = {"profiles.engine": "extractive"}
+BETTER = {"train.learning_rate": 0.01, "fusion.matched_spread": 0.75}
+GARBAGE = [("u1", "nowhere", "2024-01-01"), ("", "", ""), ("u1", "u1", "the day before"), ("u2", "\x00", "9999-01-01")]
+MINUTE = timedelta(minutes=1)
 ENDED = ("success", "failed")
 
 
@@ -177,6 +181,23 @@ class Airflow:
         dags = [one["dag_id"] for one in self.call("GET", "/api/v2/dags?limit=50")["dags"]]
         return {dag: [run["state"] for run in self.runs(dag)] for dag in sorted(dags)}
 
+    def instances(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """Every task of a run, with when it ran and how often it was tried."""
+        return list(self.call("GET", f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"])
+
+    def reclm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command line, with the settings of the DAGs."""
+        command = [sys.executable, "-m", "reclm.cli", *words]
+        return subprocess.run(command, env=self.variables, capture_output=True, text=True, check=False)
+
+    def set(self, **settings: Any) -> None:
+        """Writes these settings over those the DAGs started with."""
+        file = Path(self.variables["RECLM_SETTINGS"])
+        kept = [line for line in file.read_text().splitlines() if line.split(" = ")[0] not in settings]
+        file.write_text(
+            "".join(f"{line}\n" for line in [*kept, *(f"{k} = {json.dumps(v)}" for k, v in settings.items())])
+        )
+
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         with duckdb.connect(str(self.workspace.warehouse), read_only=True) as connection:
             connection.execute("set TimeZone = 'UTC'")
@@ -239,20 +260,22 @@ def _answers(airflow: Airflow) -> bool:
     return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor"))
 
 
-def kill(pattern: Callable[[list[str]], bool], timeout: float = 200) -> int:
-    """kill -9 of the first process whose command line `pattern` accepts; returns its id."""
+def kill_parent_of(module: str, airflow: Airflow, timeout: float = 200) -> int:
+    """kill -9 of the process that started `python -m module` for this Airflow; returns its id."""
 
     def find() -> int | None:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    surroundings = (entry / "environ").read_bytes().decode(errors="replace")
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 except OSError:
                     continue
-                if pattern(words) and int(entry.name) != os.getpid():
-                    return int(entry.name)
+                if module in words and f"AIRFLOW_HOME={airflow.home}" in surroundings:
+                    return parent
         return None
 
-    pid = int(until(find, timeout, "a process to kill"))
+    pid = int(until(find, timeout, f"a process {module}", airflow))
     os.kill(pid, signal.SIGKILL)
     return pid

@@ -1,0 +1,323 @@
+"""Days on which something goes wrong, under a real scheduler with PostgreSQL and Redis, and a backfill beside daily runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from integration import airflow_world as world
+from integration import servers
+
+from reclm import artifacts
+from reclm.workspace import Workspace, read_json
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
+
+DAILY = {"schedule.features": "0 0 * * *", "schedule.retries": 6}
+WORSE = {"train.epochs": 1, "train.learning_rate": 1e-7, "fusion.matched_spread": 0.0}
+SAME_EVERY_DAY = [
+    "dim_users",
+    "dim_items",
+    "fct_known_interactions",
+    "fct_user_status",
+    "fct_item_status",
+    "fct_user_neighbours",
+    "fct_item_neighbours",
+    "fct_user_prompts",
+    "fct_item_prompts",
+    "fct_truth",
+    "fct_mask",
+    "fct_candidates",
+    "dim_user_profiles",
+    "dim_item_profiles",
+    "feast_user_profile",
+    "feast_item_profile",
+    "feast_item_content",
+    "feast_user_activity",
+    "feast_item_activity",
+]
+MOMENTS = ("created_at", "latency_ms")
+
+
+@dataclass
+class Story:
+    """What could be seen after each act, by its name."""
+
+    acts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def tables(file: Path) -> dict[str, list[Any]]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        found = {}
+        for name in SAME_EVERY_DAY:
+            columns = [row[0] for row in connection.execute(f"describe {name}").fetchall() if row[0] not in MOMENTS]
+            found[name] = connection.execute(f"select {', '.join(columns)} from {name} order by all").fetchall()
+        return found
+
+
+def seen(airflow: world.Airflow, workspace: Workspace | None = None) -> dict[str, Any]:
+    workspace = workspace or airflow.workspace
+    return {
+        "runs": airflow.states(),
+        "champion": read_json(workspace.champion) if workspace.champion.exists() else None,
+        "published": read_json(workspace.feast / "published.json")["version"],
+        "artifacts": {kind: sorted(a.version for a in artifacts.all_of(workspace, kind)) for kind in artifacts.KINDS},
+        "tables": tables(workspace.warehouse),
+        "quarantined": airflow.sql("select count(*) from quarantine_interactions")[0][0],
+        "decisions": airflow.sql("select decision, reason from fct_promotions order by decided_at"),
+    }
+
+
+def one_day(airflow: world.Airflow, moment: Any) -> list[dict[str, Any]]:
+    """A run of reclm_features, and all that follows. Returns its task instances."""
+    run = airflow.trigger("reclm_features", moment)
+    airflow.wait("reclm_features", run)
+    airflow.wait_for_quiet()
+    return airflow.instances("reclm_features", run)
+
+
+@contextmanager
+def no_room(folder: Path) -> Iterator[bool]:
+    """A disk of 64 KiB in the place of `folder`; False where nobody may mount one here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    try:
+        yield mounted.returncode == 0
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder, told = tmp_path_factory.mktemp("faults"), Story()
+    shop = world.Shop(folder / "shop", world.SHOP)
+    with ExitStack() as stack:
+        database = stack.enter_context(servers.postgres())
+        redis_port = servers.free_port()
+        redis = ExitStack()
+        stack.callback(redis.close)
+        redis.enter_context(servers.redis(folder, redis_port))
+        online = {"feast.online_store": "redis", "feast.redis_url": f"127.0.0.1:{redis_port}"}
+        settings = {**world.SHOP, **world.KEYWORDS, **DAILY, **online}
+        airflow = stack.enter_context(world.running(folder / "airflow-world", settings, database))
+        acts = told.acts
+        airflow.wait_for_quiet()  # the run of last midnight, which finds an empty inbox
+
+        known = shop.drop(airflow.inbox, None, shop.day(4), set())
+        one_day(airflow, shop.day(4))
+        acts["first"] = seen(airflow)
+        acts["twice"] = seen(airflow) | {"tasks": one_day(airflow, shop.day(4) + world.MINUTE)}
+        acts["twice"] |= seen(airflow)
+        acts["empty"] = {"tasks": one_day(airflow, shop.day(3) - world.MINUTE)} | seen(airflow)
+
+        shop.write(airflow.inbox / "interactions-garbage.csv", ("user_id", "item_id", "event_ts"), world.GARBAGE)
+        acts["garbage"] = {"tasks": one_day(airflow, shop.day(3) - 2 * world.MINUTE)} | seen(airflow)
+
+        known |= shop.drop(airflow.inbox, shop.day(4), shop.day(3), known)
+        killed = threading.Thread(target=world.kill_parent_of, args=("reclm.dbt_process", airflow))
+        killed.start()
+        acts["killed"] = {"tasks": one_day(airflow, shop.day(3))}
+        killed.join()
+        acts["killed"] |= seen(airflow)
+
+        airflow.set(**WORSE)
+        known |= shop.drop(airflow.inbox, shop.day(3), shop.day(2), known)
+        one_day(airflow, shop.day(2))
+        acts["worse"] = seen(airflow)
+        airflow.set(**{key: value for key, value in world.SHOP.items() if key in WORSE}, **world.BETTER)
+        airflow.wait("reclm_training", airflow.trigger("reclm_training"))
+        acts["better"] = seen(airflow)
+        back = airflow.reclm("rollback", "--reason", "a test")
+        acts["rollback"] = {"output": back.stdout + back.stderr, "code": back.returncode} | seen(airflow)
+
+        with no_room(airflow.workspace.artifacts / ".partial") as mounted:
+            run = airflow.trigger("reclm_training", settings={"train.seeds": 7})
+            if mounted:
+                world.until(
+                    lambda: any(one["state"] == "up_for_retry" for one in airflow.instances("reclm_training", run)),
+                    200,
+                    "a training without room to fail",
+                    airflow,
+                )
+            acts["no room"] = {"mounted": mounted, "said": airflow.said()} | seen(airflow)
+        acts["room"] = {"state": airflow.wait("reclm_training", run)} | seen(airflow)
+
+        known |= shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
+        before = acts["room"]["published"]
+        run = airflow.trigger("reclm_features", shop.day(1))
+        airflow.wait("reclm_features", run)
+        redis.close()
+        profiles = world.until(
+            lambda: next(
+                (r["dag_run_id"] for r in airflow.runs("reclm_profiles")[::-1] if r["state"] == "running"), ""
+            ),
+            60,
+            "reclm_profiles to start",
+            airflow,
+        )
+        world.until(
+            lambda: any(one["try_number"] > 1 for one in airflow.instances("reclm_profiles", profiles)),
+            200,
+            "publish to fail for want of Redis",
+            airflow,
+        )
+        during = read_json(airflow.workspace.feast / "published.json")["version"]
+        redis.enter_context(servers.redis(folder, redis_port))
+        airflow.wait_for_quiet()
+        acts["redis"] = {"before": before, "during": during, "tasks": airflow.instances("reclm_profiles", profiles)}
+        acts["redis"] |= seen(airflow) | {"health": airflow.reclm("health").stdout}
+
+        shop.drop_items(airflow.inbox, "brand-new", set(list(shop.items.keys() - known)[:3]))
+        daily = airflow.trigger("reclm_features", shop.day(0))
+        cold = airflow.trigger("reclm_cold_items")
+        airflow.wait_for_quiet()
+        pair = [
+            next(one for one in airflow.instances(dag, run) if one["task_id"] == task)
+            for dag, run, task in (("reclm_features", daily, "build"), ("reclm_cold_items", cold, "add"))
+        ]
+        acts["both"] = {"pair": pair, "new": 3}
+
+        other = Workspace(folder / "backfilled")
+        for file in airflow.inbox.glob("*.csv"):
+            if file.stem in {f"{kind}-{shop.day(n):%Y-%m-%d}" for kind in ("interactions", "items") for n in (4, 3, 2)}:
+                (other.root / "inbox").mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, other.root / "inbox" / file.name)
+        words = ["backfill", "create", "--dag-id", "reclm_features", "--max-active-runs", "1"]
+        words += [
+            "--from-date",
+            f"{shop.day(4):%Y-%m-%dT00:00:00+00:00}",
+            "--to-date",
+            f"{shop.day(2):%Y-%m-%dT00:00:00+00:00}",
+        ]
+        words += ["--dag-run-conf", json.dumps({"workspace": str(other.root)})]
+        asked = subprocess.run(["airflow", *words], env=airflow.variables, capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stdout[-2000:] + asked.stderr[-2000:]
+        world.until(
+            lambda: (
+                sum(r["run_type"] == "backfill" and r["state"] == "success" for r in airflow.runs("reclm_features"))
+                == 3
+            ),
+            600,
+            "three days of backfill",
+            airflow,
+        )
+        airflow.wait_for_quiet()
+        acts["backfill"] = {"tables": tables(other.warehouse), "champion": read_json(other.champion)}
+    yield told
+
+
+def states(act: dict[str, Any]) -> dict[str, str]:
+    return {one["task_id"]: one["state"] for one in act["tasks"]}
+
+
+def unchanged(story: Story, act: str, *others: str) -> bool:
+    kept = ("champion", "published", "artifacts", "tables", *others)
+    return all(story.acts[act][what] == story.acts["first"][what] for what in kept)
+
+
+class TestADayThatBringsNothing:
+    def test_run_twice_does_nothing_twice(self, story: Story) -> None:
+        assert states(story.acts["twice"]) | {"ingest": "success"} == {
+            "ingest": "success",
+            "build": "skipped",
+            "health": "skipped",
+            "tuning_due": "skipped",
+        }
+        assert unchanged(story, "twice", "quarantined")
+
+    def test_an_empty_day_ends_well_and_changes_nothing(self, story: Story) -> None:
+        assert set(states(story.acts["empty"]).values()) == {"success", "skipped"}
+        assert unchanged(story, "empty", "quarantined")
+
+    def test_garbage_is_set_apart_and_the_champion_kept(self, story: Story) -> None:
+        assert set(states(story.acts["garbage"]).values()) == {"success", "skipped"}
+        assert story.acts["garbage"]["quarantined"] == story.acts["first"]["quarantined"] + len(world.GARBAGE)
+        assert unchanged(story, "garbage")
+
+
+class TestATaskThatIsKilled:
+    def test_is_tried_again_and_the_day_ends_right(self, story: Story) -> None:
+        act = story.acts["killed"]
+        tries = {one["task_id"]: one["try_number"] for one in act["tasks"]}
+        assert set(states(act).values()) == {"success", "skipped"} and tries["build"] == 2
+        assert act["decisions"][-1][0] == "promoted" and len(act["decisions"]) == 2
+        assert act["champion"]["previous"] == story.acts["first"]["champion"]["version"]
+
+
+class TestACandidate:
+    def test_that_is_worse_is_kept_out(self, story: Story) -> None:
+        act = story.acts["worse"]
+        assert act["champion"] == story.acts["killed"]["champion"]
+        assert act["decisions"][-1][0] == "kept" and len(act["decisions"]) == 3, act["decisions"]
+
+    def test_that_is_better_gets_in(self, story: Story) -> None:
+        act = story.acts["better"]
+        assert act["decisions"][-1][0] == "promoted" and len(act["decisions"]) == 4, act["decisions"]
+        assert act["champion"]["previous"] == story.acts["worse"]["champion"]["version"]
+
+    def test_is_rolled_back_in_one_command(self, story: Story) -> None:
+        act = story.acts["rollback"]
+        assert act["code"] == 0, act["output"]
+        assert act["champion"]["version"] == story.acts["worse"]["champion"]["version"]
+        assert act["decisions"][-1] == ("rolled_back", "a test")
+
+
+class TestAFullDisk:
+    def test_is_told_and_leaves_what_stood(self, story: Story) -> None:
+        act = story.acts["no room"]
+        if not act["mounted"]:
+            pytest.skip("no file system may be mounted here")
+        assert "No space left on device" in act["said"]
+        for what in ("champion", "published", "artifacts", "tables"):
+            assert act[what] == story.acts["rollback"][what]
+
+    def test_goes_on_when_there_is_room(self, story: Story) -> None:
+        act = story.acts["room"]
+        assert act["state"] == "success"
+        assert len(act["artifacts"]["backbone"]) > len(story.acts["rollback"]["artifacts"]["backbone"])
+
+
+class TestAFeatureStoreThatIsDown:
+    def test_is_tried_again_and_nothing_is_half_published(self, story: Story) -> None:
+        act = story.acts["redis"]
+        assert act["during"] == act["before"] != act["published"]
+        tries = {one["task_id"]: one["try_number"] for one in act["tasks"]}
+        assert tries["publish"] > 1 and set(states(act).values()) == {"success"}
+
+    def test_holds_what_is_on_record_when_it_is_back(self, story: Story) -> None:
+        skew = [line for line in story.acts["redis"]["health"].splitlines() if "train_serve_skew" in line]
+        assert skew and all(line.startswith("ok") for line in skew), skew
+
+
+class TestTheDailyBuildAndColdItems:
+    def test_at_once_take_turns(self, story: Story) -> None:
+        daily, cold = sorted(story.acts["both"]["pair"], key=lambda one: one["start_date"])
+        assert {daily["state"], cold["state"]} <= {"success", "skipped"} and "success" in (
+            daily["state"],
+            cold["state"],
+        )
+        assert daily["end_date"] <= cold["start_date"]
+
+
+class TestABackfill:
+    def test_of_three_days_gives_the_tables_of_three_daily_runs(self, story: Story) -> None:
+        daily, backfilled = story.acts["worse"]["tables"], story.acts["backfill"]["tables"]
+        for name in SAME_EVERY_DAY:
+            assert daily[name], name
+            assert backfilled[name] == daily[name], name
+
+    def test_reaches_a_champion_of_its_own(self, story: Story) -> None:
+        assert story.acts["backfill"]["champion"]["version"]
