@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm import __version__
 from reclm.artifacts import content_hash, find
+from reclm.progress import say
 from reclm.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
@@ -107,13 +109,39 @@ def prepare_sources(workspace: Workspace) -> None:
     (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def only_writer(workspace: Workspace) -> Iterator[None]:
+    """Holds the lock of the warehouse and of what its builds read; waits for it, and says so, while another process has it."""
+    from filelock import FileLock, Timeout
+
+    workspace.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace.locks / "warehouse.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another build is writing {workspace.build_database}; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def set_current_artifact(workspace: Workspace, kind: str, version: str) -> None:
     """Makes `version` the one of its kind that the warehouse's current tables show."""
     set_current_artifacts(workspace, kind, [version])
 
 
 def set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
-    """The same for a kind of which several versions count at once (one backbone each model, variant and seed)."""
+    """The same for a kind of which several versions count at once (one backbone each model, variant and seed).
+
+    Waits while a build runs: a build that finds other artifacts current half-way reads a file that was replaced under it.
+    """
+    with only_writer(workspace):
+        _set_current_artifacts(workspace, kind, versions)
+
+
+def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
     rows = [row for row in _current_artifacts(workspace) if row["kind"] != kind]
     for version in versions:
         artifact = find(workspace, kind, version)

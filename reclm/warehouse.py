@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from reclm.dbt_process import run_dbt, target_path
 from reclm.dbt_sources import (
     fingerprints,
     meaning,
+    only_writer,
     prepare_sources,
     project,
     set_current_artifact,
@@ -98,24 +97,6 @@ def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[s
     settings.paths.require_dataset()
     with only_writer(settings.paths):
         return _build(settings, phase, force)
-
-
-@contextmanager
-def only_writer(workspace: Workspace) -> Iterator[None]:
-    """Holds the build lock; waits for it, and says so, while another process has it."""
-    from filelock import FileLock, Timeout
-
-    workspace.locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workspace.locks / "warehouse.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another build is writing {workspace.build_database}; waiting for it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:

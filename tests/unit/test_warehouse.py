@@ -237,7 +237,7 @@ class TestOneBuildAtATime:
             if "waiting" in message:
                 waiting.set()
 
-        monkeypatch.setattr(warehouse, "say", say)
+        monkeypatch.setattr(dbt_sources, "say", say)
         shop.paths.locks.mkdir(parents=True)
         with FileLock(shop.paths.locks / "warehouse.lock"):
             second = threading.Thread(target=warehouse.build, args=(shop,))
@@ -249,6 +249,18 @@ class TestOneBuildAtATime:
 
 
 class TestCurrentArtifacts:
+    def test_do_not_change_under_a_build_that_runs(self, shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        waiting = threading.Event()
+        monkeypatch.setattr(dbt_sources, "say", lambda message: waiting.set())
+        shop.paths.locks.mkdir(parents=True)
+        with FileLock(shop.paths.locks / "warehouse.lock"):
+            setting = threading.Thread(target=warehouse.set_current_artifact, args=(shop.paths, "profiles", "new"))
+            setting.start()
+            assert waiting.wait(timeout=30)
+            assert dbt_sources.current_versions(shop.paths, "profiles") == set()
+        setting.join(timeout=30)
+        assert dbt_sources.current_versions(shop.paths, "profiles") == {"new"}
+
     def test_one_kind_is_replaced_and_the_others_stay(self, shop: Settings) -> None:
         first, second = make(shop, "embeddings", model="m"), make(shop, "profiles")
         warehouse.set_current_artifact(shop.paths, "profiles", "older")
