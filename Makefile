@@ -10,7 +10,7 @@ STAMP := .venv/.setup-stamp
 VLLM_STAMP := .venv/.vllm-stamp
 WORKSPACE ?= workspace-demo
 
-.PHONY: help setup demo test test-all lint format docs clean
+.PHONY: help setup demo test test-all lint format lock airflow docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ lock: setup ## Resolve the packages again into constraints.txt (no download addr
 		$(BIN)/uv pip compile pyproject.toml --extra dev --extra vllm -c constraints.txt --override overrides.txt \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o constraints.txt
 	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' constraints.txt
+
+airflow: setup ## Start Airflow over the DAGs on the demo workspace, for a look; Ctrl-C stops all of it
+	@$(BIN)/python -m reclm.schedule.standalone --workspace $(WORKSPACE)
 
 docs: setup ## Build dbt's documentation of every table into the workspace
 	@$(BIN)/reclm build --docs --workspace $(WORKSPACE)
