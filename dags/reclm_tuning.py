@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
 from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, request, schedule, shared
@@ -30,7 +31,11 @@ with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
     @task(pool=ACCELERATOR)
     def tune(params=None, triggering_asset_events=None):
         """Teacher's profiles, base model, LoRA on two-turn dialogues."""
-        return tasks.tune(request(params, triggering_asset_events))
+        wanted = request(params, triggering_asset_events)
+        reason = tasks.why_not_tune(wanted)
+        if reason:
+            raise AirflowSkipException(reason)
+        return tasks.tune(wanted)
 
     @task(pool=ACCELERATOR)
     def reward(params=None, triggering_asset_events=None):

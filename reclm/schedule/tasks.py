@@ -138,6 +138,18 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     return {**_where(settings), "reason": reason}
 
 
+def why_not_tune(params: Params) -> str:
+    """Why there is no model to tune; empty: there is one."""
+    from reclm import stages
+
+    settings = as_built(params)
+    if not settings.paths.current_build.exists():
+        return "nothing has been built yet"
+    if stages.with_words(settings).profiles.engine not in stages.LEARNING_ENGINES:
+        return "profiles are not written by a model that is tuned here"
+    return ""
+
+
 def tune(params: Params) -> Result:
     """Teacher, base model and two-turn tuning."""
     from reclm import stages
