@@ -191,12 +191,17 @@ def profile(
 
 
 def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
-    """Checked features into Feast, offline and online. `rewind` lets an older build replace a newer one."""
+    """Checked features into Feast, offline and online, and the champion's vectors where the online store has lost them.
+    `rewind` lets an older build replace a newer one."""
+    from reclm import champion
+    from reclm.features.fused import restore
     from reclm.features.publish import publish as to_feast
 
     with recorded(settings.paths, "publish", online_store=settings.feast.online_store) as about:
         result = to_feast(settings, rewind=rewind)
         about |= result
+        if settings.paths.champion.exists():
+            about["restored"] = restore(settings, champion.current(settings)["version"])
     return result
 
 

@@ -87,6 +87,23 @@ def publish_items(
     return written
 
 
+def restore(settings: Settings, model_version: str) -> int:
+    """Writes the vectors of a published version online again where the store has lost them, as a server without a disk does
+    when it starts anew; returns how many rows. Whether it has is asked of the first and the last row of each view."""
+    written = 0
+    with store.writing(settings.paths):
+        feast = store.open_store(settings)
+        for side in store.SIDES:
+            file = store.vector_file(settings.paths, side, model_version)
+            table = pq.read_table(file) if file.exists() else None
+            if table is None or not table.num_rows:
+                continue
+            ends = [(table[f"{side}_id"][row].as_py(), model_version) for row in (0, table.num_rows - 1)]
+            if len(online.held_rows(feast, f"{side}_fused", ends)) < len(set(ends)):
+                written += _write_changed(feast, f"{side}_fused", table)
+    return written
+
+
 def load_fused(
     settings: Settings, side: store.Side, model_version: str
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:

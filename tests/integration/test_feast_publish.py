@@ -337,6 +337,27 @@ def _publish_vectors(settings: Settings, version: str, as_of: datetime = T2, **c
 
 
 class TestFusedVectors:
+    def test_are_written_again_where_the_online_store_has_lost_them(self, settings: Settings) -> None:
+        _publish_vectors(settings, "m1")
+        feast = store.open_store(settings)
+        assert fused.restore(settings, "m1") == 0
+        for side, ids in (("user", world.USERS), ("item", world.ITEMS)):
+            online.delete_rows(feast, f"{side}_fused", [(one, "m1") for one in ids])
+        assert fused.restore(settings, "m1") == len(world.USERS) + len(world.ITEMS)
+        found = online.read_fused(feast, "item", world.ITEMS, "m1")
+        assert np.array_equal(found, _vectors("item", "m1", world.ITEMS))
+        assert fused.restore(settings, "never published") == 0
+
+    def test_of_new_items_join_a_published_version_and_change_nothing_else(self, settings: Settings) -> None:
+        _publish_vectors(settings, "m1")
+        new = _vectors("item", "later", ["new"])
+        assert fused.publish_items(settings, "m1", ["new"], new, T3) == 1
+        assert fused.publish_items(settings, "m1", ["new"], new, T3) == 0
+        ids, vectors = fused.load_fused(settings, "item", "m1")
+        assert ids.tolist() == [*world.ITEMS, "new"]
+        assert np.array_equal(vectors, np.vstack([_vectors("item", "m1", world.ITEMS), new]))
+        assert np.array_equal(online.read_fused(store.open_store(settings), "item", ["new"], "m1"), new)
+
     def test_each_version_is_read_by_its_own_name(self, settings: Settings) -> None:
         _publish_vectors(settings, "m1")
         _publish_vectors(settings, "m2")

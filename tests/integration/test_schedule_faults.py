@@ -117,7 +117,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         airflow.wait_for_quiet()  # the run of last midnight, which finds an empty inbox
 
         known = shop.drop(airflow.inbox, None, shop.day(4), set())
-        one_day(airflow, shop.day(4))
+        one_day(airflow, shop.day(4) + world.SECOND)
         acts["first"] = seen(airflow)
         acts["twice"] = seen(airflow) | {"tasks": one_day(airflow, shop.day(4) + world.MINUTE)}
         acts["twice"] |= seen(airflow)
@@ -129,13 +129,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         known |= shop.drop(airflow.inbox, shop.day(4), shop.day(3), known)
         killed = threading.Thread(target=world.kill_parent_of, args=("reclm.dbt_process", airflow))
         killed.start()
-        acts["killed"] = {"tasks": one_day(airflow, shop.day(3))}
+        acts["killed"] = {"tasks": one_day(airflow, shop.day(3) + world.SECOND)}
         killed.join()
         acts["killed"] |= seen(airflow)
 
         airflow.set(**WORSE)
         known |= shop.drop(airflow.inbox, shop.day(3), shop.day(2), known)
-        one_day(airflow, shop.day(2))
+        one_day(airflow, shop.day(2) + world.SECOND)
         acts["worse"] = seen(airflow)
         airflow.set(**{key: value for key, value in world.SHOP.items() if key in WORSE}, **world.BETTER)
         airflow.wait("reclm_training", airflow.trigger("reclm_training"))
@@ -157,7 +157,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
         known |= shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
         before = acts["room"]["published"]
-        run = airflow.trigger("reclm_features", shop.day(1))
+        run = airflow.trigger("reclm_features", shop.day(1) + world.SECOND)
         airflow.wait("reclm_features", run)
         redis.close()
         profiles = world.until(
@@ -181,7 +181,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         acts["redis"] |= seen(airflow) | {"health": airflow.reclm("health").stdout}
 
         shop.drop_items(airflow.inbox, "brand-new", set(list(shop.items.keys() - known)[:3]))
-        daily = airflow.trigger("reclm_features", shop.day(0))
+        daily = airflow.trigger("reclm_features", shop.day(0) + world.SECOND)
         cold = airflow.trigger("reclm_cold_items")
         airflow.wait_for_quiet()
         pair = [
