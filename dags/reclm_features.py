@@ -1,4 +1,4 @@
-"""Daily: what is new in the inbox becomes features, as of the end of the day that the run stands for."""
+"""Daily: what is new in the inbox becomes features, as of the logical date of the run."""
 
 from __future__ import annotations
 

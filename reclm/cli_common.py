@@ -77,8 +77,6 @@ def load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> 
     from reclm import settings
 
     loaded = settings.load(flags or (), workspace=workspace, file=file)
-    if loaded.runtime.threads:  # read by OpenBLAS and OpenMP when numpy and torch are imported, later than this
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ.setdefault(f"{library}_NUM_THREADS", str(loaded.runtime.threads))
+    settings.bound_libraries(loaded)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
     return loaded

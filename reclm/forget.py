@@ -73,7 +73,7 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
 
     Raises InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
     """
-    from reclm import stages
+    from reclm import stages, warehouse
     from reclm.features.online import forget_user
 
     workspace = settings.paths
@@ -92,7 +92,7 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
         shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
         for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
             database.unlink(missing_ok=True)
-        stages.build(settings, force=True)
+        stages.build(warehouse.as_built(settings), force=True)
     return removed
 
 

@@ -28,7 +28,8 @@ class ScheduleSettings(Section):
     """When the DAGs run, and whom they tell."""
 
     inbox: str = Field(
-        "", description="Folder that new logs and item tables are dropped into; empty: `inbox` inside the workspace."
+        "inbox",
+        description="Folder that new logs and item tables are dropped into; a relative one is inside the workspace.",
     )
     features: str = Field("0 2 * * *", description="Cron of reclm_features; empty: only by hand.")
     tuning: str = Field(

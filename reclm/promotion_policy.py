@@ -125,6 +125,9 @@ def judge(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
 
 def _contest(settings: Settings, best: Artifact, standing: Artifact, own: Artifact | None) -> Verdict:
     """Who is considered: the best of today, or the champion's kind. The guards have not been asked yet."""
+    if own is None and _is_configured(settings, standing):
+        reason = f"{name(standing)}, the champion's kind, was not trained today, so {name(best)} has nothing to be held against"
+        return Verdict("kept", reason, best, value_of(settings, best))
     if own is None:
         return Verdict("promoted", f"{name(standing)} is trained no longer; {name(best)} is the best of today", best)
     if _kind(best) == _kind(own):
@@ -135,6 +138,12 @@ def _contest(settings: Settings, best: Artifact, standing: Artifact, own: Artifa
     if own == standing:
         return Verdict("kept", compared, best, value_of(settings, best), difference)
     return _stays_or_refreshed(standing, own, compared)
+
+
+def _is_configured(settings: Settings, model: Artifact) -> bool:
+    """Whether the settings have models of its kind trained: a run of fewer models is no reason to give it up."""
+    kind, train = model.manifest["parameters"], settings.train
+    return kind["model"] in train.models and kind["variant"] in train.variants and kind["seed"] in train.seeds
 
 
 def _own(standing: Artifact, trained: Sequence[Artifact]) -> Artifact | None:

@@ -365,6 +365,13 @@ class Settings(BaseSettings):
         return Workspace(self.workspace.expanduser().resolve())
 
 
+def bound_libraries(settings: Settings) -> None:
+    """Lets numpy and torch use `runtime.threads` threads: to be called before they are imported, when OpenBLAS and OpenMP look."""
+    if settings.runtime.threads:
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", str(settings.runtime.threads))
+
+
 def describe(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """(key, type, default, description) of every leaf of the tree, in order."""
     for name, field in model.model_fields.items():

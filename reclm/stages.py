@@ -44,12 +44,21 @@ def one_at_a_time(settings: Settings) -> Iterator[None]:
         lock.release()
 
 
-def ingest(settings: Settings, source: Path | None = None) -> dict[str, Any]:
-    """Logs and item texts into `landing/`, unedited. `source` is a folder or a file; None makes the demo world."""
+def ingest(
+    settings: Settings,
+    source: Path | None = None,
+    *,
+    delivery: bool = False,
+    only: Literal["items"] | None = None,
+) -> dict[str, Any]:
+    """Logs and item texts into `landing/`, unedited. `source` is a folder or a file; None makes the demo world.
+
+    A `delivery` joins the data set that stands, whatever it is called; with `only`, nothing but item tables are landed.
+    """
     from reclm.ingest import ingest as land
 
     with recorded(settings.paths, "ingest", source=source.name if source else "demo") as about:
-        dataset = land(settings, source)
+        dataset = land(settings, source, delivery=delivery, only=only)
         about |= {
             "dataset": dataset["name"],
             "rows": {

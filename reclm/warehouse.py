@@ -46,6 +46,7 @@ KNOWN_ROWS = {
 }
 """What the tables of the features phase are made from: table, and the columns that count."""
 __all__ = [
+    "as_built",
     "build",
     "connect",
     "docs",
@@ -99,8 +100,18 @@ def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[s
         return _build(settings, phase, force)
 
 
+def as_built(settings: Settings) -> Settings:
+    """The settings with the moment of knowledge of the build that stands: whatever follows a build knows what it knows."""
+    if not settings.paths.current_build.exists():
+        return settings
+    as_of = read_json(settings.paths.current_build).get("as_of", "")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"as_of": as_of})})
+
+
 def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     workspace = settings.paths
+    if phase in ("profiles", "evaluation"):
+        settings = as_built(settings)  # only a build of features moves the moment of knowledge
     write_parameters(settings)
     prepare_sources(workspace)
     before, now = _standing(workspace), fingerprints(settings)
@@ -117,11 +128,11 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     say(f"  dbt builds and tests {', '.join(phases)}")
     write_json(_marker(workspace), {"build_id": build_id, "phases": phases})
     _run_phases(settings, workspace.external / build_id, phases, fresh_parse=before is None)
-    _publish_copy(workspace)
     if before and "features" not in phases:
         knowledge = before["features_fingerprint"]
     else:
         knowledge = meaning(settings, _known_rows(workspace))
+    _publish_copy(workspace)
     current = {
         "build_id": build_id,
         "fingerprint": content_hash(recorded),

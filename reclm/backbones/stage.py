@@ -56,11 +56,15 @@ class Snapshots:
     @cached_property
     def _read(self) -> tuple[TrainingData, list[EvaluationTask], TrainingData]:
         from reclm.evaluation.tasks import load_tasks
+        from reclm.stages import features_version
         from reclm.warehouse import features_fingerprint
 
+        published = features_version(self.settings)
         read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
-        if features_fingerprint(self.settings) != self.warehouse:
-            raise WorkspaceError("the warehouse was built anew while training read it; run `reclm train` again")
+        if (features_version(self.settings), features_fingerprint(self.settings)) != (published, self.warehouse):
+            raise WorkspaceError(
+                "features were built or published anew while training read them; run `reclm train` again"
+            )
         return read
 
     @property

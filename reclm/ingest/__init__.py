@@ -7,14 +7,16 @@ deduplicated or judged here; the warehouse does that and says why it sets a row 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reclm.errors import InputError
 from reclm.ingest import assigned, columns, demo, mind, movielens
 from reclm.ingest.files import stem_of, tables_in
 from reclm.ingest.landing import Plan, land
 from reclm.settings import Settings
+from reclm.workspace import read_json
 
 DEMO = "demo"
 IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
@@ -26,10 +28,13 @@ IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
 }
 
 
-def ingest(settings: Settings, source: Path | None) -> dict[str, Any]:
+def ingest(
+    settings: Settings, source: Path | None, *, delivery: bool = False, only: Literal["items"] | None = None
+) -> dict[str, Any]:
     """Lands what `source` (a folder or a file) holds, or the demo world when it is None; returns `dataset.json`.
 
-    Ingesting the same files again changes nothing. Raises InputError, which names file, problem and remedy, when
+    A `delivery` adds to the data set that the workspace holds, under its name, whatever the folder is called. `only` lands
+    nothing but item tables. Ingesting the same files again changes nothing. Raises InputError, which names file, problem and remedy, when
     something cannot be read; nothing is half-written then.
     """
     if source is None or settings.data.importer == DEMO:
@@ -37,9 +42,17 @@ def ingest(settings: Settings, source: Path | None) -> dict[str, Any]:
     folder = source.expanduser().resolve()
     if not folder.exists():
         raise InputError(f"{source} does not exist; --data names a folder with a log in it, or the log itself")
-    importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
     name = folder.name if folder.is_dir() else stem_of(folder)
-    return land(settings, IMPORTERS[importer](settings, folder), name=name, importer=importer, source=str(folder))
+    standing = read_json(settings.paths.dataset) if delivery and settings.paths.dataset.exists() else None
+    if standing and not columns.find_files(settings.data, folder, log_needed=False).interactions:
+        importer, plan = "columns", columns.plan_additions(settings, folder, standing["split_mode"])
+    else:
+        importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
+        plan = IMPORTERS[importer](settings, folder)
+    if only:
+        plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
+    name = standing["name"] if standing else name
+    return land(settings, plan, name=name, importer=importer, source=str(folder), delivery=delivery)
 
 
 def importer_of(settings: Settings, source: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reclm.errors import InputError
 from reclm.ingest.files import KINDS, LogFile, stem_of, suffix_of, tables_in
-from reclm.ingest.landing import Batch, Plan
+from reclm.ingest.landing import Batch, Plan, SplitMode
 from reclm.ingest.mapping import as_text, categories, find_column, joined_text
 from reclm.progress import say
 from reclm.settings import DataSettings, Settings
@@ -33,8 +33,8 @@ class LogFiles:
     users: list[Path]
 
 
-def find_files(data: DataSettings, source: Path) -> LogFiles:
-    """Which file is what. Raises InputError when there is no log, or a file the settings name is missing."""
+def find_files(data: DataSettings, source: Path, *, log_needed: bool = True) -> LogFiles:
+    """Which file is what. Raises InputError when there is no log though one is needed, or a file the settings name is missing."""
     folder = source if source.is_dir() else source.parent
     if source.is_file() and not suffix_of(source):
         raise InputError(
@@ -48,7 +48,7 @@ def find_files(data: DataSettings, source: Path) -> LogFiles:
         [source] if source.is_file() else _beginning(rest, LOG_NAMES)
     )
     log = log or (rest if len(rest) == 1 else [])
-    if not log:
+    if not log and log_needed:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
         raise InputError(
             f"{folder} holds no log that can be told: looked for {', '.join(LOG_NAMES.split()[:4])} … with one of "
@@ -164,4 +164,14 @@ def plan(settings: Settings, source: Path) -> Plan:
         [log_batch(data, file, {} if has_clock else {"split": _drawn_split(settings, file)}) for file in logs]
         + [item_batch(data, LogFile(path)) for path in files.items]
         + [user_batch(data, LogFile(path)) for path in files.users],
+    )
+
+
+def plan_additions(settings: Settings, source: Path, split_mode: SplitMode) -> Plan:
+    """Items and users alone, for a data set whose log has landed before."""
+    files = find_files(settings.data, source, log_needed=False)
+    return Plan(
+        split_mode,
+        [item_batch(settings.data, LogFile(path)) for path in files.items]
+        + [user_batch(settings.data, LogFile(path)) for path in files.users],
     )

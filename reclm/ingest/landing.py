@@ -92,8 +92,12 @@ class Plan:
     truth: Callable[[duckdb.DuckDBPyConnection, Path], None] | None = None
 
 
-def land(settings: Settings, plan: Plan, *, name: str, importer: str, source: str) -> dict[str, Any]:
+def land(
+    settings: Settings, plan: Plan, *, name: str, importer: str, source: str, delivery: bool = False
+) -> dict[str, Any]:
     """Lands every batch of `plan` that is not there yet and returns the content of `dataset.json`.
+
+    A `delivery` may come in another format than the data set it joins.
 
     Raises InputError when a file cannot be read (nothing is changed then) and WorkspaceError when the workspace holds
     another data set.
@@ -102,7 +106,7 @@ def land(settings: Settings, plan: Plan, *, name: str, importer: str, source: st
     landing, partial = workspace.landing, workspace.landing / ".partial"
     workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.locks / "landing.lock"):
-        before = _standing(workspace, name, importer)
+        before = _standing(workspace, name, None if delivery else importer)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -142,10 +146,13 @@ def _require_one_clock(
         )
 
 
-def _standing(workspace: Workspace, name: str, importer: str) -> list[dict[str, Any]]:
-    """The batches already listed, their folder cleared of what a killed run left."""
+def _standing(workspace: Workspace, name: str, importer: str | None) -> list[dict[str, Any]]:
+    """The batches already listed, their folder cleared of what a killed run left. `importer` None: any will do."""
     content = read_json(workspace.dataset) if workspace.dataset.exists() else {"batches": []}
-    if content["batches"] and (content["name"], content["importer"]) != (name, importer):
+    if content["batches"] and (content["name"], content["importer"]) != (
+        name,
+        importer or content["importer"],
+    ):
         raise WorkspaceError(
             f"{workspace.root} already holds the data set {content['name']!r} (importer {content['importer']}); "
             f"one workspace holds one data set: give {name!r} (importer {importer}) another --workspace"

@@ -126,7 +126,7 @@ def main() -> None:
     process = start(variables, home / "standalone.log")
     print(
         f"page      http://127.0.0.1:{arguments.port}  (user admin; password in {home}/simple_auth_manager_passwords.json.generated)\n"
-        f"inbox     {settings.schedule.inbox or root / 'inbox'}  (drop logs here)\n"
+        f"inbox     {root / settings.schedule.inbox}  (drop logs here)\n"
         f"log       {home / 'standalone.log'}\n"
         "stop      Ctrl-C",
         flush=True,

@@ -8,10 +8,11 @@ task that is killed after its work and tried again still tells it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from reclm.artifacts import Artifact
@@ -27,44 +28,43 @@ def load(params: Params) -> Settings:
 
     from reclm import settings
 
-    flags = [f"{key}={value}" for key, value in (params.get("settings") or {}).items()]
+    given = {key: value for key, value in (params.get("settings") or {}).items() if value is not None}
+    flags = [f"{key}={json.dumps(v) if isinstance(v, list) else v}" for key, v in given.items()]
     if params.get("as_of"):
         flags.append(f"data.as_of={params['as_of']}")
     workspace = params.get("workspace")
     loaded = settings.load(flags, workspace=Path(workspace) if workspace else None)
+    settings.bound_libraries(loaded)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
     return loaded
 
 
 def as_built(params: Params) -> Settings:
     """The same, with the moment of knowledge of the build that stands: what follows a build knows what it knows."""
-    from reclm.workspace import read_json
+    from reclm import warehouse
 
-    settings = load({**params, "as_of": None})
-    if not settings.paths.current_build.exists():
-        return settings
-    as_of = read_json(settings.paths.current_build).get("as_of", "")
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"as_of": as_of})})
+    return warehouse.as_built(load({**params, "as_of": None}))
 
 
 def inbox(settings: Settings) -> Path:
     """The folder that deliveries are dropped into. Made when it is missing."""
-    folder = Path(settings.schedule.inbox).expanduser() if settings.schedule.inbox else settings.paths.root / "inbox"
+    folder = settings.paths.root / Path(settings.schedule.inbox).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def ingest(params: Params) -> Result:
-    """What is new in the inbox, into landing. An empty inbox is an empty day."""
+def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
+    """What is new in the inbox, into landing; with `only`, nothing but item tables. An empty inbox is an empty day."""
     from reclm import stages
     from reclm.ingest.files import tables_in
 
     settings = load(params)
     folder = inbox(settings)
     before = _batches(settings)
-    if not tables_in(folder):
-        return {"new_batches": 0, "batches": len(before)}
-    stages.ingest(settings, folder)
+    files = tables_in(folder)
+    if params.get("dry_run") or not files:
+        return {"new_batches": 0, "batches": len(before), "files": len(files)}
+    stages.ingest(settings, folder, delivery=True, only=only)
     after = _batches(settings)
     return {"new_batches": len(after - before), "batches": len(after)}
 
@@ -83,7 +83,7 @@ def has_data(params: Params) -> bool:
 
 
 def features(params: Params, logical_date: datetime | None) -> Result:
-    """dbt's features phase, as of the end of the day the run stands for; `params.as_of` wins."""
+    """dbt's features phase, as of the run's logical date; `params.as_of` wins."""
     from reclm import stages
 
     as_of = params.get("as_of") or (logical_date.isoformat() if logical_date else "")
@@ -158,18 +158,20 @@ def tune(params: Params) -> Result:
 
 
 def reward(params: Params) -> Result:
-    """The reward model."""
-    from reclm import stages
-
-    return _about(stages.reward(as_built(params)))
-
-
-def refine(params: Params) -> Result:
-    """The tuned model after PPO."""
+    """The reward model, where profiles are written by a refined one."""
     from reclm import stages
 
     settings = as_built(params)
-    return {**_where(settings), **_about(stages.refine(settings))}
+    return _about(stages.reward(settings)) if settings.profiles.model == "refined" else {}
+
+
+def refine(params: Params) -> Result:
+    """The model that writes: the tuned one after PPO, or, by `profiles.model`, the tuned one as it is."""
+    from reclm import stages
+
+    settings = as_built(params)
+    make = stages.refine if settings.profiles.model == "refined" else stages.tune
+    return {**_where(settings), **_about(make(settings))}
 
 
 def model_stands(params: Params) -> bool:
@@ -191,7 +193,7 @@ def publish(params: Params) -> Result:
     from reclm import stages
 
     settings = as_built(params)
-    result = stages.publish(settings, rewind=bool(params.get("rewind")))
+    result = stages.publish(settings)
     about = {"version": result["version"], "online_store": result["online_store"], "reused": result["reused"]}
     return {**_where(settings), **about}
 
@@ -245,8 +247,9 @@ def cold_items(params: Params) -> Result:
     from reclm import stages
 
     settings = as_built(params)
-    if ingest(params)["batches"] == 0 or not settings.paths.champion.exists():
+    if not settings.paths.champion.exists():
         return {"added": 0, "waiting": "nothing has been promoted yet"}
+    ingest(params, only="items")  # what people did waits for reclm_features
     return stages.cold_items(stages.with_words(settings))
 
 

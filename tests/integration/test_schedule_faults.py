@@ -18,6 +18,8 @@ from integration import airflow_world as world
 from integration import servers
 
 from reclm import artifacts
+from reclm.features.fused import load_fused
+from reclm.settings import Settings
 from reclm.workspace import Workspace, read_json
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
@@ -119,8 +121,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         known = shop.drop(airflow.inbox, None, shop.day(4), set())
         one_day(airflow, shop.day(4) + world.SECOND)
         acts["first"] = seen(airflow)
-        acts["twice"] = seen(airflow) | {"tasks": one_day(airflow, shop.day(4) + world.MINUTE)}
-        acts["twice"] |= seen(airflow)
+        acts["twice"] = {"tasks": one_day(airflow, shop.day(4) + world.MINUTE)} | seen(airflow)
         acts["empty"] = {"tasks": one_day(airflow, shop.day(3) - world.MINUTE)} | seen(airflow)
 
         shop.write(airflow.inbox / "interactions-garbage.csv", ("user_id", "item_id", "event_ts"), world.GARBAGE)
@@ -180,7 +181,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         acts["redis"] = {"before": before, "during": during, "tasks": airflow.instances("reclm_profiles", profiles)}
         acts["redis"] |= seen(airflow) | {"health": airflow.reclm("health").stdout}
 
-        shop.drop_items(airflow.inbox, "brand-new", set(list(shop.items.keys() - known)[:3]))
+        brand_new = set(sorted(shop.items.keys() - known)[:3])
+        shop.drop_items(airflow.inbox, "brand-new", brand_new)
         daily = airflow.trigger("reclm_features", shop.day(0) + world.SECOND)
         cold = airflow.trigger("reclm_cold_items")
         airflow.wait_for_quiet()
@@ -188,7 +190,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             next(one for one in airflow.instances(dag, run) if one["task_id"] == task)
             for dag, run, task in (("reclm_features", daily, "build"), ("reclm_cold_items", cold, "add"))
         ]
-        acts["both"] = {"pair": pair, "new": 3}
+        airflow.wait("reclm_cold_items", airflow.trigger("reclm_cold_items"))
+        ids, _ = load_fused(
+            Settings(workspace=airflow.workspace.root), "item", read_json(airflow.workspace.champion)["version"]
+        )
+        acts["both"] = {"pair": pair, "new": brand_new, "candidates": set(ids.tolist())}
 
         other = Workspace(folder / "backfilled")
         for file in airflow.inbox.glob("*.csv"):
@@ -310,6 +316,10 @@ class TestTheDailyBuildAndColdItems:
             cold["state"],
         )
         assert daily["end_date"] <= cold["start_date"]
+
+    def test_end_with_every_new_item_a_candidate(self, story: Story) -> None:
+        both = story.acts["both"]
+        assert len(both["new"]) == 3 and both["new"] <= both["candidates"]
 
 
 class TestABackfill:

@@ -198,3 +198,26 @@ class TestCallbacks:
         ]
         callbacks.failed({"task_instance": instance, "exception": ValueError("no room")})
         assert "could not tell webhook" in caplog.text
+
+
+class TestTheParametersOfARun:
+    def test_override_settings_of_every_kind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from reclm.schedule import tasks
+
+        monkeypatch.chdir(tmp_path)
+        given = {"train.models": ["lightgcn", "als"], "train.epochs": 3, "data.min_weight": None, "llm.base_model": "x"}
+        settings = tasks.load({"workspace": str(tmp_path), "settings": given, "as_of": "2024-05-02"})
+        assert settings.train.models == ("lightgcn", "als") and settings.train.epochs == 3
+        assert settings.llm.base_model == "x" and settings.data.as_of == "2024-05-02T00:00:00+00:00"
+
+    def test_a_dry_run_lands_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from reclm.schedule import tasks
+
+        monkeypatch.chdir(tmp_path)
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "interactions.csv").write_text("user_id,item_id,event_ts\nann,tea,2025-01-01\n")
+        params = {"workspace": str(tmp_path)}
+        assert tasks.ingest(params | {"dry_run": True}) == {"new_batches": 0, "batches": 0, "files": 1}
+        assert not tasks.has_data(params)
+        assert tasks.ingest(params)["new_batches"] == 1

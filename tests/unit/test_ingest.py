@@ -451,3 +451,42 @@ class TestAMillionRowsWithGarbage:
         )
         n_each = counts["duplicate"]
         assert found == (n_each, n_each, n_each, n_each, n_each, 0)
+
+
+class TestADelivery:
+    ITEMS = "item_id,title\ncocoa,Cocoa\n"
+
+    def test_joins_the_data_set_that_stands_whatever_its_folder_is_called(
+        self, folder: Path, tmp_path: Path, settings: Settings
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "interactions-2.csv").write_text("user_id,item_id,event_ts\nann,cocoa,2025-01-03\n")
+        with pytest.raises(WorkspaceError, match="another --workspace"):
+            ingest(settings, inbox)
+        content = ingest(settings, inbox, delivery=True)
+        assert content["name"] == "my shop" and len(landed(settings, "interactions")) == 3
+
+    def test_joins_the_demo_shop_and_takes_nothing_of_it_away(self, tmp_path: Path, workspace_settings: Make) -> None:
+        settings = workspace_settings(demo={"users": 20, "items": 20, "interactions": 100})
+        ingest(settings, None)
+        before = len(landed(settings, "interactions")), len(landed(settings, "items"))
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "items-new.csv").write_text(self.ITEMS)
+        ingest(settings, inbox, delivery=True)
+        assert (len(landed(settings, "interactions")), len(landed(settings, "items")) - 1) == before
+        with pytest.raises(WorkspaceError, match="another --workspace"):
+            ingest(settings, None)  # the shop made anew would sweep the delivery away
+
+    def test_of_items_alone_leaves_logs_where_they_are(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        (folder / "interactions-2.csv").write_text("user_id,item_id,event_ts\nann,cocoa,2025-01-03\n")
+        (folder / "items.csv").write_text(self.ITEMS)
+        ingest(settings, folder, delivery=True, only="items")
+        assert len(landed(settings, "interactions")) == 2 and len(landed(settings, "items")) == 1
+        ingest(settings, folder, delivery=True)
+        assert len(landed(settings, "interactions")) == 3

@@ -115,6 +115,22 @@ class TestOnNewerData:
         assert (row["decision"], shop.champion) == ("promoted", refresh.version)
         assert "als/augment is kept out" in row["reason"] and first.version == row["champion_version"]
 
+    def test_a_day_without_the_champions_kind_is_no_contest_unless_the_settings_have_given_it_up(
+        self, shop: Shop
+    ) -> None:
+        train = shop.settings.train
+        shop.settings = shop.settings.model_copy(update={"train": train.model_copy(update={"seeds": (1,)})})
+        first = shop.decide(shop.model(value=0.5))
+        shop.new_day("tuesday")
+        row = shop.decide(other := shop.model("als", value=0.9))
+        assert (row["decision"], shop.champion) == ("kept", first["candidate_version"])
+        assert "was not trained today" in row["reason"]
+        fewer = shop.settings.train.model_copy(update={"models": ("als",)})
+        shop.settings = shop.settings.model_copy(update={"train": fewer})
+        shop.new_day("wednesday")
+        row = shop.decide(other := shop.model("als", value=0.9))
+        assert (row["decision"], shop.champion) == ("promoted", other.version)
+
     def test_a_refresh_that_has_fallen_is_kept_out(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.5))
         shop.new_day("tuesday")

@@ -120,6 +120,14 @@ class TestWhatIsBuilt:
             assert not after["reused"]
             assert after["features_fingerprint"] == before["features_fingerprint"]
 
+    def test_only_a_build_of_features_moves_the_moment_of_knowledge(self, shop: Settings, dbt: StandIn) -> None:
+        moment = "2024-05-02T00:00:00+00:00"
+        warehouse.build(shop.model_copy(update={"data": shop.data.model_copy(update={"as_of": moment})}))
+        for phase in ("profiles", "evaluation"):
+            standing = warehouse.build(shop, phase)
+            assert standing["reused"] and standing["as_of"] == moment
+        assert warehouse.build(shop, "features")["as_of"] == ""
+
     def test_a_setting_that_no_table_depends_on_changes_nothing(self, shop: Settings, dbt: StandIn) -> None:
         warehouse.build(shop)
         assert warehouse.build(shop.model_copy(update={"train": shop.train.model_copy(update={"dim": 8})}))["reused"]
