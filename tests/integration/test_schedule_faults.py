@@ -22,7 +22,7 @@ from reclm.features.fused import load_fused
 from reclm.settings import Settings
 from reclm.workspace import Workspace, read_json
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.unproven, pytest.mark.timeout(2400)]
 
 DAILY = {"schedule.features": "0 0 * * *", "schedule.retries": 6}
 WORSE = {"train.epochs": 1, "train.learning_rate": 1e-7, "fusion.matched_spread": 0.0}
@@ -196,6 +196,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         )
         acts["both"] = {"pair": pair, "new": brand_new, "candidates": set(ids.tolist())}
 
+        airflow.set(**{"feast.online_store": "sqlite"})  # one database of a Redis server belongs to one workspace
         other = Workspace(folder / "backfilled")
         for file in airflow.inbox.glob("*.csv"):
             if file.stem in {f"{kind}-{shop.day(n):%Y-%m-%d}" for kind in ("interactions", "items") for n in (4, 3, 2)}:
