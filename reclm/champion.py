@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reclm.errors import WorkspaceError
+from reclm.errors import ArtifactError, WorkspaceError
 from reclm.progress import say
 from reclm.workspace import read_json, write_json
 
@@ -47,8 +47,17 @@ def publish(settings: Settings, chosen: Artifact) -> None:
         user_vectors=fitted.vectors["full_shot"].users,
         item_ids=fitted.item_ids,
         item_vectors=fitted.vectors["full_shot"].items,
-        as_of=datetime.fromisoformat(chosen.metrics["as_of"]),
+        as_of=_as_of(chosen),
     )
+
+
+def _as_of(chosen: Artifact) -> datetime:
+    """The moment of knowledge of the data that a model was fitted on."""
+    if "as_of" not in chosen.metrics:
+        raise ArtifactError(
+            f"model {chosen.version} was trained by an earlier reclm; run `reclm train` for one of today"
+        )
+    return datetime.fromisoformat(chosen.metrics["as_of"])
 
 
 def switch(settings: Settings, chosen: Artifact, decision: Artifact) -> dict[str, Any]:

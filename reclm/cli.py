@@ -325,44 +325,6 @@ def recommend(
         print(json.dumps(result) if output == "json" else show(result))
 
 
-@app.command()
-@guarded
-def status(
-    workspace: WorkspaceOption = None,
-    output: FormatOption = "table",
-    overrides: SetOption = None,
-    settings_file: SettingsFileOption = None,
-) -> None:
-    """What has run, on what, when, and how it went; the champion; the artifacts."""
-    from reclm.status import lines, rows
-
-    settings = load(workspace, overrides, settings_file)
-    if output == "json":
-        for row in rows(settings):
-            print(json.dumps(row))
-    else:
-        print("\n".join(lines(settings)))
-
-
-@app.command()
-@guarded
-def forget(
-    user: Annotated[str, typer.Argument(help="The user id to remove.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    workspace: WorkspaceOption = None,
-    overrides: SetOption = None,
-    settings_file: SettingsFileOption = None,
-) -> None:
-    """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
-    from reclm.forget import forget as remove
-
-    settings = load(workspace, overrides, settings_file)
-    if not yes:
-        typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
-    for place, count in remove(settings, user).items():
-        print(f"{place:<12}{count:>10} rows removed")
-
-
 @app.command("settings")
 @guarded
 def list_settings(

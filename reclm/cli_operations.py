@@ -1,4 +1,4 @@
-"""Commands that look after what runs: health, maintenance. Registered by `reclm.cli`."""
+"""Commands that look after what runs: status, health, maintenance, forgetting. Registered by `reclm.cli`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from reclm.cli_common import FormatOption, SetOption, SettingsFileOption, Worksp
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
+    app.command()(status)
     app.command()(health)
     app.command()(maintain)
+    app.command()(forget)
 
 
 @guarded
@@ -75,3 +77,39 @@ def maintain(
         print(f"{row['kind']:<12}{row['version']}{row['bytes']:>14,} bytes")
     counts = {key: value for key, value in result.items() if isinstance(value, int) and not isinstance(value, bool)}
     print(", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in counts.items()))
+
+
+@guarded
+def status(
+    workspace: WorkspaceOption = None,
+    output: FormatOption = "table",
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """What has run, on what, when, and how it went; the champion; the artifacts."""
+    from reclm.status import lines, rows
+
+    settings = load(workspace, overrides, settings_file)
+    if output == "json":
+        for row in rows(settings):
+            print(json.dumps(row))
+    else:
+        print("\n".join(lines(settings)))
+
+
+@guarded
+def forget(
+    user: Annotated[str, typer.Argument(help="The user id to remove.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
+    from reclm.forget import forget as remove
+
+    settings = load(workspace, overrides, settings_file)
+    if not yes:
+        typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
+    for place, count in remove(settings, user).items():
+        print(f"{place:<12}{count:>10} rows removed")

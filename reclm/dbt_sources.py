@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm import __version__
 from reclm.artifacts import content_hash, find
-from reclm.progress import say
+from reclm.locks import alone
 from reclm.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
@@ -112,19 +112,8 @@ def prepare_sources(workspace: Workspace) -> None:
 @contextmanager
 def only_writer(workspace: Workspace) -> Iterator[None]:
     """Holds the lock of the warehouse and of what its builds read; waits for it, and says so, while another process has it."""
-    from filelock import FileLock, Timeout
-
-    workspace.locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workspace.locks / "warehouse.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another build is writing {workspace.build_database}; waiting for it to end")
-        lock.acquire()
-    try:
+    with alone(workspace.locks / "warehouse.lock", f"another build is writing {workspace.build_database}"):
         yield
-    finally:
-        lock.release()
 
 
 def set_current_artifact(workspace: Workspace, kind: str, version: str) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from reclm import artifacts, champion
 from reclm.artifacts import Artifact
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
+from reclm.locks import alone
 from reclm.progress import say
 from reclm.promotion_policy import K, Verdict, judge, name, value_of
 
@@ -112,10 +113,7 @@ def roll_back(settings: Settings, *, reason: str = "") -> Artifact:
 
 @contextmanager
 def _one_at_a_time(workspace: Workspace) -> Iterator[None]:
-    from filelock import FileLock
-
-    workspace.locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.locks / "champion.lock"):
+    with alone(workspace.locks / "champion.lock", "another decision is being made"):
         yield
 
 

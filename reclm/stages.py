@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclm import artifacts
+from reclm.locks import alone
 from reclm.progress import say
 from reclm.runs import recorded
 from reclm.workspace import read_json
@@ -29,19 +30,8 @@ LEARNING_ENGINES = ("transformers", "vllm")
 @contextmanager
 def one_at_a_time(settings: Settings) -> Iterator[None]:
     """One `run` or `forget` at a time works in a workspace; a second waits and says so."""
-    from filelock import FileLock, Timeout
-
-    settings.paths.locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.paths.locks / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another run is at work in {settings.paths.root}; waiting for it to end")
-        lock.acquire()
-    try:
+    with alone(settings.paths.locks / "run.lock", f"another run is at work in {settings.paths.root}"):
         yield
-    finally:
-        lock.release()
 
 
 def ingest(

@@ -6,7 +6,8 @@ import importlib
 
 from reclm.backbones.base import Backbone
 from reclm.errors import ModelError
-from reclm.settings import BACKBONES, Settings
+from reclm.model_settings import BACKBONES
+from reclm.settings import Settings
 
 CLASSES = {
     "biasmf": "BiasMF",

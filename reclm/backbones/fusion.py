@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from reclm.backbones.features import Matrix, Whitening, landmarks, present, text_features, unit_length
 from reclm.backbones.graph import scipy_csr
 from reclm.dataset import TrainingData, Variant
-from reclm.settings import FusionSettings
+from reclm.model_settings import FusionSettings
 
 INITIAL_SCALE = 0.1  # standard deviation of id vectors, and about that of a tower's output, at the start
 # Share of a tower's rows that a step hides: the profile of somebody known was written with knowledge of the very items

@@ -12,7 +12,7 @@ from torch import Tensor
 from reclm.backbones.graph import BipartiteGraph, propagate
 from reclm.backbones.neural import NeuralBackbone
 from reclm.backbones.trainer import Network
-from reclm.settings import TrainSettings
+from reclm.model_settings import TrainSettings
 
 
 class GraphNetwork(Network):

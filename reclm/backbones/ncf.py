@@ -15,7 +15,7 @@ from reclm.backbones.base import Matrix
 from reclm.backbones.graph import BipartiteGraph
 from reclm.backbones.neural import NeuralBackbone
 from reclm.backbones.trainer import Network
-from reclm.settings import TrainSettings
+from reclm.model_settings import TrainSettings
 
 PAIR_BLOCK = 30_000  # pairs scored at once: the hidden layer of a block stays in cache, at half the time
 

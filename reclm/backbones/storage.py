@@ -19,7 +19,8 @@ from scipy import sparse
 from reclm.backbones.base import Fitted, Vectors
 from reclm.dataset import SETTINGS
 from reclm.errors import ModelError
-from reclm.settings import FusionSettings, Settings, TrainSettings
+from reclm.model_settings import FusionSettings, TrainSettings
+from reclm.settings import Settings
 from reclm.workspace import read_json, write_json
 
 CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"

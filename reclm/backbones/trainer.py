@@ -23,7 +23,8 @@ from reclm.backbones.fusion import Fusion, HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
-from reclm.settings import RuntimeSettings, TrainSettings
+from reclm.model_settings import TrainSettings
+from reclm.settings import RuntimeSettings
 
 Rows = NDArray[np.int64]
 HIDDEN_EDGES = 0.5  # of what users know, in a softmax step: these are the targets, the rest is given

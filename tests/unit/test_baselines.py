@@ -22,7 +22,7 @@ from reclm.dataset import EvaluationTask, TrainingData
 from reclm.errors import ModelError
 from reclm.evaluation.ranking import metrics_per_user, rank, truth_ranks
 from reclm.evaluation.report.reference import baseline_rows
-from reclm.settings import BASELINES
+from reclm.model_settings import BASELINES
 
 WORDS = ["space", "love", "war", "school", "magic", "robot", "sea", "cat", "dog", "moon", "sword", "song"]
 N_USERS, N_ITEMS, N_COLD = 40, 30, 6

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from reclm import artifacts, dbt_process, dbt_sources, warehouse
+from reclm import artifacts, dbt_process, dbt_sources, locks, warehouse
 from reclm.errors import BuildError, WorkspaceError
 from reclm.settings import Settings
 from reclm.workspace import REPOSITORY_VARIABLE, Workspace, read_json, write_json
@@ -245,7 +245,7 @@ class TestOneBuildAtATime:
             if "waiting" in message:
                 waiting.set()
 
-        monkeypatch.setattr(dbt_sources, "say", say)
+        monkeypatch.setattr(locks, "say", say)
         shop.paths.locks.mkdir(parents=True)
         with FileLock(shop.paths.locks / "warehouse.lock"):
             second = threading.Thread(target=warehouse.build, args=(shop,))
@@ -259,7 +259,7 @@ class TestOneBuildAtATime:
 class TestCurrentArtifacts:
     def test_do_not_change_under_a_build_that_runs(self, shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         waiting = threading.Event()
-        monkeypatch.setattr(dbt_sources, "say", lambda message: waiting.set())
+        monkeypatch.setattr(locks, "say", lambda message: waiting.set())
         shop.paths.locks.mkdir(parents=True)
         with FileLock(shop.paths.locks / "warehouse.lock"):
             setting = threading.Thread(target=warehouse.set_current_artifact, args=(shop.paths, "profiles", "new"))

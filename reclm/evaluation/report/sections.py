@@ -15,7 +15,7 @@ from reclm.evaluation import bands
 from reclm.evaluation.report import reference
 from reclm.evaluation.report.sources import Sources
 from reclm.evaluation.table import Values, collected, shown_columns
-from reclm.settings import BASELINES
+from reclm.model_settings import BASELINES
 
 SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items nobody has touched"}
 HEADLINE_K = 20
