@@ -36,10 +36,10 @@ demo: setup ## Run everything on the demo shop: data, language model, profiles, 
 	@$(BIN)/reclm demo --workspace $(WORKSPACE)
 
 test: setup lint $(VLLM_STAMP) ## Lint, check types, run the unit and integration tests (embedded default, with vLLM; under 20 minutes)
-	$(BIN)/python -m pytest -m "not full and not unproven"
+	$(BIN)/python -m pytest -m "not full"
 
 test-all: setup $(VLLM_STAMP) ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)
-	$(BIN)/python -m pytest -m "full and not unproven"
+	$(BIN)/python -m pytest -m full
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

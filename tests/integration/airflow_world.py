@@ -61,7 +61,6 @@ LANGUAGE_MODEL = {
     "refine.held_out_sample": 8,
 }
 KEYWORDS = {"profiles.engine": "extractive"}
-BETTER = {"train.learning_rate": 0.01, "fusion.matched_spread": 0.75}
 GARBAGE = [("u1", "nowhere", "2024-01-01"), ("", "", ""), ("u1", "u1", "the day before"), ("u2", "\x00", "9999-01-01")]
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)  # a backfill may not meet a run of the same logical date
