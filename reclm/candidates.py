@@ -27,23 +27,22 @@ SETTING: Setting = "full_shot"
 
 
 def add_new_items(settings: Settings) -> dict[str, Any]:
-    """Gives every item that the champion has no vector of one, and publishes it; returns `{version, items, added}`.
+    """Gives every item that the champion has no vector of one, and publishes it; returns `{version, items, missing, added}`.
 
-    Adding twice does nothing twice. Items of which neither text nor profile is known stay out, and are counted as
-    `silent`. Raises WorkspaceError without a champion or when the published features are not those of the build.
+    Adding twice does nothing twice. Items of which neither text nor profile is known stay out, and are what is `missing`.
+    Raises WorkspaceError without a champion or when the published features are not those of the build.
     """
     from reclm.backbones import Backbone
-    from reclm.evaluation.tasks import load_ids
     from reclm.features.frame import load_training_data
     from reclm.features.fused import load_fused, publish_items
     from reclm.warehouse import snapshot_as_of
 
-    version = champion.current(settings)["version"]
-    held, _ = load_fused(settings, "item", version)
-    about: dict[str, Any] = {"version": version, "items": len(held), "added": 0, "silent": 0}
-    if np.isin(load_ids(settings)[1], held).all():
-        say(f"  all {len(held):,} items have a vector of the champion {version}")
+    about = standing(settings)
+    if not about["missing"]:
+        say(f"  all {about['items']:,} items have a vector of the champion {about['version']}")
         return about
+    version = about["version"]
+    held, _ = load_fused(settings, "item", version)
     data = load_training_data(settings, "final")
     missing = ~np.isin(data.item_ids, held)
     backbone = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
@@ -51,9 +50,23 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
     known = np.isfinite(vectors).all(axis=1)
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "final"))
-    about |= {"items": len(held) + len(new), "added": len(new), "silent": int((missing & ~known).sum())}
-    say(f"  {len(new):,} new items are candidates of {version}; {about['silent']:,} have neither text nor profile")
+    about |= {"items": len(held) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
+    say(f"  {len(new):,} new items are candidates of {version}; {about['missing']:,} have neither text nor profile")
     return about
+
+
+def standing(settings: Settings) -> dict[str, Any]:
+    """`{version, items, missing, added: 0}`: the champion, the items that have a vector of it, and how many have none.
+
+    Raises WorkspaceError without a champion. Asks the warehouse and one file, so it may be asked every few minutes.
+    """
+    from reclm.evaluation.tasks import load_ids
+    from reclm.features.fused import load_fused
+
+    version = champion.current(settings)["version"]
+    held, _ = load_fused(settings, "item", version)
+    missing = int((~np.isin(load_ids(settings)[1], held)).sum())
+    return {"version": version, "items": len(held), "missing": missing, "added": 0}
 
 
 def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:

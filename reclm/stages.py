@@ -276,14 +276,17 @@ def rollback(settings: Settings, *, reason: str = "") -> Artifact:
 
 def cold_items(settings: Settings) -> dict[str, Any]:
     """From landing to recommendable with nothing trained: new items get a profile by the model that wrote the others, an
-    embedding, rows in Feast and a place among the champion's candidates. Returns `{version, items, added, silent}`.
+    embedding, rows in Feast and a place among the champion's candidates. Returns `{version, items, missing, added}`.
 
     Raises WorkspaceError when there is no champion, or the profiles that stand cannot be added to.
     """
-    from reclm.candidates import add_new_items
+    from reclm.candidates import add_new_items, standing
 
     build(settings, "features")
     profile(settings, items="new")
+    there = standing(settings)
+    if not there["missing"]:
+        return there  # the usual answer, every few minutes: the feature store is not even opened
     publish(settings)
     with recorded(settings.paths, "candidates") as about:
         result = add_new_items(settings)
