@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reclm import __version__, cli_operations, cli_promotion
+from reclm import __version__, cli_operations, cli_promotion, cli_serving
 from reclm.cli_common import (
     DataOption,
     FormatOption,
@@ -358,6 +358,7 @@ def list_settings(
 
 cli_promotion.register(app)
 cli_operations.register(app)
+cli_serving.register(app)
 
 
 @app.callback(invoke_without_command=True)

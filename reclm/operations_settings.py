@@ -150,3 +150,40 @@ class RetentionSettings(Section):
     champions: int = Field(2, ge=1, description="Earlier champions that stay, with their online vectors, for rollback.")
     days: float = Field(14.0, ge=0, description="Artifacts younger than this stay.")
     runs: int = Field(500, ge=1, le=10_000, description="Records of stage runs that stay.")
+
+
+class ServeSettings(Section):
+    """The online recommender."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs an API key first.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one, which is printed.")
+    max_k: int = Field(200, ge=1, le=10_000, description="Items an answer holds at most; asking for more is an error.")
+    max_history: int = Field(500, ge=1, description="Item ids in one list of a request, at most.")
+    max_body: int = Field(65_536, ge=1024, description="Bytes of a request's body, at most.")
+    max_in_flight: int = Field(
+        128, ge=1, description="Requests worked on or waiting at once; more are turned away with 503 and Retry-After."
+    )
+    rate: float = Field(
+        0.0, ge=0, description="Requests a second that one key (without keys, one address) may make; 0: any number."
+    )
+    burst: int = Field(50, ge=1, description="Requests that one may make at once beyond its rate.")
+    store_timeout_ms: float = Field(
+        100.0,
+        gt=0,
+        description="Milliseconds that the feature store may take for a look-up; then the answer does without.",
+    )
+    breaker_failures: int = Field(
+        5, ge=1, description="Look-ups failing in a row after which the feature store is left alone for a while."
+    )
+    breaker_seconds: float = Field(1.0, gt=0, description="How long it is left alone before it is tried again.")
+    reload_seconds: float = Field(
+        2.0, gt=0, description="How often the service looks for another champion, new candidates or a new build."
+    )
+    ann_above: int = Field(
+        500_000,
+        ge=1,
+        description="Items above which the index is approximate (faiss, HNSW); its recall is measured when it is built.",
+    )
+    search: bool = Field(
+        True, description="Load the text encoder for free-text search; without it /v1/search answers 503."
+    )

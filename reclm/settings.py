@@ -37,7 +37,13 @@ from reclm.model_settings import (
     FusionSettings,
     TrainSettings,
 )
-from reclm.operations_settings import HealthSettings, PromotionSettings, RetentionSettings, ScheduleSettings
+from reclm.operations_settings import (
+    HealthSettings,
+    PromotionSettings,
+    RetentionSettings,
+    ScheduleSettings,
+    ServeSettings,
+)
 from reclm.section import Names, Section
 from reclm.workspace import Workspace
 
@@ -258,6 +264,7 @@ class Settings(BaseSettings):
     promotion: PromotionSettings = PromotionSettings()
     health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
+    serve: ServeSettings = ServeSettings()
 
     @classmethod
     def settings_customise_sources(

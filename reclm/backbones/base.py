@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reclm.backbones.fold_in import FoldIn, Matrix, learn
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.settings import Settings
 
-Matrix = NDArray[np.float32]
 Epochs = int | Mapping[str, int]
 
 
@@ -36,7 +36,8 @@ class Vectors:
 class Fitted:
     """All that fitting leaves behind. `known` is (n_users, n_items); id vectors are NaN where an entity has none.
 
-    `networks` maps parameter names to arrays; none of them has a row that belongs to a user or an item.
+    `networks` maps parameter names to arrays; none of them has a row that belongs to a user or an item. `fold_in` places
+    people who come later; None until `learn_to_fold_in`.
     """
 
     user_ids: NDArray[np.str_]
@@ -47,6 +48,7 @@ class Fitted:
     item_id_vectors: Matrix
     description: dict[str, Any]
     networks: dict[str, NDArray[Any]] = field(default_factory=dict)
+    fold_in: FoldIn | None = None
 
     def __post_init__(self) -> None:
         self.user_position = {user: row for row, user in enumerate(self.user_ids.tolist())}
@@ -57,6 +59,8 @@ class Backbone(ABC):
     """One recommender. `name` is what `settings.train.models` calls it."""
 
     name: ClassVar[str]
+    inner_product: ClassVar[bool] = True
+    """Whether a user's and an item's vector score by their inner product, so that an index of vectors can find the best."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -96,8 +100,11 @@ class Backbone(ABC):
 
     def score(self, users: NDArray[np.int64], setting: Setting = "full_shot") -> Matrix:
         """Scores (b, n_items) of every item for `users` (b,), positions in `fitted.user_ids`; nothing is masked."""
-        vectors = self.fitted.vectors[setting]
-        return self._score(vectors.users[users], vectors.items, setting)
+        return self.score_vectors(self.fitted.vectors[setting].users[users], setting)
+
+    def score_vectors(self, users: Matrix, setting: Setting = "full_shot") -> Matrix:
+        """Scores (b, n_items) of every item for users given by their vectors (b, width), fitted or folded in."""
+        return self._score(users, self.fitted.vectors[setting].items, setting)
 
     def _score(self, users: Matrix, items: Matrix, setting: Setting) -> Matrix:
         return users @ items.T
@@ -145,6 +152,21 @@ class Backbone(ABC):
         scores = unit[rows] @ unit.T
         scores[np.arange(len(rows)), rows] = -np.inf
         return self._best(scores, top)
+
+    def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
+        """Learns where people belong whom it was not fitted on, from those in `data`, which it was; see `fold_in.py`."""
+        vectors = self.fitted.vectors["full_shot"]
+        profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
+        self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)
+
+    def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
+        """Vectors (n, width) of people it was not fitted on, by their `histories` (n, n_items), positions in
+        `fitted.item_ids`, and `profiles` (n, dim) where the variant uses them. Raises ModelError where it never learned to."""
+        fitted = self.fitted
+        if fitted.fold_in is None:
+            raise ModelError(f"{self.name} has not learned to fold in; call learn_to_fold_in(data, seed) after fit")
+        given = profiles if len(fitted.fold_in.centre) else None
+        return fitted.fold_in.vectors(fitted.vectors["full_shot"].items, histories, given)
 
     def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -58,6 +58,7 @@ class NCF(NeuralBackbone):
     """Generalised matrix factorisation beside a multilayer perceptron."""
 
     name: ClassVar[str] = "ncf"
+    inner_product: ClassVar[bool] = False
     validation_users = 1000
 
     def network(self) -> Network:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KIND = "backbone"
 METRIC = "ndcg"  # at 20
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds"}
-LAYOUT = 2
+LAYOUT = 3
 """What a finished model's folder and metrics hold; raised when that changes, so that older ones are trained again."""
 CURVE = pa.schema(
     [
@@ -168,6 +168,7 @@ def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, A
         fitted.fit(
             snapshots.final, variant, seed=seed, epochs={str(setting): epoch for setting, epoch in epochs.items()}
         )
+        fitted.learn_to_fold_in(snapshots.final, seed)
         fitted.save(draft.path)
         rows = [
             {"model": model, "variant": variant, "seed": seed, "snapshot": snapshot, **row}

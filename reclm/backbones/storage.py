@@ -1,5 +1,6 @@
 """A fitted backbone at rest: `users.parquet` and `items.parquet` (a row an id: its id vector, its final vector in each
-setting; users also the items they know), `parameters.safetensors` (networks, nothing of any one user) and `config.json`.
+setting; users also the items they know), `parameters.safetensors` (networks, nothing of any one user),
+`fold_in.safetensors` (where people belong who come later) and `config.json`.
 Every number that belongs to a person sits in that person's row, so that dropping the row forgets them; reading copes
 with rows that are gone.
 """
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from reclm.backbones.base import Fitted, Vectors
+from reclm.backbones.fold_in import FoldIn
 from reclm.dataset import SETTINGS
 from reclm.errors import ModelError
 from reclm.model_settings import FusionSettings, TrainSettings
@@ -24,10 +26,11 @@ from reclm.settings import Settings
 from reclm.workspace import read_json, write_json
 
 CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"
+FOLD_IN = "fold_in.safetensors"  # absent where a backbone never learned to
 
 
 def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
-    """Writes the four files into the folder `path`."""
+    """Writes the files into the folder `path`."""
     path.mkdir(parents=True, exist_ok=True)
     known = fitted.known.tocsr()
     items_known = pa.ListArray.from_arrays(pa.array(known.indptr, pa.int32()), pa.array(known.indices, pa.int32()))
@@ -46,6 +49,8 @@ def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
             columns["known_items"] = items_known
         pq.write_table(pa.table(columns), path / file, compression="zstd")
     save_file({key: np.ascontiguousarray(value) for key, value in fitted.networks.items()}, path / PARAMETERS)
+    if fitted.fold_in is not None:
+        save_file(fitted.fold_in.arrays(), path / FOLD_IN)
     config = {
         "name": name,
         "train": settings.train.model_dump(),
@@ -72,6 +77,7 @@ def read(path: Path) -> tuple[str, Settings, Fitted]:
         item_id_vectors=_matrix(items, "id_vector"),
         description=config,
         networks=load_file(path / PARAMETERS),
+        fold_in=FoldIn.of(load_file(path / FOLD_IN)) if (path / FOLD_IN).exists() else None,
     )
     return name, Settings(train=TrainSettings(**train), fusion=FusionSettings(**fusion)), fitted
 

@@ -108,7 +108,16 @@ def read_user(store: Store, user_id: str, model_version: str = "") -> UserFeatur
 
     Without a model version the fused vector is left out.
     """
-    row = _read(store, "serving_v1", {"user_id": [user_id], "model_version": [model_version]})[0]
+    return read_users(store, [user_id], model_version)[0]
+
+
+def read_users(store: Store, user_ids: Sequence[str], model_version: str = "") -> list[UserFeatures | None]:
+    """The same of some users, in one look-up for all of them, in their order."""
+    entities = {"user_id": list(user_ids), "model_version": [model_version] * len(user_ids)}
+    return [_user(*pair) for pair in zip(user_ids, _read(store, "serving_v1", entities), strict=True)]
+
+
+def _user(user_id: str, row: dict[str, Any]) -> UserFeatures | None:
     features = UserFeatures(
         user_id=user_id,
         profile=_profile(row, "user_profile"),

@@ -240,6 +240,21 @@ def open_store(settings: Settings) -> Store:
     return _open[key]
 
 
+def open_for_requests(settings: Settings, timeout: float) -> Store:
+    """A feature store of its own for a service: a Redis server gets `timeout` seconds to connect and to answer.
+
+    Raises WorkspaceError when nothing was ever published.
+    """
+    from feast import FeatureStore
+
+    open_store(settings)
+    config = configuration(settings)
+    if settings.feast.online_store == "redis":
+        bounds = f",socket_timeout={timeout},socket_connect_timeout={timeout}"
+        config.online_store.connection_string += bounds  # type: ignore[union-attr]
+    return Store(FeatureStore(config=config), settings)
+
+
 def _key(settings: Settings) -> tuple[Path, str, str]:
     return settings.paths.root, settings.feast.online_store, settings.feast.redis_url
 

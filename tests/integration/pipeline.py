@@ -40,6 +40,7 @@ LANGUAGE_MODEL = (
     "refine.validate_every=1",
     "refine.batch_size=4",
     "refine.held_out_sample=8",
+    "promotion.min_format=0",  # so few steps teach no format: the policy would rightly keep such a model out
 )
 RUN_TIMESTAMPS = ("created_at", "built_at", "version", "latency_ms")
 RUN_TIMESTAMPS += ("decided_at", "candidate_version", "champion_version", "guards")  # guards time the ranking

@@ -1,0 +1,459 @@
+"""The HTTP interface: settings come in, an ASGI application goes out. What it promises is in its OpenAPI, `/openapi.json`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from reclm.serving.gate import Gate
+from reclm.serving.holder import Holder
+from reclm.serving.keys import Keys
+from reclm.serving.lookup import Lookup, StoreAwayError
+from reclm.serving.recommender import (
+    Recommender,
+    Wanted,
+    ages,
+    interests_of,
+    item_of,
+    model_of,
+)
+from reclm.serving.search import Search
+
+if TYPE_CHECKING:
+    from reclm.settings import Settings
+
+MOST_CHARACTERS = 256
+MOST_QUERY = 500
+
+
+def _as_id(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("give text or a whole number")
+    value = str(value) if isinstance(value, int) else value
+    if isinstance(value, str) and not _is_fit(value):
+        raise ValueError(f"an id has 1 to {MOST_CHARACTERS} characters, none of them a control character")
+    return value
+
+
+def _is_fit(text: str) -> bool:
+    if not 0 < len(text) <= MOST_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+Id = Annotated[
+    str,
+    BeforeValidator(_as_id),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS}, {"type": "integer"}]}),
+]
+
+
+class Strict(BaseModel):
+    """Unknown fields are an error: a typing mistake should not pass for a filter that filters nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RecommendationRequest(Strict):
+    """Whom to recommend to, and what. Without user and history the most popular items come back, labelled so."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"user_id": "u00017", "k": 5},
+                {"history": ["i00012", "i00040", "i00101"], "k": 10, "categories": ["Coffee"]},
+            ]
+        },
+    )
+
+    user_id: Id | None = Field(None, description="The user.")
+    history: list[Id] = Field(
+        default_factory=list, description="Items that the person liked, besides those known of them."
+    )
+    k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
+    categories: list[Id] = Field(
+        default_factory=list, description="Only items of one of these categories, whatever their case."
+    )
+    created_after: AwareDatetime | None = Field(
+        None, description="Only items made after this moment, with a time zone."
+    )
+    items: list[Id] = Field(default_factory=list, description="Only these items, ranked.")
+    exclude: list[Id] = Field(default_factory=list, description="None of these items.")
+    exclude_seen: bool = Field(True, description="Leave out what the person is known to have had, history included.")
+
+
+class SearchRequest(Strict):
+    """A free text: what somebody is after, or who they are."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"query": "slow mornings and good coffee"}]}
+    )
+
+    query: str = Field(min_length=1, max_length=MOST_QUERY, description="Any words.")
+    k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
+
+
+class Model(BaseModel):
+    """The model that answered; `as_of` is its moment of knowledge."""
+
+    version: str
+    model: str
+    variant: str
+    as_of: str
+    promoted_at: str
+
+
+class Item(BaseModel):
+    """`cold`: nobody was known to have touched it when the model was fitted."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+    cold: bool
+
+
+class Like(BaseModel):
+    item_id: str
+    title: str
+
+
+class Reasons(BaseModel):
+    """`phrases` of the person's profile that the item answers to; `like`: the item of theirs that it is nearest to."""
+
+    phrases: list[str]
+    like: Like | None
+
+
+class Recommended(Item):
+    score: float
+    reasons: Reasons
+
+
+class Ages(BaseModel):
+    """As of when the feature store's values are, and seconds since the newest of them."""
+
+    profile_as_of: str | None
+    activity_as_of: str | None
+    vector_as_of: str | None
+    age_seconds: float | None
+
+
+class Recommendations(BaseModel):
+    """`source`: `trained` vector, `folded_in` from a history, `profile` alone, or `popularity`: nothing is known. `degraded`
+    says what was away. `unknown_items` of the history are no candidates and counted for nothing."""
+
+    user_id: str | None
+    source: str
+    degraded: str | None
+    model: Model
+    features: Ages
+    unknown_items: list[str]
+    items: list[Recommended]
+
+
+class Scored(Item):
+    score: float
+
+
+class Items(BaseModel):
+    model: Model
+    items: list[Scored]
+
+
+class About(BaseModel):
+    """A profile as published."""
+
+    text: str
+    interests: list[str]
+    engine: str
+    flag: str
+    as_of: str
+
+
+class User(BaseModel):
+    """What is published of a user. `known_items` is how many the champion knows of."""
+
+    user_id: str
+    trained: bool
+    known_items: int
+    profile: About | None
+    activity: str | None
+    n_interactions: int | None
+    days_since_last: float | None
+    degraded: str | None
+    model: Model
+    features: Ages
+
+
+class ItemDetails(Item):
+    profile: str
+    interests: list[str]
+    n_users: int
+    added_since_training: bool
+    model: Model
+
+
+class Problem(BaseModel):
+    """Every error: what is wrong, what to do, and, of a request's body, where."""
+
+    error: str
+    remedy: str
+    where: list[str] = Field(default_factory=list)
+
+
+class Alive(BaseModel):
+    status: str
+
+
+class Ready(BaseModel):
+    status: str
+    problems: list[str]
+    model: Model
+    items: int
+    index: str
+    recall: float
+    loaded_at: str
+
+
+class Reloaded(BaseModel):
+    reloaded: bool
+    problem: str
+    model: Model
+
+
+def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem} for status in (400, 401, 403, 413, 422, 429, 500, 503, *more)}
+
+
+class Service:
+    """The parts of a running service, made by `create` and started with the application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.holder = Holder(settings)
+        self.lookup = Lookup(settings)
+        self.recommender = Recommender(self.holder, self.lookup, max(settings.runtime.threads, 1) + 1)
+        self.search = Search(settings)
+        self.keys = Keys(settings.paths)
+
+    def problems(self) -> list[str]:
+        """What does not work just now; [] when all does."""
+        found = [self.holder.problem] if self.holder.problem else []
+        if self.lookup.breaker.away:
+            found.append(f"feature store: {self.lookup.breaker.reason}")
+        if self.search.problem:
+            found.append(self.search.problem)
+        return found
+
+
+def create(settings: Settings) -> FastAPI:
+    """The application. Raises ReclmError where there is no champion, or the feature store was never filled."""
+    from reclm import __version__
+    from reclm.serving import pages
+
+    service = Service(settings)
+    service.holder.start()
+    service.lookup.start()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.holder.watch()
+        service.search.start()
+        yield
+        await service.holder.stop()
+        service.lookup.stop()
+
+    app = FastAPI(
+        title="reclm",
+        version=__version__,
+        description="Recommendations that know who people are and what things are for.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    _add_errors(app)
+    _add_recommendations(app, service)
+    _add_look_ups(app, service)
+    _add_operations(app, service)
+    pages.add(app, service)
+    app.add_middleware(Gate, settings=settings.serve, keys=service.keys)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    def problem(status: int, error: str, remedy: str, where: list[str] | None = None, **headers: str) -> JSONResponse:
+        body = Problem(error=error, remedy=remedy, where=where or []).model_dump()
+        return JSONResponse(body, status_code=status, headers=headers or None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        """What was sent is not repeated."""
+        where = [
+            f"{'.'.join(str(part)[:50] for part in one['loc'])}: {one['msg'][:200]}" for one in error.errors()[:20]
+        ]
+        return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
+
+    @app.exception_handler(AnyHTTPException)
+    async def failed(_: Request, error: AnyHTTPException) -> JSONResponse:
+        error_text, _, remedy = str(error.detail).partition("; ")
+        return problem(error.status_code, error_text, remedy or "see /openapi.json", **(error.headers or {}))
+
+
+def _bounded(service: Service, k: int, *lists: list[str]) -> None:
+    serve = service.settings.serve
+    if k > serve.max_k:
+        raise HTTPException(422, f"k is {k}; ask for at most {serve.max_k} (serve.max_k)")
+    longest = max((len(one) for one in lists), default=0)
+    if longest > serve.max_history:
+        raise HTTPException(422, f"a list has {longest} ids; give at most {serve.max_history} (serve.max_history)")
+
+
+def _checked(value: str) -> str:
+    if not _is_fit(value):
+        raise HTTPException(422, f"the id is not fit; give 1 to {MOST_CHARACTERS} characters, none a control character")
+    return value
+
+
+def _add_recommendations(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/recommendations", response_model=None, responses={200: {"model": Recommendations}, **_problems()})
+    async def recommendations(request: RecommendationRequest) -> JSONResponse:
+        """Ranked items for a user, for somebody with a history given here, or both."""
+        _bounded(service, request.k, request.history, request.items, request.exclude, request.categories)
+        wanted = Wanted(**{name: getattr(request, name) for name in RecommendationRequest.model_fields})
+        return JSONResponse(await service.recommender.recommend(wanted))
+
+    @app.post("/v1/search", responses={200: {"model": Items}, **_problems()})
+    async def search(request: SearchRequest) -> Items:
+        """Items whose text and profile are nearest in meaning to a free text."""
+        _bounded(service, request.k)
+        if not service.search.ready:
+            raise HTTPException(
+                503, f"search is not there: {service.search.why_not}; try again later", {"retry-after": "5"}
+            )
+        index = service.holder.index
+        best, scores = await asyncio.to_thread(service.search.find, index, request.query, request.k)
+        return _scored(index, best, scores)
+
+
+def _scored(index: Any, positions: Any, scores: Any) -> Items:
+    items = [
+        Scored(**item_of(index, position), score=float(score))
+        for position, score in zip(positions.tolist(), scores, strict=True)
+    ]
+    return Items(model=Model(**model_of(index)), items=items)
+
+
+def _add_look_ups(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/users/{user_id:path}", responses=_problems(404))
+    async def user(user_id: str) -> User:
+        """What is published of a user: profile, activity, which model knows them."""
+        index, away, features = service.holder.index, "", None
+        position = index.user(_checked(user_id))
+        try:
+            features = await service.lookup.user(user_id, index.version)
+        except StoreAwayError as error:
+            away = f"feature store: {error}"
+        if position is None and features is None and not away:
+            raise HTTPException(
+                404, "nothing is known of this user; check the id, or give a history to /v1/recommendations"
+            )
+        about = features.profile if features else None
+        profile = None
+        if about is not None:
+            profile = About(
+                text=about.text,
+                interests=list(interests_of(about.text)),
+                engine=about.engine,
+                flag=about.flag,
+                as_of=about.as_of.isoformat(),
+            )
+        return User(
+            user_id=user_id,
+            trained=position is not None,
+            known_items=0 if position is None else len(index.known(position)),
+            profile=profile,
+            activity=features.activity if features else None,
+            n_interactions=features.n_interactions if features else None,
+            days_since_last=features.days_since_last if features else None,
+            degraded=away or None,
+            model=Model(**model_of(index)),
+            features=Ages(**ages(features)),
+        )
+
+    @app.get("/v1/items/{item_id:path}/similar", responses=_problems(404))
+    async def similar(
+        item_id: str, k: Annotated[int, Query(ge=1, description="How many; at most serve.max_k.")] = 10
+    ) -> Items:
+        """Items that the champion places nearest to this one."""
+        _bounded(service, k)
+        index = service.holder.index
+        best, scores = await asyncio.to_thread(index.similar, _position(index, item_id), k)
+        return _scored(index, best, scores)
+
+    @app.get("/v1/items/{item_id:path}", responses=_problems(404))
+    async def item(item_id: str) -> ItemDetails:
+        """What is known of an item: texts, profile, how many have it."""
+        index = service.holder.index
+        position = _position(index, item_id)
+        profile = index.catalogue.profiles[position]
+        return ItemDetails(
+            **item_of(index, position),
+            profile=profile,
+            interests=list(interests_of(profile)),
+            n_users=int(index.counts[position]),
+            added_since_training=position >= index.trained_items,
+            model=Model(**model_of(index)),
+        )
+
+    def _position(index: Any, item_id: str) -> int:
+        position = index.item(_checked(item_id))
+        if position is None:
+            raise HTTPException(404, "no candidate has this id; check it, or wait until the item has a profile")
+        return int(position)
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/health/live")
+    async def live() -> Alive:
+        """The process answers."""
+        return Alive(status="alive")
+
+    @app.get("/health/ready")
+    async def ready() -> Ready:
+        """Recommendations can be had; `degraded` where they are made without something, and `problems` says what."""
+        index, problems = service.holder.index, service.problems()
+        return Ready(
+            status="degraded" if problems else "ready",
+            problems=problems,
+            model=Model(**model_of(index)),
+            items=len(index.item_ids),
+            index="exact" if index.ann is None else "hnsw",
+            recall=1.0 if index.ann_recall is None else index.ann_recall,
+            loaded_at=service.holder.loaded_at.isoformat(),
+        )
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_problems())
+    async def metrics() -> PlainTextResponse:
+        """Counters for Prometheus."""
+        return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post("/admin/reload", responses=_problems())
+    async def reload() -> Reloaded:
+        """Makes the index anew now. Needs a key of scope admin where there are keys."""
+        done = await service.holder.refresh(force=True)
+        return Reloaded(reloaded=done, problem=service.holder.problem, model=Model(**model_of(service.holder.index)))

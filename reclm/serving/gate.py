@@ -1,0 +1,200 @@
+"""What every request passes before it is answered: who may, how much, how often, how many at once; and what every answer carries.
+
+One ASGI layer, so that nothing is worked on that will be turned away. Health checks pass it always. Its own answers are
+JSON, `{"error", "remedy"}`, and tell nothing of what was sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from reclm.serving.keys import Key, Keys
+from reclm.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, SHED
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from reclm.settings import ServeSettings
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1", "testserver")
+OPEN_PATHS = ("/health/live", "/health/ready")
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+}
+MOST_CLIENTS = 10_000
+NO_ROUTE = "none"
+log = logging.getLogger("reclm.serve")
+
+
+class Refusal(Exception):
+    """An answer that the gate gives itself."""
+
+    def __init__(self, status: int, error: str, remedy: str, **headers: str) -> None:
+        super().__init__(error)
+        self.status, self.body = status, {"error": error, "remedy": remedy}
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Allowance:
+    """Token buckets, one a client; the clients that were quiet longest are forgotten first."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate, self.burst = rate, burst
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_for(self, client: str) -> float:
+        """Seconds until the client may ask again; 0: now, and this is counted."""
+        if not self.rate:
+            return 0.0
+        now = time.monotonic()
+        left, since = self._buckets.pop(client, (float(self.burst), now))
+        left = min(self.burst, left + (now - since) * self.rate)
+        wait = 0.0 if left >= 1 else (1 - left) / self.rate
+        self._buckets[client] = (left if wait else left - 1, now)
+        if len(self._buckets) > MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class Gate:
+    """Wraps the application. `scope["reclm.key"]` is the caller's key, None where the service is open."""
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys) -> None:
+        self.app, self.settings, self.keys = app, settings, keys
+        self.allowance = Allowance(settings.rate, settings.burst)
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 500
+        begun = False
+
+        async def tell(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                there = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *((n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in there),
+                ]
+            await send(message)
+
+        try:
+            if scope["path"] in OPEN_PATHS:
+                await self.app(scope, receive, tell)
+            else:
+                await self._pass(scope, receive, tell)
+        except Refusal as refusal:
+            await _refuse(refusal, tell)
+        except Exception:
+            log.exception("a request failed")
+            if not begun:
+                await _refuse(Refusal(500, "the service failed at this", "the log of the service says why"), tell)
+        finally:
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            seconds = time.monotonic() - started
+            REQUESTS.labels(route, str(status)).inc()
+            REQUEST_SECONDS.labels(route).observe(seconds)
+            log.info("%s %s %d %.1f ms", scope["method"], route, status, seconds * 1000)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.in_flight >= self.settings.max_in_flight:
+            SHED.inc()
+            raise Refusal(503, "too many requests at once", "try again in a second", retry_after="1")
+        self.in_flight += 1
+        IN_FLIGHT.set(self.in_flight)
+        try:
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            key = self._caller(scope, headers)
+            scope["reclm.key"] = key
+            client = key.name if key else str((scope.get("client") or ("",))[0])
+            wait = self.allowance.wait_for(client)
+            if wait:
+                raise Refusal(429, "too many requests", "ask less often", retry_after=str(max(1, round(wait))))
+            await self.app(scope, await self._bounded(headers, receive), send)
+        finally:
+            self.in_flight -= 1
+            IN_FLIGHT.set(self.in_flight)
+
+    def _caller(self, scope: Scope, headers: dict[str, str]) -> Key | None:
+        """The caller's key. Where there are none, only requests that name this machine by a loopback name pass: a page of
+        another site that had its name point here would not."""
+        if not self.keys:
+            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+            if name not in LOOPBACK:
+                raise Refusal(403, "this service is open on loopback only", "make an API key with `reclm key add`")
+            return None
+        token = _token(headers)
+        key = self.keys.find(token) if token else None
+        if key is None:
+            page = "text/html" in headers.get("accept", "")
+            raise Refusal(
+                401,
+                "no valid API key came with the request",
+                "send it as `Authorization: Bearer KEY`, or as the password of HTTP Basic; `reclm key add NAME` makes one",
+                www_authenticate='Basic realm="reclm", charset="UTF-8"' if page else 'Bearer realm="reclm"',
+            )
+        if scope["path"].startswith("/admin/") and key.scope != "admin":
+            raise Refusal(403, "this key may only read", "use a key of scope admin")
+        return key
+
+    async def _bounded(self, headers: dict[str, str], receive: Receive) -> Receive:
+        """The body, read whole, as a new `receive`."""
+        most = self.settings.max_body
+        told = headers.get("content-length", "0")
+        body, more = b"", True
+        while more:
+            if len(body) > most or (told.isdigit() and int(told) > most):
+                raise Refusal(413, f"the body has more than {most} bytes", "ask for less at once")
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        if len(body) > most:
+            raise Refusal(413, f"the body has more than {most} bytes", "ask for less at once")
+        handed = False
+
+        async def again() -> Message:
+            nonlocal handed
+            if handed:
+                return await receive()
+            handed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return again
+
+
+def _token(headers: dict[str, str]) -> str:
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return headers.get("x-api-key", "").strip()
+
+
+async def _refuse(refusal: Refusal, send: Any) -> None:
+    body = json.dumps(refusal.body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

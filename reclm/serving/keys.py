@@ -1,0 +1,122 @@
+"""API keys: a name, a scope and a day go in, a token goes out once; the file keeps its hash.
+
+`<workspace>/serve/keys.json`, readable by its owner alone. A token has 256 random bits, so that a plain SHA-256 keeps it as
+well as a slow hash would. `admin` may do all that `read` may.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from reclm.errors import InputError
+from reclm.locks import alone
+from reclm.workspace import read_json
+
+if TYPE_CHECKING:
+    from reclm.workspace import Workspace
+
+Scope = Literal["read", "admin"]
+PREFIX = "reclm_"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as it is kept. Times are ISO 8601, UTC; `expires_at` '' means never."""
+
+    name: str
+    scope: Scope
+    sha256: str
+    created_at: str
+    expires_at: str = ""
+
+    @property
+    def expired(self) -> bool:
+        return bool(self.expires_at) and datetime.fromisoformat(self.expires_at) <= datetime.now(UTC)
+
+
+class Keys:
+    """The keys of a workspace, read anew whenever the file changes."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.path = path_of(workspace)
+        self._stamp: tuple[int, int] | None = None
+        self._keys: list[Key] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.all())
+
+    def all(self) -> list[Key]:
+        """Every key, expired ones too."""
+        try:
+            about = self.path.stat()
+        except FileNotFoundError:
+            self._stamp, self._keys = None, []
+            return []
+        stamp = (about.st_mtime_ns, about.st_ino)
+        if stamp != self._stamp:
+            self._keys, self._stamp = [Key(**row) for row in read_json(self.path)], stamp
+        return self._keys
+
+    def find(self, token: str) -> Key | None:
+        """The key of this token, if it is one and has not expired. Every key is compared, each in constant time."""
+        digest, found = _digest(token), None
+        for key in self.all():
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return None if found is None or found.expired else found
+
+
+def path_of(workspace: Workspace) -> Path:
+    """Where the keys are."""
+    return workspace.root / "serve" / "keys.json"
+
+
+def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None) -> str:
+    """Makes a key and returns its token, which is kept nowhere. Raises InputError for a name that is taken or not fit."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise InputError(f"key name {name!r}: use letters, digits, '.', '_' and '-', at most 64 of them")
+    token = PREFIX + secrets.token_urlsafe(32)
+    now = datetime.now(UTC)
+    expires = "" if days is None else (now + timedelta(days=days)).isoformat()
+    key = Key(name, scope, _digest(token), now.isoformat(), expires)
+    with alone(workspace.locks / "keys.lock", "the keys are being changed"):
+        keys = Keys(workspace).all()
+        if any(other.name == name for other in keys):
+            raise InputError(
+                f"there is a key named {name!r} already; `reclm key remove {name}` first, or take another name"
+            )
+        _write(workspace, [*keys, key])
+    return token
+
+
+def remove(workspace: Workspace, name: str) -> None:
+    """Removes a key; whoever has its token is turned away from then on. Raises InputError when there is none of that name."""
+    with alone(workspace.locks / "keys.lock", "the keys are being changed"):
+        keys = Keys(workspace).all()
+        kept = [key for key in keys if key.name != name]
+        if len(kept) == len(keys):
+            raise InputError(f"no key is named {name!r}; `reclm key list` shows those there are")
+        _write(workspace, kept)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _write(workspace: Workspace, keys: list[Key]) -> None:
+    path = path_of(workspace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump([asdict(key) for key in keys], file, indent=2)
+    temporary.replace(path)

@@ -1,0 +1,213 @@
+"""One answer: a request for recommendations comes in, ranked items with reasons go out.
+
+A user's vector is the trained one, as the feature store has it; of somebody the champion was not fitted on it is folded in
+from the request's history and the published profile (`backbones/fold_in.py`); of somebody of whom nothing is known there is
+none, and the answer is what most people touched, and says so. Where a known user brings a history along, their vector moves
+by as much as that history would move a stranger's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm.profiles import grammar
+from reclm.profiles.terms import words_of
+from reclm.serving.lookup import Lookup, StoreAwayError
+from reclm.serving.metrics import ANSWERS
+
+if TYPE_CHECKING:
+    from reclm.features.online import UserFeatures
+    from reclm.serving.holder import Holder
+    from reclm.serving.index import Index, Positions, Vector
+
+MOST_PHRASES = 3
+TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request asks for; the lists are item ids, except `categories`."""
+
+    user_id: str | None = None
+    history: Sequence[str] = ()
+    k: int = 10
+    categories: Sequence[str] = ()
+    created_after: datetime | None = None
+    items: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    exclude_seen: bool = True
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody as an index sees them: `vector` (width,) or None, `seen` the positions of the items they are known to have had."""
+
+    source: str
+    vector: Vector | None
+    seen: Positions
+    interests: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = field(default=())
+
+
+class Recommender:
+    """Answers with what `holder` holds and `lookup` finds."""
+
+    def __init__(self, holder: Holder, lookup: Lookup, threads: int) -> None:
+        self.holder, self.lookup = holder, lookup
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="rank")
+
+    async def recommend(self, wanted: Wanted) -> dict[str, Any]:
+        """The answer as JSON has it; see `api.Recommendations` for its fields."""
+        index = self.holder.index
+        features, away = await self.features(index, wanted.user_id)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, answer, index, wanted, features, away)
+
+    async def features(self, index: Index, user_id: str | None) -> tuple[UserFeatures | None, str]:
+        """(what the feature store says of the user, '' or why it said nothing)."""
+        if user_id is None:
+            return None, ""
+        try:
+            return await self.lookup.user(user_id, index.version), ""
+        except StoreAwayError as error:
+            return None, f"feature store: {error}"
+
+
+def answer(index: Index, wanted: Wanted, features: UserFeatures | None, away: str) -> dict[str, Any]:
+    """Ranks and explains; no waiting."""
+    person = who(index, wanted, features)
+    banned = index_of(index, wanted.exclude)[0]
+    if wanted.exclude_seen:
+        banned = np.concatenate([banned, person.seen])
+    allowed = _allowed(index, wanted)
+    if person.vector is None:
+        best, scores = index.most_popular(wanted.k, banned, allowed)
+    else:
+        best, scores = index.best(person.vector, wanted.k, banned, allowed)
+    ANSWERS.labels(person.source, str(bool(away)).lower()).inc()
+    return {
+        "user_id": wanted.user_id,
+        "source": person.source,
+        "degraded": away or None,
+        "model": model_of(index),
+        "features": ages(features),
+        "unknown_items": list(person.unknown),
+        "items": [
+            {
+                **item_of(index, position),
+                "score": float(score),
+                "reasons": reasons(index, position, person),
+            }
+            for position, score in zip(best.tolist(), scores, strict=True)
+        ],
+    }
+
+
+def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
+    """The person that a request speaks of, in the index's space."""
+    given, unknown = index_of(index, wanted.history)
+    user = None if wanted.user_id is None else index.user(wanted.user_id)
+    known = np.zeros(0, dtype=np.int64) if user is None else index.known(user)
+    seen = np.union1d(known, given)
+    profile = features.profile if features else None
+    interests = interests_of(profile.text) if profile else ()
+    embedding = profile.embedding if profile else None
+    if user is not None:
+        online = features.vector if features else None
+        trained = index.vector(user) if online is None else online
+        if len(np.setdiff1d(given, known)):
+            moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
+            return Person(FOLDED_IN, trained + moved, seen, interests, unknown)
+        return Person(TRAINED, trained, seen, interests, unknown)
+    if len(given) or embedding is not None:
+        vector = index.folded_in(given, embedding)
+        return Person(FOLDED_IN if len(given) else PROFILE, vector, seen, interests, unknown)
+    return Person(POPULARITY, None, seen, interests, unknown)
+
+
+def index_of(index: Index, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
+    """(positions of those among the candidates, ascending and once each; the ids that are not)."""
+    found = {item: index.item(item) for item in item_ids}
+    there = sorted({position for position in found.values() if position is not None})
+    return np.array(there, dtype=np.int64), tuple(item for item, position in found.items() if position is None)
+
+
+def _allowed(index: Index, wanted: Wanted) -> NDArray[np.bool_] | None:
+    masks = []
+    if wanted.categories:
+        mask = np.zeros(len(index.item_ids), dtype=bool)
+        for name in wanted.categories:
+            mask[index.catalogue.by_category.get(name.casefold(), [])] = True
+        masks.append(mask)
+    if wanted.created_after is not None:
+        after = np.datetime64(wanted.created_after.astimezone(UTC).replace(tzinfo=None), "us")
+        masks.append(index.catalogue.created > after)  # not a time: not after anything
+    if wanted.items:
+        mask = np.zeros(len(index.item_ids), dtype=bool)
+        mask[index_of(index, wanted.items)[0]] = True
+        masks.append(mask)
+    return np.logical_and.reduce(masks) if masks else None
+
+
+@lru_cache(maxsize=4096)
+def interests_of(text: str) -> tuple[str, ...]:
+    """The interest phrases of a profile's text; () where it has none."""
+    profile = grammar.parse(text).profile
+    return profile.interests if profile else ()
+
+
+@lru_cache(maxsize=16_384)
+def _words(phrase: str) -> frozenset[str]:
+    return frozenset(words_of(phrase.casefold()))
+
+
+def reasons(index: Index, item: int, person: Person) -> dict[str, Any]:
+    """Phrases of the person's profile that the item answers to, and the item of theirs that it is most like."""
+    phrases, words = index.catalogue.words(item)
+    matched = [
+        phrase
+        for phrase in person.interests
+        if phrase.casefold() in phrases or (_words(phrase) and _words(phrase) <= words)
+    ]
+    like = None if person.vector is None else index.most_like(item, person.seen)
+    return {
+        "phrases": matched[:MOST_PHRASES],
+        "like": None if like is None else {"item_id": str(index.item_ids[like]), "title": index.catalogue.titles[like]},
+    }
+
+
+def item_of(index: Index, position: int) -> dict[str, Any]:
+    """What an answer says of an item. `cold`: nobody was known to have touched it when the champion was fitted."""
+    return {
+        "item_id": str(index.item_ids[position]),
+        "title": index.catalogue.titles[position],
+        "categories": list(index.catalogue.categories[position]),
+        "cold": bool(index.counts[position] == 0),
+    }
+
+
+def model_of(index: Index) -> dict[str, Any]:
+    """Which model answered."""
+    about = index.pointer
+    return {key: about[key] for key in ("version", "model", "variant", "as_of", "promoted_at")}
+
+
+def ages(features: UserFeatures | None) -> dict[str, Any]:
+    """As of when each feature of the user is, and how many seconds ago the newest was."""
+    found = {
+        "profile_as_of": features.profile.as_of if features and features.profile else None,
+        "activity_as_of": features.activity_as_of if features else None,
+        "vector_as_of": features.vector_as_of if features else None,
+    }
+    times = [moment for moment in found.values() if moment is not None]
+    age = (datetime.now(UTC) - max(times)).total_seconds() if times else None
+    return {**{key: None if at is None else at.isoformat() for key, at in found.items()}, "age_seconds": age}

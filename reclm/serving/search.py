@@ -1,0 +1,63 @@
+"""Free text in, items out: the query's embedding against what items are and whom they are for, in the space of profiles."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm.errors import ReclmError
+from reclm.evaluation.ranking import NO_ITEM, top_k
+
+if TYPE_CHECKING:
+    from reclm.serving.index import Index
+    from reclm.settings import Settings
+
+
+class Search:
+    """Holds the text encoder, which is loaded beside the service's start: it takes seconds that nobody should wait for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.problem = ""
+        self._encode: Any = None
+        self._one = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        return self._encode is not None
+
+    @property
+    def why_not(self) -> str:
+        """One sentence, where it is not ready."""
+        if not self.settings.serve.search:
+            return "it is switched off (serve.search)"
+        return self.problem or "the text encoder is being loaded"
+
+    def start(self) -> None:
+        """Loads the encoder in a thread of its own."""
+        if self.settings.serve.search:
+            threading.Thread(target=self._load, name="text-encoder", daemon=True).start()
+
+    def _load(self) -> None:
+        from reclm.profiles.embed import load_encoder
+
+        try:
+            self._encode = load_encoder(self.settings)
+        except ReclmError as error:
+            self.problem = f"search: {error}"
+
+    def find(self, index: Index, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(positions, cosines) of the `k` items nearest to the query; items without a text or profile are not found."""
+        with self._one:
+            vector = self._encode([query])[0]
+        meaning = index.catalogue.meaning
+        if meaning.shape[1] != len(vector):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        scores = meaning @ vector
+        scores[~meaning.any(axis=1)] = -np.inf
+        best = top_k(scores[None], k)[0]
+        best = best[best != NO_ITEM].astype(np.int64)
+        return best, scores[best]
