@@ -249,6 +249,7 @@ def open_for_requests(settings: Settings, timeout: float) -> Store:
 
     open_store(settings)
     config = configuration(settings)
+    config.registry.cache_ttl_seconds = 0  # for ever: a request should not wait until the registry was read again
     if settings.feast.online_store == "redis":
         bounds = f",socket_timeout={timeout},socket_connect_timeout={timeout}"
         config.online_store.connection_string += bounds  # type: ignore[union-attr]

@@ -29,6 +29,7 @@ from reclm.serving.recommender import (
 from reclm.serving.search import Search
 
 if TYPE_CHECKING:
+    from reclm.serving.index import Index
     from reclm.settings import Settings
 
 MOST_CHARACTERS = 256
@@ -249,6 +250,13 @@ class Service:
         self.recommender = Recommender(self.holder, self.lookup, max(settings.runtime.threads, 1) + 1)
         self.search = Search(settings)
         self.keys = Keys(settings.paths)
+        self._sorted: tuple[Index | None, list[str]] = (None, [])
+
+    def sorted_users(self, index: Index) -> list[str]:
+        """The user ids that the index knows, in order, for finding them by how they begin; sorted once an index."""
+        if self._sorted[0] is not index:
+            self._sorted = (index, sorted(index.backbone.fitted.user_ids.tolist()))
+        return self._sorted[1]
 
     def problems(self) -> list[str]:
         """What does not work just now; [] when all does."""
@@ -296,9 +304,11 @@ def create(settings: Settings) -> FastAPI:
 
 
 def _add_errors(app: FastAPI) -> None:
-    def problem(status: int, error: str, remedy: str, where: list[str] | None = None, **headers: str) -> JSONResponse:
+    def problem(
+        status: int, error: str, remedy: str, where: list[str] | None = None, headers: Any = None
+    ) -> JSONResponse:
         body = Problem(error=error, remedy=remedy, where=where or []).model_dump()
-        return JSONResponse(body, status_code=status, headers=headers or None)
+        return JSONResponse(body, status_code=status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -309,9 +319,9 @@ def _add_errors(app: FastAPI) -> None:
         return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
 
     @app.exception_handler(AnyHTTPException)
-    async def failed(_: Request, error: AnyHTTPException) -> JSONResponse:
-        error_text, _, remedy = str(error.detail).partition("; ")
-        return problem(error.status_code, error_text, remedy or "see /openapi.json", **(error.headers or {}))
+    async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
+        what, _, remedy = str(error.detail).partition("; ")
+        return problem(error.status_code, what, remedy or "see /openapi.json", headers=error.headers)
 
 
 def _bounded(service: Service, k: int, *lists: list[str]) -> None:

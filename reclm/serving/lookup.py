@@ -86,7 +86,11 @@ class Lookup:
 
     def start(self) -> None:
         """Opens the store and begins to answer. Raises WorkspaceError when nothing was ever published."""
+        from reclm.features.online import read_users
+
         self._store = self._open()
+        with contextlib.suppress(Exception):  # the first look-up takes long; a store that is away now may come back
+            read_users(self._store, [""], "")
         self._thread.start()
 
     def stop(self) -> None:

@@ -31,7 +31,8 @@ def serve(settings: Settings) -> None:
             "one, or leave serve.host at 127.0.0.1"
         )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for noisy in ("httpx", "feast", "faiss", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     torch.set_num_threads(max(settings.runtime.threads, 1))
     app = create(settings)
     config = uvicorn.Config(

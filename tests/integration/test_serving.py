@@ -1,0 +1,440 @@
+"""The online recommender in this process, over a toy shop whose right answers are known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from integration import serving_world as world
+from unit import backbones_world as bw
+
+from reclm import artifacts
+from reclm.candidates import add_new_items
+from reclm.dataset import EvaluationTask
+from reclm.evaluation.ranking import Bound, rank
+from reclm.features import online
+from reclm.features.fused import load_fused
+from reclm.serving import index as indexes
+from reclm.serving import keys
+from reclm.serving.api import create
+from reclm.serving.recommender import Wanted, answer
+from reclm.settings import Settings
+from reclm.workspace import write_json
+
+EVERY_BACKBONE = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
+USER = "user 3"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return world.open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def client(shop: Settings) -> Iterator[TestClient]:
+    with TestClient(create(shop), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def asked(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+class TestWhoIsRecommendedWhat:
+    def test_a_known_user_gets_the_item_withheld_from_their_circle_and_what_is_cold_there(
+        self, client: TestClient
+    ) -> None:
+        found = asked(client, user_id=USER, k=2)
+        assert found["source"] == "trained"
+        assert found["degraded"] is None
+        assert set(world.circles(found)) == {0}
+        assert f"item '{bw.WITHHELD[3]}'" in [one["item_id"] for one in found["items"]]
+
+    def test_a_stranger_who_liked_two_things_gets_more_of_their_kind(self, client: TestClient) -> None:
+        found = asked(client, history=["item '10'", "item '12'"], k=5)
+        assert found["source"] == "folded_in"
+        assert set(world.circles(found)) == {1}
+        assert {"item '10'", "item '12'"}.isdisjoint(one["item_id"] for one in found["items"])
+
+    def test_somebody_known_by_a_profile_alone_is_recommended_by_it(self, client: TestClient) -> None:
+        found = asked(client, user_id=world.NEWCOMER, k=5)
+        assert found["source"] == "profile"
+        assert set(world.circles(found)) == {1}
+
+    def test_what_a_known_user_brings_along_moves_them(self, client: TestClient) -> None:
+        brought = [f"item '{row}'" for row in np.flatnonzero((bw.ITEM_CIRCLE == 2) & ~bw.COLD)]
+        found = asked(client, user_id=USER, history=brought, k=3)
+        assert found["source"] == "folded_in"
+        assert 2 in world.circles(found)
+
+    def test_what_is_known_already_moves_nobody(self, client: TestClient) -> None:
+        known = [f"item '{row}'" for row in range(bw.WARM_EACH) if row != bw.WITHHELD[3]]
+        assert asked(client, user_id=USER, history=known)["items"] == asked(client, user_id=USER)["items"]
+
+    def test_of_whom_nothing_is_known_gets_what_is_popular_and_is_told_so(self, client: TestClient) -> None:
+        for body in ({}, {"user_id": "nobody"}, {"history": ["no such item"]}):
+            found = asked(client, **body)
+            assert found["source"] == "popularity"
+            scores = [one["score"] for one in found["items"]]
+            assert scores == sorted(scores, reverse=True)
+        assert found["unknown_items"] == ["no such item"]
+
+    def test_reasons_name_the_phrases_that_match_and_the_nearest_of_their_own(self, client: TestClient) -> None:
+        best = asked(client, user_id=USER, k=1)["items"][0]
+        assert best["reasons"]["phrases"] == ["dragon", "wizard", "sword"]
+        assert world.circle_of(best["reasons"]["like"]["item_id"]) == 0
+
+    def test_an_answer_says_which_model_and_how_old_its_features_are(self, client: TestClient, shop: Settings) -> None:
+        found = asked(client, user_id=USER)
+        assert found["model"]["version"] in {one.version for one in artifacts.all_of(shop.paths, "backbone")}
+        assert datetime.fromisoformat(found["features"]["profile_as_of"]) == world.AS_OF
+        assert found["features"]["age_seconds"] > 0
+
+
+class TestWhatARequestMayAskFor:
+    def test_only_some_categories(self, client: TestClient) -> None:
+        found = asked(client, user_id=USER, k=30, categories=["KITCHEN"])
+        assert set(world.circles(found)) == {1}
+        assert len(found["items"]) == bw.ITEMS_EACH
+
+    def test_only_what_was_made_after_a_moment(self, client: TestClient) -> None:
+        found = asked(client, k=30, created_after="2000-01-02T00:00:00Z")
+        assert {int(one["item_id"].strip("item '")) % 3 for one in found["items"]} == {2}
+
+    def test_only_these_items_ranked(self, client: TestClient) -> None:
+        found = asked(client, user_id=USER, items=["item '20'", "item '8'", "nothing"])
+        assert [one["item_id"] for one in found["items"]] == ["item '8'", "item '20'"]
+
+    def test_none_of_these(self, client: TestClient) -> None:
+        best = asked(client, user_id=USER, k=1)["items"][0]["item_id"]
+        assert best not in [one["item_id"] for one in asked(client, user_id=USER, k=30, exclude=[best])["items"]]
+
+    def test_what_they_have_seen_too(self, client: TestClient) -> None:
+        assert len(asked(client, user_id=USER, k=100, exclude_seen=False)["items"]) == bw.N_ITEMS
+        assert len(asked(client, user_id=USER, k=100)["items"]) == bw.N_ITEMS - (bw.WARM_EACH - 1)
+
+    def test_a_number_is_an_id_too(self, client: TestClient) -> None:
+        assert asked(client, user_id=17)["user_id"] == "17"
+
+
+class TestWhatCannotBeAsked:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"k": 0},
+            {"k": -1},
+            {"k": 10**9},
+            {"k": 1.5},
+            {"k": "10"},
+            {"k": True},
+            {"user_id": ""},
+            {"user_id": "\x00"},
+            {"user_id": "x" * 300},
+            {"user_id": {"a": 1}},
+            {"user_id": True},
+            {"history": "item"},
+            {"history": [None]},
+            {"history": [str(n) for n in range(501)]},
+            {"created_after": "2000-01-01T00:00:00"},
+            {"created_after": "yesterday"},
+            {"no_such_field": 1},
+            [],
+            None,
+        ],
+    )
+    def test_is_refused_with_the_place_and_nothing_of_what_was_sent(self, client: TestClient, body: Any) -> None:
+        response = client.post("/v1/recommendations", json=body)
+        assert response.status_code == 422
+        assert set(response.json()) == {"error", "remedy", "where"}
+
+    @pytest.mark.parametrize(
+        "text",
+        ["\U0001f600 ü", "' or 1=1 --", world.EVIL, "../../etc/passwd", "%00", "{{7*7}}", "a\u2028b", "user/3"],
+    )
+    def test_strange_ids_are_nobody(self, client: TestClient, text: str) -> None:
+        assert asked(client, user_id=text)["source"] == "popularity"
+        assert client.get("/v1/users/" + text.replace("/", "%2F").replace("%00", "%2500")).status_code in (404, 422)
+
+    @pytest.mark.parametrize(
+        "sent", [b"{", b"\xff\xfe", b"[" * 30_000, b'{"user_id": "\\ud800"}', b"{" + b'"a":{' * 9000]
+    )
+    def test_what_is_no_json_is_refused(self, client: TestClient, sent: bytes) -> None:
+        response = client.post("/v1/recommendations", content=sent, headers={"content-type": "application/json"})
+        assert response.status_code in (400, 422)
+        assert "error" in response.json()
+
+    def test_a_body_beyond_the_limit_is_refused_unread(self, client: TestClient) -> None:
+        for sent in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
+            assert client.post("/v1/recommendations", content=sent).status_code == 413
+
+    def test_unknown_users_and_items_are_not_found(self, client: TestClient) -> None:
+        for path in ("/v1/users/nobody", "/v1/items/nothing", "/v1/items/nothing/similar", "/nowhere"):
+            assert client.get(path).status_code == 404
+
+    def test_no_page_of_another_name_may_ask_an_open_service(self, client: TestClient) -> None:
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/", headers={"host": "127.0.0.1:8000"}).status_code == 200
+
+
+class TestLookingUp:
+    def test_a_user(self, client: TestClient) -> None:
+        found = client.get("/v1/users/user%203").json()
+        assert found["profile"]["interests"] == ["dragon", "wizard", "sword"]
+        assert (found["trained"], found["known_items"], found["activity"]) == (True, 7, "4-10")
+
+    def test_an_item_and_what_is_near_it(self, client: TestClient) -> None:
+        assert client.get("/v1/items/item%20'8'").json()["cold"] is True
+        found = client.get("/v1/items/item%20'10'/similar?k=4").json()
+        assert set(world.circles(found)) == {1}
+
+    def test_search_says_that_it_is_switched_off(self, client: TestClient) -> None:
+        response = client.post("/v1/search", json={"query": "dragons"})
+        assert response.status_code == 503
+        assert "switched off" in response.json()["error"]
+
+    def test_health_and_metrics(self, client: TestClient) -> None:
+        assert client.get("/health/live").json() == {"status": "alive"}
+        assert client.get("/health/ready").json()["status"] == "ready"
+        shown = client.get("/metrics").text
+        assert 'reclm_requests_total{route="/v1/recommendations",status="200"}' in shown
+        assert USER not in shown
+
+    def test_every_answer_carries_its_security_headers(self, client: TestClient) -> None:
+        for path in ("/", "/v1/items/nothing", "/health/live", "/nowhere"):
+            headers = client.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "access-control-allow-origin" not in headers
+
+
+class TestThePages:
+    @pytest.mark.parametrize("path", ["/", "/?q=title", "/user?id=user 0", "/item?id=item '0'", "/try?item=item '0'"])
+    def test_show_what_others_wrote_as_text(self, client: TestClient, path: str) -> None:
+        response = client.get(path)
+        assert response.status_code == 200
+        assert "<script" not in response.text.lower()
+
+    def test_an_evil_title_stands_there_escaped(self, client: TestClient) -> None:
+        assert "&lt;script&gt;" in client.get("/item?id=item '0'").text
+        assert "&lt;script&gt;" in client.get("/user?id=<script>").text
+
+    def test_a_user_is_shown_beside_the_model_without_profiles(self, client: TestClient) -> None:
+        shown = client.get(f"/user?id={USER}").text
+        assert "Without profiles (base)" in shown
+        assert "user 1" in client.get("/user?id=user 0").text
+
+    def test_nobody_is_a_page_of_its_own(self, client: TestClient) -> None:
+        assert client.get("/user?id=nobody").status_code == 404
+        assert client.get("/item?id=nothing").status_code == 404
+
+
+@pytest.mark.parametrize("model", EVERY_BACKBONE)
+class TestTheServiceAnswersAsEvaluationDoes:
+    """No skew: what was measured is what is served, to the last bit, for every backbone."""
+
+    def test_for_known_users_over_warm_and_cold_items(self, model: str, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, model=model)
+        index = indexes.load(settings)
+        data = world.shop_data()
+        everybody = EvaluationTask(
+            "final", "full_shot", data.interactions, data.interactions, np.ones(bw.N_ITEMS, dtype=bool)
+        )
+        expected = rank(Bound(index.backbone, "full_shot"), everybody, 20, batch_size=1)
+        with TestClient(create(settings)) as client:
+            for row, user in enumerate(data.user_ids.tolist()):
+                found = asked(client, user_id=user, k=20)
+                assert (found["source"], found["degraded"]) == ("trained", None)
+                ids = data.item_ids[expected[row][expected[row] >= 0]].tolist()
+                assert [one["item_id"] for one in found["items"]] == ids
+            cold = data.item_ids[bw.COLD].tolist()
+            found = asked(client, user_id=USER, items=cold)
+            task = EvaluationTask("final", "full_shot", data.interactions, data.interactions, bw.COLD)
+            expected = rank(Bound(index.backbone, "full_shot"), task, len(cold), batch_size=1)
+            assert [one["item_id"] for one in found["items"]] == data.item_ids[expected[3]].tolist()
+
+    def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, model: str, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, model=model)
+        index = indexes.load(settings)
+        scores = index.backbone.score(np.arange(bw.N_USERS))
+        ids, vectors = load_fused(settings, "user", index.version)
+        for user, vector in zip(ids.tolist(), vectors, strict=True):
+            row = index.user(user)
+            assert row is not None
+            best, _ = index.best(vector, 10, index.known(row))
+            order = scores[row][best]
+            assert (np.diff(order) <= 1e-5 * np.abs(scores[row]).max()).all()
+
+
+class TestANewItem:
+    def test_is_recommended_to_the_right_people_without_a_restart(self, tmp_path: Path) -> None:
+        settings = world.settings_of(tmp_path, "serve.reload_seconds=0.1")
+        data = world.shop_data()
+        world.write_tables(settings, data)
+        world.fw.write_marts(settings, world.marts(data))
+        world.publish(settings)
+        chosen = world.fit(settings, world.without_cold(data), "biasmf", "augment")
+        world.promote(settings, chosen)
+        new = "item '8'"
+        with TestClient(create(settings)) as client:
+            assert client.get(f"/v1/items/{new}").status_code == 404
+            add_new_items(settings)
+            waited(lambda: client.get(f"/v1/items/{new}").status_code == 200)
+            assert client.get(f"/v1/items/{new}").json()["added_since_training"] is True
+            assert asked(client, user_id=USER, k=1, exclude=[f"item '{bw.WITHHELD[3]}'"])["items"][0]["item_id"] == new
+
+
+def waited(found: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class TestAnotherChampion:
+    def test_takes_over_and_a_broken_one_does_not(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
+        first = json.loads(settings.paths.champion.read_text())
+        second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        with TestClient(create(settings)) as client:
+            assert asked(client)["model"]["version"] == first["version"]
+            world.promote(settings, second)
+            waited(lambda: asked(client)["model"]["version"] == second.version)
+            write_json(settings.paths.champion, {**first, "version": "0123456789abcdef"})
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            assert "0123456789abcdef" in client.get("/health/ready").json()["problems"][0]
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            (artifacts.load(settings.paths, "backbone", first["version"]).path / "users.parquet").write_bytes(b"PAR1")
+            write_json(settings.paths.champion, first)
+            waited(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
+            assert client.get("/health/ready").json()["status"] == "degraded"
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            world.promote(settings, second)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+class TestAFeatureStoreThatIsAway:
+    def test_is_left_alone_after_failures_and_taken_back_when_it_answers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = world.open_shop(tmp_path, "serve.breaker_failures=3", "serve.breaker_seconds=0.2")
+        real, calls = online.read_users, []
+
+        def broken(*arguments: Any) -> Any:
+            calls.append(1)
+            raise ConnectionError("no route to the store")
+
+        with TestClient(create(settings)) as client:
+            right = asked(client, user_id=USER)
+            monkeypatch.setattr(online, "read_users", broken)
+            for _ in range(10):
+                found = asked(client, user_id=USER)
+                assert found["degraded"].startswith("feature store")
+                assert [one["item_id"] for one in found["items"]] == [one["item_id"] for one in right["items"]]
+                assert "no route" not in str(found)
+            assert len(calls) <= 5
+            assert client.get("/health/ready").json()["status"] == "degraded"
+            assert asked(client, user_id=world.NEWCOMER)["source"] == "popularity"
+            assert client.get(f"/user?id={USER}").status_code == 200
+            monkeypatch.setattr(online, "read_users", real)
+            waited(lambda: asked(client, user_id=USER)["degraded"] is None, 5)
+            assert client.get("/health/ready").json()["status"] == "ready"
+
+    def test_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = world.open_shop(tmp_path, "serve.store_timeout_ms=50", "serve.breaker_failures=1")
+        real = online.read_users
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(0.5)
+            return real(*arguments)
+
+        with TestClient(create(settings)) as client:
+            monkeypatch.setattr(online, "read_users", slow)
+            started = time.monotonic()
+            assert asked(client, user_id=USER)["degraded"] == "feature store: no answer within 50 ms"
+            assert time.monotonic() - started < 0.4
+
+
+class TestKeys:
+    def test_nobody_without_one_may_read_and_no_reader_may_administer(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path)
+        reader, admin = (keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
+        expired = keys.add(settings.paths, "old", "admin", days=-1)
+        with TestClient(create(settings)) as client:
+            for token in ("", "wrong", reader[:-1], expired):
+                headers = {"authorization": f"Bearer {token}"} if token else {}
+                for path in ("/", "/v1/users/u", "/metrics", "/openapi.json"):
+                    assert client.get(path, headers=headers).status_code == 401
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/", headers={"accept": "text/html"}).headers["www-authenticate"].startswith("Basic")
+            bearer = {"authorization": f"Bearer {reader}"}
+            assert client.get("/", headers={**bearer, "host": "shop.example"}).status_code == 200
+            assert client.get("/", auth=("anybody", reader)).status_code == 200
+            assert client.get("/", headers={"x-api-key": reader}).status_code == 200
+            assert client.get("/", headers={"authorization": "Basic !!"}).status_code == 401
+            assert client.post("/admin/reload", headers=bearer).status_code == 403
+            done = client.post("/admin/reload", headers={"authorization": f"Bearer {admin}"})
+            assert done.json()["reloaded"] is True
+            keys.remove(settings.paths, "read")
+            assert client.get("/", headers=bearer).status_code == 401
+
+    def test_the_file_holds_no_token_and_is_its_owners_alone(self, tmp_path: Path) -> None:
+        settings = world.settings_of(tmp_path)
+        token = keys.add(settings.paths, "shop", "read")
+        path = keys.path_of(settings.paths)
+        assert token not in path.read_text()
+        assert path.stat().st_mode & 0o077 == 0
+
+
+class TestLimits:
+    def test_who_asks_too_often_is_told_when_to_come_back(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.rate=1", "serve.burst=3")
+        with TestClient(create(settings)) as client:
+            statuses = [client.post("/v1/recommendations", json={}).status_code for _ in range(5)]
+            assert statuses == [200, 200, 200, 429, 429]
+            refused = client.post("/v1/recommendations", json={})
+            assert int(refused.headers["retry-after"]) >= 1
+            assert client.get("/health/live").status_code == 200
+
+    def test_more_than_can_be_worked_on_are_turned_away(self, tmp_path: Path) -> None:
+        import httpx
+
+        settings = world.open_shop(tmp_path, "serve.max_in_flight=2")
+        app = create(settings)
+
+        async def crowd() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return list(
+                    await asyncio.gather(
+                        *(client.post("/v1/recommendations", json={"user_id": USER}) for _ in range(20))
+                    )
+                )
+
+        answers = asyncio.run(crowd())
+        statuses = [one.status_code for one in answers]
+        assert set(statuses) == {200, 503}
+        assert all(one.headers["retry-after"] == "1" for one in answers if one.status_code == 503)
+
+
+class TestTheApproximateIndex:
+    def test_knows_its_recall_and_leaves_out_what_it_must(self, shop: Settings) -> None:
+        exact = indexes.load(shop)
+        near = indexes.load(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
+        assert exact.ann is None
+        assert near.ann_recall is not None and near.ann_recall > 0.95
+        wanted = Wanted(user_id=USER, k=5)
+        first, second = (answer(index, wanted, None, "") for index in (exact, near))
+        assert [one["item_id"] for one in first["items"]] == [one["item_id"] for one in second["items"]]
+        without = replace(wanted, exclude=[first["items"][0]["item_id"]], categories=["rocket"])
+        assert answer(near, without, None, "")["items"] == answer(exact, without, None, "")["items"]
