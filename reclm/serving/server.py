@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import sys
@@ -54,7 +55,8 @@ def serve(settings: Settings) -> None:
     port = sockets[0].getsockname()[1]
     name = f"[{where.host}]" if ":" in where.host else where.host
     print(f"page      http://{name}:{port}/\nAPI       http://{name}:{port}/openapi.json\nstop      Ctrl-C", flush=True)
-    server.run(sockets=sockets)
+    with contextlib.suppress(KeyboardInterrupt):  # raised again once all is answered: here it is the usual end
+        server.run(sockets=sockets)
 
 
 def _is_loopback(host: str) -> bool:

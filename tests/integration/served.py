@@ -1,0 +1,114 @@
+"""`reclm serve` as a process of its own, and people who keep asking it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from integration import pipeline
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=20, **more)
+
+    def ask(self, **body: Any) -> dict[str, Any]:
+        answer = httpx.post(f"{self.url}/v1/recommendations", json=body, timeout=20)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+
+@contextmanager
+def service(workspace: Path, flags: Sequence[str] = ()) -> Iterator[Service]:
+    """Starts it on a free port and stops it as Ctrl-C does."""
+    words = [word for flag in flags for word in ("--set", flag)]
+    log = (workspace / "serve.log").open("w")
+    process = subprocess.Popen(
+        pipeline.command("serve", "--workspace", str(workspace), "--port", "0", *words),
+        env=pipeline.environment() | {"OMP_NUM_THREADS": "1"},
+        cwd=workspace.parent,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("page"), (workspace / "serve.log").read_text()[-3000:]
+        running = Service(line.split()[1].rstrip("/"), process)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                running.get("/health/live")
+                break
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline, (workspace / "serve.log").read_text()[-3000:]
+                time.sleep(0.1)
+        yield running
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        log.close()
+
+
+@dataclass
+class Crowd:
+    """What those who keep asking were answered: (seconds since the start, status, body)."""
+
+    answers: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> set[int]:
+        return {status for _, status, _ in self.answers}
+
+
+@contextmanager
+def crowd(url: str, bodies: Sequence[dict[str, Any]], people: int = 8, pause: float = 0.02) -> Iterator[Crowd]:
+    """`people` ask by turns for `bodies`, each waiting `pause` seconds between two questions, until the block ends."""
+    seen, enough = Crowd(), threading.Event()
+
+    async def person(client: httpx.AsyncClient, number: int, started: float) -> None:
+        turn = number
+        while not enough.is_set():
+            turn += 1
+            try:
+                answer = await client.post("/v1/recommendations", json=bodies[turn % len(bodies)])
+                seen.answers.append((time.monotonic() - started, answer.status_code, answer.json()))
+            except httpx.HTTPError as error:
+                seen.errors.append(repr(error))
+            await asyncio.sleep(pause)
+
+    async def everybody() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            await asyncio.gather(*(person(client, number, time.monotonic()) for number in range(people)))
+
+    thread = threading.Thread(target=lambda: asyncio.run(everybody()))
+    thread.start()
+    try:
+        yield seen
+    finally:
+        enough.set()
+        thread.join()
