@@ -26,10 +26,15 @@ Epochs = int | Mapping[str, int]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias."""
+    """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
+
+    `unseen` (n_items, width) are those that the items would have if nobody had touched them: what their texts and
+    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said.
+    """
 
     users: Matrix
     items: Matrix
+    unseen: Matrix | None = None
 
 
 @dataclass
@@ -218,7 +223,14 @@ class Backbone(ABC):
                 fitted,
                 item_ids=np.concatenate([fitted.item_ids, item_ids]),
                 known=sparse.hstack([fitted.known, nobody], format="csr"),
-                vectors={s: Vectors(v.users, np.vstack([v.items, vectors])) for s, v in fitted.vectors.items()},
+                vectors={
+                    s: Vectors(
+                        v.users,
+                        np.asfortranarray(np.vstack([v.items, vectors])),
+                        None if v.unseen is None else np.vstack([v.unseen, vectors]),
+                    )
+                    for s, v in fitted.vectors.items()
+                },
                 item_id_vectors=np.vstack([fitted.item_id_vectors, no_ids]),
             )
         )

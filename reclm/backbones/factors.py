@@ -60,7 +60,9 @@ class FactorBackbone(Backbone):
             tau = BLENDS[min(position, len(BLENDS) - 1)]
             user_rows = _blend(users, mapped_users, data.interactions.getnnz(axis=1), tau)
             item_rows = _blend(item_targets, mapped_items, data.interactions.getnnz(axis=0), tau)
-            return Vectors(np.column_stack([user_rows, np.ones(len(user_rows), dtype=np.float32)]), item_rows)
+            return Vectors(
+                np.column_stack([user_rows, np.ones(len(user_rows), dtype=np.float32)]), item_rows, mapped_items
+            )
 
         chosen = epoch_of_each_setting(0 if epochs is None else epochs)
         if tasks and epochs is None:
@@ -120,7 +122,7 @@ def _kernel(sources: Kernel, rows: NDArray[np.int64], anchors: NDArray[np.int64]
     return total
 
 
-def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix) -> Matrix | None:
+def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix, penalty: float = PENALTY) -> Matrix | None:
     """What kernel ridge, learned on rows with evidence (n,), predicts for every row of targets (n, f); None without sources.
 
     The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
@@ -130,7 +132,7 @@ def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix) -> Mat
     anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
     mean = targets[anchors].mean(axis=0, dtype=np.float64)
     system = _kernel(sources, anchors, anchors)
-    system[np.diag_indices_from(system)] += PENALTY
+    system[np.diag_indices_from(system)] += penalty
     weights = np.linalg.solve(system, targets[anchors] - mean)
     predicted = np.empty(targets.shape, dtype=np.float32)
     for start in range(0, len(targets), BLOCK):

@@ -118,7 +118,8 @@ def _features(items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | No
     n = len(histories.indptr) - 1
     count = np.diff(histories.indptr)[:, None].astype(np.float32)
     believed = count / (count + SHRINKAGE)
-    sums = np.asarray(histories @ items, dtype=np.float32)
+    used = np.unique(histories.indices)  # a history is short, the table of items is not
+    sums = np.asarray(histories[:, used] @ np.ascontiguousarray(items[used]), dtype=np.float32)
     mean = sums / np.maximum(count, 1)
     length = np.linalg.norm(mean[:, :-1], axis=1, keepdims=True)
     direction = mean[:, :-1] / np.where(length > 0, length, 1)

@@ -44,7 +44,10 @@ def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
             "id_vector": _lists(id_vectors),
         }
         for setting in SETTINGS:
-            columns[f"{setting}_vector"] = _lists(getattr(fitted.vectors[setting], side))
+            vectors = fitted.vectors[setting]
+            columns[f"{setting}_vector"] = _lists(getattr(vectors, side))
+            if side == "items" and vectors.unseen is not None:
+                columns[f"{setting}_unseen_vector"] = _lists(vectors.unseen)
         if side == "users":
             columns["known_items"] = items_known
         pq.write_table(pa.table(columns), path / file, compression="zstd")
@@ -72,7 +75,7 @@ def read(path: Path) -> tuple[str, Settings, Fitted]:
         user_ids=_ids(users, "user_id"),
         item_ids=_ids(items, "item_id"),
         known=_known(users, items),
-        vectors={s: Vectors(_matrix(users, f"{s}_vector"), _matrix(items, f"{s}_vector")) for s in SETTINGS},
+        vectors={s: _vectors(users, items, s) for s in SETTINGS},
         user_id_vectors=_matrix(users, "id_vector"),
         item_id_vectors=_matrix(items, "id_vector"),
         description=config,
@@ -80,6 +83,15 @@ def read(path: Path) -> tuple[str, Settings, Fitted]:
         fold_in=FoldIn.of(load_file(path / FOLD_IN)) if (path / FOLD_IN).exists() else None,
     )
     return name, Settings(train=TrainSettings(**train), fusion=FusionSettings(**fusion)), fitted
+
+
+def _vectors(users: pa.Table, items: pa.Table, setting: str) -> Vectors:
+    unseen = f"{setting}_unseen_vector"
+    return Vectors(
+        _matrix(users, f"{setting}_vector"),
+        np.asfortranarray(_matrix(items, f"{setting}_vector")),  # one user against all items is twice as fast so
+        _matrix(items, unseen) if unseen in items.column_names else None,
+    )
 
 
 def _lists(rows: NDArray[np.float32]) -> pa.FixedSizeListArray:

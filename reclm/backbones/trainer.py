@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
-from reclm.backbones.base import Vectors
+from reclm.backbones.base import Matrix, Vectors
 from reclm.backbones.fusion import Fusion, HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler
@@ -253,7 +254,20 @@ class Trainer:
         self.network.eval()
         self.fusion.eval()
         users, items = self.network(self.fusion.users(None), self.fusion.items(None), self.graph, None, None)
-        return Vectors(*(table.float().cpu().numpy() for table in self.network.tables(users, items, self._bias(None))))
+        made = self.network.tables(users, items, self._bias(None))
+        whom, what = (table.float().cpu().numpy() for table in made)
+        return Vectors(whom, what, self._unseen())
+
+    def _unseen(self) -> Matrix | None:
+        """The final item vectors without ids and edges; None where nothing else is known of items."""
+        if not self.fusion.items.towers:
+            return None
+        nobody = torch.ones(len(self.fusion.items.known), dtype=torch.bool, device=self.device)
+        empty = BipartiteGraph(sparse.csr_matrix(self.graph.shape), self.device, self.graph.item_exponent)
+        users, items = self.network(self.fusion.users(None), self.fusion.items(None, nobody), empty, None, None)
+        _, table = self.network.tables(users, items, self._bias(None, nobody))
+        unseen: Matrix = table.float().cpu().numpy()
+        return unseen
 
 
 def device_of(settings: RuntimeSettings) -> torch.device:

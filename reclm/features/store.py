@@ -60,6 +60,11 @@ class Store:
         return {view.name: view for view in self.feast.list_feature_views()}
 
     @cached_property
+    def join_keys(self) -> dict[str, list[str]]:
+        """Of each view; Feast works them out anew, slowly, whenever a view is asked."""
+        return {name: view.join_keys for name, view in self.views.items()}
+
+    @cached_property
     def services(self) -> dict[str, FeatureService]:
         return {service.name: service for service in self.feast.list_feature_services()}
 

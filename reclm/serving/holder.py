@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ class Holder:
 
     def _put(self, made: Index, stamp: Stamp) -> None:
         self._index, self._stamp, self.problem, self.loaded_at = made, stamp, "", datetime.now(UTC)
+        gc.freeze()  # an index is millions of objects that live long: walking them again and again would be felt
         RELOADS.labels("done").inc()
         INDEX_ITEMS.set(len(made.item_ids))
         INDEX_RECALL.set(1 if made.ann_recall is None else made.ann_recall)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reclm.serving.index import Index, Positions, Vector
 
 MOST_PHRASES = 3
+QUICK = 0.003  # seconds: what takes less is done at once; handing it to another thread would take as long
 TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
 
 
@@ -69,8 +70,9 @@ class Recommender:
         """The answer as JSON has it; see `api.Recommendations` for its fields."""
         index = self.holder.index
         features, away = await self.features(index, wanted.user_id)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pool, answer, index, wanted, features, away)
+        if index.seconds < QUICK:
+            return answer(index, wanted, features, away)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, answer, index, wanted, features, away)
 
     async def features(self, index: Index, user_id: str | None) -> tuple[UserFeatures | None, str]:
         """(what the feature store says of the user, '' or why it said nothing)."""
@@ -102,12 +104,8 @@ def answer(index: Index, wanted: Wanted, features: UserFeatures | None, away: st
         "features": ages(features),
         "unknown_items": list(person.unknown),
         "items": [
-            {
-                **item_of(index, position),
-                "score": float(score),
-                "reasons": reasons(index, position, person),
-            }
-            for position, score in zip(best.tolist(), scores, strict=True)
+            {**item_of(index, position), "score": score, "reasons": why}
+            for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, person), strict=True)
         ],
     }
 
@@ -117,14 +115,14 @@ def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
     given, unknown = index_of(index, wanted.history)
     user = None if wanted.user_id is None else index.user(wanted.user_id)
     known = np.zeros(0, dtype=np.int64) if user is None else index.known(user)
-    seen = np.union1d(known, given)
+    seen = np.union1d(known, given) if len(given) else known
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
     embedding = profile.embedding if profile else None
     if user is not None:
         online = features.vector if features else None
         trained = index.vector(user) if online is None else online
-        if len(np.setdiff1d(given, known)):
+        if len(seen) > len(known):
             moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
             return Person(FOLDED_IN, trained + moved, seen, interests, unknown)
         return Person(TRAINED, trained, seen, interests, unknown)
@@ -170,19 +168,30 @@ def _words(phrase: str) -> frozenset[str]:
     return frozenset(words_of(phrase.casefold()))
 
 
-def reasons(index: Index, item: int, person: Person) -> dict[str, Any]:
-    """Phrases of the person's profile that the item answers to, and the item of theirs that it is most like."""
+def reasons(index: Index, items: Positions, person: Person) -> list[dict[str, Any]]:
+    """For each item the phrases of the person's profile that it answers to, and the item of theirs that it is most like."""
+    nearest = None if person.vector is None else index.most_like(items, person.seen)
+    likes: list[dict[str, str] | None] = [None] * len(items)
+    if nearest is not None:
+        likes = [_named(index, position) for position in nearest.tolist()]
+    return [
+        {"phrases": _matched(index, item, person.interests), "like": like}
+        for item, like in zip(items.tolist(), likes, strict=True)
+    ]
+
+
+def _named(index: Index, position: int) -> dict[str, str]:
+    return {"item_id": str(index.item_ids[position]), "title": index.catalogue.titles[position]}
+
+
+def _matched(index: Index, item: int, interests: Sequence[str]) -> list[str]:
+    if not interests:
+        return []
     phrases, words = index.catalogue.words(item)
     matched = [
-        phrase
-        for phrase in person.interests
-        if phrase.casefold() in phrases or (_words(phrase) and _words(phrase) <= words)
+        phrase for phrase in interests if phrase.casefold() in phrases or (_words(phrase) and _words(phrase) <= words)
     ]
-    like = None if person.vector is None else index.most_like(item, person.seen)
-    return {
-        "phrases": matched[:MOST_PHRASES],
-        "like": None if like is None else {"item_id": str(index.item_ids[like]), "title": index.catalogue.titles[like]},
-    }
+    return matched[:MOST_PHRASES]
 
 
 def item_of(index: Index, position: int) -> dict[str, Any]:

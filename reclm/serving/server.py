@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75  # of a connection on which nothing is asked
+SWITCH_SECONDS = 0.0005  # the event loop and the thread that asks the store take turns; five milliseconds would be felt
 
 
 def serve(settings: Settings) -> None:
@@ -35,6 +37,7 @@ def serve(settings: Settings) -> None:
     for noisy in ("httpx", "feast", "faiss", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     torch.set_num_threads(max(settings.runtime.threads, 1))
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create(settings)
     config = uvicorn.Config(
         app,
@@ -43,6 +46,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,  # its lines hold ids
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = uvicorn.Server(config)

@@ -1,0 +1,353 @@
+"""The online recommender under load on loopback, its online store Redis, beside a plain `feast serve` read of the same users.
+
+Makes a shop of drawn vectors (100,000 users, 50,000 items, 64 numbers each; every user with a profile embedding of 384), starts
+a Redis server and `reclm serve`, and asks by three mixes: `warm` users the model was fitted on, `sparse` ones known by a profile
+who bring two items along, `cold` ones of whom only three items are given. First as fast as 1 to 64 connections go (wrk), then at
+a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory.
+
+    python benchmarks/serving.py --workspace FOLDER            # kept: the next run finds the shop made
+    python benchmarks/serving.py --workspace FOLDER --soak 600
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
+KNOWN_EACH, WIDTH, TEXT_WIDTH, NEWCOMERS = 20, 64, 384, 5000
+CONNECTIONS = (1, 4, 16, 64)
+TABLES = """
+create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' || n as title, '' as text,
+    ['kind ' || n % 50] as categories, '' as full_text, null::timestamptz as created_ts from range({items}) as t(n)
+"""
+
+
+def settings_of(workspace: Path, port: int) -> Any:
+    from reclm.settings import load
+
+    flags = [
+        "feast.online_store=redis",
+        f"feast.redis_url=localhost:{port},db=0",
+        "runtime.threads=1",
+        f"train.dim={WIDTH}",
+    ]
+    return load([*flags, "serve.search=false"], workspace=workspace, environment={})
+
+
+def make_shop(settings: Any, users: int, items: int) -> None:
+    """A fitted model, published features and the item table, drawn."""
+    import duckdb
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from scipy import sparse
+
+    from reclm import artifacts, champion
+    from reclm.backbones import create
+    from reclm.backbones.base import Fitted, Vectors
+    from reclm.backbones.fold_in import learn
+    from reclm.features.publish import publish
+    from reclm.workspace import write_json
+
+    draw = np.random.default_rng(7)
+    workspace = settings.paths
+    workspace.warehouse.parent.mkdir(parents=True, exist_ok=True)
+    workspace.warehouse.unlink(missing_ok=True)
+    with duckdb.connect(str(workspace.warehouse)) as connection:
+        connection.execute(TABLES.format(items=items))
+
+    def unit(n: int, width: int) -> np.ndarray:
+        rows = draw.standard_normal((n, width)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def lists(rows: np.ndarray) -> pa.Array:
+        ends = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
+        return pa.ListArray.from_arrays(ends, pa.array(rows.ravel()))
+
+    def mart(key: str, ids: list[str], **columns: Any) -> pa.Table:
+        n, clock = len(ids), pa.timestamp("us", tz="UTC")
+        clocks = {name: pa.array([AS_OF] * n, clock) for name in ("as_of", "created_at")}
+        return pa.table({key: pa.array(ids, pa.string()), **clocks, **columns})
+
+    user_ids, item_ids = [f"u{n}" for n in range(users)], [f"i{n}" for n in range(items)]
+    root = workspace.external / "drawn"
+    root.mkdir(parents=True, exist_ok=True)
+    people = [*user_ids, *(f"new{n}" for n in range(NEWCOMERS))]
+    for side, ids in (("user", people), ("item", item_ids)):
+        n = len(ids)
+        texts = [f"User identity: kind {m % 50} fan; User interests: kind {m % 50}, kind {m % 7}" for m in range(n)]
+        profile = {
+            "profile": pa.array(texts),
+            "embedding": lists(unit(n, TEXT_WIDTH)),
+            "quality": pa.array(np.ones(n, np.float32)),
+            "engine": pa.array(["drawn"] * n),
+            "flag": pa.array([""] * n),
+        }
+        pq.write_table(mart(f"{side}_id", ids, **profile), root / f"feast_{side}_profile.parquet")
+    whole = {name: pa.array(np.full(len(people), 3)) for name in ("n_interactions", "n_categories")}
+    active = {"days_since_last": pa.array(np.ones(len(people))), "activity": pa.array(["11-50"] * len(people))}
+    pq.write_table(mart("user_id", people, **whole, **active), root / "feast_user_activity.parquet")
+    seen = {name: pa.array(np.full(items, 3)) for name in ("n_interactions", "n_users_recent", "popularity_rank")}
+    counted = mart("item_id", item_ids, **seen, coldness=pa.array(["11-50"] * items))
+    pq.write_table(counted, root / "feast_item_activity.parquet")
+    titles = pa.array([f"Item {n}" for n in range(items)])
+    words = mart("item_id", item_ids, title=titles, embedding=lists(unit(items, TEXT_WIDTH)))
+    pq.write_table(words, root / "feast_item_content.parquet")
+    build = {"build_id": "drawn", "fingerprint": "drawn", "external_root": str(root)}
+    write_json(workspace.current_build, build)
+    publish(settings)
+
+    def final(n: int, last: np.ndarray) -> np.ndarray:
+        return np.hstack([unit(n, WIDTH), last[:, None]]).astype(np.float32)
+
+    vectors = Vectors(final(users, np.ones(users)), final(items, 0.1 * draw.standard_normal(items)))
+    columns = draw.integers(0, items * 9 // 10, users * KNOWN_EACH)  # the last tenth of the items is nobody's
+    known = sparse.csr_matrix(
+        (np.ones(len(columns), np.float32), (np.repeat(np.arange(users), KNOWN_EACH), columns)), shape=(users, items)
+    )
+    known.sum_duplicates()
+    known.data[:] = 1
+    fold_in = learn(vectors.users, vectors.items, known, unit(users, TEXT_WIDTH), 7)
+    nothing = np.zeros((0, 1), np.float32)
+    parameters = {"model": "biasmf", "variant": "augment", "seed": 7}
+    with artifacts.writing(workspace, "backbone", parameters, {}) as draft:
+        backbone = create("biasmf", settings)
+        network = {
+            f"{s}/network.{k}": v.numpy()
+            for s in ("full_shot", "zero_shot")
+            for k, v in backbone.network().state_dict().items()
+        }
+        backbone._restore(
+            Fitted(
+                user_ids=np.array(user_ids),
+                item_ids=np.array(item_ids),
+                known=known,
+                vectors={"full_shot": vectors, "zero_shot": vectors},
+                user_id_vectors=np.resize(nothing, (users, 1)),
+                item_id_vectors=np.resize(nothing, (items, 1)),
+                description={**parameters, "epochs": {}, "snapshot": "final"},
+                networks=network,
+                fold_in=fold_in,
+            )
+        )
+        backbone.save(draft.path)
+        draft.metrics = {"as_of": AS_OF.isoformat()}
+    chosen = artifacts.all_of(workspace, "backbone")[-1]
+    champion.publish(settings, chosen)
+    pointer = {**parameters, "version": chosen.version, "as_of": AS_OF.isoformat(), "promoted_at": AS_OF.isoformat()}
+    write_json(workspace.champion, pointer)
+
+
+def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
+    """Questions of one mix, as JSON."""
+    draw = random.Random(mix)
+
+    def history(k: int) -> list[str]:
+        return [f"i{draw.randrange(items)}" for _ in range(k)]
+
+    makers = {
+        "warm": lambda: {"user_id": f"u{draw.randrange(users)}", "k": 10},
+        "sparse": lambda: {"user_id": f"new{draw.randrange(NEWCOMERS)}", "history": history(2), "k": 10},
+        "cold": lambda: {"history": history(3), "k": 10},
+    }
+    return [json.dumps(makers[mix]()).encode() for _ in range(n)]
+
+
+def by_wrk(url: str, path: str, questions: list[bytes], connections: int, seconds: int, folder: Path) -> dict[str, Any]:
+    """As fast as these connections go."""
+    listed = ",\n".join(f"  [==[{one.decode()}]==]" for one in questions)
+    script = folder / "ask.lua"
+    script.write_text(
+        f"local asked = {{\n{listed}\n}}\nlocal at = 0\nwrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\n"
+        f"function request() at = at % #asked + 1; return wrk.format(nil, '{path}', nil, asked[at]) end\n"
+        "function done(summary, latency)\n  local e = summary.errors\n"
+        "  io.write(string.format('RESULT %d %d %.3f %.3f %d\\n', summary.requests, summary.duration / 1000,\n"
+        "    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))\nend\n"
+    )
+    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", said)
+    assert found, said
+    requests, milliseconds, p50, p99, errors = (float(one) for one in found.groups())
+    return {"rps": round(requests / milliseconds * 1000, 1), "p50_ms": p50, "p99_ms": p99, "errors": int(errors)}
+
+
+async def steadily(
+    host: str, port: int, path: str, questions: list[bytes], rate: float, seconds: float
+) -> dict[str, Any]:
+    """`rate` questions a second, each at its moment; latency counts from then."""
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    took, bad = [], 0
+
+    async def ask(body: bytes, due: float) -> None:
+        nonlocal bad
+        try:
+            reader, writer = free.pop() if free else await asyncio.open_connection(host, port)
+            head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            about = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.search(rb"content-length: (\d+)", about)[1]))  # type: ignore[index]
+            bad += b" 200 " not in about.split(b"\r\n", 1)[0]
+            free.append((reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            bad += 1
+        took.append((time.monotonic() - due) * 1000)
+
+    started, asked = time.monotonic() + 0.1, []
+    for number in range(int(rate * seconds)):
+        due = started + number / rate
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        asked.append(asyncio.create_task(ask(questions[number % len(questions)], due)))
+    await asyncio.gather(*asked)
+    p50, p99, p999 = np.percentile(took, [50, 99, 99.9]).round(2)
+    return {"rate": rate, "requests": len(took), "p50_ms": p50, "p99_ms": p99, "p99.9_ms": p999, "errors": bad}
+
+
+@contextmanager
+def process(words: list[str], ready: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, until the block ends; `ready` is a URL that it answers, or '' for none."""
+    server = subprocess.Popen(words, start_new_session=True, **more)
+    try:
+        deadline = time.monotonic() + 120
+        while ready:
+            try:
+                httpx.get(ready, timeout=5)
+                break
+            except httpx.HTTPError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{words[0]} did not come up") from None
+                time.sleep(0.2)
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        try:
+            server.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024  # type: ignore[index]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
+    parser.add_argument("--rate", type=float, default=200.0, help="questions a second of the steady runs")
+    parser.add_argument("--soak", type=int, default=0, help="seconds of the long run; 0: none")
+    parser.add_argument(
+        "--port", type=int, default=6399, help="of the Redis server; kept, the feature store is known by it"
+    )
+    arguments = parser.parse_args()
+    for program, package in (("wrk", "wrk"), ("redis-server", "redis-server")):
+        if not shutil.which(program):
+            raise SystemExit(f"{program} is not installed; Debian: apt-get install {package}")
+    root = arguments.workspace.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    redis = [
+        "redis-server",
+        "--port",
+        str(arguments.port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "3600 1",
+        "--dir",
+        str(root),
+    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with process(redis, "", **quiet):
+        time.sleep(3)
+        settings = settings_of(root, arguments.port)
+        if not settings.paths.champion.exists():
+            began = time.monotonic()
+            make_shop(settings, arguments.users, arguments.items)
+            print(json.dumps({"run": "shop made", "seconds": round(time.monotonic() - began, 1)}), flush=True)
+        measure(settings, arguments, root, quiet)
+
+
+def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dict[str, Any]) -> None:
+    """All runs against one service and one `feast serve`; a line of JSON each."""
+    variables = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "RECLM_WORKSPACE": str(root),
+        "RECLM_FEAST__REDIS_URL": settings.feast.redis_url,
+        "RECLM_FEAST__ONLINE_STORE": "redis",
+        "RECLM_RUNTIME__THREADS": "1",
+        "RECLM_SERVE__SEARCH": "false",
+    }
+    port, peer = arguments.port + 1, arguments.port + 2
+    url, path = f"http://127.0.0.1:{port}", "/v1/recommendations"
+    serve = [sys.executable, "-m", "reclm.cli", "serve", "--port", str(port)]
+    asked = {mix: bodies(mix, arguments.users, arguments.items) for mix in ("warm", "sparse", "cold")}
+    with process(serve, f"{url}/health/live", env=variables, **quiet) as server:
+        for mix, questions in asked.items():
+            by_wrk(url, path, questions, 4, 2, root)
+            for connections in CONNECTIONS:
+                result = by_wrk(url, path, questions, connections, arguments.seconds, root)
+                print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
+            steady = asyncio.run(steadily("127.0.0.1", port, path, questions, arguments.rate, arguments.seconds * 2))
+            print(json.dumps({"run": "reclm serve, steady", "mix": mix, **steady}), flush=True)
+        if arguments.soak:
+            everybody = [one for group in zip(*asked.values(), strict=True) for one in group]
+            before, parts = resident_mb(server.pid), 5
+            for part in range(parts):
+                steady = asyncio.run(
+                    steadily("127.0.0.1", port, path, everybody, arguments.rate, arguments.soak / parts)
+                )
+                memory = {"resident_mb": round(resident_mb(server.pid), 1), "at_first_mb": round(before, 1)}
+                print(json.dumps({"run": f"soak, part {part + 1} of {parts}", **steady, **memory}), flush=True)
+    repository = Path(__file__).parent.parent / "feature_repo"
+    feast = [
+        str(Path(sys.executable).with_name("feast")),
+        "-c",
+        str(repository),
+        "-f",
+        str(repository / "feature_store.redis.yaml"),
+    ]
+    feast += ["serve", "--host", "127.0.0.1", "--port", str(peer), "--no-access-log", "--workers", "1"]
+    version = json.loads(settings.paths.champion.read_text())["version"]
+    rows = [
+        json.dumps(
+            {
+                "feature_service": "serving_v1",
+                "entities": {"user_id": [json.loads(one)["user_id"]], "model_version": [version]},
+            }
+        )
+        for one in asked["warm"]
+    ]
+    with process(feast, f"http://127.0.0.1:{peer}/health", env=variables, **quiet):
+        questions = [one.encode() for one in rows]
+        by_wrk(f"http://127.0.0.1:{peer}", "/get-online-features", questions, 4, 2, root)
+        for connections in CONNECTIONS:
+            result = by_wrk(
+                f"http://127.0.0.1:{peer}", "/get-online-features", questions, connections, arguments.seconds, root
+            )
+            print(json.dumps({"run": "feast serve", "mix": "warm", "connections": connections, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
