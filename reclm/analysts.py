@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Output = Literal["table", "csv", "json"]
 AT_ONCE = 1000
-NARROWEST, WIDEST = 6, 60
+NARROWEST = 12
 
 
 def show(settings: Settings, query: str, output: Output) -> None:
@@ -78,9 +78,10 @@ def prompt(settings: Settings, output: Output) -> None:
 
 def _table(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
     rows = [[_text(value) for value in row] for row in answer.fetchall()]
-    room = shutil.get_terminal_size().columns
-    widest = max(NARROWEST, min(WIDEST, room if len(columns) < 2 else max(room // len(columns), 24)))
-    widths = [min(max(len(row[at]) for row in [columns, *rows]), widest) for at in range(len(columns))]
+    widths = [max(len(row[at]) for row in [columns, *rows]) for at in range(len(columns))]
+    room = max(shutil.get_terminal_size().columns - 2 * (len(columns) - 1), NARROWEST * len(columns))
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
 
     def line(cells: list[str]) -> str:
         cut = [

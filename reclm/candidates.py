@@ -1,8 +1,8 @@
 """The items that can be recommended: those the champion was trained with, and those that have come since.
 
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
-ridge regression from texts, text embeddings and profile embeddings to the item vectors of the champion, learned on all
-items that it was trained with (the map that implicit's models use for cold items, see `backbones/factors.py`). Its
+ridge regression from texts, text embeddings and profile embeddings to where the champion would see each of its own items
+if nobody had touched it (`Vectors.unseen`), learned on all items that it was trained with. Its
 vector is published beside the others under the champion's version, so whoever fills an index from there has it, and
 nothing is trained.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 SETTING: Setting = "full_shot"
+PENALTY = 0.1  # of the ridge: what the champion makes of texts and profiles has no noise in it
 
 
 def add_new_items(settings: Settings) -> dict[str, Any]:
@@ -77,11 +78,13 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     from reclm.backbones.factors import item_kernels, mapped
 
     fitted = backbone.fitted
+    learned = fitted.vectors[SETTING]
     position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
-    targets = np.zeros((len(data.item_ids), fitted.vectors[SETTING].items.shape[1]), dtype=np.float32)
-    targets[position >= 0] = fitted.vectors[SETTING].items[position[position >= 0]]
+    targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
+    source = learned.items if learned.unseen is None else learned.unseen
+    targets[position >= 0] = source[position[position >= 0]]
     sources: list[Any] = item_kernels(data, None if fitted.description["variant"] == "base" else data.item_profile)
-    vectors = mapped(sources, (position >= 0).astype(np.int64), targets)
+    vectors = mapped(sources, (position >= 0).astype(np.int64), targets, PENALTY)
     if vectors is None:
         return np.full_like(targets, np.nan)
     silent = np.ones(len(targets), dtype=bool)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import duckdb
 import pytest
 from integration import pipeline
 
-from reclm import artifacts
+from reclm import analysts, artifacts
+from reclm.settings import load
 from reclm.workspace import Workspace, read_json
 
 
@@ -83,6 +85,24 @@ class TestOneSeed:
     def test_two_runs_give_the_same_metrics_to_the_last_digit(self, shop: Path, tmp_path: Path) -> None:
         pipeline.demo(tmp_path / "twin")
         assert pipeline.tables(tmp_path / "twin")["fct_evaluation"] == pipeline.tables(shop)["fct_evaluation"]
+
+
+QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "analysts.md").read_text(), re.DOTALL)
+NOTHING_TO_SAY = ("quarantine_interactions", "fct_health", "fct_comparisons")  # of a small shop in good order
+
+
+class TestTheAnalystsPage:
+    @pytest.mark.parametrize("query", QUERIES, ids=range(len(QUERIES)))
+    def test_every_query_of_it_answers(self, shop: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
+        analysts.show(load(workspace=shop, environment={}), query, "json")
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert rows or any(table in query for table in NOTHING_TO_SAY)
+
+    def test_every_table_and_column_is_described_in_the_database(self, shop: Path) -> None:
+        query = "select table_name, column_name from duckdb_columns() where comment is null and not internal"
+        with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
+            assert connection.execute(query).fetchall() == []
+            assert connection.execute("select table_name from duckdb_tables() where comment is null").fetchall() == []
 
 
 @pytest.mark.full
