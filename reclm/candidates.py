@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 SETTING: Setting = "full_shot"
-PENALTY = 0.1  # of the ridge: what the champion makes of texts and profiles has no noise in it
 
 
 def add_new_items(settings: Settings) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     source = learned.items if learned.unseen is None else learned.unseen
     targets[position >= 0] = source[position[position >= 0]]
     sources: list[Any] = item_kernels(data, None if fitted.description["variant"] == "base" else data.item_profile)
-    vectors = mapped(sources, (position >= 0).astype(np.int64), targets, PENALTY)
+    vectors = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
     if vectors is None:
         return np.full_like(targets, np.nan)
     silent = np.ones(len(targets), dtype=bool)

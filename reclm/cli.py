@@ -77,6 +77,7 @@ def _finish(settings: Settings, evaluation: Any) -> None:
     print(f"\nreport    open {shown}/report/index.html in a browser")
     print(f"tables    {shown}/warehouse/warehouse.duckdb (DuckDB, read-only copy; start with fct_evaluation)")
     print(f"try       reclm recommend --workspace {shown} --sample 3")
+    print(f"serve     reclm serve --workspace {shown}   (recommendations over HTTP, and a page to look round)")
 
 
 @app.command()

@@ -184,6 +184,7 @@ class ServeSettings(Section):
         ge=1,
         description="Items above which the index is approximate (faiss, HNSW); its recall is measured when it is built.",
     )
+    open_metrics: bool = Field(False, description="Answer /metrics without a key too; for a network that is shut off.")
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."
     )

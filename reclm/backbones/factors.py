@@ -112,17 +112,28 @@ def _embedding_kernels(sources: Sequence[Matrix | None]) -> Kernel:
     return rows
 
 
-def _kernel(sources: Kernel, rows: NDArray[np.int64], anchors: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(len(rows), len(anchors)): cosine² of sparse sources plus the positive part of the others' cosine, squared too."""
+def _kernel(
+    sources: Kernel, rows: NDArray[np.int64], anchors: NDArray[np.int64], linear: bool = False
+) -> NDArray[np.float64]:
+    """(len(rows), len(anchors)): the positive part of the sources' cosines, squared, and with `linear` the cosines too."""
     total = np.zeros((len(rows), len(anchors)))
     for source in sources:
         product = source[rows] @ source[anchors].T
         dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
         total += np.square(np.maximum(dense, 0))
+        if linear:
+            total += dense
     return total
 
 
-def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix, penalty: float = PENALTY) -> Matrix | None:
+def mapped(
+    sources: Kernel,
+    evidence: NDArray[np.int64],
+    targets: Matrix,
+    penalty: float = PENALTY,
+    *,
+    linear: bool = False,
+) -> Matrix | None:
     """What kernel ridge, learned on rows with evidence (n,), predicts for every row of targets (n, f); None without sources.
 
     The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
@@ -131,13 +142,13 @@ def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix, penalt
         return None
     anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
     mean = targets[anchors].mean(axis=0, dtype=np.float64)
-    system = _kernel(sources, anchors, anchors)
+    system = _kernel(sources, anchors, anchors, linear)
     system[np.diag_indices_from(system)] += penalty
     weights = np.linalg.solve(system, targets[anchors] - mean)
     predicted = np.empty(targets.shape, dtype=np.float32)
     for start in range(0, len(targets), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(targets)))
-        predicted[rows] = _kernel(sources, rows, anchors) @ weights + mean
+        predicted[rows] = _kernel(sources, rows, anchors, linear) @ weights + mean
     return predicted
 
 

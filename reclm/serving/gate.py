@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1", "testserver")
 OPEN_PATHS = ("/health/live", "/health/ready")
+METRICS_PATH = "/metrics"
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -74,6 +75,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys) -> None:
         self.app, self.settings, self.keys = app, settings, keys
         self.allowance = Allowance(settings.rate, settings.burst)
+        self.open_paths = (*OPEN_PATHS, METRICS_PATH) if settings.open_metrics else OPEN_PATHS
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +97,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] in OPEN_PATHS:
+            if scope["path"] in self.open_paths:
                 await self.app(scope, receive, tell)
             else:
                 await self._pass(scope, receive, tell)

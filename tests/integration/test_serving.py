@@ -388,6 +388,13 @@ class TestKeys:
             keys.remove(settings.paths, "read")
             assert client.get("/", headers=bearer).status_code == 401
 
+    def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.open_metrics=true")
+        keys.add(settings.paths, "shop", "read")
+        with TestClient(create(settings)) as client:
+            assert client.get("/metrics").status_code == 200
+            assert client.get("/openapi.json").status_code == 401
+
     def test_the_file_holds_no_token_and_is_its_owners_alone(self, tmp_path: Path) -> None:
         settings = world.settings_of(tmp_path)
         token = keys.add(settings.paths, "shop", "read")

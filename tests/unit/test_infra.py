@@ -125,9 +125,9 @@ class TestCompose:
                 assert other in SERVICES
         assert {"init", "redis"} <= SERVICES["scheduler"]["depends_on"].keys()
 
-    def test_only_the_two_pages_are_bound_and_only_on_loopback(self) -> None:
+    def test_only_the_three_pages_are_bound_and_only_on_loopback(self) -> None:
         ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-        assert ports.keys() == {"api-server", "grafana"}
+        assert ports.keys() == {"api-server", "grafana", "recommender"}
         assert all(port.startswith("127.0.0.1:") for several in ports.values() for port in several)
         assert not any("network_mode" in service or "privileged" in service for service in SERVICES.values())
 
@@ -163,7 +163,7 @@ class TestSettings:
         given = {name: "1" for name in ENVIRONMENT if name.startswith("RECLM_")}
         keys = {name.removeprefix("RECLM_").lower().replace("__", ".") for name in given} - {"settings"}
         assert keys <= set(settings.known_keys())
-        assert len(keys) == 3
+        assert len(keys) == 4
 
     def test_the_file_loads_and_speaks_to_redis(self) -> None:
         loaded = settings.load(file=INFRA / "reclm.toml", environment={"RECLM_FEAST__REDIS_URL": "redis:6379"})
@@ -257,7 +257,7 @@ class TestMetrics:
     def test_prometheus_asks_services_that_exist(self) -> None:
         jobs = yaml.safe_load((INFRA / "prometheus.yml").read_text())["scrape_configs"]
         hosts = {target.split(":")[0] for job in jobs for one in job["static_configs"] for target in one["targets"]}
-        assert hosts == {"statsd-exporter", "localhost"}
+        assert hosts == {"statsd-exporter", "recommender", "localhost"}
 
     def test_the_port_is_the_exporter_s(self) -> None:
         port = SERVICES["scheduler"]["environment"]["AIRFLOW__METRICS__STATSD_PORT"]
