@@ -237,7 +237,7 @@ class Reloaded(BaseModel):
 
 
 def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem} for status in (400, 401, 403, 413, 422, 429, 500, 503, *more)}
+    return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *more)}
 
 
 class Service:

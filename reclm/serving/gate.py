@@ -6,10 +6,12 @@ JSON, `{"error", "remedy"}`, and tell nothing of what was sent.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import logging
+import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from reclm.settings import ServeSettings
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1", "testserver")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = ("/health/live", "/health/ready")
 METRICS_PATH = "/metrics"
 HEADERS = {
@@ -35,6 +37,7 @@ HEADERS = {
     "base-uri 'none'; frame-ancestors 'none'",
 }
 MOST_CLIENTS = 10_000
+BODY_SECONDS = 10.0
 NO_ROUTE = "none"
 log = logging.getLogger("reclm.serve")
 
@@ -128,7 +131,11 @@ class Gate:
             wait = self.allowance.wait_for(client)
             if wait:
                 raise Refusal(429, "too many requests", "ask less often", retry_after=str(max(1, round(wait))))
-            await self.app(scope, await self._bounded(headers, receive), send)
+            try:
+                whole = await asyncio.wait_for(self._bounded(headers, receive), BODY_SECONDS)
+            except TimeoutError:
+                raise Refusal(408, "the body did not come", f"send it within {BODY_SECONDS:g} seconds") from None
+            await self.app(scope, whole, send)
         finally:
             self.in_flight -= 1
             IN_FLIGHT.set(self.in_flight)
@@ -137,8 +144,7 @@ class Gate:
         """The caller's key. Where there are none, only requests that name this machine by a loopback name pass: a page of
         another site that had its name point here would not."""
         if not self.keys:
-            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if name not in LOOPBACK:
+            if re.sub(r":\d+$", "", headers.get("host", "")) not in LOOPBACK:
                 raise Refusal(403, "this service is open on loopback only", "make an API key with `reclm key add`")
             return None
         token = _token(headers)

@@ -98,7 +98,12 @@ class Holder:
 
         workspace = self.settings.paths
         pointer = champion.current(self.settings)
-        files = (vector_file(workspace, "item", pointer["version"]), workspace.current_build)
+        model = workspace.artifacts / "backbone" / str(pointer["version"])
+        files = (
+            vector_file(workspace, "item", pointer["version"]),
+            workspace.current_build,
+            model / "users.parquet",  # who was forgotten is gone from it
+        )
         current = offline_path(workspace) / "current"
         return (
             pointer["version"],

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from integration import serving_world as world
@@ -23,6 +25,7 @@ from reclm.dataset import EvaluationTask
 from reclm.evaluation.ranking import Bound, rank
 from reclm.features import online
 from reclm.features.fused import load_fused
+from reclm.features.store import write_parquet
 from reclm.serving import index as indexes
 from reclm.serving import keys
 from reclm.serving.api import create
@@ -41,8 +44,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def client(shop: Settings) -> Iterator[TestClient]:
-    with TestClient(create(shop), raise_server_exceptions=False) as opened:
+    with opened_client(shop) as opened:
         yield opened
+
+
+def opened_client(settings: Settings) -> TestClient:
+    return TestClient(create(settings), base_url="http://localhost:8000", raise_server_exceptions=False)
 
 
 def asked(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -184,7 +191,8 @@ class TestWhatCannotBeAsked:
 
     def test_no_page_of_another_name_may_ask_an_open_service(self, client: TestClient) -> None:
         assert client.get("/", headers={"host": "evil.example"}).status_code == 403
-        assert client.get("/", headers={"host": "127.0.0.1:8000"}).status_code == 200
+        for name in ("127.0.0.1:8000", "localhost", "[::1]", "[::1]:8000"):
+            assert client.get("/", headers={"host": name}).status_code == 200
 
 
 class TestLookingUp:
@@ -251,7 +259,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
             "final", "full_shot", data.interactions, data.interactions, np.ones(bw.N_ITEMS, dtype=bool)
         )
         expected = rank(Bound(index.backbone, "full_shot"), everybody, 20, batch_size=1)
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             for row, user in enumerate(data.user_ids.tolist()):
                 found = asked(client, user_id=user, k=20)
                 assert (found["source"], found["degraded"]) == ("trained", None)
@@ -286,7 +294,7 @@ class TestANewItem:
         chosen = world.fit(settings, world.without_cold(data), "biasmf", "augment")
         world.promote(settings, chosen)
         new = "item '8'"
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             assert client.get(f"/v1/items/{new}").status_code == 404
             add_new_items(settings)
             waited(lambda: client.get(f"/v1/items/{new}").status_code == 200)
@@ -306,7 +314,7 @@ class TestAnotherChampion:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
         first = json.loads(settings.paths.champion.read_text())
         second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             assert asked(client)["model"]["version"] == first["version"]
             world.promote(settings, second)
             waited(lambda: asked(client)["model"]["version"] == second.version)
@@ -323,6 +331,20 @@ class TestAnotherChampion:
             waited(lambda: client.get("/health/ready").json()["status"] == "ready")
 
 
+class TestSomebodyForgotten:
+    def test_is_known_to_a_running_service_no_more(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
+        with opened_client(settings) as client:
+            assert asked(client, user_id=USER)["source"] == "trained"
+            online.forget_user(settings, USER)
+            version = json.loads(settings.paths.champion.read_text())["version"]
+            users = artifacts.load(settings.paths, "backbone", version).path / "users.parquet"
+            table = pq.read_table(users)
+            write_parquet(users, table.filter(pc.not_equal(table["user_id"], USER)))
+            waited(lambda: asked(client, user_id=USER)["source"] == "popularity")
+            assert client.get("/v1/users/user%203").status_code == 404
+
+
 class TestAFeatureStoreThatIsAway:
     def test_is_left_alone_after_failures_and_taken_back_when_it_answers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -334,7 +356,7 @@ class TestAFeatureStoreThatIsAway:
             calls.append(1)
             raise ConnectionError("no route to the store")
 
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             right = asked(client, user_id=USER)
             monkeypatch.setattr(online, "read_users", broken)
             for _ in range(10):
@@ -358,7 +380,7 @@ class TestAFeatureStoreThatIsAway:
             time.sleep(0.5)
             return real(*arguments)
 
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             monkeypatch.setattr(online, "read_users", slow)
             started = time.monotonic()
             assert asked(client, user_id=USER)["degraded"] == "feature store: no answer within 50 ms"
@@ -370,7 +392,7 @@ class TestKeys:
         settings = world.open_shop(tmp_path)
         reader, admin = (keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
         expired = keys.add(settings.paths, "old", "admin", days=-1)
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             for token in ("", "wrong", reader[:-1], expired):
                 headers = {"authorization": f"Bearer {token}"} if token else {}
                 for path in ("/", "/v1/users/u", "/metrics", "/openapi.json"):
@@ -391,7 +413,7 @@ class TestKeys:
     def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.open_metrics=true")
         keys.add(settings.paths, "shop", "read")
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             assert client.get("/metrics").status_code == 200
             assert client.get("/openapi.json").status_code == 401
 
@@ -406,7 +428,7 @@ class TestKeys:
 class TestLimits:
     def test_who_asks_too_often_is_told_when_to_come_back(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.rate=1", "serve.burst=3")
-        with TestClient(create(settings)) as client:
+        with opened_client(settings) as client:
             statuses = [client.post("/v1/recommendations", json={}).status_code for _ in range(5)]
             assert statuses == [200, 200, 200, 429, 429]
             refused = client.post("/v1/recommendations", json={})
