@@ -198,16 +198,22 @@ async def steadily(
 
     async def ask(body: bytes, due: float) -> None:
         nonlocal bad
-        try:
-            reader, writer = free.pop() if free else await asyncio.open_connection(host, port)
-            head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            about = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(re.search(rb"content-length: (\d+)", about)[1]))  # type: ignore[index]
-            bad += b" 200 " not in about.split(b"\r\n", 1)[0]
-            free.append((reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            bad += 1
+        head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        kept = bool(free)
+        while True:
+            try:
+                reader, writer = free.pop() if kept and free else await asyncio.open_connection(host, port)
+                writer.write(head.encode() + body)
+                about = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.search(rb"content-length: (\d+)", about)[1]))  # type: ignore[index]
+                bad += b" 200 " not in about.split(b"\r\n", 1)[0]
+                free.append((reader, writer))
+                break
+            except (OSError, asyncio.IncompleteReadError):
+                if not kept:
+                    bad += 1
+                    break
+                kept = False  # one that was idle for long may have been closed: once more on a new one
         took.append((time.monotonic() - due) * 1000)
 
     started, asked = time.monotonic() + 0.1, []
@@ -334,6 +340,7 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
         json.dumps(
             {
                 "feature_service": "serving_v1",
+                "full_feature_names": True,
                 "entities": {"user_id": [json.loads(one)["user_id"]], "model_version": [version]},
             }
         )
