@@ -11,6 +11,7 @@ import csv
 import functools
 import http.server
 import json
+import math
 import shutil
 import sys
 from contextlib import closing
@@ -100,13 +101,14 @@ def _csv(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     while rows := answer.fetchmany(AT_ONCE):
-        writer.writerows([["" if value is None else _text(value) for value in row] for row in rows])
+        writer.writerows(rows)
 
 
 def _json(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
     while rows := answer.fetchmany(AT_ONCE):
         for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+            cells = [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+            print(json.dumps(dict(zip(columns, cells, strict=True)), default=str, ensure_ascii=False))
 
 
 WRITERS: dict[str, Any] = {"table": _table, "csv": _csv, "json": _json}

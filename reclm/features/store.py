@@ -258,7 +258,14 @@ def open_for_requests(settings: Settings, timeout: float) -> Store:
     if settings.feast.online_store == "redis":
         bounds = f",socket_timeout={timeout},socket_connect_timeout={timeout}"
         config.online_store.connection_string += bounds  # type: ignore[union-attr]
-    return Store(FeatureStore(config=config), settings)
+    opened = Store(FeatureStore(config=config), settings)
+    if settings.feast.online_store == "redis":
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        held: Any = opened.feast.provider.online_store
+        held._get_client(config.online_store).set_retry(Retry(NoBackoff(), 0))  # by default it would wait ten seconds
+    return opened
 
 
 def _key(settings: Settings) -> tuple[Path, str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from reclm.serving.gate import Gate
@@ -29,7 +30,6 @@ from reclm.serving.recommender import (
 from reclm.serving.search import Search
 
 if TYPE_CHECKING:
-    from reclm.serving.index import Index
     from reclm.settings import Settings
 
 MOST_CHARACTERS = 256
@@ -53,6 +53,13 @@ def _is_fit(text: str) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair
         return False
     return True
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the moment lies outside the calendar") from None
 
 
 Id = Annotated[
@@ -89,12 +96,14 @@ class RecommendationRequest(Strict):
     categories: list[Id] = Field(
         default_factory=list, description="Only items of one of these categories, whatever their case."
     )
-    created_after: AwareDatetime | None = Field(
+    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
         None, description="Only items made after this moment, with a time zone."
     )
     items: list[Id] = Field(default_factory=list, description="Only these items, ranked.")
     exclude: list[Id] = Field(default_factory=list, description="None of these items.")
-    exclude_seen: bool = Field(True, description="Leave out what the person is known to have had, history included.")
+    exclude_seen: bool = Field(
+        True, description="Leave out what the champion was trained to know of the person, and the history given here."
+    )
 
 
 class SearchRequest(Strict):
@@ -250,13 +259,6 @@ class Service:
         self.recommender = Recommender(self.holder, self.lookup, max(settings.runtime.threads, 1) + 1)
         self.search = Search(settings)
         self.keys = Keys(settings.paths)
-        self._sorted: tuple[Index | None, list[str]] = (None, [])
-
-    def sorted_users(self, index: Index) -> list[str]:
-        """The user ids that the index knows, in order, for finding them by how they begin; sorted once an index."""
-        if self._sorted[0] is not index:
-            self._sorted = (index, sorted(index.backbone.fitted.user_ids.tolist()))
-        return self._sorted[1]
 
     def problems(self) -> list[str]:
         """What does not work just now; [] when all does."""
@@ -292,6 +294,7 @@ def create(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     _add_errors(app)
@@ -313,15 +316,19 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         """What was sent is not repeated."""
-        where = [
-            f"{'.'.join(str(part)[:50] for part in one['loc'])}: {one['msg'][:200]}" for one in error.errors()[:20]
-        ]
+        where = [f"{_place(one)}: {one['msg'][:200]}" for one in error.errors()[:20]]
         return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
         what, _, remedy = str(error.detail).partition("; ")
         return problem(error.status_code, what, remedy or "see /openapi.json", headers=error.headers)
+
+
+def _place(error: Any) -> str:
+    """Where an error is; the name of a field that does not exist is the sender's words."""
+    parts = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    return ".".join(str(part)[:50] for part in parts)
 
 
 def _bounded(service: Service, k: int, *lists: list[str]) -> None:

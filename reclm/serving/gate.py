@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import ipaddress
 import json
 import logging
 import re
@@ -76,6 +77,7 @@ class Gate:
     """Wraps the application. `scope["reclm.key"]` is the caller's key, None where the service is open."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys) -> None:
+        self.alone = is_loopback(settings.host)
         self.app, self.settings, self.keys = app, settings, keys
         self.allowance = Allowance(settings.rate, settings.burst)
         self.open_paths = (*OPEN_PATHS, METRICS_PATH) if settings.open_metrics else OPEN_PATHS
@@ -141,9 +143,11 @@ class Gate:
             IN_FLIGHT.set(self.in_flight)
 
     def _caller(self, scope: Scope, headers: dict[str, str]) -> Key | None:
-        """The caller's key. Where there are none, only requests that name this machine by a loopback name pass: a page of
-        another site that had its name point here would not."""
-        if not self.keys:
+        """The caller's key. Where there are none, a service on loopback lets those pass who call it by a loopback name: a page
+        of another site that had its name point here would not. One that others reach lets nobody pass, also when the last
+        key was removed while it ran."""
+        _refuse_other_sites(scope["method"], headers)
+        if self.alone and not self.keys:
             if re.sub(r":\d+$", "", headers.get("host", "")) not in LOOPBACK:
                 raise Refusal(403, "this service is open on loopback only", "make an API key with `reclm key add`")
             return None
@@ -186,6 +190,23 @@ class Gate:
             return {"type": "http.request", "body": body, "more_body": False}
 
         return again
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_other_sites(method: str, headers: dict[str, str]) -> None:
+    """A browser says which page made it ask: what changes or costs something is not asked for by pages of other sites."""
+    if method in ("GET", "HEAD"):
+        return
+    origin = headers.get("origin", "").partition("://")[2]
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") or (origin and origin != headers.get("host", "")):
+        raise Refusal(403, "a page of another site asked", "ask from a program, or from the service's own pages")
 
 
 def _token(headers: dict[str, str]) -> str:

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from reclm import champion
-from reclm.errors import ReclmError
+from reclm.errors import ArtifactError, ReclmError
 from reclm.serving import index as indexes
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("reclm.serve")
 Stamp = tuple[object, ...]
+PATIENCE = 10  # looks until what could not be read is tried again
 
 
 class Holder:
@@ -34,6 +36,8 @@ class Holder:
         self.problem = ""
         self.loaded_at = datetime.now(UTC)
         self._stamp: Stamp = ()
+        self._refused: Stamp = ()
+        self._again = 0.0
         self._task: asyncio.Task[None] | None = None
         self._making = asyncio.Lock()
         self._index: Index | None = None
@@ -47,7 +51,16 @@ class Holder:
     def start(self) -> None:
         """Makes the first index. Raises ReclmError when there is no champion, or it cannot be read."""
         stamp = self._look()
-        self._put(indexes.load(self.settings), stamp)
+        try:
+            made = indexes.load(self.settings)
+        except ReclmError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"the champion cannot be read ({type(error).__name__}: {error}); `reclm rollback` goes back to the one before, "
+                "`reclm train` makes another"
+            ) from None
+        self._put(made, stamp)
 
     def watch(self) -> None:
         """Begins to look for changes; needs a running event loop."""
@@ -61,17 +74,25 @@ class Holder:
                 await self._task
 
     async def refresh(self, force: bool = False) -> bool:
-        """Looks once; True when another index was put in place."""
+        """Looks once; True when another index was put in place. While one is being made, nobody waits for a second."""
+        if self._making.locked():
+            return False
         async with self._making:
+            stamp: Stamp = ()
             try:
                 stamp = self._look()
                 if stamp == self._stamp and not force:
+                    self.problem = ""
+                    return False
+                if stamp == self._refused and time.monotonic() < self._again and not force:
                     return False
                 made = await asyncio.to_thread(indexes.load, self.settings)
-            except (ReclmError, OSError, ValueError, KeyError) as error:
-                if str(error) != self.problem:
-                    log.error("the old index goes on answering: %s", error)
-                self.problem = f"{type(error).__name__}: {error}"
+            except Exception as error:  # whatever is wrong with what was promoted, the old index goes on
+                problem = f"{type(error).__name__}: {error}"
+                if problem != self.problem:
+                    log.error("the old index goes on answering: %s", problem)
+                self.problem, self._refused = problem, stamp
+                self._again = time.monotonic() + PATIENCE * self.settings.serve.reload_seconds
                 RELOADS.labels("refused").inc()
                 return False
             self._put(made, stamp)

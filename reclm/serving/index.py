@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from scipy import sparse
 
 from reclm import artifacts, champion
 from reclm.candidates import with_new_items
+from reclm.errors import ArtifactError, WorkspaceError
 from reclm.evaluation.ranking import NO_ITEM, top_k
 from reclm.serving import catalogue
 from reclm.serving.catalogue import Catalogue
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 SAMPLE, SAMPLE_K = 200, 20
 TRIALS = 5
+POINTER = {"version", "model", "variant", "as_of", "promoted_at"}
+EXAMPLES = 3
 LINKS, WIDTH_BUILDING, WIDTH_ASKING = 32, 80, 256
 Positions = NDArray[np.int64]
 Vector = NDArray[np.float32]
@@ -143,6 +147,35 @@ class Index:
                 return Backbone.load(other.path)
         return None
 
+    @cached_property
+    def without_profiles(self) -> Index | None:
+        """An index of the counterpart; None where there is none, or it knows other items."""
+        other = self.counterpart
+        if other is None or not np.array_equal(other.fitted.item_ids, self.item_ids[: len(other.fitted.item_ids)]):
+            return None
+        return replace(self, backbone=other, ann=None)
+
+    @cached_property
+    def sorted_user_ids(self) -> list[str]:
+        """For finding users by how their ids begin."""
+        return sorted(self.backbone.fitted.user_ids.tolist())
+
+    @cached_property
+    def examples(self) -> tuple[list[int], list[int]]:
+        """(users, items) to begin with: the most and the least active users that have a history, popular and cold items."""
+        activity = np.diff(self.backbone.fitted.known.indptr)
+        users = np.argsort(-activity, kind="stable")
+        some = [*users[:EXAMPLES].tolist(), *users[activity[users] > 0][-EXAMPLES:].tolist()]
+        popular = np.argsort(-self.counts, kind="stable")[: EXAMPLES + 1].tolist()
+        cold = np.flatnonzero(self.counts == 0)[: EXAMPLES + 1].tolist()
+        return list(dict.fromkeys(some)), list(dict.fromkeys([*popular, *cold]))
+
+    @property
+    def profile_width(self) -> int:
+        """Numbers of a profile's embedding that folding in reads; 0: the champion was trained without profiles."""
+        fold_in = self.backbone.fitted.fold_in
+        return 0 if fold_in is None else len(fold_in.centre)
+
     def _chosen(self, scores: Vector, k: int) -> tuple[Positions, Vector]:
         best = top_k(scores[None], k)[0]
         best = best[best != NO_ITEM].astype(np.int64)
@@ -159,15 +192,24 @@ def load(settings: Settings) -> Index:
     from reclm.backbones import Backbone
 
     pointer = champion.current(settings)
+    lacking = sorted(POINTER - pointer.keys())
+    if lacking:
+        raise WorkspaceError(f"{settings.paths.champion} lacks {', '.join(lacking)}; `reclm promote` writes it anew")
+    datetime.fromisoformat(pointer["as_of"])
     trained = Backbone.load(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
+    if trained.fitted.fold_in is None:
+        raise ArtifactError(
+            f"model {pointer['version']} was trained by an earlier reclm and cannot place new people; run `reclm train` and promote"
+        )
     backbone = with_new_items(settings, trained, pointer["version"])
     about = catalogue.load(settings, backbone.fitted.item_ids.tolist())
     ann, recall = None, None
     if len(backbone.fitted.item_ids) > settings.serve.ann_above and backbone.inner_product:
         ann, recall = _approximate_index(settings, backbone)
     index = Index(settings, pointer, backbone, about, len(trained.fitted.item_ids), ann, recall)
-    index.directions, index.counts  # noqa: B018  (made here, not in somebody's request)
-    return replace(index, seconds=_seconds_of(index))
+    index = replace(index, seconds=_seconds_of(index))
+    index.directions, index.counts, index.catalogue.by_category  # noqa: B018  (made here, not in somebody's request)
+    return index
 
 
 def _seconds_of(index: Index) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Scope = Literal["read", "admin"]
 PREFIX = "reclm_"
+MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None
     """Makes a key and returns its token, which is kept nowhere. Raises InputError for a name that is taken or not fit."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InputError(f"key name {name!r}: use letters, digits, '.', '_' and '-', at most 64 of them")
+    if days is not None and not 0 < days <= MOST_DAYS:
+        raise InputError(f"--days {days:g}: give a number above 0, at most {MOST_DAYS}")
     token = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     expires = "" if days is None else (now + timedelta(days=days)).isoformat()

@@ -74,21 +74,22 @@ class Breaker:
 
 
 class Lookup:
-    """The service's way to the feature store. `store` is opened by the thread that asks it, when it is first asked."""
+    """The service's way to the feature store."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.timeout = settings.serve.store_timeout_ms / 1000
         self.breaker = Breaker(settings.serve.breaker_failures, settings.serve.breaker_seconds)
-        self._store: Store | None = None
+        self._store: Store
         self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="feature-store", daemon=True)
 
     def start(self) -> None:
         """Opens the store and begins to answer. Raises WorkspaceError when nothing was ever published."""
         from reclm.features.online import read_users
+        from reclm.features.store import open_for_requests
 
-        self._store = self._open()
+        self._store = open_for_requests(self.settings, self.timeout)
         with contextlib.suppress(Exception):  # the first look-up takes long; a store that is away now may come back
             read_users(self._store, [""], "")
         self._thread.start()
@@ -117,11 +118,6 @@ class Lookup:
         STORE_SECONDS.observe(time.monotonic() - started)
         return found
 
-    def _open(self) -> Store:
-        from reclm.features.store import open_for_requests
-
-        return open_for_requests(self.settings, self.timeout)
-
     def _work(self) -> None:
         while True:
             first = self._questions.get()
@@ -145,8 +141,6 @@ class Lookup:
         from reclm.features.online import read_users
 
         try:
-            if self._store is None:
-                self._store = self._open()
             found: Sequence[Any] = read_users(self._store, [question.user_id for question in questions], version)
         except Exception as error:  # whatever a store's client raises means: no answer
             log.debug("feature store: %s", error)

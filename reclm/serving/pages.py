@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
-import numpy as np
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -146,13 +144,9 @@ def parsed(text: str) -> dict[str, Any]:
 def side_by_side(index: Index, user_id: str, features: UserFeatures | None, away: str) -> list[dict[str, Any]]:
     """What the champion recommends and, where it was trained too, what the same model without profiles would."""
     lists = [{"name": index.pointer["variant"], **answer(index, Wanted(user_id=user_id, k=K), features, away)}]
-    other = index.counterpart
-    position = None if other is None else other.fitted.user_position.get(user_id)
-    if other is not None and position is not None:
-        bare = replace(index, backbone=other, ann=None)
-        shared = [bare.item(item) is not None for item in index.item_ids[: len(other.fitted.item_ids)].tolist()]
-        if all(shared) and np.array_equal(other.fitted.item_ids, index.item_ids[: len(shared)]):
-            lists.append({"name": "base", **answer(bare, Wanted(user_id=user_id, k=K), None, "")})
+    bare = index.without_profiles
+    if bare is not None and bare.user(user_id) is not None:
+        lists.append({"name": "base", **answer(bare, Wanted(user_id=user_id, k=K), None, "")})
     theirs = [{one["item_id"] for one in each["items"]} for each in lists]
     for at, each in enumerate(lists):
         others = set().union(*(ids for place, ids in enumerate(theirs) if place != at))
@@ -162,18 +156,11 @@ def side_by_side(index: Index, user_id: str, features: UserFeatures | None, away
 
 
 def samples(index: Index) -> dict[str, list[Any]]:
-    """Somebody and something to begin with: the most and the least active users, popular and cold items."""
-    activity = np.diff(index.backbone.fitted.known.indptr)
-    order = np.argsort(-activity, kind="stable")
-    some = [*order[:3].tolist(), *order[activity[order] > 0][-3:].tolist()]
-    cold = np.flatnonzero(index.counts == 0)[:4].tolist()
-    popular = np.argsort(-index.counts, kind="stable")[:4].tolist()
+    """Somebody and something to begin with."""
+    users, items = index.examples
     return {
-        "users": [
-            {"user_id": str(index.backbone.fitted.user_ids[one]), "n": int(activity[one])}
-            for one in dict.fromkeys(some)
-        ],
-        "items": [item_of(index, one) for one in dict.fromkeys([*popular, *cold])],
+        "users": [{"user_id": str(index.backbone.fitted.user_ids[one]), "n": len(index.known(one))} for one in users],
+        "items": [item_of(index, one) for one in items],
     }
 
 
@@ -181,7 +168,7 @@ def search(service: Service, index: Index, text: str) -> dict[str, Any]:
     """Users whose id begins so, items whose title or id holds the words, and items near in meaning."""
     wanted = text.strip()
     ids = index.backbone.fitted.user_ids
-    order = service.sorted_users(index)
+    order = index.sorted_user_ids
     start = bisect_left(order, wanted)
     users = [one for one in order[start : start + FOUND] if one.startswith(wanted)]
     low = wanted.casefold()

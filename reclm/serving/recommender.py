@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reclm.serving.index import Index, Positions, Vector
 
 MOST_PHRASES = 3
+OTHER_WIDTH = "profiles are published in another embedding than the champion was trained on"
 QUICK = 0.003  # seconds: what takes less is done at once; handing it to another thread would take as long
 TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
 
@@ -56,7 +57,8 @@ class Person:
     vector: Vector | None
     seen: Positions
     interests: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
+    problem: str = ""
 
 
 class Recommender:
@@ -70,7 +72,8 @@ class Recommender:
         """The answer as JSON has it; see `api.Recommendations` for its fields."""
         index = self.holder.index
         features, away = await self.features(index, wanted.user_id)
-        if index.seconds < QUICK:
+        filtered = wanted.categories or wanted.items or wanted.created_after
+        if index.seconds < QUICK and (index.ann is None or not filtered):
             return answer(index, wanted, features, away)
         return await asyncio.get_running_loop().run_in_executor(self.pool, answer, index, wanted, features, away)
 
@@ -95,11 +98,12 @@ def answer(index: Index, wanted: Wanted, features: UserFeatures | None, away: st
         best, scores = index.most_popular(wanted.k, banned, allowed)
     else:
         best, scores = index.best(person.vector, wanted.k, banned, allowed)
-    ANSWERS.labels(person.source, str(bool(away)).lower()).inc()
+    problem = away or person.problem
+    ANSWERS.labels(person.source, str(bool(problem)).lower()).inc()
     return {
         "user_id": wanted.user_id,
         "source": person.source,
-        "degraded": away or None,
+        "degraded": problem or None,
         "model": model_of(index),
         "features": ages(features),
         "unknown_items": list(person.unknown),
@@ -118,7 +122,9 @@ def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
     seen = np.union1d(known, given) if len(given) else known
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
-    embedding = profile.embedding if profile else None
+    embedding = profile.embedding if profile and index.profile_width else None
+    if embedding is not None and len(embedding) != index.profile_width:
+        return replace(who(index, wanted, None), interests=interests, problem=OTHER_WIDTH)
     if user is not None:
         online = features.vector if features else None
         trained = index.vector(user) if online is None else online

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.errors import ReclmError
 from reclm.evaluation.ranking import NO_ITEM, top_k
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ class Search:
 
         try:
             self._encode = load_encoder(self.settings)
-        except ReclmError as error:
-            self.problem = f"search: {error}"
+        except Exception as error:  # whatever is wrong with it, the rest of the service does without
+            self.problem = f"search: {type(error).__name__}: {error}"
 
     def find(self, index: Index, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(positions, cosines) of the `k` items nearest to the query; items without a text or profile are not found."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import sys
 from typing import TYPE_CHECKING
 
 from reclm.errors import SettingsError
+from reclm.serving.gate import is_loopback
 from reclm.serving.keys import Keys
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def serve(settings: Settings) -> None:
     from reclm.serving.api import create
 
     where = settings.serve
-    if not _is_loopback(where.host) and not Keys(settings.paths):
+    if not is_loopback(where.host) and not Keys(settings.paths):
         raise SettingsError(
             f"serve.host = {where.host!r} would open the service to others, and it has no API key; `reclm key add NAME` makes "
             "one, or leave serve.host at 127.0.0.1"
@@ -61,10 +61,3 @@ def serve(settings: Settings) -> None:
     print(f"page      http://{name}:{port}/\nAPI       http://{name}:{port}/openapi.json\nstop      Ctrl-C", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # raised again once all is answered: here it is the usual end
         server.run(sockets=sockets)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

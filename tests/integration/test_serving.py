@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from integration import serving_world as world
+from scipy import sparse
 from unit import backbones_world as bw
 
 from reclm import artifacts
 from reclm.candidates import add_new_items
 from reclm.dataset import EvaluationTask
+from reclm.errors import InputError
 from reclm.evaluation.ranking import Bound, rank
 from reclm.features import online
 from reclm.features.fused import load_fused
@@ -155,6 +157,8 @@ class TestWhatCannotBeAsked:
             {"history": [str(n) for n in range(501)]},
             {"created_after": "2000-01-01T00:00:00"},
             {"created_after": "yesterday"},
+            {"created_after": "0001-01-01T00:00:00+14:00"},
+            {"created_after": "9999-12-31T23:59:59-14:00"},
             {"no_such_field": 1},
             [],
             None,
@@ -164,6 +168,7 @@ class TestWhatCannotBeAsked:
         response = client.post("/v1/recommendations", json=body)
         assert response.status_code == 422
         assert set(response.json()) == {"error", "remedy", "where"}
+        assert "no_such_field" not in response.text
 
     @pytest.mark.parametrize(
         "text",
@@ -271,6 +276,17 @@ class TestTheServiceAnswersAsEvaluationDoes:
             expected = rank(Bound(index.backbone, "full_shot"), task, len(cold), batch_size=1)
             assert [one["item_id"] for one in found["items"]] == data.item_ids[expected[3]].tolist()
 
+    def test_for_strangers_as_for_those_folded_in(self, model: str, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, model=model)
+        index = indexes.load(settings)
+        history = sparse.csr_matrix(([1.0, 1.0], ([0, 0], [10, 12])), shape=(1, bw.N_ITEMS))
+        scores = index.backbone.score_vectors(index.backbone.fold_in(history))
+        scores[0, [10, 12]] = -np.inf
+        expected = index.item_ids[np.argsort(-scores[0], kind="stable")[:10]].tolist()
+        with opened_client(settings) as client:
+            found = asked(client, history=["item '10'", "item '12'"], k=10)
+        assert [one["item_id"] for one in found["items"]] == expected
+
     def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, model: str, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, model=model)
         index = indexes.load(settings)
@@ -329,6 +345,51 @@ class TestAnotherChampion:
             assert asked(client, user_id=USER)["model"]["version"] == second.version
             world.promote(settings, second)
             waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+@pytest.mark.parametrize(
+    "file", ["users.parquet", "items.parquet", "fold_in.safetensors", "parameters.safetensors", "config.json"]
+)
+class TestAChampionThatCannotBeRead:
+    def test_is_refused_told_and_taken_when_it_is_whole_again(self, tmp_path: Path, file: str) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
+        first = json.loads(settings.paths.champion.read_text())["version"]
+        second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        broken = second.path / file
+        whole = broken.read_bytes()
+        with opened_client(settings) as client:
+            world.promote(settings, second)
+            broken.write_bytes(whole[:7])
+            (second.path / "users.parquet").touch()
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            broken.write_bytes(whole)
+            assert asked(client, user_id=USER)["model"]["version"] in (first, second.version)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+
+
+class TestAPointerThatWasAwayForAMoment:
+    def test_leaves_nothing_degraded(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
+        with opened_client(settings) as client:
+            aside = settings.paths.champion.rename(tmp_path / "aside.json")
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            aside.rename(settings.paths.champion)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+class TestAChampionWithoutProfiles:
+    def test_calls_no_guess_a_profile(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path)
+        base = next(
+            one
+            for one in artifacts.all_of(settings.paths, "backbone")
+            if one.manifest["parameters"]["variant"] == "base"
+        )
+        world.promote(settings, base)
+        with opened_client(settings) as client:
+            assert asked(client, user_id=world.NEWCOMER)["source"] == "popularity"
+            assert asked(client, user_id=world.NEWCOMER, history=["item '10'"])["source"] == "folded_in"
 
 
 class TestSomebodyForgotten:
@@ -391,7 +452,7 @@ class TestKeys:
     def test_nobody_without_one_may_read_and_no_reader_may_administer(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path)
         reader, admin = (keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
-        expired = keys.add(settings.paths, "old", "admin", days=-1)
+        expired = keys.add(settings.paths, "old", "admin", days=1e-9)
         with opened_client(settings) as client:
             for token in ("", "wrong", reader[:-1], expired):
                 headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -409,6 +470,27 @@ class TestKeys:
             assert done.json()["reloaded"] is True
             keys.remove(settings.paths, "read")
             assert client.get("/", headers=bearer).status_code == 401
+
+    def test_a_service_that_others_reach_is_open_to_nobody_when_its_last_key_goes(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.host=0.0.0.0")
+        token = keys.add(settings.paths, "shop", "admin")
+        with opened_client(settings) as client:
+            headers = {"authorization": f"Bearer {token}"}
+            assert client.post("/admin/reload", headers=headers).status_code == 200
+            keys.remove(settings.paths, "shop")
+            assert client.post("/admin/reload", headers=headers).status_code == 401
+            assert client.get("/").status_code == 401
+
+    @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
+    def test_an_end_that_is_no_day_is_refused(self, tmp_path: Path, days: float) -> None:
+        with pytest.raises(InputError, match="days"):
+            keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
+
+    def test_a_page_of_another_site_changes_nothing(self, client: TestClient) -> None:
+        for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            assert client.post("/admin/reload", headers=headers).status_code == 403
+        own = {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin"}
+        assert client.post("/v1/recommendations", json={}, headers=own).status_code == 200
 
     def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.open_metrics=true")
