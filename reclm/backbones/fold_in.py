@@ -118,8 +118,7 @@ def _features(items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | No
     n = len(histories.indptr) - 1
     count = np.diff(histories.indptr)[:, None].astype(np.float32)
     believed = count / (count + SHRINKAGE)
-    used = np.unique(histories.indices)  # a history is short, the table of items is not
-    sums = np.asarray(histories[:, used] @ np.ascontiguousarray(items[used]), dtype=np.float32)
+    sums = _sums(items, histories)
     mean = sums / np.maximum(count, 1)
     length = np.linalg.norm(mean[:, :-1], axis=1, keepdims=True)
     direction = mean[:, :-1] / np.where(length > 0, length, 1)
@@ -136,3 +135,11 @@ def _features(items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | No
         there = np.isfinite(given).all(axis=1, keepdims=True)
         parts += [np.where(there, given - centre, 0), there]
     return np.hstack(parts).astype(np.float32)
+
+
+def _sums(items: Matrix, histories: sparse.csr_matrix) -> Matrix:
+    """(n, width): the summed vectors of each history's items. A history is short, the table of items is not."""
+    if len(histories.indptr) == 2:  # one person, as a service asks: without the cost of a sparse product
+        return items[histories.indices].sum(axis=0, keepdims=True, dtype=np.float32)
+    used = np.unique(histories.indices)
+    return np.asarray(histories[:, used] @ np.ascontiguousarray(items[used]), dtype=np.float32)
