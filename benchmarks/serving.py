@@ -315,6 +315,7 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
             for connections in CONNECTIONS:
                 result = by_wrk(url, path, questions, connections, arguments.seconds, root)
                 print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
+            time.sleep(2)  # what wrk left unanswered would stand before the first questions
             steady = asyncio.run(steadily("127.0.0.1", port, path, questions, arguments.rate, arguments.seconds * 2))
             print(json.dumps({"run": "reclm serve, steady", "mix": mix, **steady}), flush=True)
         if arguments.soak:

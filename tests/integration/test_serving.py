@@ -252,12 +252,17 @@ class TestThePages:
         assert client.get("/item?id=nothing").status_code == 404
 
 
-@pytest.mark.parametrize("model", EVERY_BACKBONE)
+@pytest.fixture(scope="module", params=EVERY_BACKBONE)
+def of_every_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A shop whose champion is each backbone in turn."""
+    return world.open_shop(tmp_path_factory.mktemp(request.param), model=request.param)
+
+
 class TestTheServiceAnswersAsEvaluationDoes:
     """No skew: what was measured is what is served, to the last bit, for every backbone."""
 
-    def test_for_known_users_over_warm_and_cold_items(self, model: str, tmp_path: Path) -> None:
-        settings = world.open_shop(tmp_path, model=model)
+    def test_for_known_users_over_warm_and_cold_items(self, of_every_backbone: Settings) -> None:
+        settings = of_every_backbone
         index = indexes.load(settings)
         data = world.shop_data()
         everybody = EvaluationTask(
@@ -276,8 +281,8 @@ class TestTheServiceAnswersAsEvaluationDoes:
             expected = rank(Bound(index.backbone, "full_shot"), task, len(cold), batch_size=1)
             assert [one["item_id"] for one in found["items"]] == data.item_ids[expected[3]].tolist()
 
-    def test_for_strangers_as_for_those_folded_in(self, model: str, tmp_path: Path) -> None:
-        settings = world.open_shop(tmp_path, model=model)
+    def test_for_strangers_as_for_those_folded_in(self, of_every_backbone: Settings) -> None:
+        settings = of_every_backbone
         index = indexes.load(settings)
         history = sparse.csr_matrix(([1.0, 1.0], ([0, 0], [10, 12])), shape=(1, bw.N_ITEMS))
         scores = index.backbone.score_vectors(index.backbone.fold_in(history))
@@ -287,8 +292,8 @@ class TestTheServiceAnswersAsEvaluationDoes:
             found = asked(client, history=["item '10'", "item '12'"], k=10)
         assert [one["item_id"] for one in found["items"]] == expected
 
-    def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, model: str, tmp_path: Path) -> None:
-        settings = world.open_shop(tmp_path, model=model)
+    def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, of_every_backbone: Settings) -> None:
+        settings = of_every_backbone
         index = indexes.load(settings)
         scores = index.backbone.score(np.arange(bw.N_USERS))
         ids, vectors = load_fused(settings, "user", index.version)
