@@ -69,9 +69,9 @@ def prompt(settings: Settings, output: Output) -> None:
             try:
                 show(settings, statement, output)
             except InputError as error:
-                print(f"error: {error}", file=sys.stderr)
                 if not people:
                     raise
+                print(f"error: {error}", file=sys.stderr)
             statement = ""
     if statement:
         show(settings, statement, output)
