@@ -74,7 +74,7 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
     Raises InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
     """
     from reclm import stages, warehouse
-    from reclm.features.online import forget_user
+    from reclm.features.online_writer import forget_user
 
     workspace = settings.paths
     workspace.require_dataset()

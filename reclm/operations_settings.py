@@ -1,4 +1,4 @@
-"""Settings of the system that runs by itself: schedule, promotion, health, retention. Part of the tree in `settings.py`."""
+"""Settings of the system that runs by itself: schedule, promotion, health, retention, serving, tracking. Part of the tree in `settings.py`."""
 
 from __future__ import annotations
 
@@ -188,3 +188,10 @@ class ServeSettings(Section):
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."
     )
+
+
+class TrackingSettings(Section):
+    """Experiment tracking."""
+
+    mlflow: bool = Field(False, description="Log each evaluation to MLflow (needs the `tracking` extra).")
+    mlflow_uri: str = Field("", description="MLflow tracking URI; empty: `mlruns` inside the workspace.")

@@ -43,6 +43,7 @@ from reclm.operations_settings import (
     RetentionSettings,
     ScheduleSettings,
     ServeSettings,
+    TrackingSettings,
 )
 from reclm.section import Names, Section
 from reclm.workspace import Workspace
@@ -216,13 +217,6 @@ class RuntimeSettings(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number type of training on CUDA; the CPU always uses float32."
     )
-
-
-class TrackingSettings(Section):
-    """Experiment tracking."""
-
-    mlflow: bool = Field(False, description="Log each evaluation to MLflow (needs the `tracking` extra).")
-    mlflow_uri: str = Field("", description="MLflow tracking URI; empty: `mlruns` inside the workspace.")
 
 
 class Settings(BaseSettings):

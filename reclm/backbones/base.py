@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.backbones.fold_in import FoldIn, Matrix, learn
+from reclm.backbones.features import Matrix
+from reclm.backbones.fold_in import FoldIn, learn
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.settings import Settings
@@ -29,7 +30,8 @@ class Vectors:
     """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
 
     `unseen` (n_items, width) are those that the items would have if nobody had touched them: what their texts and
-    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said.
+    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said, and in a
+    fit that only chooses epochs.
     """
 
     users: Matrix

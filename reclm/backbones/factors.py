@@ -126,14 +126,7 @@ def _kernel(
     return total
 
 
-def mapped(
-    sources: Kernel,
-    evidence: NDArray[np.int64],
-    targets: Matrix,
-    penalty: float = PENALTY,
-    *,
-    linear: bool = False,
-) -> Matrix | None:
+def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix, *, linear: bool = False) -> Matrix | None:
     """What kernel ridge, learned on rows with evidence (n,), predicts for every row of targets (n, f); None without sources.
 
     The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
@@ -143,7 +136,7 @@ def mapped(
     anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
     mean = targets[anchors].mean(axis=0, dtype=np.float64)
     system = _kernel(sources, anchors, anchors, linear)
-    system[np.diag_indices_from(system)] += penalty
+    system[np.diag_indices_from(system)] += PENALTY
     weights = np.linalg.solve(system, targets[anchors] - mean)
     predicted = np.empty(targets.shape, dtype=np.float32)
     for start in range(0, len(targets), BLOCK):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-Matrix = NDArray[np.float32]
+from reclm.backbones.features import Matrix
 
 SHRINKAGE = 2.0  # in interactions: how many it takes until a history is half believed
 FEW = 5  # items of the short histories that teach, at most
@@ -44,7 +44,7 @@ class FoldIn:
         return cls(arrays["weights"], arrays["centre"])
 
     def vectors(self, items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
-        """Vectors (n, width) of people with `histories` (n, n_items) over the final `items` (n_items, width), and `profiles`
+        """Vectors (n, width) of people with `histories` (n, n_items), ones, over the final `items` (n_items, width), and `profiles`
         (n, dim), NaN = none; the last column is 1, as the users' of a backbone."""
         rows = _features(items, histories, profiles, self.centre) @ self.weights
         return np.hstack([rows, np.ones((len(rows), 1), dtype=np.float32)]).astype(np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ class NeuralBackbone(Backbone):
             self.curve.append({"epoch": epoch, "loss": loss, "setting": "", "metric": "", "value": float("nan")})
             due = [setting for setting in SETTINGS if wanted[setting] == epoch]
             if due:
-                kept |= dict.fromkeys(due, _snapshot(trainer))
+                vectors, state = _snapshot(trainer)
+                kept |= dict.fromkeys(due, (replace(vectors, unseen=trainer.unseen()), state))
         return kept
 
     def _select(

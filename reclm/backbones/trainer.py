@@ -256,10 +256,13 @@ class Trainer:
         users, items = self.network(self.fusion.users(None), self.fusion.items(None), self.graph, None, None)
         made = self.network.tables(users, items, self._bias(None))
         whom, what = (table.float().cpu().numpy() for table in made)
-        return Vectors(whom, what, self._unseen())
+        return Vectors(whom, what)
 
-    def _unseen(self) -> Matrix | None:
-        """The final item vectors without ids and edges; None where nothing else is known of items."""
+    @torch.no_grad()
+    def unseen(self) -> Matrix | None:
+        """The final item vectors (n_items, width) without ids and edges; None where nothing else is known of items."""
+        self.network.eval()
+        self.fusion.eval()
         if not self.fusion.items.towers:
             return None
         nobody = torch.ones(len(self.fusion.items.known), dtype=torch.bool, device=self.device)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features import online, store
+from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, stamped
 from reclm.progress import say
 from reclm.settings import Settings
@@ -50,7 +50,7 @@ def publish_fused(
     }
     with store.writing(workspace):
         feast = store.apply_definitions(settings)
-        online.claim(settings)
+        online_writer.claim(settings)
         for side in store.SIDES:
             store.write_parquet(store.vector_file(workspace, side, model_version), tables[side])
         written = sum(_write_changed(feast, f"{side}_fused", tables[side]) for side in store.SIDES)
@@ -78,7 +78,7 @@ def publish_items(
     table = _table(store.schemas(settings)["item_fused"], model_version, item_ids, item_vectors, as_of)
     with store.writing(workspace):
         feast = store.open_store(settings)
-        online.claim(settings)
+        online_writer.claim(settings)
         file = store.vector_file(workspace, "item", model_version)
         before = pq.read_table(file)
         new = pc.invert(pc.is_in(table["item_id"], before["item_id"].combine_chunks()))
@@ -99,7 +99,7 @@ def restore(settings: Settings, model_version: str) -> int:
             if table is None or not table.num_rows:
                 continue
             ends = [(table[f"{side}_id"][row].as_py(), model_version) for row in (0, table.num_rows - 1)]
-            if len(online.held_rows(feast, f"{side}_fused", ends)) < len(set(ends)):
+            if len(online_writer.held_rows(feast, f"{side}_fused", ends)) < len(set(ends)):
                 written += _write_changed(feast, f"{side}_fused", table)
     return written
 
@@ -131,7 +131,7 @@ def drop_version(settings: Settings, model_version: str) -> int:
             if file.exists():  # online first: the file is the list of what is online
                 ids = pq.read_table(file, columns=[f"{side}_id"])[f"{side}_id"].to_pylist()
                 keys = [(one, model_version) for one in ids]
-                deleted += online.delete_rows(store.open_store(settings), f"{side}_fused", keys)
+                deleted += online_writer.delete_rows(store.open_store(settings), f"{side}_fused", keys)
                 file.unlink()
     return deleted
 
@@ -203,8 +203,8 @@ def _table(
 def _write_changed(feast: store.Store, view: str, table: pa.Table) -> int:
     """Writes the rows that the online store holds otherwise or not at all. Returns how many."""
     keys = list(zip(table[feast.views[view].join_keys[0]].to_pylist(), table["model_version"].to_pylist(), strict=True))
-    held = online.held_rows(feast, view, keys)
+    held = online_writer.held_rows(feast, view, keys)
     hashes = table["row_hash"].to_pylist()
     changed = [row for row, key in enumerate(keys) if key not in held or held[key].row_hash != hashes[row]]
-    online.write_rows(feast, view, table.take(pa.array(changed, pa.int64())))
+    online_writer.write_rows(feast, view, table.take(pa.array(changed, pa.int64())))
     return len(changed)

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features import online, store
+from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, newest, stamped
 from reclm.progress import say
 from reclm.settings import Settings
@@ -79,15 +79,15 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
             return _reused(workspace, digest)
         feast = store.open_store(settings) if store.is_applied(settings) else None
         if feast:
-            online.claim(settings)
+            online_writer.claim(settings)
         changes = {view: _change(workspace, feast, *tables[view], rewind=rewind) for view in MARTS}
         if feast is None:
             feast = store.apply_definitions(settings)
-            online.claim(settings)
+            online_writer.claim(settings)
         _write_offline(workspace, version, changes)
         for view, change in changes.items():
-            online.write_rows(feast, view, change.write)
-            online.delete_rows(feast, view, change.delete)
+            online_writer.write_rows(feast, view, change.write)
+            online_writer.delete_rows(feast, view, change.delete)
         _switch(workspace, version)
         published = {"version": version, "files": digest, **_record(settings, changes)}
         write_json(published_path(workspace), published)
@@ -151,7 +151,7 @@ def _stands(settings: Settings, field: str, value: str) -> bool:
     published = read_json(published_path(workspace))
     if published[field] != value or published["online_store"] != store.online_name(settings):
         return False
-    return online.is_filled(settings, [view for view, about in published["views"].items() if about["rows"]])
+    return online_writer.is_filled(settings, [view for view, about in published["views"].items() if about["rows"]])
 
 
 def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, tuple[ViewSchema, pa.Table]]:
@@ -186,7 +186,7 @@ def _change(
     before = pq.read_table(current, columns=[*schema.keys, "as_of_us"]) if current.exists() else None
     if before is not None and not rewind:
         _refuse_older(schema, table, before)
-    held = online.held_rows(feast, schema.name, keys) if feast else {}
+    held = online_writer.held_rows(feast, schema.name, keys) if feast else {}
     write: list[int] = []
     unchanged = kept_newer = 0
     rows = zip(keys, latest["as_of_us"].to_pylist(), latest["row_hash"].to_pylist(), strict=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from reclm.serving.gate import Gate
@@ -27,222 +25,28 @@ from reclm.serving.recommender import (
     item_of,
     model_of,
 )
+from reclm.serving.schemas import (
+    MOST_CHARACTERS,
+    About,
+    Ages,
+    Alive,
+    ItemDetails,
+    Items,
+    Model,
+    Problem,
+    Ready,
+    RecommendationRequest,
+    Recommendations,
+    Reloaded,
+    Scored,
+    SearchRequest,
+    User,
+    is_fit,
+)
 from reclm.serving.search import Search
 
 if TYPE_CHECKING:
     from reclm.settings import Settings
-
-MOST_CHARACTERS = 256
-MOST_QUERY = 500
-
-
-def _as_id(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("give text or a whole number")
-    value = str(value) if isinstance(value, int) else value
-    if isinstance(value, str) and not _is_fit(value):
-        raise ValueError(f"an id has 1 to {MOST_CHARACTERS} characters, none of them a control character")
-    return value
-
-
-def _is_fit(text: str) -> bool:
-    if not 0 < len(text) <= MOST_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-    return True
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the moment lies outside the calendar") from None
-
-
-Id = Annotated[
-    str,
-    BeforeValidator(_as_id),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS}, {"type": "integer"}]}),
-]
-
-
-class Strict(BaseModel):
-    """Unknown fields are an error: a typing mistake should not pass for a filter that filters nothing."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class RecommendationRequest(Strict):
-    """Whom to recommend to, and what. Without user and history the most popular items come back, labelled so."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"user_id": "u00017", "k": 5},
-                {"history": ["i00012", "i00040", "i00101"], "k": 10, "categories": ["Coffee"]},
-            ]
-        },
-    )
-
-    user_id: Id | None = Field(None, description="The user.")
-    history: list[Id] = Field(
-        default_factory=list, description="Items that the person liked, besides those known of them."
-    )
-    k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
-    categories: list[Id] = Field(
-        default_factory=list, description="Only items of one of these categories, whatever their case."
-    )
-    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
-        None, description="Only items made after this moment, with a time zone."
-    )
-    items: list[Id] = Field(default_factory=list, description="Only these items, ranked.")
-    exclude: list[Id] = Field(default_factory=list, description="None of these items.")
-    exclude_seen: bool = Field(
-        True, description="Leave out what the champion was trained to know of the person, and the history given here."
-    )
-
-
-class SearchRequest(Strict):
-    """A free text: what somebody is after, or who they are."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"query": "slow mornings and good coffee"}]}
-    )
-
-    query: str = Field(min_length=1, max_length=MOST_QUERY, description="Any words.")
-    k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
-
-
-class Model(BaseModel):
-    """The model that answered; `as_of` is its moment of knowledge."""
-
-    version: str
-    model: str
-    variant: str
-    as_of: str
-    promoted_at: str
-
-
-class Item(BaseModel):
-    """`cold`: nobody was known to have touched it when the model was fitted."""
-
-    item_id: str
-    title: str
-    categories: list[str]
-    cold: bool
-
-
-class Like(BaseModel):
-    item_id: str
-    title: str
-
-
-class Reasons(BaseModel):
-    """`phrases` of the person's profile that the item answers to; `like`: the item of theirs that it is nearest to."""
-
-    phrases: list[str]
-    like: Like | None
-
-
-class Recommended(Item):
-    score: float
-    reasons: Reasons
-
-
-class Ages(BaseModel):
-    """As of when the feature store's values are, and seconds since the newest of them."""
-
-    profile_as_of: str | None
-    activity_as_of: str | None
-    vector_as_of: str | None
-    age_seconds: float | None
-
-
-class Recommendations(BaseModel):
-    """`source`: `trained` vector, `folded_in` from a history, `profile` alone, or `popularity`: nothing is known. `degraded`
-    says what was away. `unknown_items` of the history are no candidates and counted for nothing."""
-
-    user_id: str | None
-    source: str
-    degraded: str | None
-    model: Model
-    features: Ages
-    unknown_items: list[str]
-    items: list[Recommended]
-
-
-class Scored(Item):
-    score: float
-
-
-class Items(BaseModel):
-    model: Model
-    items: list[Scored]
-
-
-class About(BaseModel):
-    """A profile as published."""
-
-    text: str
-    interests: list[str]
-    engine: str
-    flag: str
-    as_of: str
-
-
-class User(BaseModel):
-    """What is published of a user. `known_items` is how many the champion knows of."""
-
-    user_id: str
-    trained: bool
-    known_items: int
-    profile: About | None
-    activity: str | None
-    n_interactions: int | None
-    days_since_last: float | None
-    degraded: str | None
-    model: Model
-    features: Ages
-
-
-class ItemDetails(Item):
-    profile: str
-    interests: list[str]
-    n_users: int
-    added_since_training: bool
-    model: Model
-
-
-class Problem(BaseModel):
-    """Every error: what is wrong, what to do, and, of a request's body, where."""
-
-    error: str
-    remedy: str
-    where: list[str] = Field(default_factory=list)
-
-
-class Alive(BaseModel):
-    status: str
-
-
-class Ready(BaseModel):
-    status: str
-    problems: list[str]
-    model: Model
-    items: int
-    index: str
-    recall: float
-    loaded_at: str
-
-
-class Reloaded(BaseModel):
-    reloaded: bool
-    problem: str
-    model: Model
 
 
 def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
@@ -341,7 +145,7 @@ def _bounded(service: Service, k: int, *lists: list[str]) -> None:
 
 
 def _checked(value: str) -> str:
-    if not _is_fit(value):
+    if not is_fit(value):
         raise HTTPException(422, f"the id is not fit; give 1 to {MOST_CHARACTERS} characters, none a control character")
     return value
 

@@ -4,13 +4,14 @@ embeddings from the published features. Rows come in by id and go out in the ind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class Catalogue:
     created: NDArray[np.datetime64]
     profiles: list[str]
     meaning: Matrix
+    _words: dict[int, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
 
     @cached_property
     def by_category(self) -> dict[str, NDArray[np.int64]]:
@@ -43,10 +45,6 @@ class Catalogue:
             for name in names:
                 rows.setdefault(name.casefold(), []).append(row)
         return {name: np.array(found) for name, found in rows.items()}
-
-    @cached_property
-    def _words(self) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
-        return {}
 
     def words(self, row: int) -> tuple[frozenset[str], frozenset[str]]:
         """(interest phrases of the item's profile, all words of its profile, categories and title), in lower case."""
@@ -63,7 +61,6 @@ class Catalogue:
 def load(settings: Settings, item_ids: Sequence[str]) -> Catalogue:
     """The catalogue of these items, from what is published now."""
     from reclm import warehouse
-    from reclm.features.store import offline_path
 
     position = {item: row for row, item in enumerate(item_ids)}
     n = len(position)
@@ -77,27 +74,30 @@ def load(settings: Settings, item_ids: Sequence[str]) -> Catalogue:
                 if row is not None:
                     titles[row], categories[row] = title or "", tuple(names or ())
                     created[row] = np.datetime64("NaT" if made is None else made, "us")
-    folder = offline_path(settings.paths) / "current"
-    profiles, vectors = [""] * n, None
-    for view in ("item_content", "item_profile"):
-        if not (folder / f"{view}.parquet").exists():
-            continue
-        texts = "profile" if view == "item_profile" else "title"
-        table = pq.read_table(folder / f"{view}.parquet", columns=["item_id", "as_of", texts, "embedding"])
-        newest = table.filter(pc.equal(table["as_of"], pc.max(table["as_of"])))
-        rows = np.array([position.get(item, -1) for item in newest["item_id"].to_pylist()], dtype=np.int64)
-        if view == "item_profile":
-            for row, text in zip(rows.tolist(), newest["profile"].to_pylist(), strict=True):
-                if row >= 0:
-                    profiles[row] = text or ""
-        there = (rows >= 0) & ~newest["embedding"].is_null().to_numpy()
-        found = newest["embedding"].filter(newest["embedding"].is_valid()).combine_chunks()
-        if len(found):
-            numbers = found.flatten().to_numpy().reshape(len(found), -1)
-            numbers = numbers[rows[~newest["embedding"].is_null().to_numpy()] >= 0]
-            if vectors is None:
-                vectors = np.zeros((n, numbers.shape[1]), dtype=np.float32)
-            vectors[rows[there]] += numbers
-    meaning = np.zeros((n, 0), dtype=np.float32) if vectors is None else vectors
-    length = np.linalg.norm(meaning, axis=1, keepdims=True)
-    return Catalogue(titles, categories, created, profiles, meaning / np.where(length > 0, length, 1))
+    content, profiles = _published(settings, "item_content", position), _published(settings, "item_profile", position)
+    texts = [""] * n
+    for row, text in zip(profiles["row"].to_pylist(), profiles["profile"].to_pylist(), strict=True):
+        texts[row] = text or ""
+    return Catalogue(titles, categories, created, texts, _meaning([content, profiles], n))
+
+
+def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa.Table:
+    """The newest rows of a view for the items that have a position, which is column `row`."""
+    from reclm.features.store import offline_path
+
+    table = pq.read_table(offline_path(settings.paths) / "current" / f"{view}.parquet")
+    newest = table.filter(pc.equal(table["as_of"], pc.max(table["as_of"])))
+    rows = pa.array([position.get(item) for item in newest["item_id"].to_pylist()], pa.int64())
+    return newest.append_column("row", rows).filter(rows.is_valid())
+
+
+def _meaning(tables: Sequence[pa.Table], n: int) -> Matrix:
+    """(n, dim) unit sums of the embeddings in `tables`; zeros where there is none."""
+    there = [table.filter(table["embedding"].is_valid()) for table in tables]
+    width = next((len(table["embedding"][0]) for table in there if table.num_rows), 0)
+    sums = np.zeros((n, width), dtype=np.float32)
+    for table in there:
+        numbers = table["embedding"].combine_chunks().flatten().to_numpy()
+        sums[table["row"].to_numpy()] += numbers.reshape(table.num_rows, width)
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return sums / np.where(length > 0, length, 1)

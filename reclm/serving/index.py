@@ -74,7 +74,7 @@ class Index:
     def known(self, user: int) -> Positions:
         """Positions of the items that the user is known to have touched, ascending."""
         known = self.backbone.fitted.known
-        return np.sort(known.indices[known.indptr[user] : known.indptr[user + 1]]).astype(np.int64)
+        return known.indices[known.indptr[user] : known.indptr[user + 1]].astype(np.int64)
 
     def folded_in(self, history: Positions, profile: Vector | None) -> Vector:
         """(width,) of somebody with this history and profile embedding."""
@@ -202,6 +202,7 @@ def load(settings: Settings) -> Index:
             f"model {pointer['version']} was trained by an earlier reclm and cannot place new people; run `reclm train` and promote"
         )
     backbone = with_new_items(settings, trained, pointer["version"])
+    backbone.fitted.known.sort_indices()
     about = catalogue.load(settings, backbone.fitted.item_ids.tolist())
     ann, recall = None, None
     if len(backbone.fitted.item_ids) > settings.serve.ann_above and backbone.inner_product:

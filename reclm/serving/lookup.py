@@ -120,21 +120,14 @@ class Lookup:
 
     def _work(self) -> None:
         while True:
-            first = self._questions.get()
-            asked = [] if first is None else [first]
-            while first is not None and len(asked) < MOST_AT_ONCE:
-                try:
-                    more = self._questions.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    first = None
-                    break
-                asked.append(more)
-            waiting = [question for question in asked if not question.answer.done()]
-            for version in {question.version for question in waiting}:
-                self._ask([question for question in waiting if question.version == version], version)
-            if first is None:
+            asked = [self._questions.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(asked) < MOST_AT_ONCE:
+                    asked.append(self._questions.get_nowait())
+            waiting = [one for one in asked if one is not None and not one.answer.done()]
+            for version in {one.version for one in waiting}:
+                self._ask([one for one in waiting if one.version == version], version)
+            if None in asked:  # the end; nothing is asked after it
                 return
 
     def _ask(self, questions: Sequence[Question], version: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -122,20 +122,21 @@ def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
     seen = np.union1d(known, given) if len(given) else known
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
-    embedding = profile.embedding if profile and index.profile_width else None
-    if embedding is not None and len(embedding) != index.profile_width:
-        return replace(who(index, wanted, None), interests=interests, problem=OTHER_WIDTH)
+    trained = None
     if user is not None:
-        online = features.vector if features else None
-        trained = index.vector(user) if online is None else online
-        if len(seen) > len(known):
-            moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
-            return Person(FOLDED_IN, trained + moved, seen, interests, unknown)
-        return Person(TRAINED, trained, seen, interests, unknown)
+        trained = index.vector(user) if features is None or features.vector is None else features.vector
+        if len(seen) == len(known):
+            return Person(TRAINED, trained, seen, interests, unknown)
+    embedding, problem = profile.embedding if profile and index.profile_width else None, ""
+    if embedding is not None and len(embedding) != index.profile_width:
+        embedding, problem = None, OTHER_WIDTH
+    if trained is not None:
+        moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
+        return Person(FOLDED_IN, trained + moved, seen, interests, unknown, problem)
     if len(given) or embedding is not None:
-        vector = index.folded_in(given, embedding)
-        return Person(FOLDED_IN if len(given) else PROFILE, vector, seen, interests, unknown)
-    return Person(POPULARITY, None, seen, interests, unknown)
+        source = FOLDED_IN if len(given) else PROFILE
+        return Person(source, index.folded_in(given, embedding), seen, interests, unknown, problem)
+    return Person(POPULARITY, None, seen, interests, unknown, problem)
 
 
 def index_of(index: Index, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+from fastapi.testclient import TestClient
 from integration import feast_world as fw
 from numpy.typing import NDArray
 from unit import backbones_world as bw
@@ -18,6 +20,7 @@ from reclm.artifacts import Artifact
 from reclm.backbones import create
 from reclm.dataset import TrainingData
 from reclm.features.publish import publish
+from reclm.serving.api import create as create_app
 from reclm.settings import Settings, load
 from reclm.workspace import write_json
 
@@ -172,3 +175,20 @@ def circle_of(item_id: str) -> int:
 
 def circles(answer: dict[str, Any]) -> list[int]:
     return [circle_of(one["item_id"]) for one in answer["items"]]
+
+
+def opened_client(settings: Settings) -> TestClient:
+    return TestClient(create_app(settings), base_url="http://localhost:8000", raise_server_exceptions=False)
+
+
+def asked(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = client.post("/v1/recommendations", json=body)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def waited(found: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

@@ -17,7 +17,7 @@ from integration.feast_world import T1, T2, T3
 
 from reclm import settings as settings_tree
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features import fused, online, publish, store
+from reclm.features import fused, online, online_writer, publish, store
 from reclm.settings import Settings
 
 
@@ -294,7 +294,7 @@ class TestForgettingAUser:
         _publish(settings, world.marts())
         _publish_vectors(settings, "m1")
         _publish_vectors(settings, "m2")
-        assert online.forget_user(settings, "u1") == (2 + 2) + (2 + 2) + 2
+        assert online_writer.forget_user(settings, "u1") == (2 + 2) + (2 + 2) + 2
         for version in ("", "m1", "m2"):
             assert _user(settings, "u1", version) is None
             assert _user(settings, "u 2", version) is not None
@@ -307,18 +307,18 @@ class TestForgettingAUser:
         rows = world.marts()
         world.row_of(rows, "user_profile", "u1", T2)["profile"] = "User identity: unmistakable; User interests: x"
         _publish(settings, rows)
-        online.forget_user(settings, "u1")
+        online_writer.forget_user(settings, "u1")
         for file in settings.paths.feast.rglob("*"):
             assert not file.is_file() or b"unmistakable" not in file.read_bytes()
 
     def test_the_user_stays_forgotten_when_the_same_build_is_published_again(self, settings: Settings) -> None:
         _publish(settings, world.marts())
-        online.forget_user(settings, "u1")
+        online_writer.forget_user(settings, "u1")
         assert publish.publish(settings)["reused"]
         assert _user(settings, "u1") is None
 
     def test_forgetting_where_nothing_was_published_removes_nothing(self, settings: Settings) -> None:
-        assert online.forget_user(settings, "u1") == 0
+        assert online_writer.forget_user(settings, "u1") == 0
 
 
 def _vectors(kind: str, version: str, ids: list[str], dim: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -342,7 +342,7 @@ class TestFusedVectors:
         feast = store.open_store(settings)
         assert fused.restore(settings, "m1") == 0
         for side, ids in (("user", world.USERS), ("item", world.ITEMS)):
-            online.delete_rows(feast, f"{side}_fused", [(one, "m1") for one in ids])
+            online_writer.delete_rows(feast, f"{side}_fused", [(one, "m1") for one in ids])
         assert fused.restore(settings, "m1") == len(world.USERS) + len(world.ITEMS)
         found = online.read_fused(feast, "item", world.ITEMS, "m1")
         assert np.array_equal(found, _vectors("item", "m1", world.ITEMS))

@@ -1,0 +1,252 @@
+"""The online recommender while the world around it changes or fails, and before those who may not ask or ask too much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+from integration import serving_world as world
+from integration.serving_world import asked, opened_client, waited
+from unit import backbones_world as bw
+
+from reclm import artifacts
+from reclm.candidates import add_new_items
+from reclm.errors import InputError
+from reclm.features import online, online_writer
+from reclm.features.store import write_parquet
+from reclm.serving import keys
+from reclm.serving.api import create
+from reclm.workspace import write_json
+
+USER = "user 3"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with opened_client(world.open_shop(tmp_path_factory.mktemp("shop"))) as opened:
+        yield opened
+
+
+class TestANewItem:
+    def test_is_recommended_to_the_right_people_without_a_restart(self, tmp_path: Path) -> None:
+        settings = world.settings_of(tmp_path, "serve.reload_seconds=0.1")
+        data = world.shop_data()
+        world.write_tables(settings, data)
+        world.fw.write_marts(settings, world.marts(data))
+        world.publish(settings)
+        chosen = world.fit(settings, world.without_cold(data), "biasmf", "augment")
+        world.promote(settings, chosen)
+        new = "item '8'"
+        with opened_client(settings) as client:
+            assert client.get(f"/v1/items/{new}").status_code == 404
+            add_new_items(settings)
+            waited(lambda: client.get(f"/v1/items/{new}").status_code == 200)
+            assert client.get(f"/v1/items/{new}").json()["added_since_training"] is True
+            assert asked(client, user_id=USER, k=1, exclude=[f"item '{bw.WITHHELD[3]}'"])["items"][0]["item_id"] == new
+
+
+class TestAnotherChampion:
+    def test_takes_over_and_a_broken_one_does_not(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
+        first = json.loads(settings.paths.champion.read_text())
+        second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        with opened_client(settings) as client:
+            assert asked(client)["model"]["version"] == first["version"]
+            world.promote(settings, second)
+            waited(lambda: asked(client)["model"]["version"] == second.version)
+            write_json(settings.paths.champion, {**first, "version": "0123456789abcdef"})
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            assert "0123456789abcdef" in client.get("/health/ready").json()["problems"][0]
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            (artifacts.load(settings.paths, "backbone", first["version"]).path / "users.parquet").write_bytes(b"PAR1")
+            write_json(settings.paths.champion, first)
+            waited(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
+            assert client.get("/health/ready").json()["status"] == "degraded"
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            world.promote(settings, second)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+@pytest.mark.parametrize(
+    "file", ["users.parquet", "items.parquet", "fold_in.safetensors", "parameters.safetensors", "config.json"]
+)
+class TestAChampionThatCannotBeRead:
+    def test_is_refused_told_and_taken_when_it_is_whole_again(self, tmp_path: Path, file: str) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
+        first = json.loads(settings.paths.champion.read_text())["version"]
+        second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        broken = second.path / file
+        whole = broken.read_bytes()
+        with opened_client(settings) as client:
+            world.promote(settings, second)
+            broken.write_bytes(whole[:7])
+            (second.path / "users.parquet").touch()
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            broken.write_bytes(whole)
+            assert asked(client, user_id=USER)["model"]["version"] in (first, second.version)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+            assert asked(client, user_id=USER)["model"]["version"] == second.version
+
+
+class TestAPointerThatWasAwayForAMoment:
+    def test_leaves_nothing_degraded(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
+        with opened_client(settings) as client:
+            aside = settings.paths.champion.rename(tmp_path / "aside.json")
+            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            aside.rename(settings.paths.champion)
+            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+class TestSomebodyForgotten:
+    def test_is_known_to_a_running_service_no_more(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
+        with opened_client(settings) as client:
+            assert asked(client, user_id=USER)["source"] == "trained"
+            online_writer.forget_user(settings, USER)
+            version = json.loads(settings.paths.champion.read_text())["version"]
+            users = artifacts.load(settings.paths, "backbone", version).path / "users.parquet"
+            table = pq.read_table(users)
+            write_parquet(users, table.filter(pc.not_equal(table["user_id"], USER)))
+            waited(lambda: asked(client, user_id=USER)["source"] == "popularity")
+            assert client.get("/v1/users/user%203").status_code == 404
+
+
+class TestAFeatureStoreThatIsAway:
+    def test_is_left_alone_after_failures_and_taken_back_when_it_answers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = world.open_shop(tmp_path, "serve.breaker_failures=3", "serve.breaker_seconds=0.2")
+        real, calls = online.read_users, []
+
+        def broken(*arguments: Any) -> Any:
+            calls.append(1)
+            raise ConnectionError("no route to the store")
+
+        with opened_client(settings) as client:
+            right = asked(client, user_id=USER)
+            monkeypatch.setattr(online, "read_users", broken)
+            for _ in range(10):
+                found = asked(client, user_id=USER)
+                assert found["degraded"].startswith("feature store")
+                assert [one["item_id"] for one in found["items"]] == [one["item_id"] for one in right["items"]]
+                assert "no route" not in str(found)
+            assert len(calls) <= 5
+            assert client.get("/health/ready").json()["status"] == "degraded"
+            assert asked(client, user_id=world.NEWCOMER)["source"] == "popularity"
+            assert client.get(f"/user?id={USER}").status_code == 200
+            monkeypatch.setattr(online, "read_users", real)
+            waited(lambda: asked(client, user_id=USER)["degraded"] is None, 5)
+            assert client.get("/health/ready").json()["status"] == "ready"
+
+    def test_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = world.open_shop(tmp_path, "serve.store_timeout_ms=50", "serve.breaker_failures=1")
+        real = online.read_users
+
+        def slow(*arguments: Any) -> Any:
+            time.sleep(0.5)
+            return real(*arguments)
+
+        with opened_client(settings) as client:
+            monkeypatch.setattr(online, "read_users", slow)
+            started = time.monotonic()
+            assert asked(client, user_id=USER)["degraded"] == "feature store: no answer within 50 ms"
+            assert time.monotonic() - started < 0.4
+
+
+class TestKeys:
+    def test_nobody_without_one_may_read_and_no_reader_may_administer(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path)
+        reader, admin = (keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
+        expired = keys.add(settings.paths, "old", "admin", days=1e-9)
+        with opened_client(settings) as client:
+            for token in ("", "wrong", reader[:-1], expired):
+                headers = {"authorization": f"Bearer {token}"} if token else {}
+                for path in ("/", "/v1/users/u", "/metrics", "/openapi.json"):
+                    assert client.get(path, headers=headers).status_code == 401
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/", headers={"accept": "text/html"}).headers["www-authenticate"].startswith("Basic")
+            bearer = {"authorization": f"Bearer {reader}"}
+            assert client.get("/", headers={**bearer, "host": "shop.example"}).status_code == 200
+            assert client.get("/", auth=("anybody", reader)).status_code == 200
+            assert client.get("/", headers={"x-api-key": reader}).status_code == 200
+            assert client.get("/", headers={"authorization": "Basic !!"}).status_code == 401
+            assert client.post("/admin/reload", headers=bearer).status_code == 403
+            done = client.post("/admin/reload", headers={"authorization": f"Bearer {admin}"})
+            assert done.json()["reloaded"] is True
+            keys.remove(settings.paths, "read")
+            assert client.get("/", headers=bearer).status_code == 401
+
+    def test_a_service_that_others_reach_is_open_to_nobody_when_its_last_key_goes(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.host=0.0.0.0")
+        token = keys.add(settings.paths, "shop", "admin")
+        with opened_client(settings) as client:
+            headers = {"authorization": f"Bearer {token}"}
+            assert client.post("/admin/reload", headers=headers).status_code == 200
+            keys.remove(settings.paths, "shop")
+            assert client.post("/admin/reload", headers=headers).status_code == 401
+            assert client.get("/").status_code == 401
+
+    @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
+    def test_an_end_that_is_no_day_is_refused(self, tmp_path: Path, days: float) -> None:
+        with pytest.raises(InputError, match="days"):
+            keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
+
+    def test_a_page_of_another_site_changes_nothing(self, client: TestClient) -> None:
+        for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            assert client.post("/admin/reload", headers=headers).status_code == 403
+        own = {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin"}
+        assert client.post("/v1/recommendations", json={}, headers=own).status_code == 200
+
+    def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.open_metrics=true")
+        keys.add(settings.paths, "shop", "read")
+        with opened_client(settings) as client:
+            assert client.get("/metrics").status_code == 200
+            assert client.get("/openapi.json").status_code == 401
+
+    def test_the_file_holds_no_token_and_is_its_owners_alone(self, tmp_path: Path) -> None:
+        settings = world.settings_of(tmp_path)
+        token = keys.add(settings.paths, "shop", "read")
+        path = keys.path_of(settings.paths)
+        assert token not in path.read_text()
+        assert path.stat().st_mode & 0o077 == 0
+
+
+class TestLimits:
+    def test_who_asks_too_often_is_told_when_to_come_back(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.rate=1", "serve.burst=3")
+        with opened_client(settings) as client:
+            statuses = [client.post("/v1/recommendations", json={}).status_code for _ in range(5)]
+            assert statuses == [200, 200, 200, 429, 429]
+            refused = client.post("/v1/recommendations", json={})
+            assert int(refused.headers["retry-after"]) >= 1
+            assert client.get("/health/live").status_code == 200
+
+    def test_more_than_can_be_worked_on_are_turned_away(self, tmp_path: Path) -> None:
+        import httpx
+
+        settings = world.open_shop(tmp_path, "serve.max_in_flight=2")
+        app = create(settings)
+
+        async def crowd() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return list(
+                    await asyncio.gather(
+                        *(client.post("/v1/recommendations", json={"user_id": USER}) for _ in range(20))
+                    )
+                )
+
+        answers = asyncio.run(crowd())
+        statuses = [one.status_code for one in answers]
+        assert set(statuses) == {200, 503}
+        assert all(one.headers["retry-after"] == "1" for one in answers if one.status_code == 503)
