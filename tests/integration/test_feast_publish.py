@@ -139,7 +139,7 @@ class TestPublishingAgain:
     def test_the_same_build_is_reused(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         first = _publish(settings, world.marts())
         before = world.snapshot_of_files(settings.paths.feast)
-        monkeypatch.setattr(online, "write_rows", lambda *_: pytest.fail("wrote online"))
+        monkeypatch.setattr(online_writer, "write_rows", lambda *_: pytest.fail("wrote online"))
         again = publish.publish(settings)
         assert (first["reused"], again["reused"]) == (False, True)
         assert again["version"] == first["version"]
@@ -243,7 +243,12 @@ class TestNothingHalfWay:
 
     @pytest.mark.parametrize(
         ("module", "name", "call"),
-        [(online, "write_rows", 1), (online, "write_rows", 3), (online, "delete_rows", 1), (publish, "_switch", 1)],
+        [
+            (online_writer, "write_rows", 1),
+            (online_writer, "write_rows", 3),
+            (online_writer, "delete_rows", 1),
+            (publish, "_switch", 1),
+        ],
     )
     def test_a_crash_leaves_the_old_files_in_force_and_a_rerun_completes(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call: int
