@@ -9,6 +9,8 @@ BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 VLLM_STAMP := .venv/.vllm-stamp
 WORKSPACE ?= workspace-demo
+# A process a core takes whole files, each with one thread: what a file makes for its tests is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-all lint format lock airflow docs clean
 
@@ -36,10 +38,10 @@ demo: setup ## Run everything on the demo shop: data, language model, profiles, 
 	@$(BIN)/reclm demo --workspace $(WORKSPACE)
 
 test: setup lint $(VLLM_STAMP) ## Lint, check types, run the unit and integration tests (embedded default, with vLLM; under 20 minutes)
-	$(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-all: setup $(VLLM_STAMP) ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)
-	$(BIN)/python -m pytest -m full
+	$(PYTEST) -m full
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

@@ -40,7 +40,8 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "--log-path": target.parent / "logs",
     }
     paths = [str(word) for pair in folders.items() for word in pair]
-    command = [sys.executable, "-m", "reclm.dbt_process", "--log-format", "json", *arguments, *paths]
+    logs = ("--log-format", "json", "--log-format-file", "text", "--log-level-file", "info")
+    command = [sys.executable, "-m", "reclm.dbt_process", *logs, *arguments, *paths]
     environment = {
         **os.environ,
         "RECLM_WORKSPACE": str(workspace.root),

@@ -35,8 +35,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser for one module: while Playwright is open an event loop runs, and no other can be run beside it."""
     program = shutil.which("chromium")
     assert program, "chromium is not installed; `apt-get install chromium`"
     with sync_playwright() as playwright:

@@ -35,6 +35,7 @@ SHOP = {
     "train.epochs": 6,
     "train.dim": 16,
     "features.neighbours": 5,
+    "embedding.max_tokens": 32,
     "evaluation.bootstrap": 50,
     "evaluation.baselines": "popularity",
     "runtime.threads": 1,

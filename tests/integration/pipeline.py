@@ -25,8 +25,9 @@ SMALL_SHOP = (
     "train.dim=16",
     "features.neighbours=5",
     "profiles.engine=extractive",
+    "embedding.max_tokens=32",
     "evaluation.bootstrap=50",
-    "runtime.threads=2",
+    "runtime.threads=1",
 )
 LANGUAGE_MODEL = (
     "profiles.engine=transformers",

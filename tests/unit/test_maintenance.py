@@ -384,7 +384,9 @@ class TestDryRun:
 
 
 class TestWhileOthersWork:
-    @pytest.mark.parametrize(("pid", "removed"), [(os.getppid(), 0), (NOBODY, 1), (os.getpid(), 1)])
+    @pytest.mark.parametrize(
+        ("pid", "removed"), [(os.getppid(), 0), (NOBODY, 1), (os.getpid(), 1)], ids=["parent", "nobody", "own"]
+    )
     def test_nothing_is_removed_while_a_stage_of_another_process_lives(
         self, world: World, pid: int, removed: int
     ) -> None:
