@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import Counter, Gauge, Histogram
 
 from reclm import settings
 
@@ -26,7 +27,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 EXAMPLE = (INFRA / "env.example").read_text()
 CONTAINERFILE = (INFRA / "airflow" / "Containerfile").read_text()
-DASHBOARD: dict[str, Any] = json.loads((INFRA / "grafana" / "dashboards" / "reclm.json").read_text())
+DASHBOARDS: list[dict[str, Any]] = [
+    json.loads(file.read_text()) for file in (INFRA / "grafana/dashboards").glob("*.json")
+]
 ENVIRONMENT = {name for service in SERVICES.values() for name in service.get("environment", {})}
 SECRET = re.compile(r"PASSWORD|SECRET|FERNET_KEY|TOKEN")
 
@@ -87,7 +90,9 @@ def metrics() -> dict[str, set[str]]:
 
 
 def targets() -> list[tuple[str, dict[str, Any]]]:
-    return [(panel["title"], target) for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return [
+        (panel["title"], target) for board in DASHBOARDS for panel in board["panels"] for target in panel["targets"]
+    ]
 
 
 class TestCompose:
@@ -264,7 +269,7 @@ class TestMetrics:
         assert f"--statsd.listen-udp=:{port}" in SERVICES["statsd-exporter"]["command"]
 
 
-class TestDashboard:
+class TestDashboards:
     def test_queries_name_metrics_and_labels_that_the_mapping_makes(self) -> None:
         rules = yaml.safe_load((INFRA / "statsd-mapping.yaml").read_text())["mappings"]
         unseen = {rule["name"] for rule in rules if rule.get("action") != "drop"}
@@ -277,6 +282,25 @@ class TestDashboard:
                 known = metrics().get(labels[1], set())
                 assert {label.strip() for label in labels[0].split(",")} <= known, (title, labels)
         assert asked > 10
+
+    def test_queries_name_metrics_and_labels_that_the_recommender_has(self) -> None:
+        from reclm.serving import metrics as made
+
+        known = {}
+        for metric in vars(made).values():
+            if isinstance(metric, Counter | Gauge | Histogram):
+                name = next(iter(metric.describe())).name
+                known[f"{name}_total" if isinstance(metric, Counter) else name] = set(metric._labelnames)
+        asked = set()
+        for title, target in targets():
+            query = target.get("expr", "")
+            grouped = re.search(r"by \(([^)]*)\)", query)
+            labels = {*re.findall(r"(\w+)=\"", query), *(grouped[1].split(", ") if grouped else ())}
+            for name in re.findall(r"(reclm_\w+?)(?:_bucket)?\b", query):
+                assert name in known, (title, name)
+                assert labels - {"le"} <= known[name], (title, labels)
+                asked.add(name)
+        assert asked == known.keys(), "a metric is made for nobody"
 
     def test_sql_reads_only_what_the_role_may_read(self) -> None:
         readable = program("airflow/prepare.py").READABLE
@@ -299,9 +323,10 @@ class TestDashboard:
         assert mounts["./grafana/dashboards"] == provider["options"]["path"] == str(Path(home).parent)
 
     def test_panels_have_their_own_numbers_and_say_what_they_show(self) -> None:
-        panels = DASHBOARD["panels"]
-        assert len({panel["id"] for panel in panels}) == len(panels)
-        assert all(panel["description"] for panel in panels)
+        assert len({board["uid"] for board in DASHBOARDS}) == len(DASHBOARDS) == 2
+        for panels in (board["panels"] for board in DASHBOARDS):
+            assert len({panel["id"] for panel in panels}) == len(panels)
+            assert all(panel["description"] for panel in panels)
 
 
 def test_the_filled_in_variables_are_never_committed() -> None:

@@ -32,6 +32,8 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # later stages of this process want their cores and threads back
 }
+CPU_SEQUENCES = 512
+"""Answers in work at once: a step of a small model costs as much for its bookkeeping as for its arithmetic, which many share."""
 LEAST_CONTEXT = 1024
 """Tokens that vLLM makes room for at least; prompts of the settings' budget need less."""
 
@@ -77,6 +79,7 @@ class VllmEngine:
             max_tokens=max_tokens,
             stop_token_ids=[self._tokenizer.eos_token_id],
             structured_outputs=confined,
+            detokenize=False,  # token by token it takes a tenth of the time; all at once below
         )
         started = time.monotonic()
         with torch.random.fork_rng():
@@ -85,9 +88,10 @@ class VllmEngine:
                 [TokensPrompt(prompt_token_ids=ids) for ids in encoded], sampling, use_tqdm=False
             )
         elapsed = (time.monotonic() - started) * 1000
-        for row, output in enumerate(outputs):
-            said = output.outputs[0]
-            yield row, Answer(said.text.strip(), len(said.token_ids), elapsed)
+        said = [list(output.outputs[0].token_ids) for output in outputs]
+        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        for row, (text, tokens) in enumerate(zip(texts, said, strict=True)):
+            yield row, Answer(text.strip(), len(tokens), elapsed)
 
     def _load(self) -> Any:
         for name, value in ENVIRONMENT.items():
@@ -98,6 +102,7 @@ class VllmEngine:
 
         llm = self.settings.llm
         wanted = max(LEAST_CONTEXT, 2 * (llm.max_prompt_tokens + llm.max_profile_tokens))
+        on_cpu = device_of(self.settings) == "cpu"
         return LLM(
             model=self.model_folder,
             dtype="bfloat16" if dtype_of(self.settings).itemsize == 2 else "float32",
@@ -105,7 +110,8 @@ class VllmEngine:
             seed=self.settings.seed,
             trust_remote_code=False,
             disable_log_stats=True,
-            enforce_eager=device_of(self.settings) == "cpu",  # compiling takes longer than it saves there
+            enforce_eager=on_cpu,  # compiling takes longer than it saves there
+            max_num_seqs=CPU_SEQUENCES if on_cpu else None,  # None: vLLM knows its GPUs
             enable_prefix_caching=True,
         )
 
