@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -133,8 +134,27 @@ def online_name(settings: Settings) -> str:
     return f"redis {host}:{port} db {options.get('db', '0')}"
 
 
+def load_feast() -> ModuleType:
+    """Feast, imported the quick way.
+
+    It has typeguard rewrite its classes so that their arguments are checked at run time, which takes as long as all the
+    rest of the import (five seconds of ten here), in every process. Our calls are checked by mypy.
+    """
+    if "feast" not in sys.modules:
+        import typeguard
+
+        held = typeguard.typechecked
+        typeguard.typechecked = lambda target: target  # type: ignore[assignment, misc]
+        try:
+            importlib.import_module("feast")
+        finally:
+            typeguard.typechecked = held
+    return sys.modules["feast"]
+
+
 def configuration(settings: Settings) -> RepoConfig:
     """Feast's configuration of this workspace: the repository's YAML with the settings filled in."""
+    load_feast()
     from feast.repo_config import RepoConfig
 
     values = {"RECLM_WORKSPACE": str(settings.paths.root), "RECLM_FEAST__REDIS_URL": settings.feast.redis_url}
@@ -159,6 +179,7 @@ def definitions(settings: Settings) -> list[Any]:
     The modules import one another by bare name, as `feast apply` demands, and read the workspace from the environment
     when imported; so they are imported afresh here and leave nothing behind.
     """
+    load_feast()
     from feast import Entity, FeatureService, FeatureView, FileSource
 
     folder = str(repository())
@@ -183,6 +204,7 @@ def definitions(settings: Settings) -> list[Any]:
 
 def schemas(settings: Settings) -> dict[str, ViewSchema]:
     """What the rows of each view must look like, by view name, as `feature_repo/` declares it."""
+    load_feast()
     from feast import FeatureView
     from feast.types import from_feast_to_pyarrow_type
 
@@ -211,11 +233,9 @@ def apply_definitions(settings: Settings) -> Store:
     workspace = settings.paths
     if is_applied(settings):
         return open_store(settings)
-    from feast import FeatureStore
-
     say("  feast apply …")
     workspace.feast.mkdir(parents=True, exist_ok=True)
-    FeatureStore(config=configuration(settings)).apply(definitions(settings))
+    load_feast().FeatureStore(config=configuration(settings)).apply(definitions(settings))
     if settings.feast.online_store == "sqlite":
         # Readers must not wait for a publish that is under way; the file remembers its journal mode.
         with sqlite3.connect(workspace.feast / "online.db") as connection:
@@ -237,11 +257,9 @@ def open_store(settings: Settings) -> Store:
             f"the feature store of {settings.paths.root} has not been set up for feast.online_store="
             f"{settings.feast.online_store}, or its definitions changed; run `reclm publish`"
         )
-    from feast import FeatureStore
-
     key = _key(settings)
     if key not in _open:
-        _open[key] = Store(FeatureStore(config=configuration(settings)), settings)
+        _open[key] = Store(load_feast().FeatureStore(config=configuration(settings)), settings)
     return _open[key]
 
 
@@ -250,15 +268,13 @@ def open_for_requests(settings: Settings, timeout: float) -> Store:
 
     Raises WorkspaceError when nothing was ever published.
     """
-    from feast import FeatureStore
-
     open_store(settings)
     config = configuration(settings)
     config.registry.cache_ttl_seconds = 0  # for ever: a request should not wait until the registry was read again
     if settings.feast.online_store == "redis":
         bounds = f",socket_timeout={timeout},socket_connect_timeout={timeout}"
         config.online_store.connection_string += bounds  # type: ignore[union-attr]
-    opened = Store(FeatureStore(config=config), settings)
+    opened = Store(load_feast().FeatureStore(config=config), settings)
     if settings.feast.online_store == "redis":
         from redis.backoff import NoBackoff
         from redis.retry import Retry
