@@ -53,6 +53,12 @@ class TrainSettings(Section):
         ("base", "augment", "shuffled"), description="base (no profiles), augment (with), shuffled (profiles permuted)."
     )
     seeds: Numbers = Field((42,), description="One training per seed.")
+    jobs: int = Field(
+        2,
+        ge=1,
+        description="Models trained at once, each by a process of its own with its share of runtime.threads and a copy of the "
+        "data in memory; on CUDA always one.",
+    )
     dim: int = Field(64, ge=2, description="Width of user and item vectors.")
     layers: int = Field(2, ge=1, le=6, description="Graph layers of LightGCN, SGL and SimGCL.")
     loss: Literal["softmax", "bpr"] = Field(

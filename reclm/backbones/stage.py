@@ -7,7 +7,7 @@ the model fitted on `select`, what promotion decides by (`evaluation/on_validati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from reclm import artifacts
 from reclm.artifacts import Artifact
+from reclm.backbones import at_once
 from reclm.dataset import EvaluationTask, Setting, Snapshot, TrainingData, Variant
 from reclm.errors import WorkspaceError
 from reclm.progress import say, track
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 KIND = "backbone"
 METRIC = "ndcg"  # at 20
-NOT_PART_OF_A_MODEL = {"models", "variants", "seeds"}
+NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 LAYOUT = 3
 """What a finished model's folder and metrics hold; raised when that changes, so that older ones are trained again."""
 CURVE = pa.schema(
@@ -122,23 +123,30 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     """Every wanted model, trained or found. Returns them and how many had to be trained."""
     from reclm.warehouse import features_fingerprint, set_current_artifacts
 
-    snapshots = Snapshots(settings, features_fingerprint(settings))
-    finished: list[Artifact] = []
-    made = 0
-    wanted = [(one, _identity(settings, *one)) for one in _wanted(settings)]
-    for _, (parameters, parents) in track(wanted, "training"):
-        version = artifacts.version_of(KIND, parameters, parents)
-        artifact = artifacts.find(settings.paths, KIND, version)
-        if artifact is None:
-            _train_one(settings, snapshots, parameters, parents)
-            artifact = artifacts.load(settings.paths, KIND, version)
-            made += 1
-            _tell(artifact)
-        finished.append(artifact)
-    set_current_artifacts(settings.paths, KIND, [artifact.version for artifact in finished])
-    if made == 0:
+    wanted = [_identity(settings, *one) for one in _wanted(settings)]
+    versions = [artifacts.version_of(KIND, *identity) for identity in wanted]
+    missing = [
+        identity
+        for version, identity in zip(versions, wanted, strict=True)
+        if artifacts.find(settings.paths, KIND, version) is None
+    ]
+    for version in track(_trained(settings, missing, features_fingerprint(settings)), "training", len(missing)):
+        _tell(artifacts.load(settings.paths, KIND, version))
+    finished = [artifacts.load(settings.paths, KIND, version) for version in versions]
+    set_current_artifacts(settings.paths, KIND, versions)
+    if not missing:
         say(f"  all {len(finished)} models stand; nothing to train")
-    return finished, made
+    return finished, len(missing)
+
+
+def _trained(settings: Settings, missing: Sequence[at_once.Identity], warehouse: str) -> Iterator[str]:
+    jobs = at_once.processes(settings, len(missing))
+    if jobs > 1:
+        yield from at_once.train(settings, jobs, missing, warehouse)
+        return
+    snapshots = Snapshots(settings, warehouse)
+    for identity in missing:
+        yield train_one(settings, snapshots, *identity)
 
 
 def _tell(artifact: Artifact) -> None:
@@ -154,7 +162,8 @@ def _tell(artifact: Artifact) -> None:
     )
 
 
-def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> None:
+def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> str:
+    """Trains one model and writes its artifact. Returns the version."""
     from reclm import backbones
     from reclm.evaluation import on_validation
     from reclm.warehouse import snapshot_as_of
@@ -182,6 +191,7 @@ def _train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, A
             "epochs": epochs,
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }
+    return artifacts.version_of(KIND, parameters, parents)
 
 
 def _validation(curve: list[dict[str, Any]], epochs: Mapping[Setting, int]) -> dict[str, float | None]:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -11,6 +18,7 @@ import pytest
 from integration import pipeline
 
 from reclm import analysts, artifacts
+from reclm.errors import ModelError
 from reclm.settings import load
 from reclm.workspace import Workspace, read_json
 
@@ -103,6 +111,83 @@ class TestTheAnalystsPage:
         with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
             assert connection.execute(query).fetchall() == []
             assert connection.execute("select table_name from duckdb_tables() where comment is null").fetchall() == []
+
+
+class TestTwoProcessesTrain:
+    """`runtime.threads` 2 lets `train.jobs` have two processes of one thread."""
+
+    def test_they_train_the_very_models_that_one_does(self, shop: Path) -> None:
+        made = []
+        for threads in (2, 1):
+            for old in trained(shop, 5):
+                shutil.rmtree(old)
+            done = pipeline.reclm(*training(shop, 5, threads), folder=shop.parent)
+            assert done.returncode == 0, done.stderr
+            files = (file for folder in trained(shop, 5) for file in folder.rglob("*") if file.name != "manifest.json")
+            made.append({file: file.read_bytes() for file in files if file.is_file()})
+        assert len(trained(shop, 5)) == 4
+        assert made[0] == made[1]
+
+    def test_they_end_with_the_one_that_started_them_and_another_run_finishes_the_work(self, shop: Path) -> None:
+        with at_work(shop, 6) as (parent, children):
+            parent.kill()
+            parent.wait()
+            deadline = time.monotonic() + 10
+            while any(alive(child) for child in children):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert pipeline.reclm(*training(shop, 6, 2), folder=shop.parent).returncode == 0
+        assert len(trained(shop, 6)) == 4
+
+    def test_one_that_is_killed_ends_the_run_with_a_remedy(self, shop: Path) -> None:
+        with at_work(shop, 7) as (parent, children):
+            os.kill(children[0], signal.SIGKILL)
+            assert "train.jobs=1" in parent.communicate(timeout=60)[1]
+            assert parent.returncode == ModelError.exit_code
+            assert not any(alive(child) for child in children)
+
+
+def training(shop: Path, seed: int, threads: int) -> list[str]:
+    own = ("train.models=ncf,als", "train.variants=base,augment", f"train.seeds={seed}", f"runtime.threads={threads}")
+    return ["train", "-w", str(shop), *pipeline.flags(*own)]
+
+
+def trained(shop: Path, seed: int) -> list[Path]:
+    found = artifacts.all_of(Workspace(shop), "backbone")
+    return sorted(one.path for one in found if one.manifest["parameters"]["seed"] == seed)
+
+
+@contextmanager
+def at_work(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A run that trains in two processes, at a moment when one of them writes: (it, their process ids)."""
+    words = pipeline.command(*training(shop, seed, 2))
+    parent = subprocess.Popen(words, env=pipeline.environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        while not list((Workspace(shop).artifacts / ".partial").glob("backbone-*")):
+            assert parent.poll() is None, parent.communicate()[1]
+            time.sleep(0.02)
+        pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+        yield (
+            parent,
+            [pid for pid in pids if "from multiprocessing.spawn" in words_of(pid) and parent_of(pid) == parent.pid],
+        )
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def words_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def alive(pid: int) -> bool:
+    return bool(words_of(pid))
 
 
 @pytest.mark.full
