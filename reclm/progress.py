@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+bars = True  # False in a process beside others: one terminal has room for one bar
 
 
 def say(message: str) -> None:
@@ -21,7 +22,7 @@ def say(message: str) -> None:
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Passes `items` through, with a bar on a terminal. `total` is taken from `len(items)` when left out."""
-    if not sys.stderr.isatty():
+    if not (bars and sys.stderr.isatty()):
         yield from items
         return
     from rich.console import Console

@@ -17,7 +17,7 @@ from reclm.ablation import diagnostics, table
 from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
 from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
 from reclm.artifacts import Artifact
-from reclm.backbones.stage import Snapshots
+from reclm.backbones.stage import Snapshots, parents_of
 from reclm.evaluation.evaluate import Final
 from reclm.progress import say, step, track
 
@@ -130,9 +130,7 @@ def run_cells(
     settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: Final, folder: Path
 ) -> list[Finished]:
     """Every cell, trained or found; what remains is told after the first that had to be trained."""
-    from reclm.warehouse import features_fingerprint
-
-    snapshots = Snapshots(settings, features_fingerprint(settings))
+    snapshots = Snapshots(settings, parents_of(settings))
     earlier = earlier_ablations(settings)
     sources = {one.profiles.version: one.profiles for one in written}
     held: dict[str, Any] = {}

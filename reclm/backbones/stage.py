@@ -48,21 +48,18 @@ CURVE = pa.schema(
 class Snapshots:
     """Training data and tasks, read when first needed, all at once, and then kept: the warehouse may move on meanwhile.
 
-    Raises WorkspaceError when it moves while it is read.
+    Raises WorkspaceError when they are not what `parents` of the models to train name.
     """
 
-    def __init__(self, settings: Settings, warehouse: str) -> None:
-        self.settings, self.warehouse = settings, warehouse
+    def __init__(self, settings: Settings, parents: Mapping[str, str]) -> None:
+        self.settings, self.parents = settings, parents
 
     @cached_property
     def _read(self) -> tuple[TrainingData, list[EvaluationTask], TrainingData]:
         from reclm.evaluation.tasks import load_tasks
-        from reclm.stages import features_version
-        from reclm.warehouse import features_fingerprint
 
-        published = features_version(self.settings)
         read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
-        if (features_version(self.settings), features_fingerprint(self.settings)) != (published, self.warehouse):
+        if parents_of(self.settings) != self.parents:
             raise WorkspaceError(
                 "features were built or published anew while training read them; run `reclm train` again"
             )
@@ -83,11 +80,16 @@ class Snapshots:
         return load_training_data(self.settings, snapshot)
 
 
-def _identity(settings: Settings, model: str, variant: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """(parameters, parents): all that determines one trained model."""
+def parents_of(settings: Settings) -> dict[str, str]:
+    """The versions that a model trained now learns from."""
     from reclm.stages import features_version
     from reclm.warehouse import features_fingerprint
 
+    return {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+
+
+def _identity(settings: Settings, model: str, variant: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """(parameters, parents): all that determines one trained model."""
     parameters = {
         "model": model,
         "variant": variant,
@@ -98,7 +100,7 @@ def _identity(settings: Settings, model: str, variant: str, seed: int) -> tuple[
         "dtype": settings.runtime.dtype,
         "layout": LAYOUT,
     }
-    return parameters, {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+    return parameters, parents_of(settings)
 
 
 def _wanted(settings: Settings) -> list[tuple[str, Variant, int]]:
@@ -121,32 +123,28 @@ def standing(settings: Settings) -> list[Artifact]:
 
 def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     """Every wanted model, trained or found. Returns them and how many had to be trained."""
-    from reclm.warehouse import features_fingerprint, set_current_artifacts
+    from reclm.warehouse import set_current_artifacts
 
-    wanted = [_identity(settings, *one) for one in _wanted(settings)]
-    versions = [artifacts.version_of(KIND, *identity) for identity in wanted]
-    missing = [
-        identity
-        for version, identity in zip(versions, wanted, strict=True)
-        if artifacts.find(settings.paths, KIND, version) is None
-    ]
-    for version in track(_trained(settings, missing, features_fingerprint(settings)), "training", len(missing)):
+    identities = [_identity(settings, *one) for one in _wanted(settings)]
+    wanted = {artifacts.version_of(KIND, *identity): identity for identity in identities}
+    missing = [one for version, one in wanted.items() if artifacts.find(settings.paths, KIND, version) is None]
+    for version in track(_trained(settings, missing), "training", len(missing)):
         _tell(artifacts.load(settings.paths, KIND, version))
-    finished = [artifacts.load(settings.paths, KIND, version) for version in versions]
-    set_current_artifacts(settings.paths, KIND, versions)
+    finished = [artifacts.load(settings.paths, KIND, version) for version in wanted]
+    set_current_artifacts(settings.paths, KIND, list(wanted))
     if not missing:
         say(f"  all {len(finished)} models stand; nothing to train")
     return finished, len(missing)
 
 
-def _trained(settings: Settings, missing: Sequence[at_once.Identity], warehouse: str) -> Iterator[str]:
+def _trained(settings: Settings, missing: Sequence[at_once.Identity]) -> Iterator[str]:
     jobs = at_once.processes(settings, len(missing))
     if jobs > 1:
-        yield from at_once.train(settings, jobs, missing, warehouse)
-        return
-    snapshots = Snapshots(settings, warehouse)
-    for identity in missing:
-        yield train_one(settings, snapshots, *identity)
+        yield from at_once.train(settings, jobs, missing)
+    elif missing:
+        snapshots = Snapshots(settings, missing[0][1])
+        for identity in missing:
+            yield train_one(settings, snapshots, *identity)
 
 
 def _tell(artifact: Artifact) -> None:

@@ -46,6 +46,7 @@ Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
 
 _importing = threading.Lock()
+_loading = threading.Lock()
 _open: dict[tuple[Path, str, str], Store] = {}
 
 
@@ -140,16 +141,15 @@ def load_feast() -> ModuleType:
     It has typeguard rewrite its classes so that their arguments are checked at run time, which takes as long as all the
     rest of the import (five seconds of ten here), in every process. Our calls are checked by mypy.
     """
-    if "feast" not in sys.modules:
-        import typeguard
+    import typeguard
 
+    with _loading:
         held = typeguard.typechecked
         typeguard.typechecked = lambda target: target  # type: ignore[assignment, misc]
         try:
-            importlib.import_module("feast")
+            return importlib.import_module("feast")
         finally:
             typeguard.typechecked = held
-    return sys.modules["feast"]
 
 
 def configuration(settings: Settings) -> RepoConfig:

@@ -139,6 +139,13 @@ class TestTwoProcessesTrain:
         assert pipeline.reclm(*training(shop, 6, 2), folder=shop.parent).returncode == 0
         assert len(trained(shop, 6)) == 4
 
+    def test_ctrl_c_ends_them_without_a_word_of_theirs(self, shop: Path) -> None:
+        with at_work(shop, 8) as (parent, children):
+            parent.send_signal(signal.SIGINT)
+            assert "Traceback" not in parent.communicate(timeout=60)[1]
+            assert parent.returncode == 130
+            assert not any(alive(child) for child in children)
+
     def test_one_that_is_killed_ends_the_run_with_a_remedy(self, shop: Path) -> None:
         with at_work(shop, 7) as (parent, children):
             os.kill(children[0], signal.SIGKILL)
@@ -160,17 +167,18 @@ def trained(shop: Path, seed: int) -> list[Path]:
 @contextmanager
 def at_work(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run that trains in two processes, at a moment when one of them writes: (it, their process ids)."""
+    partial = Workspace(shop).artifacts / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # what killed ones left
     words = pipeline.command(*training(shop, seed, 2))
     parent = subprocess.Popen(words, env=pipeline.environment(), stderr=subprocess.PIPE, text=True)
     try:
-        while not list((Workspace(shop).artifacts / ".partial").glob("backbone-*")):
+        while not list(partial.glob("backbone-*")):
             assert parent.poll() is None, parent.communicate()[1]
             time.sleep(0.02)
         pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-        yield (
-            parent,
-            [pid for pid in pids if "from multiprocessing.spawn" in words_of(pid) and parent_of(pid) == parent.pid],
-        )
+        children = [pid for pid in pids if "reclm.backbones.at_once" in words_of(pid) and parent_of(pid) == parent.pid]
+        assert len(children) == 2
+        yield parent, children
     finally:
         parent.kill()
         parent.communicate()
@@ -183,7 +191,9 @@ def words_of(pid: int) -> str:
 
 
 def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def alive(pid: int) -> bool:

@@ -17,6 +17,8 @@ from reclm.recommend import recommend
 from reclm.settings import Settings
 from reclm.workspace import read_json
 
+TWO_PROCESSES = {"train.models": "biasmf,als", "train.factors": 8, "runtime.threads": 2}  # of training, beneath a task
+
 
 @dataclass
 class Story:
@@ -55,7 +57,7 @@ def seen(airflow: world.Airflow) -> dict[str, Any]:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder, told, began = tmp_path_factory.mktemp("two-days"), Story(), time.monotonic()
     shop = world.Shop(folder / "shop", world.SHOP)
-    with world.running(folder / "airflow-world", {**world.SHOP, **world.LANGUAGE_MODEL}) as airflow:
+    with world.running(folder / "airflow-world", {**world.SHOP, **world.LANGUAGE_MODEL, **TWO_PROCESSES}) as airflow:
         known = shop.drop(airflow.inbox, None, shop.day(2), set())
         airflow.trigger("reclm_features", shop.day(2))
         airflow.wait_for_quiet()

@@ -88,10 +88,12 @@ class VllmEngine:
                 [TokensPrompt(prompt_token_ids=ids) for ids in encoded], sampling, use_tqdm=False
             )
         elapsed = (time.monotonic() - started) * 1000
-        said = [list(output.outputs[0].token_ids) for output in outputs]
-        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
-        for row, (text, tokens) in enumerate(zip(texts, said, strict=True)):
-            yield row, Answer(text.strip(), len(tokens), elapsed)
+        said = [output.outputs[0] for output in outputs]
+        # The token that ends an answer is none of its words, special or not.
+        words = [list(one.token_ids)[: -1 if one.finish_reason == "stop" else None] for one in said]
+        texts = self._tokenizer.batch_decode(words, skip_special_tokens=True)
+        for row, (text, one) in enumerate(zip(texts, said, strict=True)):
+            yield row, Answer(text.strip(), len(one.token_ids), elapsed)
 
     def _load(self) -> Any:
         for name, value in ENVIRONMENT.items():
