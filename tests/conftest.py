@@ -14,6 +14,11 @@ from reclm.settings import Settings
 BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: "test_schedule" not in item.nodeid)
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of development data: `RECLM_SHARED_DATA`, else `../shared/data` beside the repository; skips without."""

@@ -170,7 +170,14 @@ def at_work(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list
     partial = Workspace(shop).artifacts / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # what killed ones left
     words = pipeline.command(*training(shop, seed, 2))
-    parent = subprocess.Popen(words, env=pipeline.environment(), stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        words,
+        env=pipeline.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as on a terminal, wherever the tests run
+    )
     try:
         while not list(partial.glob("backbone-*")):
             assert parent.poll() is None, parent.communicate()[1]
