@@ -77,7 +77,9 @@ class TransformersEngine:
         started = time.monotonic()
         written = self._write(encoded, temperature, seed, max_tokens, structured)
         elapsed = (time.monotonic() - started) * 1000
-        texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
+        end = self._tokenizer.eos_token_id  # none of the answer's words, special or not
+        words = [ids[:-1] if ids[-1:] == [end] else ids for ids in written]
+        texts = self._tokenizer.batch_decode(words, skip_special_tokens=True)
         return [Answer(text.strip(), len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
 
     def _write(
