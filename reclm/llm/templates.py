@@ -75,6 +75,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     return list(tokenizer(render(tokenizer, messages, generation=generation), add_special_tokens=False)["input_ids"])
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[str]:
+    """The words of each answer. Where it `ended`, its last token is the one that says so and no word, special or not."""
+    words = [list(ids)[: -1 if end else None] for ids, end in zip(answers, ended, strict=True)]
+    return [text.strip() for text in tokenizer.batch_decode(words, skip_special_tokens=True)]
+
+
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
     """Counts the tokens of a prompt, template included: what `prompts.fitted` asks for."""
 

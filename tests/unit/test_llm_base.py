@@ -17,7 +17,7 @@ from reclm.errors import ModelError
 from reclm.llm import base
 from reclm.llm.conversations import Corpus
 from reclm.llm.prompts import Message, profile_request
-from reclm.llm.templates import answered, encode, render, takes_system
+from reclm.llm.templates import answered, decode, encode, render, takes_system
 from reclm.llm.tiny import SIZES, Size, _untrained, as_document, give_meanings, train_model, train_tokenizer
 from reclm.settings import Settings
 
@@ -45,6 +45,11 @@ class TestTinyTokenizer:
     def test_gives_any_text_back(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
         text = "Ünïcode, 数 and \u200d\U0001f600\ttabs\n"
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+    def test_the_token_that_ends_an_answer_is_none_of_its_words_whatever_it_is(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
+        said, mark = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("some words", "!"))
+        answers = [said + mark, said + mark, [*said, tokenizer.eos_token_id]]
+        assert decode(tokenizer, answers, [True, False, True]) == ["some words", "some words!", "some words"]
 
     def test_pads_with_another_token_than_it_ends_with(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
         assert tokenizer.pad_token_id != tokenizer.eos_token_id

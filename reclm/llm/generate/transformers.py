@@ -73,14 +73,15 @@ class TransformersEngine:
     def _answer_batch(
         self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
     ) -> list[Answer]:
+        from reclm.llm.templates import decode
+
         assert self._tokenizer is not None
         started = time.monotonic()
         written = self._write(encoded, temperature, seed, max_tokens, structured)
         elapsed = (time.monotonic() - started) * 1000
-        end = self._tokenizer.eos_token_id  # none of the answer's words, special or not
-        words = [ids[:-1] if ids[-1:] == [end] else ids for ids in written]
-        texts = self._tokenizer.batch_decode(words, skip_special_tokens=True)
-        return [Answer(text.strip(), len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
+        ended = [ids[-1] == self._tokenizer.eos_token_id for ids in written]
+        texts = decode(self._tokenizer, written, ended)
+        return [Answer(text, len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
 
     def _write(
         self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool

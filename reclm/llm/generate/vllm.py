@@ -60,7 +60,7 @@ class VllmEngine:
         structured: bool,
     ) -> Iterator[tuple[int, Answer]]:
         from reclm.llm.base import load_tokenizer
-        from reclm.llm.templates import encode
+        from reclm.llm.templates import decode, encode
 
         if not prompts:
             return
@@ -79,7 +79,7 @@ class VllmEngine:
             max_tokens=max_tokens,
             stop_token_ids=[self._tokenizer.eos_token_id],
             structured_outputs=confined,
-            detokenize=False,  # token by token it takes a tenth of the time; all at once below
+            detokenize=False,  # token by token it takes a fifteenth of the time; all at once below
         )
         started = time.monotonic()
         with torch.random.fork_rng():
@@ -89,11 +89,9 @@ class VllmEngine:
             )
         elapsed = (time.monotonic() - started) * 1000
         said = [output.outputs[0] for output in outputs]
-        # The token that ends an answer is none of its words, special or not.
-        words = [list(one.token_ids)[: -1 if one.finish_reason == "stop" else None] for one in said]
-        texts = self._tokenizer.batch_decode(words, skip_special_tokens=True)
+        texts = decode(self._tokenizer, [one.token_ids for one in said], [one.finish_reason == "stop" for one in said])
         for row, (text, one) in enumerate(zip(texts, said, strict=True)):
-            yield row, Answer(text.strip(), len(one.token_ids), elapsed)
+            yield row, Answer(text, len(one.token_ids), elapsed)
 
     def _load(self) -> Any:
         for name, value in ENVIRONMENT.items():
