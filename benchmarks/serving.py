@@ -3,7 +3,9 @@
 Makes a shop of drawn vectors (100,000 users, 50,000 items, 64 numbers each; every user with a profile embedding of 384), starts
 a Redis server and `reclm serve`, and asks by three mixes: `warm` users the model was fitted on, `sparse` ones known by a profile
 who bring two items along, `cold` ones of whom only three items are given. First as fast as 1 to 64 connections go (wrk), then at
-a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory.
+a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory. Beside each steady
+run stands one against a bare server that works two milliseconds and answers: what of the latency is the machine's own, and the share of time
+that the host of a virtual machine took away.
 
     python benchmarks/serving.py --workspace FOLDER            # kept: the next run finds the shop made
     python benchmarks/serving.py --workspace FOLDER --soak 600
@@ -226,6 +228,62 @@ async def steadily(
     return {"rate": rate, "requests": len(took), "p50_ms": p50, "p99_ms": p99, "p99.9_ms": p999, "errors": bad}
 
 
+BARE_SECONDS = 0.002
+BARE = f"""
+import asyncio, sys, time
+
+async def talk(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            await reader.readexactly(int(head.rsplit(b"content-length: ", 1)[1]))
+            until = time.perf_counter() + {BARE_SECONDS}
+            while time.perf_counter() < until:
+                pass
+            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2000\\r\\n\\r\\n" + b" " * 2000)
+    except (OSError, asyncio.IncompleteReadError):
+        writer.close()
+
+async def main():
+    await (await asyncio.start_server(talk, "127.0.0.1", int(sys.argv[1]))).serve_forever()
+
+asyncio.run(main())
+"""
+
+
+def stolen() -> tuple[int, int]:
+    """(time that the host took from this machine, all time), in ticks since it started."""
+    ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def watched(port: int, path: str, questions: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
+    """A steady run, and how much of the machine's time was taken away meanwhile."""
+    before = stolen()
+    steady = asyncio.run(steadily("127.0.0.1", port, path, questions, rate, seconds))
+    taken, of = (now - then for now, then in zip(stolen(), before, strict=True))
+    return {**steady, "stolen_percent": round(100 * taken / max(of, 1), 1)}
+
+
+def in_rounds(
+    ports: dict[str, int], path: str, asked: dict[str, list[bytes]], rate: float, seconds: float, rounds: int
+) -> None:
+    """Every mix at a steady rate, again and again, each with a bare server beside it; then the median of the rounds."""
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number in range(1, rounds + 1):
+        for mix, questions in asked.items():
+            for name, port in ports.items():
+                steady = watched(port, path, questions, rate, seconds)
+                seen.setdefault((name, mix), []).append(steady)
+                about = {"run": f"{name}, steady", "mix": mix, "round": number}
+                print(json.dumps({**about, **steady}), flush=True)
+    for (name, mix), runs in seen.items():
+        medians = {key: float(np.median([run[key] for run in runs])) for key in ("p50_ms", "p99_ms", "stolen_percent")}
+        total = {key: sum(run[key] for run in runs) for key in ("requests", "errors")}
+        about = {"run": f"{name}, steady, median of {rounds}", "mix": mix, "rate": rate}
+        print(json.dumps({**about, **medians, **total}), flush=True)
+
+
 @contextmanager
 def process(words: list[str], ready: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A server, until the block ends; `ready` is a URL that it answers, or '' for none."""
@@ -262,6 +320,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
     parser.add_argument("--rate", type=float, default=200.0, help="questions a second of the steady runs")
+    parser.add_argument("--rounds", type=int, default=5, help="of the steady runs")
     parser.add_argument("--soak", type=int, default=0, help="seconds of the long run; 0: none")
     parser.add_argument(
         "--port", type=int, default=6399, help="of the Redis server; kept, the feature store is known by it"
@@ -315,16 +374,17 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
             for connections in CONNECTIONS:
                 result = by_wrk(url, path, questions, connections, arguments.seconds, root)
                 print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
-            time.sleep(2)  # what wrk left unanswered would stand before the first questions
-            steady = asyncio.run(steadily("127.0.0.1", port, path, questions, arguments.rate, arguments.seconds * 2))
-            print(json.dumps({"run": "reclm serve, steady", "mix": mix, **steady}), flush=True)
+        time.sleep(5)  # what wrk left unanswered would stand before the first questions
+        bare = [sys.executable, "-c", BARE, str(peer)]
+        with process(bare, "", **quiet):
+            time.sleep(1)
+            ports = {"reclm serve": port, "a bare server": peer}
+            in_rounds(ports, path, asked, arguments.rate, arguments.seconds, arguments.rounds)
         if arguments.soak:
             everybody = [one for group in zip(*asked.values(), strict=True) for one in group]
             before, parts = resident_mb(server.pid), 5
             for part in range(parts):
-                steady = asyncio.run(
-                    steadily("127.0.0.1", port, path, everybody, arguments.rate, arguments.soak / parts)
-                )
+                steady = watched(port, path, everybody, arguments.rate, arguments.soak / parts)
                 memory = {"resident_mb": round(resident_mb(server.pid), 1), "at_first_mb": round(before, 1)}
                 print(json.dumps({"run": f"soak, part {part + 1} of {parts}", **steady, **memory}), flush=True)
     repository = Path(__file__).parent.parent / "feature_repo"

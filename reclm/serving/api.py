@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,6 +88,7 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.holder.watch()
         service.search.start()
+        gc.freeze()  # the application itself and what it imported: walking it would hold up tens of requests
         yield
         await service.holder.stop()
         service.lookup.stop()
