@@ -2,7 +2,8 @@
 
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
 ridge regression from texts, text embeddings and profile embeddings to where the champion would see each of its own items
-if nobody had touched it (`Vectors.unseen`), learned on all items that it was trained with. Its
+if nobody had touched it (`Vectors.unseen`), or, by as much as validation found good for cold items (`Backbone.placing`), to
+where it sees them; learned on all items that it was trained with. Its
 vector is published beside the others under the champion's version, so whoever fills an index from there has it, and
 nothing is trained.
 """
@@ -74,22 +75,23 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
 
     Only rows of items that the backbone was not fitted on are of use: the others are predictions too.
     """
-    from reclm.backbones.factors import item_kernels, mapped
+    from reclm.backbones.placing import blended, item_kernels, mapped, silent
 
     fitted = backbone.fitted
     learned = fitted.vectors[SETTING]
     position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
-    source = learned.items if learned.unseen is None else learned.unseen
+    source = learned.items
+    if learned.unseen is not None:
+        cold = fitted.known.getnnz(axis=0) == 0
+        source = blended(learned.unseen, learned.items, backbone.placing.get(SETTING, 0.0))
+        source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
     sources: list[Any] = item_kernels(data, None if fitted.description["variant"] == "base" else data.item_profile)
     vectors = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
     if vectors is None:
         return np.full_like(targets, np.nan)
-    silent = np.ones(len(targets), dtype=bool)
-    for source in sources:
-        silent &= np.asarray(abs(source).sum(axis=1)).ravel() == 0
-    vectors[silent] = np.nan
+    vectors[silent(sources)] = np.nan
     return vectors
 
 

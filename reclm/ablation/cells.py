@@ -112,10 +112,11 @@ def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Fini
     began = time.monotonic()
     trained = trained_by(settings)
     select, select_tasks, final, tasks = data()
-    chosen = backbones.create(cell.model, trained).fit(select, cell.variant, seed=cell.seed, tasks=select_tasks)
+    selected = backbones.create(cell.model, trained)
+    chosen = selected.fit(select, cell.variant, seed=cell.seed, tasks=select_tasks)
     epochs = {str(setting): int(epoch) for setting, epoch in chosen.items()}
     backbone = backbones.create(cell.model, trained)
-    backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs)
+    backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs, placing=selected.placing)
     folder.mkdir(parents=True, exist_ok=True)
     ranked: dict[str, Measured] = {}
     for task in tasks:

@@ -89,6 +89,7 @@ class Backbone(ABC):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
+        placing: Mapping[str, float] | None = None,
     ) -> dict[Setting, int]:
         """Learns from `data` and returns the epoch whose vectors serve each setting.
 
@@ -96,7 +97,15 @@ class Backbone(ABC):
         or one a setting) it runs that long and looks at no task; with neither it runs `settings.train.epochs`. The
         implicit models have no epochs to choose: for them the number is a position on their path of blends (`als.py`).
         `curve` then holds a row a validation: epoch, loss, setting, metric, value.
+
+        `placing` belongs to `epochs`: for each setting the share that kernel ridge has in the vectors of cold items
+        (`placing.py`), 0 when it is not said. A fit with `tasks` chooses it; see the property `placing`.
         """
+
+    @property
+    def placing(self) -> dict[str, float]:
+        """For each setting the share that kernel ridge has in the vectors of cold items; {} where a model has no such choice."""
+        return dict(self.fitted.description.get("placing", {}))
 
     @property
     def fitted(self) -> Fitted:

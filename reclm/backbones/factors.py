@@ -1,7 +1,5 @@
 """What implicit's two models share: factors from implicit, and a learned map from text and profile to factor space for
-items and users that have none, or too little evidence for their own. The map is kernel ridge regression (Saunders,
-Gammerman & Vovk, "Ridge regression learning algorithm in dual variables", ICML 1998) on a sum of kernels, one a source:
-cosine² of the TF-IDF texts, cosine of whitened text embeddings, cosine of whitened profile embeddings.
+items and users that have none, or too little evidence for their own. The map is kernel ridge regression (`placing.py`).
 
 A vector is w·own + (1−w)·mapped with w = n/(n+τ) for an entity with n interactions; w = 0 without any. The path of
 blends τ takes the place of epochs: `fit` with tasks keeps the blend that ranks best for each setting.
@@ -10,7 +8,7 @@ blends τ takes the place of epochs: `fit` with tasks keeps the blend that ranks
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +17,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
-from reclm.backbones.features import Whitening, landmarks, present, tfidf, unit_length
-from reclm.backbones.fusion import EMBEDDING_WIDTH, profiles_of
+from reclm.backbones.fusion import profiles_of
+from reclm.backbones.placing import embedding_kernels, item_kernels, mapped
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
 
 BLENDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-PENALTY = 1.0
-MAX_LANDMARKS = 6000
-BLOCK = 4096
-
-Kernel = list[NDArray[np.float64] | sparse.csr_matrix]
 
 
 class FactorBackbone(Backbone):
@@ -47,6 +40,7 @@ class FactorBackbone(Backbone):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
+        placing: Mapping[str, float] | None = None,
     ) -> dict[Setting, int]:
         self.curve = []
         with _quiet_blas():
@@ -54,7 +48,7 @@ class FactorBackbone(Backbone):
         user_profile, item_profile = profiles_of(data, variant, seed)
         item_targets = np.column_stack([items, bias])
         mapped_items = mapped(item_kernels(data, item_profile), data.interactions.getnnz(axis=0), item_targets)
-        mapped_users = mapped(_embedding_kernels([user_profile]), data.interactions.getnnz(axis=1), users)
+        mapped_users = mapped(embedding_kernels([user_profile]), data.interactions.getnnz(axis=1), users)
 
         def blended(position: int) -> Vectors:
             tau = BLENDS[min(position, len(BLENDS) - 1)]
@@ -94,55 +88,6 @@ class FactorBackbone(Backbone):
                 if task.setting not in best or total > best[task.setting][0]:
                     best[task.setting] = (total, position)
         return {setting: position for setting, (_, position) in best.items()}
-
-
-def item_kernels(data: TrainingData, item_profile: Matrix | None) -> Kernel:
-    """Row features whose inner products are the kernels: TF-IDF rows (to be squared), then whitened embeddings."""
-    texts: Kernel = [tfidf(data.texts, data.warm_items)] if any(data.texts) else []
-    return texts + _embedding_kernels([data.item_content, item_profile])
-
-
-def _embedding_kernels(sources: Sequence[Matrix | None]) -> Kernel:
-    rows: Kernel = []
-    for source in sources:
-        if source is None or not present(source).any():
-            continue
-        white = Whitening.fit(source, EMBEDDING_WIDTH).apply(source)
-        rows.append(np.where(present(source)[:, None], unit_length(white), 0).astype(np.float64))
-    return rows
-
-
-def _kernel(
-    sources: Kernel, rows: NDArray[np.int64], anchors: NDArray[np.int64], linear: bool = False
-) -> NDArray[np.float64]:
-    """(len(rows), len(anchors)): the positive part of the sources' cosines, squared, and with `linear` the cosines too."""
-    total = np.zeros((len(rows), len(anchors)))
-    for source in sources:
-        product = source[rows] @ source[anchors].T
-        dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
-        total += np.square(np.maximum(dense, 0))
-        if linear:
-            total += dense
-    return total
-
-
-def mapped(sources: Kernel, evidence: NDArray[np.int64], targets: Matrix, *, linear: bool = False) -> Matrix | None:
-    """What kernel ridge, learned on rows with evidence (n,), predicts for every row of targets (n, f); None without sources.
-
-    The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
-    """
-    if not sources or not (evidence > 0).any():
-        return None
-    anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
-    mean = targets[anchors].mean(axis=0, dtype=np.float64)
-    system = _kernel(sources, anchors, anchors, linear)
-    system[np.diag_indices_from(system)] += PENALTY
-    weights = np.linalg.solve(system, targets[anchors] - mean)
-    predicted = np.empty(targets.shape, dtype=np.float32)
-    for start in range(0, len(targets), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(targets)))
-        predicted[rows] = _kernel(sources, rows, anchors, linear) @ weights + mean
-    return predicted
 
 
 def _blend(own: Matrix, map_: Matrix | None, evidence: NDArray[np.int64], tau: float) -> Matrix:

@@ -1,7 +1,7 @@
 """The part of `Backbone` that the five networks share: fit a network on fused vectors, stop early, keep the best.
 
 A `select` fit validates before the first epoch and every few after, on warm and on cold items apart, and remembers the
-best epoch of each; it ends when neither has improved for a while. A `final` fit runs for chosen epochs and keeps the
+best epoch of each, for cold items together with the share that kernel ridge has in their place (`placing.py`); it ends when neither has improved for a while. A `final` fit runs for chosen epochs and keeps the
 vectors of each. Epoch 0 is a candidate like any other: there the biases speak, popularity for warm items and
 predicted popularity for cold ones, and what texts have in common.
 """
@@ -9,7 +9,7 @@ predicted popularity for cold ones, and what texts have in common.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
-from reclm.backbones.fusion import Fusion
+from reclm.backbones.fusion import Fusion, profiles_of
+from reclm.backbones.placing import SHARES, Placing, blended
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
@@ -54,6 +55,7 @@ class NeuralBackbone(Backbone):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
+        placing: Mapping[str, float] | None = None,
     ) -> dict[Setting, int]:
         train, runtime = self.settings.train, self.settings.runtime
         self.curve = []
@@ -62,11 +64,17 @@ class NeuralBackbone(Backbone):
             fusion = Fusion(data, variant, train.dim, self.settings.fusion, seed, network.sharpness)
             trainer = Trainer(network, fusion, data, train, device_of(runtime), seed)
             wanted = epoch_of_each_setting(train.epochs if epochs is None else epochs)
+            shares = {setting: (placing or {}).get(setting, 0.0) for setting in SETTINGS}
+            kernel = None
             if tasks and epochs is None:
-                chosen, kept = self._select(trainer, tasks)
+                kernel = _placing(data, variant, seed)
+                chosen, shares, kept = self._select(trainer, tasks, kernel)
             else:
                 chosen, kept = wanted, self._run(trainer, wanted)
-        self._keep(data, variant, seed, chosen, kept, fusion)
+        if any(shares.values()):
+            kernel = kernel or _placing(data, variant, seed)
+            kept = {s: (replace(v, items=kernel.placed(v.items, shares[s])), state) for s, (v, state) in kept.items()}
+        self._keep(data, variant, seed, chosen, shares, kept, fusion)
         return chosen
 
     def _run(self, trainer: Trainer, wanted: dict[Setting, int]) -> dict[Setting, Snapshot]:
@@ -82,33 +90,52 @@ class NeuralBackbone(Backbone):
         return kept
 
     def _select(
-        self, trainer: Trainer, tasks: Sequence[EvaluationTask]
-    ) -> tuple[dict[Setting, int], dict[Setting, Snapshot]]:
+        self, trainer: Trainer, tasks: Sequence[EvaluationTask], placing: Placing
+    ) -> tuple[dict[Setting, int], dict[Setting, float], dict[Setting, Snapshot]]:
         train = self.settings.train
         best: dict[Setting, tuple[float, int]] = {}
         kept: dict[Setting, Snapshot] = {}
+        shares: dict[int, float] = {}
+        questions = [_Question(task, placing) for task in tasks]
         for epoch in track(range(train.epochs + 1), f"{self.name}: epochs", train.epochs + 1):
             loss = trainer.epoch() if epoch else 0.0
             if epoch % train.validate_every and epoch != train.epochs:
                 continue
             snapshot = _snapshot(trainer)
-            for task in tasks:
-                value = self._validate(trainer.network, snapshot[0], task, epoch, loss)
-                if task.setting not in best or value > best[task.setting][0]:
-                    best[task.setting], kept[task.setting] = (value, epoch), snapshot
+            for question in questions:
+                setting = question.setting
+                value, share = self._validate(trainer.network, snapshot[0], question, epoch, loss)
+                if setting == "zero_shot":
+                    shares[epoch] = share
+                if setting not in best or value > best[setting][0]:
+                    best[setting], kept[setting] = (value, epoch), snapshot
             if all(epoch - at >= train.patience * train.validate_every for _, at in best.values()):
                 break
         latest = max(best, key=lambda setting: best[setting][1])
         chosen = {setting: best.get(setting, best[latest])[1] for setting in SETTINGS}
-        return chosen, {setting: kept.get(setting, kept[latest]) for setting in SETTINGS}
-
-    def _validate(self, network: Network, vectors: Vectors, task: EvaluationTask, epoch: int, loss: float) -> float:
-        metrics = recall_and_ndcg(
-            lambda users: self._product(network, vectors.users[users], vectors.items), task, self.validation_users
+        return (
+            chosen,
+            {setting: shares.get(epoch, 0.0) for setting, epoch in chosen.items()},
+            {setting: kept.get(setting, kept[latest]) for setting in SETTINGS},
         )
-        for metric, value in metrics.items():
-            self.curve.append({"epoch": epoch, "loss": loss, "setting": task.setting, "metric": metric, "value": value})
-        return sum(metrics.values())
+
+    def _validate(
+        self, network: Network, vectors: Vectors, question: _Question, epoch: int, loss: float
+    ) -> tuple[float, float]:
+        """(Recall@20 + NDCG@20, the share of the kernel with which cold items rank best), into the curve too."""
+        best, found = (-1.0, 0.0), {}
+        for share, items in question.candidates(vectors.items):
+            metrics = recall_and_ndcg(
+                lambda users, items=items: self._product(network, vectors.users[users], items),  # type: ignore[misc]
+                question.task,
+                self.validation_users,
+            )
+            if sum(metrics.values()) > best[0]:
+                best, found = (sum(metrics.values()), share), metrics
+        for metric, value in found.items():
+            row = {"epoch": epoch, "loss": loss, "setting": question.setting, "metric": metric, "value": value}
+            self.curve.append(row)
+        return best
 
     def _keep(
         self,
@@ -116,6 +143,7 @@ class NeuralBackbone(Backbone):
         variant: Variant,
         seed: int,
         chosen: dict[Setting, int],
+        shares: Mapping[Setting, float],
         kept: dict[Setting, Snapshot],
         fusion: Fusion,
     ) -> None:
@@ -129,7 +157,13 @@ class NeuralBackbone(Backbone):
                 vectors={setting: kept[setting][0] for setting in SETTINGS},
                 user_id_vectors=tables[0].astype(np.float32),
                 item_id_vectors=tables[1].astype(np.float32),
-                description={"variant": variant, "seed": seed, "epochs": chosen, "snapshot": data.snapshot},
+                description={
+                    "variant": variant,
+                    "seed": seed,
+                    "epochs": chosen,
+                    "placing": dict(shares),
+                    "snapshot": data.snapshot,
+                },
                 networks={f"{s}/{name}": value for s in SETTINGS for name, value in kept[s][1].items()},
             )
         )
@@ -151,6 +185,40 @@ class NeuralBackbone(Backbone):
     def _product(self, network: Network, users: Matrix, items: Matrix) -> Matrix:
         """Scores (b, n_items) of stored vectors; networks that score otherwise than by inner product override it."""
         return users @ items.T
+
+
+class _Question:
+    """A validation task over its candidates alone, and the cold ones among them."""
+
+    def __init__(self, task: EvaluationTask, placing: Placing) -> None:
+        columns = np.flatnonzero(task.candidates)
+        self.task = replace(
+            task,
+            truth=task.truth[:, columns],
+            mask=task.mask[:, columns],
+            candidates=np.ones(len(columns), dtype=np.bool_),
+        )
+        self.setting = task.setting
+        self._columns, self._map = columns, placing.map if task.setting == "zero_shot" else None
+        self._cold = np.flatnonzero(placing.cold[columns])
+        self._kernel = None if self._map is None else self._map.kernel(columns[self._cold]).astype(np.float32)
+
+    def candidates(self, items: Matrix) -> Iterator[tuple[float, Matrix]]:
+        """(share, vectors of the candidates), of final `items` (n_items, width), for each share worth asking about."""
+        mine = items[self._columns]
+        yield 0.0, mine
+        if self._map is None or not len(self._cold):
+            return
+        rows = self._columns[self._cold]
+        told = self._map.predict(items, rows, self._kernel)
+        for share in SHARES[1:]:
+            moved = mine.copy()
+            moved[self._cold] = blended(items[rows], told, share)
+            yield share, moved
+
+
+def _placing(data: TrainingData, variant: Variant, seed: int) -> Placing:
+    return Placing(data, profiles_of(data, variant, seed)[1])
 
 
 def _snapshot(trainer: Trainer) -> Snapshot:

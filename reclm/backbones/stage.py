@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KIND = "backbone"
 METRIC = "ndcg"  # at 20
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
-LAYOUT = 3
+LAYOUT = 4
 """What a finished model's folder and metrics hold; raised when that changes, so that older ones are trained again."""
 CURVE = pa.schema(
     [
@@ -173,7 +173,11 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
         epochs = selected.fit(data, variant, seed=seed, tasks=tasks)
         fitted = backbones.create(model, settings)
         fitted.fit(
-            snapshots.final, variant, seed=seed, epochs={str(setting): epoch for setting, epoch in epochs.items()}
+            snapshots.final,
+            variant,
+            seed=seed,
+            epochs={str(setting): epoch for setting, epoch in epochs.items()},
+            placing=selected.placing,
         )
         fitted.learn_to_fold_in(snapshots.final, seed)
         fitted.save(draft.path)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -133,7 +133,11 @@ class Learner(ew.Noisy):
     def __init__(self, model: str) -> None:
         self.model = model
 
-    def fit(self, data: Any, variant: str, *, seed: int, tasks: Any = (), epochs: Any = None) -> dict[str, int]:
+    placing: ClassVar[dict[str, float]] = {}
+
+    def fit(
+        self, data: Any, variant: str, *, seed: int, tasks: Any = (), epochs: Any = None, placing: Any = None
+    ) -> dict[str, int]:
         super().__init__(self.model, variant)
         rng = np.random.default_rng([seed, len(variant), int(np.nansum(data.user_profile or 0))])
         self.table = self.table + rng.standard_normal(self.table.shape).astype(np.float32) * 0.2

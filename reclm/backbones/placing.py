@@ -1,0 +1,126 @@
+"""Where a row belongs that has no evidence of its own, by kernel ridge regression from what is known of it (Saunders,
+Gammerman & Vovk, "Ridge regression learning algorithm in dual variables", ICML 1998) to the vectors of the rows that have
+some. The kernel is a sum, one a source: cosine² of the TF-IDF texts, cosine² of whitened text embeddings, cosine² of
+whitened profile embeddings; with `linear` the cosines as well.
+
+implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
+trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from reclm.backbones.features import Matrix, Whitening, landmarks, present, tfidf, unit_length
+from reclm.backbones.fusion import EMBEDDING_WIDTH
+from reclm.dataset import TrainingData
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of a cold item's vector the kernel may have; the rest is the tower's. What a share is worth, validation says:
+from nothing (ml-100k) to all (anime)."""
+PENALTY = 1.0
+MAX_LANDMARKS = 6000
+BLOCK = 4096
+
+Rows = NDArray[np.int64]
+Kernel = list[NDArray[np.float64] | sparse.csr_matrix]
+
+
+def item_kernels(data: TrainingData, item_profile: Matrix | None) -> Kernel:
+    """Row features whose inner products are the kernels: TF-IDF rows, then whitened embeddings; zeros where missing."""
+    texts: Kernel = [tfidf(data.texts, data.warm_items)] if any(data.texts) else []
+    return texts + embedding_kernels([data.item_content, item_profile])
+
+
+def embedding_kernels(sources: Sequence[Matrix | None]) -> Kernel:
+    """The same of embeddings (n, d) alone."""
+    rows: Kernel = []
+    for source in sources:
+        if source is None or not present(source).any():
+            continue
+        white = Whitening.fit(source, EMBEDDING_WIDTH).apply(source)
+        rows.append(np.where(present(source)[:, None], unit_length(white), 0).astype(np.float64))
+    return rows
+
+
+def silent(sources: Kernel) -> NDArray[np.bool_]:
+    """(n,) rows of which no source says anything."""
+    nothing = np.ones(sources[0].shape[0], dtype=np.bool_)
+    for source in sources:
+        nothing &= np.asarray(abs(source).sum(axis=1)).ravel() == 0
+    return nothing
+
+
+class KernelMap:
+    """Kernel ridge on the rows with `evidence` (n,), at most MAX_LANDMARKS of them; there must be a source and such a row."""
+
+    def __init__(self, sources: Kernel, evidence: NDArray[np.integer], *, linear: bool = False) -> None:
+        self.sources, self.linear = sources, linear
+        self.anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
+        system = self.kernel(self.anchors)
+        system[np.diag_indices_from(system)] += PENALTY
+        self._factors = linalg.lu_factor(system, overwrite_a=True, check_finite=False)
+
+    def kernel(self, rows: Rows) -> NDArray[np.float64]:
+        """(len(rows), anchors): the positive part of the sources' cosines, squared, and with `linear` the cosines too."""
+        total = np.zeros((len(rows), len(self.anchors)))
+        for source in self.sources:
+            product = source[rows] @ source[self.anchors].T
+            dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
+            total += np.square(np.maximum(dense, 0))
+            if self.linear:
+                total += dense
+        return total
+
+    def predict(self, targets: Matrix, rows: Rows, kernel: NDArray[np.floating] | None = None) -> Matrix:
+        """What the anchors' `targets` (n, f) say of `rows`: (len(rows), f). `kernel` is that of the rows, if it is at hand.
+
+        The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
+        """
+        mean = targets[self.anchors].mean(axis=0, dtype=np.float64)
+        weights = linalg.lu_solve(self._factors, targets[self.anchors] - mean, check_finite=False)
+        predicted = np.empty((len(rows), targets.shape[1]), dtype=np.float32)
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            predicted[block] = (self.kernel(rows[block]) if kernel is None else kernel[block]) @ weights + mean
+        return predicted
+
+
+def mapped(sources: Kernel, evidence: NDArray[np.integer], targets: Matrix, *, linear: bool = False) -> Matrix | None:
+    """What kernel ridge, learned on rows with evidence (n,), predicts for every row of targets (n, f); None without sources."""
+    if not sources or not (evidence > 0).any():
+        return None
+    return KernelMap(sources, evidence, linear=linear).predict(targets, np.arange(len(targets)))
+
+
+class Placing:
+    """Cold items of a network: `share` of the kernel's, the rest their tower's. `cold` (n_items,) are those that it can
+    place: nobody touched them, and something is known of them; none where no item is warm."""
+
+    def __init__(self, data: TrainingData, item_profile: Matrix | None) -> None:
+        self.cold, self.map = ~data.warm_items, None
+        sources = item_kernels(data, item_profile) if self.cold.any() and data.warm_items.any() else []
+        if sources:
+            self.cold &= ~silent(sources)
+            self.map = KernelMap(sources, data.warm_items.astype(np.int64), linear=True)
+        else:
+            self.cold = np.zeros_like(self.cold)
+
+    def placed(self, items: Matrix, share: float) -> Matrix:
+        """`items` (n_items, width) with every cold row moved by `share` to where the kernel puts it."""
+        rows = np.flatnonzero(self.cold)
+        if not share or self.map is None:
+            return items
+        moved = items.copy()
+        moved[rows] = blended(items[rows], self.map.predict(items, rows), share)
+        return moved
+
+
+def blended(own: Matrix, told: Matrix, share: float) -> Matrix:
+    """(1 - share)·own + share·told."""
+    mixed: Matrix = own + np.float32(share) * (told - own)
+    return mixed

@@ -1,0 +1,179 @@
+"""Where cold items are put: by their tower, by kernel ridge, or between the two, as validation says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+from unit import backbones_world as bw
+
+from reclm.backbones import create
+from reclm.backbones.base import Backbone
+from reclm.backbones.neural import _Question
+from reclm.backbones.placing import PENALTY, SHARES, KernelMap, Placing, blended, item_kernels, mapped, silent
+from reclm.backbones.validation import recall_and_ndcg
+from reclm.candidates import placed
+
+DATA = bw.toy_data()
+NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
+COLD = np.flatnonzero(bw.COLD)
+
+
+def selected(name: str = "biasmf", variant: Any = "augment", *flags: str) -> Backbone:
+    backbone = create(name, bw.toy_settings("train.epochs=4", *flags))
+    backbone.fit(DATA, variant, seed=1, tasks=bw.toy_tasks(DATA))
+    return backbone
+
+
+class TestKernelMap:
+    @pytest.mark.parametrize("linear", [False, True])
+    def test_is_ridge_regression_in_its_dual_form(self, linear: bool) -> None:
+        random = np.random.default_rng(0)
+        rows = random.standard_normal((12, 4))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        evidence, targets = np.arange(12) % 3, random.standard_normal((12, 2)).astype(np.float32)
+        known = evidence > 0
+        cosines = rows @ rows[known].T
+        kernel = np.maximum(cosines, 0) ** 2 + (cosines if linear else 0)
+        mean = targets[known].mean(axis=0)
+        dual = np.linalg.inv(kernel[known] + PENALTY * np.eye(known.sum())) @ (targets[known] - mean)
+        found = mapped([rows], evidence, targets, linear=linear)
+        np.testing.assert_allclose(found, kernel @ dual + mean, atol=1e-5)
+
+    def test_sources_add_up_and_a_kernel_at_hand_changes_nothing(self) -> None:
+        sources = item_kernels(DATA, DATA.item_profile)
+        assert len(sources) == 3
+        assert sparse.issparse(sources[0])
+        both = KernelMap(sources, (~bw.COLD).astype(int))
+        parts = [KernelMap([source], (~bw.COLD).astype(int)).kernel(COLD) for source in sources]
+        np.testing.assert_allclose(both.kernel(COLD), sum(parts))
+        targets = np.random.default_rng(1).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
+        np.testing.assert_allclose(
+            both.predict(targets, COLD, both.kernel(COLD).astype(np.float32)), both.predict(targets, COLD), atol=1e-5
+        )
+
+    def test_says_the_mean_where_nothing_is_known(self) -> None:
+        rows = np.eye(4)
+        rows[3] = 0
+        targets = np.arange(8, dtype=np.float32).reshape(4, 2)
+        found = mapped([rows], np.array([1, 1, 1, 0]), targets)
+        assert found is not None
+        np.testing.assert_allclose(found[3], targets[:3].mean(axis=0))
+        assert silent([rows]).tolist() == [False, False, False, True]
+
+
+class TestPlacing:
+    def test_moves_cold_items_by_its_share_and_no_others(self) -> None:
+        items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
+        placing = Placing(DATA, DATA.item_profile)
+        whole = placing.placed(items, 1.0)
+        np.testing.assert_array_equal(whole[~bw.COLD], items[~bw.COLD])
+        assert (np.abs(whole[bw.COLD] - items[bw.COLD]).max(axis=1) > 1e-3).all()
+        np.testing.assert_allclose(placing.placed(items, 0.25), blended(items, whole, 0.25), atol=1e-6)
+        assert placing.placed(items, 0.0) is items
+
+    def test_leaves_to_its_tower_what_nothing_is_known_of(self) -> None:
+        first = COLD[0]
+        texts = ["" if row == first else text for row, text in enumerate(DATA.texts)]
+        assert DATA.item_content is not None
+        content = DATA.item_content.copy()
+        content[first] = np.nan
+        placing = Placing(replace(DATA, texts=texts, item_content=content), None)
+        items = np.random.default_rng(3).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
+        np.testing.assert_array_equal(placing.placed(items, 1.0)[first], items[first])
+        assert not placing.cold[first]
+        assert placing.cold[COLD[1:]].all()
+
+    @pytest.mark.parametrize("empty", ["texts", "interactions"])
+    def test_needs_texts_and_warm_items(self, empty: str) -> None:
+        bare: dict[str, Any] = {"texts": [""] * bw.N_ITEMS, "item_content": None}
+        if empty == "interactions":
+            bare = {"interactions": sparse.csr_matrix(DATA.interactions.shape, dtype=np.float32)}
+        placing = Placing(replace(DATA, **bare), None)
+        items = np.ones((bw.N_ITEMS, 3), dtype=np.float32)
+        assert placing.map is None
+        assert not placing.cold.any()
+        assert placing.placed(items, 1.0) is items
+
+    def test_warm_items_are_asked_about_once_and_cold_ones_at_every_share(self) -> None:
+        placing = Placing(DATA, None)
+        items = np.random.default_rng(4).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
+        warm, cold = (_Question(task, placing) for task in bw.toy_tasks(DATA))
+        assert [share for share, _ in warm.candidates(items)] == [0.0]
+        offered = dict(cold.candidates(items))
+        assert tuple(offered) == SHARES
+        for share, rows in offered.items():
+            np.testing.assert_allclose(rows, placing.placed(items, share)[cold._columns], atol=1e-5)
+
+
+class TestSelection:
+    @pytest.mark.parametrize("name", NEURAL)
+    def test_what_was_measured_is_what_is_kept(self, name: str) -> None:
+        backbone = selected(name)
+        for task in bw.toy_tasks(DATA):
+            setting = task.setting
+            epoch = backbone.fitted.description["epochs"][setting]
+            told = {
+                row["metric"]: row["value"]
+                for row in backbone.curve
+                if (row["setting"], row["epoch"]) == (setting, epoch)
+            }
+            measured = recall_and_ndcg(lambda users, s=setting: backbone.score(users, s), task)  # type: ignore[misc]
+            assert measured == pytest.approx(told)
+
+    @pytest.mark.parametrize("name", ["biasmf", "lightgcn"])
+    def test_a_refit_as_chosen_gives_the_vectors_that_were_chosen(self, name: str) -> None:
+        chosen = selected(name)
+        again = create(name, bw.toy_settings("train.epochs=4"))
+        epochs = {str(setting): epoch for setting, epoch in chosen.fitted.description["epochs"].items()}
+        again.fit(DATA, "augment", seed=1, epochs=epochs, placing=chosen.placing)
+        assert again.placing == chosen.placing
+        for setting in ("full_shot", "zero_shot"):
+            np.testing.assert_allclose(
+                again.fitted.vectors[setting].items, chosen.fitted.vectors[setting].items, atol=1e-6
+            )
+
+    def test_takes_the_kernel_where_the_tower_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from reclm.backbones.fusion import Tower
+
+        monkeypatch.setattr(Tower, "forward", lambda self, rows: self.output.bias.expand(self._rows(rows), -1))
+        monkeypatch.setattr(
+            Tower, "_rows", lambda self, rows: len(self.features) if rows is None else len(rows), raising=False
+        )
+        backbone = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
+        assert backbone.placing["zero_shot"] > 0
+        task = bw.toy_tasks(DATA)[1]
+        assert recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), task)["ndcg"] > 0.9
+
+    def test_takes_none_of_it_where_the_kernel_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        random = np.random.default_rng(5)
+
+        def guess(self: KernelMap, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
+            return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 10
+
+        monkeypatch.setattr(KernelMap, "predict", guess)
+        assert selected("biasmf").placing["zero_shot"] == 0
+
+    def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
+        backbone = create("biasmf", bw.toy_settings("train.epochs=4"))
+        backbone.fit(DATA, "augment", seed=1, tasks=bw.toy_tasks(DATA)[:1])
+        assert backbone.placing == {"full_shot": 0.0, "zero_shot": 0.0}
+        assert create("als", bw.toy_settings()).fit(DATA, "base", seed=1)
+        als = create("als", bw.toy_settings())
+        als.fit(DATA, "base", seed=1, tasks=bw.toy_tasks(DATA))
+        assert als.placing == {}
+
+
+class TestItemsThatComeLater:
+    def test_go_where_cold_items_were_put_best(self) -> None:
+        backbone = create("biasmf", bw.toy_settings())
+        backbone.fit(DATA, "augment", seed=1, epochs=4, placing={"full_shot": 1.0, "zero_shot": 1.0})
+        sources = item_kernels(DATA, DATA.item_profile)
+        learned = backbone.fitted.vectors["full_shot"]
+        by_touch = mapped(sources, np.ones(bw.N_ITEMS, dtype=np.int64), learned.items, linear=True)
+        np.testing.assert_allclose(placed(backbone, DATA), by_touch, atol=1e-5)
+        backbone.fitted.description["placing"] = {"full_shot": 0.0}
+        assert not np.allclose(placed(backbone, DATA), by_touch, atol=1e-3)
