@@ -51,7 +51,8 @@ def silent(sources: Kernel) -> NDArray[np.bool_]:
     """(n,) rows of which no source says anything."""
     nothing = np.ones(sources[0].shape[0], dtype=np.bool_)
     for source in sources:
-        nothing &= np.asarray(abs(source).sum(axis=1)).ravel() == 0
+        filled = source.astype(bool) if sparse.issparse(source) else source != 0
+        nothing &= np.asarray(filled.sum(axis=1)).ravel() == 0
     return nothing
 
 
