@@ -376,8 +376,10 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
                 print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
         time.sleep(5)  # what wrk left unanswered would stand before the first questions
         bare = [sys.executable, "-c", BARE, str(peer)]
-        with process(bare, "", **quiet):
+        with process(bare, "", **quiet) as other:
             time.sleep(1)
+            if other.poll() is not None:
+                raise SystemExit(f"the bare server did not come up; is port {peer} taken?")
             ports = {"reclm serve": port, "a bare server": peer}
             in_rounds(ports, path, asked, arguments.rate, arguments.seconds, arguments.rounds)
         if arguments.soak:

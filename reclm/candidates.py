@@ -83,7 +83,7 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
     source = learned.items
     if learned.unseen is not None:
-        cold = fitted.known.getnnz(axis=0) == 0
+        cold = np.isnan(fitted.item_id_vectors).all(axis=1)  # when it was fitted; people may have been forgotten since
         source = blended(learned.unseen, learned.items, backbone.placing.get(SETTING, 0.0))
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]

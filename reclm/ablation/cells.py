@@ -63,12 +63,13 @@ def trained_by(settings: Settings) -> Settings:
 
 
 def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
-    from reclm.backbones.stage import NOT_PART_OF_A_MODEL
+    from reclm.backbones.stage import LAYOUT, NOT_PART_OF_A_MODEL
 
     trained = trained_by(settings)
     return content_hash(
         {
             **about,
+            "layout": LAYOUT,
             "train": trained.train.model_dump(mode="json", exclude=NOT_PART_OF_A_MODEL),
             "fusion": trained.fusion.model_dump(mode="json"),
             "embedding": trained.embedding.model,
@@ -125,7 +126,8 @@ def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Fini
         measured.write(_ranks(folder, cell, task), ranked[task.setting])
     seconds = round(time.monotonic() - began, 3)
     about = {"model": cell.model, "arm": cell.arm, "variant": cell.variant, "seed": cell.seed}
-    write_json(folder / f"{cell.name}.json", about | {"epochs": epochs, "seconds": seconds})
+    how = {"epochs": epochs, "placing": selected.placing, "seconds": seconds}
+    write_json(folder / f"{cell.name}.json", about | how)
     return Finished(cell, ranked, epochs, seconds)
 
 

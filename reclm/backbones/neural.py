@@ -67,7 +67,8 @@ class NeuralBackbone(Backbone):
             shares = {setting: (placing or {}).get(setting, 0.0) for setting in SETTINGS}
             kernel = None
             if tasks and epochs is None:
-                kernel = _placing(data, variant, seed)
+                if any(task.setting == "zero_shot" for task in tasks):
+                    kernel = _placing(data, variant, seed)
                 chosen, shares, kept = self._select(trainer, tasks, kernel)
             else:
                 chosen, kept = wanted, self._run(trainer, wanted)
@@ -90,7 +91,7 @@ class NeuralBackbone(Backbone):
         return kept
 
     def _select(
-        self, trainer: Trainer, tasks: Sequence[EvaluationTask], placing: Placing
+        self, trainer: Trainer, tasks: Sequence[EvaluationTask], placing: Placing | None
     ) -> tuple[dict[Setting, int], dict[Setting, float], dict[Setting, Snapshot]]:
         train = self.settings.train
         best: dict[Setting, tuple[float, int]] = {}
@@ -190,7 +191,7 @@ class NeuralBackbone(Backbone):
 class _Question:
     """A validation task over its candidates alone, and the cold ones among them."""
 
-    def __init__(self, task: EvaluationTask, placing: Placing) -> None:
+    def __init__(self, task: EvaluationTask, placing: Placing | None) -> None:
         columns = np.flatnonzero(task.candidates)
         self.task = replace(
             task,
@@ -199,9 +200,10 @@ class _Question:
             candidates=np.ones(len(columns), dtype=np.bool_),
         )
         self.setting = task.setting
-        self._columns, self._map = columns, placing.map if task.setting == "zero_shot" else None
-        self._cold = np.flatnonzero(placing.cold[columns])
-        self._kernel = None if self._map is None else self._map.kernel(columns[self._cold]).astype(np.float32)
+        self._columns = columns
+        self._map = None if placing is None or task.setting != "zero_shot" else placing.map
+        self._cold = np.flatnonzero(np.zeros(len(columns)) if placing is None else placing.cold[columns])
+        self._kernel = None if self._map is None else self._map.kept(columns[self._cold])
 
     def candidates(self, items: Matrix) -> Iterator[tuple[float, Matrix]]:
         """(share, vectors of the candidates), of final `items` (n_items, width), for each share worth asking about."""

@@ -10,6 +10,7 @@ trained with all the rest, and knows of the whole; the kernel knows of the neare
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,9 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 from nothing (ml-100k) to all (anime)."""
 PENALTY = 1.0
 MAX_LANDMARKS = 6000
-BLOCK = 4096
+BLOCK = 1024
+KEPT_CELLS = 100_000_000
+"""Largest kernel that is kept in memory, in float32, from one use to the next; a larger one is computed each time."""
 
 Rows = NDArray[np.int64]
 Kernel = list[NDArray[np.float64] | sparse.csr_matrix]
@@ -62,32 +65,41 @@ class KernelMap:
     def __init__(self, sources: Kernel, evidence: NDArray[np.integer], *, linear: bool = False) -> None:
         self.sources, self.linear = sources, linear
         self.anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
-        system = self.kernel(self.anchors)
+        system = self.kernel(self.anchors, np.float64)
         system[np.diag_indices_from(system)] += PENALTY
         self._factors = linalg.lu_factor(system, overwrite_a=True, check_finite=False)
 
-    def kernel(self, rows: Rows) -> NDArray[np.float64]:
+    def kernel(self, rows: Rows, dtype: type[np.floating]) -> NDArray[Any]:
         """(len(rows), anchors): the positive part of the sources' cosines, squared, and with `linear` the cosines too."""
-        total = np.zeros((len(rows), len(self.anchors)))
-        for source in self.sources:
-            product = source[rows] @ source[self.anchors].T
-            dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
-            total += np.square(np.maximum(dense, 0))
-            if self.linear:
-                total += dense
+        total = np.zeros((len(rows), len(self.anchors)), dtype)
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            for source in self.sources:
+                product = source[rows[block]] @ source[self.anchors].T
+                dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
+                total[block] += np.square(np.maximum(dense, 0))
+                if self.linear:
+                    total[block] += dense
         return total
 
-    def predict(self, targets: Matrix, rows: Rows, kernel: NDArray[np.floating] | None = None) -> Matrix:
-        """What the anchors' `targets` (n, f) say of `rows`: (len(rows), f). `kernel` is that of the rows, if it is at hand.
+    def kept(self, rows: Rows) -> Matrix | None:
+        """The kernel of `rows`, to be used again and again; None where it would not fit (KEPT_CELLS)."""
+        return self.kernel(rows, np.float32) if len(rows) * len(self.anchors) <= KEPT_CELLS else None
+
+    def predict(self, targets: Matrix, rows: Rows, kernel: Matrix | None = None) -> Matrix:
+        """What the anchors' `targets` (n, f) say of `rows`: (len(rows), f). `kernel` is what `kept` gave for them.
 
         The mean of the targets is taken off first, so that a row about which nothing is known gets the mean.
         """
         mean = targets[self.anchors].mean(axis=0, dtype=np.float64)
         weights = linalg.lu_solve(self._factors, targets[self.anchors] - mean, check_finite=False)
+        if kernel is not None:
+            found: Matrix = kernel @ weights.astype(np.float32) + mean.astype(np.float32)
+            return found
         predicted = np.empty((len(rows), targets.shape[1]), dtype=np.float32)
         for start in range(0, len(rows), BLOCK):
             block = slice(start, start + BLOCK)
-            predicted[block] = (self.kernel(rows[block]) if kernel is None else kernel[block]) @ weights + mean
+            predicted[block] = self.kernel(rows[block], np.float64) @ weights + mean
         return predicted
 
 

@@ -29,7 +29,8 @@ KIND = "backbone"
 METRIC = "ndcg"  # at 20
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 LAYOUT = 4
-"""What a finished model's folder and metrics hold; raised when that changes, so that older ones are trained again."""
+"""What a finished model's folder and metrics hold, and how it was made; raised when that changes, so that older ones are
+trained again."""
 CURVE = pa.schema(
     [
         ("model", pa.string()),
@@ -191,6 +192,7 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
             "validation": _validation(selected.curve, epochs),
             "validation_lists": on_validation.write(selected, data, tasks, draft.path),
             "epochs": epochs,
+            "placing": selected.placing,
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }
     return artifacts.version_of(KIND, parameters, parents)

@@ -88,6 +88,7 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.holder.watch()
         service.search.start()
+        gc.collect()
         gc.freeze()  # the application itself and what it imported: walking it would hold up tens of requests
         yield
         await service.holder.stop()

@@ -54,6 +54,13 @@ class TestNcfWithProfilesEndToEnd:
             assert len(answer["items"]) == 5
             assert answer["profile"].startswith("User identity: ")
 
+    def test_every_model_was_fitted_as_selection_placed_its_cold_items(self, shop: Path) -> None:
+        made = artifacts.all_of(Workspace(shop), "backbone")
+        kept = [read_json(one.path / "config.json")["placing"] for one in made]
+        assert kept == [one.metrics["placing"] for one in made]
+        assert all(set(one) == {"full_shot", "zero_shot"} for one in kept)
+        assert any(any(one.values()) for one in kept)
+
     def test_the_decision_that_made_it_champion_is_a_row_of_the_warehouse(self, shop: Path) -> None:
         pointer = read_json(Workspace(shop).champion)
         with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:

@@ -133,12 +133,14 @@ class Learner(ew.Noisy):
     def __init__(self, model: str) -> None:
         self.model = model
 
-    placing: ClassVar[dict[str, float]] = {}
+    placing: ClassVar[dict[str, float]] = {"full_shot": 0.25, "zero_shot": 0.75}
+    given: ClassVar[list[Any]] = []
 
     def fit(
         self, data: Any, variant: str, *, seed: int, tasks: Any = (), epochs: Any = None, placing: Any = None
     ) -> dict[str, int]:
         super().__init__(self.model, variant)
+        Learner.given.append(placing)
         rng = np.random.default_rng([seed, len(variant), int(np.nansum(data.user_profile or 0))])
         self.table = self.table + rng.standard_normal(self.table.shape).astype(np.float32) * 0.2
         Learner.made += 1
@@ -158,7 +160,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     monkeypatch.setattr(
         stage, "write_arm", lambda settings, arm: writers.Written(arm, {}, write_texts(made, arm.name, PROFILE.format))
     )
-    Learner.made = 0
+    Learner.made, Learner.given = 0, []
     return made
 
 
@@ -175,6 +177,7 @@ class TestAnAblation:
         }  # fmt: skip
         assert {row["setting"] for row in rows} == {"full_shot", "zero_shot"}
         assert Learner.made == 2 * 3 * 2  # two seeds, three columns, select and final
+        assert Learner.given == [None, Learner.placing] * 6
         better = [row for row in rows if row["variant"] == "augment" and row["metric"] == "ndcg"]
         assert all(row["diff_lo"] <= row["diff"] <= row["diff_hi"] and row["diff"] > 0 for row in better)
 

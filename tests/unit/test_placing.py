@@ -48,12 +48,23 @@ class TestKernelMap:
         assert len(sources) == 3
         assert sparse.issparse(sources[0])
         both = KernelMap(sources, (~bw.COLD).astype(int))
-        parts = [KernelMap([source], (~bw.COLD).astype(int)).kernel(COLD) for source in sources]
-        np.testing.assert_allclose(both.kernel(COLD), sum(parts))
+        parts = [KernelMap([source], (~bw.COLD).astype(int)).kernel(COLD, np.float64) for source in sources]
+        np.testing.assert_allclose(both.kernel(COLD, np.float64), sum(parts))
         targets = np.random.default_rng(1).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
-        np.testing.assert_allclose(
-            both.predict(targets, COLD, both.kernel(COLD).astype(np.float32)), both.predict(targets, COLD), atol=1e-5
-        )
+        np.testing.assert_allclose(both.predict(targets, COLD, both.kept(COLD)), both.predict(targets, COLD), atol=1e-5)
+
+    def test_a_kernel_in_blocks_is_the_same_and_one_too_large_is_not_kept(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = KernelMap(item_kernels(DATA, None), (~bw.COLD).astype(int), linear=True)
+        targets = np.random.default_rng(6).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
+        expected = whole.predict(targets, COLD)
+        monkeypatch.setattr("reclm.backbones.placing.BLOCK", 3)
+        parts = KernelMap(item_kernels(DATA, None), (~bw.COLD).astype(int), linear=True)
+        np.testing.assert_allclose(parts.predict(targets, COLD), expected, atol=1e-6)
+        monkeypatch.setattr("reclm.backbones.placing.KEPT_CELLS", 1)
+        assert parts.kept(COLD) is None
+        np.testing.assert_allclose(parts.predict(targets, COLD, parts.kept(COLD)), expected, atol=1e-6)
 
     def test_says_the_mean_where_nothing_is_known(self) -> None:
         rows = np.eye(4)
@@ -109,10 +120,28 @@ class TestPlacing:
             np.testing.assert_allclose(rows, placing.placed(items, share)[cold._columns], atol=1e-5)
 
 
-class TestSelection:
+@pytest.fixture
+def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has the whole say, whether or not the tower knows better."""
+    monkeypatch.setattr(_Question, "candidates", _last_alone)
+
+
+def _last_alone(
+    self: _Question, items: np.ndarray, every: Any = _Question.candidates
+) -> list[tuple[float, np.ndarray]]:
+    return list(every(self, items))[-1:]
+
+
+@pytest.mark.usefixtures("all_of_it")
+class TestWhatWasChosen:
     @pytest.mark.parametrize("name", NEURAL)
-    def test_what_was_measured_is_what_is_kept(self, name: str) -> None:
+    def test_and_measured_is_what_is_kept(self, name: str) -> None:
         backbone = selected(name)
+        assert backbone.placing == {"full_shot": 1.0, "zero_shot": 1.0}
+        vectors = backbone.fitted.vectors["zero_shot"].items
+        whole = mapped(item_kernels(DATA, DATA.item_profile), (~bw.COLD).astype(int), vectors, linear=True)
+        assert whole is not None
+        np.testing.assert_allclose(vectors[COLD], whole[COLD], atol=1e-4)
         for task in bw.toy_tasks(DATA):
             setting = task.setting
             epoch = backbone.fitted.description["epochs"][setting]
@@ -125,17 +154,19 @@ class TestSelection:
             assert measured == pytest.approx(told)
 
     @pytest.mark.parametrize("name", ["biasmf", "lightgcn"])
-    def test_a_refit_as_chosen_gives_the_vectors_that_were_chosen(self, name: str) -> None:
+    def test_a_refit_gives_the_same_vectors(self, name: str) -> None:
         chosen = selected(name)
         again = create(name, bw.toy_settings("train.epochs=4"))
         epochs = {str(setting): epoch for setting, epoch in chosen.fitted.description["epochs"].items()}
         again.fit(DATA, "augment", seed=1, epochs=epochs, placing=chosen.placing)
-        assert again.placing == chosen.placing
+        assert again.placing == chosen.placing == {"full_shot": 1.0, "zero_shot": 1.0}
         for setting in ("full_shot", "zero_shot"):
             np.testing.assert_allclose(
                 again.fitted.vectors[setting].items, chosen.fitted.vectors[setting].items, atol=1e-6
             )
 
+
+class TestSelection:
     def test_takes_the_kernel_where_the_tower_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from reclm.backbones.fusion import Tower
 
@@ -161,7 +192,6 @@ class TestSelection:
         backbone = create("biasmf", bw.toy_settings("train.epochs=4"))
         backbone.fit(DATA, "augment", seed=1, tasks=bw.toy_tasks(DATA)[:1])
         assert backbone.placing == {"full_shot": 0.0, "zero_shot": 0.0}
-        assert create("als", bw.toy_settings()).fit(DATA, "base", seed=1)
         als = create("als", bw.toy_settings())
         als.fit(DATA, "base", seed=1, tasks=bw.toy_tasks(DATA))
         assert als.placing == {}
