@@ -178,11 +178,19 @@ class Backbone(ABC):
     def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
         """Vectors (n, width) of people it was not fitted on, by their `histories` (n, n_items), positions in
         `fitted.item_ids`, and `profiles` (n, dim) where the variant uses them. Raises ModelError where it never learned to."""
-        fitted = self.fitted
-        if fitted.fold_in is None:
+        fold_in = self._learned_fold_in()
+        given = profiles if len(fold_in.centre) else None
+        return fold_in.vectors(self.fitted.vectors["full_shot"].items, histories, given)
+
+    def fold_in_one(self, history: NDArray[np.int64], profile: Matrix | None = None) -> Matrix:
+        """The same of one person, (width,), from positions in `fitted.item_ids` and a profile (dim,)."""
+        fold_in = self._learned_fold_in()
+        return fold_in.vector(self.fitted.vectors["full_shot"].items, history, profile if len(fold_in.centre) else None)
+
+    def _learned_fold_in(self) -> FoldIn:
+        if self.fitted.fold_in is None:
             raise ModelError(f"{self.name} has not learned to fold in; call learn_to_fold_in(data, seed) after fit")
-        given = profiles if len(fitted.fold_in.centre) else None
-        return fitted.fold_in.vectors(fitted.vectors["full_shot"].items, histories, given)
+        return self.fitted.fold_in
 
     def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

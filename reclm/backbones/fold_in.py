@@ -46,7 +46,17 @@ class FoldIn:
     def vectors(self, items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
         """Vectors (n, width) of people with `histories` (n, n_items), ones, over the final `items` (n_items, width), and `profiles`
         (n, dim), NaN = none; the last column is 1, as the users' of a backbone."""
-        rows = _features(items, histories, profiles, self.centre) @ self.weights
+        return self._of(_features(*_summed(items, histories), profiles, self.centre))
+
+    def vector(self, items: Matrix, history: NDArray[np.int64], profile: Matrix | None = None) -> Matrix:
+        """The same of one person, (width,), by the positions in their history and a profile (dim,): what a service asks."""
+        sums = items[history].sum(axis=0, keepdims=True, dtype=np.float32)
+        count = np.full((1, 1), len(history), dtype=np.float32)
+        vector: Matrix = self._of(_features(sums, count, None if profile is None else profile[None], self.centre))[0]
+        return vector
+
+    def _of(self, features: Matrix) -> Matrix:
+        rows = features @ self.weights
         return np.hstack([rows, np.ones((len(rows), 1), dtype=np.float32)]).astype(np.float32)
 
 
@@ -69,7 +79,7 @@ def learn(users: Matrix, items: Matrix, known: sparse.csr_matrix, profiles: Matr
         histories, targets = known[some].tocsr(), users[some, :-1]
         asked = (np.arange(start, start + len(some)) % HELD_OUT == 0).astype(int)
         for history, profile in _lessons(histories, None if profiles is None else profiles[some], random):
-            rows = _features(items, history, profile, centre).astype(np.float64)
+            rows = _features(*_summed(items, history), profile, centre).astype(np.float64)
             for part in (0, 1):
                 mine = asked == part
                 gram[part] += rows[mine].T @ rows[mine]
@@ -113,12 +123,11 @@ def _a_few(histories: sparse.csr_matrix, random: np.random.Generator) -> sparse.
     return sparse.csr_matrix(entries, shape=histories.shape)
 
 
-def _features(items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | None, centre: Matrix) -> Matrix:
-    """(n, features): the history as a whole, its items' mean and direction, and how the profile differs from the mean one."""
-    n = len(histories.indptr) - 1
-    count = np.diff(histories.indptr)[:, None].astype(np.float32)
+def _features(sums: Matrix, count: Matrix, profiles: Matrix | None, centre: Matrix) -> Matrix:
+    """(n, features), from the summed vectors of histories (n, width) and how many items each has (n, 1): the history as a
+    whole, its items' mean and direction, and how the profile differs from the mean one."""
+    n = len(sums)
     believed = count / (count + SHRINKAGE)
-    sums = _sums(items, histories)
     mean = sums / np.maximum(count, 1)
     length = np.linalg.norm(mean[:, :-1], axis=1, keepdims=True)
     direction = mean[:, :-1] / np.where(length > 0, length, 1)
@@ -137,9 +146,9 @@ def _features(items: Matrix, histories: sparse.csr_matrix, profiles: Matrix | No
     return np.hstack(parts).astype(np.float32)
 
 
-def _sums(items: Matrix, histories: sparse.csr_matrix) -> Matrix:
-    """(n, width): the summed vectors of each history's items. A history is short, the table of items is not."""
-    if len(histories.indptr) == 2:  # one person, as a service asks: without the cost of a sparse product
-        return items[histories.indices].sum(axis=0, keepdims=True, dtype=np.float32)
+def _summed(items: Matrix, histories: sparse.csr_matrix) -> tuple[Matrix, Matrix]:
+    """(n, width), (n, 1): the summed vectors of each history's items, and their number. A history is short, the table of
+    items is not."""
     used = np.unique(histories.indices)
-    return np.asarray(histories[:, used] @ np.ascontiguousarray(items[used]), dtype=np.float32)
+    sums = np.asarray(histories[:, used] @ np.ascontiguousarray(items[used]), dtype=np.float32)
+    return sums, np.diff(histories.indptr)[:, None].astype(np.float32)

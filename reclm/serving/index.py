@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from reclm import artifacts, champion
 from reclm.candidates import with_new_items
@@ -78,10 +77,7 @@ class Index:
 
     def folded_in(self, history: Positions, profile: Vector | None) -> Vector:
         """(width,) of somebody with this history and profile embedding."""
-        row = sparse.csr_matrix(
-            (np.ones(len(history), dtype=np.float32), history, [0, len(history)]), shape=(1, len(self.item_ids))
-        )
-        vector: Vector = self.backbone.fold_in(row, None if profile is None else profile[None])[0]
+        vector: Vector = self.backbone.fold_in_one(history, profile)
         return vector
 
     def best(

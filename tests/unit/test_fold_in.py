@@ -59,6 +59,15 @@ class TestSomebodyNew:
         both = fitted.fold_in(histories([0, 1], [10, 12]))
         np.testing.assert_allclose(fitted.fold_in(histories([10, 12]))[0], both[1], rtol=1e-5, atol=1e-6)
 
+    def test_one_person_alone_gets_the_same_place(self, fitted: Backbone) -> None:
+        profiles = bw.toy_data().user_profile
+        assert profiles is not None
+        for items in ([0, 1], [10], []):
+            for profile in (None, profiles[0]):
+                given = None if profile is None else profile[None]
+                alone = fitted.fold_in_one(np.array(items, dtype=np.int64), profile)
+                np.testing.assert_allclose(alone, fitted.fold_in(histories(items), given)[0], rtol=1e-5, atol=1e-6)
+
     def test_has_it_still_after_saving_and_loading(self, fitted: Backbone, tmp_path: Path) -> None:
         fitted.save(tmp_path)
         seen = histories([3, 5])
