@@ -3,9 +3,9 @@
 Makes a shop of drawn vectors (100,000 users, 50,000 items, 64 numbers each; every user with a profile embedding of 384), starts
 a Redis server and `reclm serve`, and asks by three mixes: `warm` users the model was fitted on, `sparse` ones known by a profile
 who bring two items along, `cold` ones of whom only three items are given. First as fast as 1 to 64 connections go (wrk), then at
-a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory. Beside each steady
-run stands one against a bare server that works two milliseconds and answers: what of the latency is the machine's own, and the share of time
-that the host of a virtual machine took away.
+a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory. Beside each
+steady run stands one against a server that does next to nothing (`bare_server.py`), and the share of time that the host of a
+virtual machine took away: what of a latency is the machine's own.
 
     python benchmarks/serving.py --workspace FOLDER            # kept: the next run finds the shop made
     python benchmarks/serving.py --workspace FOLDER --soak 600
@@ -228,29 +228,6 @@ async def steadily(
     return {"rate": rate, "requests": len(took), "p50_ms": p50, "p99_ms": p99, "p99.9_ms": p999, "errors": bad}
 
 
-BARE_SECONDS = 0.002
-BARE = f"""
-import asyncio, sys, time
-
-async def talk(reader, writer):
-    try:
-        while True:
-            head = await reader.readuntil(b"\\r\\n\\r\\n")
-            await reader.readexactly(int(head.rsplit(b"content-length: ", 1)[1]))
-            until = time.perf_counter() + {BARE_SECONDS}
-            while time.perf_counter() < until:
-                pass
-            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2000\\r\\n\\r\\n" + b" " * 2000)
-    except (OSError, asyncio.IncompleteReadError):
-        writer.close()
-
-async def main():
-    await (await asyncio.start_server(talk, "127.0.0.1", int(sys.argv[1]))).serve_forever()
-
-asyncio.run(main())
-"""
-
-
 def stolen() -> tuple[int, int]:
     """(time that the host took from this machine, all time), in ticks since it started."""
     ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
@@ -300,7 +277,7 @@ def process(words: list[str], ready: str, **more: Any) -> Iterator[subprocess.Po
                 time.sleep(0.2)
         yield server
     finally:
-        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, signal.SIGTERM)
         try:
             server.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -375,11 +352,8 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
                 result = by_wrk(url, path, questions, connections, arguments.seconds, root)
                 print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
         time.sleep(5)  # what wrk left unanswered would stand before the first questions
-        bare = [sys.executable, "-c", BARE, str(peer)]
-        with process(bare, "", **quiet) as other:
-            time.sleep(1)
-            if other.poll() is not None:
-                raise SystemExit(f"the bare server did not come up; is port {peer} taken?")
+        bare = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(peer)]
+        with process(bare, f"http://127.0.0.1:{peer}/", **quiet):
             ports = {"reclm serve": port, "a bare server": peer}
             in_rounds(ports, path, asked, arguments.rate, arguments.seconds, arguments.rounds)
         if arguments.soak:

@@ -1,9 +1,10 @@
 """The part of `Backbone` that the five networks share: fit a network on fused vectors, stop early, keep the best.
 
 A `select` fit validates before the first epoch and every few after, on warm and on cold items apart, and remembers the
-best epoch of each, for cold items together with the share that kernel ridge has in their place (`placing.py`); it ends when neither has improved for a while. A `final` fit runs for chosen epochs and keeps the
-vectors of each. Epoch 0 is a candidate like any other: there the biases speak, popularity for warm items and
-predicted popularity for cold ones, and what texts have in common.
+best epoch of each, for cold items together with the share that kernel ridge has in their place (`placing.py`); it ends
+when neither has improved for a while. A `final` fit runs for chosen epochs and keeps the vectors of each. Epoch 0 is a
+candidate like any other: there the biases speak, popularity for warm items and predicted popularity for cold ones, and
+what texts have in common.
 """
 
 from __future__ import annotations

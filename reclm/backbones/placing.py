@@ -1,7 +1,8 @@
 """Where a row belongs that has no evidence of its own, by kernel ridge regression from what is known of it (Saunders,
 Gammerman & Vovk, "Ridge regression learning algorithm in dual variables", ICML 1998) to the vectors of the rows that have
 some. The kernel is a sum, one a source: cosine² of the TF-IDF texts, cosine² of whitened text embeddings, cosine² of
-whitened profile embeddings; with `linear` the cosines as well.
+whitened profile embeddings; with `linear` the cosines as well (better for networks and on dense logs, worse for implicit's
+models on sparse ones, by Recall@20 of cold items on validation).
 
 implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
 trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two.
