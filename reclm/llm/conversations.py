@@ -144,7 +144,7 @@ def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Messa
 
 
 def first_prompts(
-    dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int]
+    dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, masking: bool = True
 ) -> list[list[Message]]:
-    """Turn 1 of each dialogue, within its budget."""
-    return [fitted(dialogue.facts, shape, count)[0] for dialogue in dialogues]
+    """Turn 1 of each dialogue, within its budget; without `masking` it shows the withheld item too, as when profiles are served."""
+    return [fitted(dialogue.facts if masking else dialogue.unmasked, shape, count)[0] for dialogue in dialogues]

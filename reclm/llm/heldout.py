@@ -1,7 +1,9 @@
 """What a language model does for users and items it never saw: held-out dialogues come in, rows of metrics go out.
 
-Strictness of form alone means nothing (a model that says the same of everybody is well formed), so that every similarity
-stands beside the one to somebody else. Each metric is the mean of one number per entity, with its standard error.
+A profile is asked for as it is served, with the whole history, for of that the teacher wrote; before turn 2 the withheld
+item is masked, and the model answers anew. Strictness of form alone means nothing (a model that says the same of everybody
+is well formed), so that every similarity stands beside the one to somebody else. Each metric is the mean of one number per
+entity, with its standard error.
 
     format                      share of answers that parse.
     own_similarity              cosine of the answer and the entity's own teacher profile, by the sentence encoder.
@@ -14,8 +16,9 @@ stands beside the one to somebody else. Each metric is the mean of one number pe
     copy_neighbour, copy_neighbour_minus_other
                                 own_similarity and own_minus_other of copying the teacher profile of the nearest neighbour
                                 that is learned from; what the teacher says of the held-out is nobody's to copy.
-    turn2_accuracy, turn2_auc   of P(Yes) after the model's own profile. With a suffix, of a baseline: always_yes;
-                                popularity and itemknn, at the threshold that is best on the train dialogues.
+    turn2_accuracy, turn2_auc   of P(Yes) after the model's own profile of the masked history. With a suffix, of a
+                                baseline: always_yes; popularity and itemknn, at the threshold that is best on the train
+                                dialogues.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ def measure(
 ) -> list[Row]:
     """Every metric of a model, per kind, on `tune.held_out_sample` held-out entities of each.
 
-    `answers` (dialogue_id: profile) spares the model the writing, for those that another engine has written.
+    `answers` (dialogue_id: profile) spares the model the writing of either profile, for those that another engine has written.
     """
     embed = embedder(settings) if embed is None else embed
     shape, batch = shape_of(settings), settings.profiles.batch_size
@@ -90,27 +93,47 @@ def measure(
         chosen = sample(dialogues, teacher, kind, settings.tune.held_out_sample, settings.seed)
         if len(chosen) < 2:
             continue
-        prompts = first_prompts(chosen, shape, token_counter(tokenizer))
+        count = token_counter(tokenizer)
+        served, masked = (first_prompts(chosen, shape, count, masking=masking) for masking in (False, True))
         if answers is None:
-            texts = write_answers(settings, model, tokenizer, prompts, structured=True)
-            alone = write_answers(settings, model, tokenizer, prompts, structured=False)
+            wanted = served + masked if settings.tune.turns == "two" else served
+            written = _answers_of_each(settings, model, tokenizer, wanted)
+            texts, before_question = written[: len(chosen)], written[len(chosen) :]
+            alone = write_answers(settings, model, tokenizer, served, structured=False)
             rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
         else:
-            texts = [answers[dialogue.dialogue_id] for dialogue in chosen]
+            texts = before_question = [answers[dialogue.dialogue_id] for dialogue in chosen]
         rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
-        rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in prompts]))
+        rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in served]))
         if settings.tune.turns == "two":
             asking = [row for row, dialogue in enumerate(chosen) if dialogue.asks]
             if len(asking) < 2:
                 continue
             asked: list[list[Message]] = [
-                [*prompts[row], {"role": "assistant", "content": texts[row]}, question(chosen[row], shape.style)]
+                [
+                    *masked[row],
+                    {"role": "assistant", "content": before_question[row]},
+                    question(chosen[row], shape.style),
+                ]
                 for row in asking
             ]
             probabilities = yes_probabilities(model, tokenizer, asked, batch)
             known = [d for d in dialogues if d.fold == "train" and d.asks]
             rows += turn_two_rows(kind, [chosen[row] for row in asking], probabilities, known)
     return rows
+
+
+def _answers_of_each(
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+) -> list[str]:
+    """The structured answer to each prompt, in order; equal prompts are answered once."""
+    distinct = {str(prompt): prompt for prompt in prompts}
+    written = write_answers(settings, model, tokenizer, list(distinct.values()), structured=True)
+    answer_to = dict(zip(distinct, written, strict=True))
+    return [answer_to[str(prompt)] for prompt in prompts]
 
 
 def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, limit: int, seed: int) -> list[Dialogue]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from reclm.llm import base, heldout
-from reclm.llm.conversations import question
+from reclm.llm.conversations import first_prompts, question
 from reclm.llm.prompts import Message, answer, profile_request
 from reclm.llm.templates import encode
 from reclm.settings import Settings, load
@@ -225,3 +225,42 @@ class TestMeasure:
         model, tokenizer = base.load_model(folder, settings), base.load_tokenizer(folder)
         rows = heldout.measure(settings, dialogues(), teacher(), model, tokenizer)
         assert not [row for row in rows if row["metric"].startswith("turn2")]
+
+    @pytest.mark.parametrize("turns", ["two", "one"])
+    def test_profiles_are_asked_for_as_served_and_again_without_what_turn_two_asks_about(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: str
+    ) -> None:
+        folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns=turns)
+        asked, questions = [], []
+
+        def write(*given: object, structured: bool) -> list[str]:
+            prompts = [prompt[-1]["content"] for prompt in given[3]]  # type: ignore[attr-defined]
+            asked.append((structured, prompts))
+            return [f"User identity: of {prompt}; User interests: x" for prompt in prompts]
+
+        def probabilities(*given: object) -> NDArray[np.float64]:
+            questions.extend(given[2])  # type: ignore[arg-type]
+            return np.linspace(0, 1, len(given[2]))  # type: ignore[arg-type]
+
+        monkeypatch.setattr(heldout, "write_answers", write)
+        monkeypatch.setattr(heldout, "yes_probabilities", probabilities)
+        found = heldout.measure(settings, dialogues(), teacher(), None, base.load_tokenizer(folder), embed=axes)  # type: ignore[arg-type]
+        shape = base.shape_of(settings)
+        whole, masked = (
+            [first_prompts([d], shape, lambda _: 0, masking=m)[0][-1]["content"] for d in USERS] for m in (False, True)
+        )
+        assert whole != masked
+        two = turns == "two"
+        assert asked[0] == (True, list(dict.fromkeys(whole + masked * two)))
+        assert asked[1] == (False, whole)
+        assert values([r for r in found if r["kind"] == "user"])["prompt_distinct"] == pytest.approx(
+            len(set(whole)) / len(whole)
+        )
+        users = [messages for messages in questions if messages[0]["content"] in masked]
+        assert [messages[0]["content"] for messages in users] == masked * two
+        assert all(f"of {messages[0]['content']};" in messages[1]["content"] for messages in users)
+
+
+def axes(texts: Sequence[str]) -> NDArray[np.float32]:
+    """A vector for each text; which, does not matter."""
+    return np.array([np.eye(64)[len(text) % 64] for text in texts], dtype=np.float32)
