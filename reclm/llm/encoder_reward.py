@@ -15,6 +15,9 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.pairs import Pair, says_the_same
-from reclm.llm.prompts import Message
+from reclm.llm.prompts import Kind, Message
 from reclm.llm.reading import Phrases, Reading, Splitter, informed, read_phrases, read_request
 from reclm.profiles import grammar
 from reclm.profiles.embed import Encoder, embed_texts, load_encoder, model_name
@@ -43,6 +46,8 @@ HEAD_FILE, CONFIG_FILE = "head.safetensors", "config.json"
 BUCKETS = 512
 REMEMBERED = 40_000
 AT_ONCE = 256
+SAMPLE = 1000
+"""Pairs that the head's starting point and scales are taken from."""
 STOPPING_SHARE = 0.1
 PATIENCE = 3
 MIN_STEPS = 400
@@ -54,7 +59,7 @@ SPACE_RATE = 0.2
 
 
 class Memory:
-    """Vectors and words of texts, the latest REMEMBERED of them kept."""
+    """Vectors and words of texts, the latest REMEMBERED of them kept. Many at once are embedded faster than a few at a time."""
 
     def __init__(self, encoder: Encoder, batch_size: int) -> None:
         self._encoder, self._batch_size = encoder, batch_size
@@ -62,15 +67,19 @@ class Memory:
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(n, dim) unit vectors, and (n, BUCKETS) with 1 where a word of the text falls."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        vectors = embed_texts(self._encoder, new, self._batch_size)
-        self._known.update((text, (vector, _words(text))) for text, vector in zip(new, vectors, strict=True))
+        self.learn(texts)
         for text in texts:
             self._known.move_to_end(text)
         found = [self._known[text] for text in texts]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return np.stack([vector for vector, _ in found]), np.stack([words for _, words in found])
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Embeds those of `texts` that are new."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        vectors = embed_texts(self._encoder, new, self._batch_size)
+        self._known.update((text, (vector, _words(text))) for text, vector in zip(new, vectors, strict=True))
 
 
 def _words(text: str) -> NDArray[np.float32]:
@@ -159,10 +168,16 @@ def answers_of(profiles: Sequence[str], memory: Memory) -> Answers:
 
     from reclm.llm.encoder_head import Answers
 
-    phrases = [read_phrases(profile) for profile in profiles]
-    form = [_form(profile, said) for profile, said in zip(profiles, phrases, strict=True)]
+    phrases, form = zip(*map(_understood, profiles), strict=True)
     identity = _side([said.identity for said in phrases], memory)
     return Answers(identity, _side([said.interests for said in phrases], memory), torch.tensor(form))
+
+
+@lru_cache(REMEMBERED)
+def _understood(profile: str) -> tuple[Phrases, tuple[float, ...]]:
+    """The phrases of a profile, and its form."""
+    said = read_phrases(profile)
+    return said, tuple(_form(profile, said))
 
 
 def _side(texts: Sequence[Sequence[str]], memory: Memory) -> Side:
@@ -248,35 +263,58 @@ def train_encoder_reward(
 
     from reclm.llm.encoder_head import Head
 
-    learned, aside = _set_aside([pair for pair in pairs if pair.fold == "train"], settings.seed)
+    learned, aside = (
+        [_lesson(pair) for pair in part]
+        for part in _set_aside([pair for pair in pairs if pair.fold == "train"], settings.seed)
+    )
     if len(learned) < 2 or not aside:
         raise ModelError(
             f"{len(pairs)} reward pairs are too few to learn from; see that the teacher wrote of train users"
         )
     memory = _memory(settings, encoder)
+    memory.learn(islice(dict.fromkeys(text for lesson in (*aside, *learned) for text in _texts(lesson)), REMEMBERED))
     generator = np.random.default_rng(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        sample = [learned[row] for row in generator.permutation(len(learned))[:1000].tolist()]
-        vectors = memory(sorted({text for pair in sample for text in _texts(pair)}))[0]
+        sample = [learned[row] for row in generator.permutation(len(learned))[:SAMPLE].tolist()]
+        vectors = memory(sorted({text for lesson in sample for text in _texts(lesson)}))[0]
         head = Head(vectors.shape[1])
     head.start_from(vectors)
     _standardise(head, sample, memory)
     curve = _fit(head, learned, aside, memory, settings, generator)
     reward = EncoderReward(head, memory, model_name(settings.embedding))
-    scores = np.concatenate([_scores(reward, aside, "chosen"), _scores(reward, aside, "rejected")])
+    readings = [lesson.reading for lesson in aside]
+    scores = np.concatenate(
+        [
+            reward.score_readings(readings, [getattr(lesson, side) for lesson in aside])
+            for side in ("chosen", "rejected")
+        ]
+    )
     head.shift.fill_(float(scores.mean()))
     head.scale.fill_(max(1e-3, float(scores.std())))
     return reward, curve
 
 
-def _reading(pair: Pair) -> Reading:
-    return informed(read_request(pair.messages), pair.known)
+@dataclass(frozen=True)
+class _Lesson:
+    """A pair, read: what the request says, both answers, and what the chosen one says if it is well formed."""
+
+    kind: Kind
+    reading: Reading
+    chosen: str
+    rejected: str
+    said: grammar.Profile | None
 
 
-def _texts(pair: Pair) -> Iterable[str]:
-    reading, said = _reading(pair), read_phrases(pair.chosen)
-    return (*reading.own, *reading.around, *said.identity, *said.interests)
+def _lesson(pair: Pair) -> _Lesson:
+    reading = informed(read_request(pair.messages), pair.known)
+    return _Lesson(pair.kind, reading, pair.chosen, pair.rejected, grammar.parse(pair.chosen).profile)
+
+
+def _texts(lesson: _Lesson) -> Iterable[str]:
+    said, other = read_phrases(lesson.chosen), read_phrases(lesson.rejected)
+    asked = (*lesson.reading.own, *lesson.reading.around)
+    return (*asked, *said.identity, *said.interests, *other.identity, *other.interests)
 
 
 def _set_aside(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -289,13 +327,13 @@ def _set_aside(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]
     return parts
 
 
-def _standardise(head: Head, pairs: Sequence[Pair], memory: Memory) -> None:
+def _standardise(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> None:
     import torch
 
-    asked = requests_of([_reading(pair) for pair in pairs], memory)
+    asked = requests_of([lesson.reading for lesson in lessons], memory)
     with torch.no_grad():
         parts = [
-            head.features(asked, answers_of([getattr(pair, side) for pair in pairs], memory), paired=True)
+            head.features(asked, answers_of([getattr(lesson, side) for lesson in lessons], memory), paired=True)
             for side in ("chosen", "rejected")
         ]
     head.standardise(torch.cat(parts))
@@ -303,8 +341,8 @@ def _standardise(head: Head, pairs: Sequence[Pair], memory: Memory) -> None:
 
 def _fit(
     head: Head,
-    learned: Sequence[Pair],
-    aside: Sequence[Pair],
+    learned: Sequence[_Lesson],
+    aside: Sequence[_Lesson],
     memory: Memory,
     settings: Settings,
     generator: np.random.Generator,
@@ -338,7 +376,7 @@ def _fit(
         if step % every and step != steps:
             continue
         with torch.no_grad():
-            looked = float(np.mean([float(_loss(head, part, memory, contrast=0)) for part in _batches(aside, size)]))
+            looked = sum(float(_misjudged(head, part, memory)) * len(part) for part in _batches(aside)) / len(aside)
         curve.append({"step": step, "metric": "loss", "value": float(np.mean(running))})
         curve.append({"step": step, "metric": "validation_loss", "value": looked})
         running = []
@@ -351,34 +389,41 @@ def _fit(
     return curve
 
 
-def _batches(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
-    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+def _batches(lessons: Sequence[_Lesson]) -> list[Sequence[_Lesson]]:
+    return [lessons[start : start + AT_ONCE] for start in range(0, len(lessons), AT_ONCE)]
 
 
-def _loss(head: Head, pairs: Sequence[Pair], memory: Memory, contrast: float = CONTRAST) -> torch.Tensor:
+def _loss(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> torch.Tensor:
     """Bradley-Terry on the pairs, and the own profile against all other entities' of the batch that say something else."""
     import torch
     from torch.nn import functional
 
-    asked = requests_of([_reading(pair) for pair in pairs], memory)
-    chosen = head(asked, answers_of([pair.chosen for pair in pairs], memory), paired=False)
-    rejected = head(asked, answers_of([pair.rejected for pair in pairs], memory), paired=True)
-    own = chosen.diagonal()
-    others = chosen.masked_fill(torch.from_numpy(_alike(pairs)), -torch.inf)
-    rows = torch.arange(len(pairs))
-    return -functional.logsigmoid(own - rejected).mean() + contrast * functional.cross_entropy(others, rows)
+    asked = requests_of([lesson.reading for lesson in lessons], memory)
+    chosen = head(asked, answers_of([lesson.chosen for lesson in lessons], memory), paired=False)
+    rejected = head(asked, answers_of([lesson.rejected for lesson in lessons], memory), paired=True)
+    others = chosen.masked_fill(torch.from_numpy(_alike(lessons)), -torch.inf)
+    contrast = functional.cross_entropy(others, torch.arange(len(lessons)))
+    return _bradley_terry(chosen.diagonal(), rejected) + CONTRAST * contrast
 
 
-def _alike(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+def _misjudged(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> torch.Tensor:
+    """Bradley-Terry on the pairs alone."""
+    asked = requests_of([lesson.reading for lesson in lessons], memory)
+    answers = ([lesson.chosen for lesson in lessons], [lesson.rejected for lesson in lessons])
+    return _bradley_terry(*(head(asked, answers_of(side, memory), paired=True) for side in answers))
+
+
+def _bradley_terry(better: torch.Tensor, worse: torch.Tensor) -> torch.Tensor:
+    from torch.nn import functional
+
+    return -functional.logsigmoid(better - worse).mean()
+
+
+def _alike(lessons: Sequence[_Lesson]) -> NDArray[np.bool_]:
     """(n, n) True where another entity's chosen profile is no negative: it says the same, or is of the other kind."""
-    profiles = [grammar.parse(pair.chosen).profile for pair in pairs]
-    alike = np.zeros((len(pairs), len(pairs)), dtype=bool)
-    for row, one in enumerate(profiles):
-        for column, other in enumerate(profiles[:row]):
-            same = one is None or other is None or says_the_same(one, other)
-            alike[row, column] = alike[column, row] = same or pairs[row].kind != pairs[column].kind
+    alike = np.zeros((len(lessons), len(lessons)), dtype=bool)
+    for row, one in enumerate(lessons):
+        for column, other in enumerate(lessons[:row]):
+            same = one.said is None or other.said is None or says_the_same(one.said, other.said)
+            alike[row, column] = alike[column, row] = same or one.kind != other.kind
     return alike
-
-
-def _scores(reward: EncoderReward, pairs: Sequence[Pair], side: str) -> NDArray[np.float32]:
-    return reward.score_readings([_reading(pair) for pair in pairs], [getattr(pair, side) for pair in pairs])
