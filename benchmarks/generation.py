@@ -1,6 +1,7 @@
-"""How fast profiles are written: one prompt at a time, in batches by transformers, and by vLLM, on one model folder.
+"""How fast profiles are written, on one model folder: by transformers one prompt at a time, in batches one after another
+and in several batches at once (as reclm does with a small model), and by vLLM.
 
-Prompts are those of a made-up log, each of its own words. Prints one JSON object an engine, then the ratios.
+Prompts are those of a made-up log, each of its own words. Prints one JSON object a run, then the ratios.
 
     python benchmarks/generation.py --model FOLDER --prompts 1024 --threads 2
 """
@@ -49,11 +50,15 @@ def made_up(n: int, items: int, seed: int) -> list[list[dict[str, str]]]:
     return [profile_request(one, "compact") for one in facts]  # type: ignore[misc]
 
 
-def measure(engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int) -> dict:
-    """Profiles and tokens a second, after one prompt to warm up."""
+def measure(
+    engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int, at_once: int
+) -> dict:
+    """Profiles and tokens a second, after one prompt to warm up; `at_once` batches together at most, by transformers."""
+    from reclm.llm.generate import transformers
     from reclm.llm.generate.engine import open_engine
     from reclm.settings import Settings
 
+    transformers.AT_ONCE = at_once
     settings = Settings(profiles={"engine": engine_name, "batch_size": batch})
     how = {"temperature": 0.0, "seed": 1, "max_tokens": tokens, "structured": False}
     with open_engine(settings, model) as engine:
@@ -93,25 +98,22 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     prompts = made_up(arguments.prompts, arguments.items, seed=1)
     runs = {
-        "alone": ("transformers", prompts[: arguments.alone], 1),
-        "batched": ("transformers", prompts, arguments.batch),
-        **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch)}),
+        "alone": ("transformers", prompts[: arguments.alone], 1, 1),
+        "batched": ("transformers", prompts, arguments.batch, 1),
+        "at_once": ("transformers", prompts, arguments.batch, arguments.threads),
+        **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch, 1)}),
     }
     speeds = {}
-    for name, (engine, asked, batch) in runs.items():
-        result = measure(engine, arguments.model, asked, batch, arguments.tokens)
+    for name, (engine, asked, batch, at_once) in runs.items():
+        result = measure(engine, arguments.model, asked, batch, arguments.tokens, at_once)
         speeds[name] = result["profiles_per_second"]
         print(json.dumps({"run": name, **result}), flush=True)
-    fastest = speeds.get("vllm", speeds["batched"])
-    print(
-        json.dumps(
-            {
-                "batched_to_alone": round(speeds["batched"] / speeds["alone"], 2),
-                "fastest_to_alone": round(fastest / speeds["alone"], 2),
-                **({} if arguments.without_vllm else {"vllm_to_batched": round(speeds["vllm"] / speeds["batched"], 2)}),
-            }
-        )
-    )
+    ratios = {
+        f"{name}_to_alone": round(speed / speeds["alone"], 2) for name, speed in speeds.items() if name != "alone"
+    }
+    if "vllm" in speeds:
+        ratios |= {f"vllm_to_{name}": round(speeds["vllm"] / speeds[name], 2) for name in ("batched", "at_once")}
+    print(json.dumps(ratios))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Generation: what is asked is answered once, survives a kill, and does not depend on how it was batched."""
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ from stub_engine import GOOD, Killed, Stub
 
 from reclm.errors import ModelError
 from reclm.llm.base import load_tokenizer
-from reclm.llm.generate import write
+from reclm.llm.generate import transformers, write
 from reclm.llm.generate.decoding import NoPhraseTwice
 from reclm.llm.generate.engine import Answer, open_engine
 from reclm.llm.generate.transformers import TransformersEngine
@@ -150,6 +152,36 @@ class TestTransformers:
         )
         assert together == alone
         assert sum(one != another for one, another in zip(together, other, strict=True)) > len(PROMPTS) / 2
+
+    @pytest.mark.parametrize(("threads", "small", "at_once"), [(3, 50_000_000, 3), (1, 50_000_000, 1), (3, 10, 1)])
+    def test_a_small_model_writes_a_batch_a_thread_and_says_the_same(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int, small: int, at_once: int
+    ) -> None:
+        expected = written(folder, PROMPTS, 64)
+        under_way, seen, write = [], set(), TransformersEngine._write
+        together = threading.Barrier(at_once)
+
+        def watched(engine: TransformersEngine, encoded: Sequence[list[int]], *how: object) -> list[list[int]]:
+            under_way.append(encoded)
+            with suppress(threading.BrokenBarrierError):
+                together.wait(5)
+            seen.add((len(under_way), torch.get_num_threads()))
+            try:
+                return write(engine, encoded, *how)  # type: ignore[arg-type]
+            finally:
+                under_way.remove(encoded)
+
+        monkeypatch.setattr(TransformersEngine, "_write", watched)
+        monkeypatch.setattr(transformers, "SMALL", small)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found = written(folder, PROMPTS, -(-len(PROMPTS) // 3))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        assert [answer[:2] for answer in found] == [answer[:2] for answer in expected]
+        assert max(seen) == (at_once, threads // at_once)
 
     def test_samples_follow_the_models_probabilities(self, folder: Path) -> None:
         import torch

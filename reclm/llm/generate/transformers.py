@@ -1,6 +1,7 @@
 """The engine of Hugging Face `transformers`: prompts come in, answers go out batch by batch, in this process.
 
-Prompts of like length are answered together, padded on the left, with one key-value cache a batch. A sampled token is the
+Prompts of like length are answered together, padded on the left, with one key-value cache a batch. A small model leaves most
+of a second core unused, so on a CPU its batches are written several at once, a thread each. A sampled token is the
 largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv 1411.0030), and the noise of an answer is
 drawn by its own prompt and seed alone, so that neither batching nor a resumed run changes what is drawn.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reclm.settings import Settings
+
+
+AT_ONCE = 4
+"""Batches at once, at most: their Python takes turns."""
+SMALL = 50_000_000
+"""Parameters of a model up to which one batch does not keep the cores busy."""
+Written = tuple[list[list[int]], float]
 
 
 class TransformersEngine:
@@ -53,7 +62,7 @@ class TransformersEngine:
         structured: bool,
     ) -> Iterator[tuple[int, Answer]]:
         from reclm.llm.base import load_model, load_tokenizer
-        from reclm.llm.templates import encode
+        from reclm.llm.templates import decode, encode
 
         if not prompts:
             return
@@ -65,23 +74,35 @@ class TransformersEngine:
         require_room(self._model.config.get_text_config().max_position_embeddings, encoded, max_tokens)
         order = sorted(range(len(prompts)), key=lambda row: (len(encoded[row]), encoded[row]))
         size = self.settings.profiles.batch_size
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            answers = self._answer_batch([encoded[row] for row in rows], temperature, seed, max_tokens, structured)
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+        def write(rows: Sequence[int]) -> Written:
+            started = time.monotonic()
+            ids = self._write([encoded[row] for row in rows], temperature, seed, max_tokens, structured)
+            return ids, (time.monotonic() - started) * 1000
+
+        for rows, (written, elapsed) in zip(batches, self._each(batches, write), strict=True):
+            ended = [ids[-1] == self._tokenizer.eos_token_id for ids in written]
+            texts = decode(self._tokenizer, written, ended)
+            answers = [Answer(text, len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
             yield from zip(rows, answers, strict=True)
 
-    def _answer_batch(
-        self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
-    ) -> list[Answer]:
-        from reclm.llm.templates import decode
+    def _each(self, batches: Sequence[list[int]], write: Callable[[Sequence[int]], Written]) -> Iterator[Written]:
+        """What `write` makes of each batch, in order, several of them at once."""
+        import torch
 
-        assert self._tokenizer is not None
-        started = time.monotonic()
-        written = self._write(encoded, temperature, seed, max_tokens, structured)
-        elapsed = (time.monotonic() - started) * 1000
-        ended = [ids[-1] == self._tokenizer.eos_token_id for ids in written]
-        texts = decode(self._tokenizer, written, ended)
-        return [Answer(text, len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
+        assert self._model is not None
+        small = self._model.device.type == "cpu" and self._model.num_parameters() <= SMALL
+        threads = torch.get_num_threads()
+        workers = min(threads, AT_ONCE, len(batches)) if small else 1
+        if workers == 1:
+            yield from map(write, batches)
+            return
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+                yield from pool.map(write, batches)
+        finally:
+            torch.set_num_threads(threads)
 
     def _write(
         self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
