@@ -95,12 +95,14 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     import torch
 
+    from reclm.llm.generate import transformers
+
     torch.set_num_threads(arguments.threads)
     prompts = made_up(arguments.prompts, arguments.items, seed=1)
     runs = {
         "alone": ("transformers", prompts[: arguments.alone], 1, 1),
         "batched": ("transformers", prompts, arguments.batch, 1),
-        "at_once": ("transformers", prompts, arguments.batch, arguments.threads),
+        "at_once": ("transformers", prompts, arguments.batch, min(arguments.threads, transformers.AT_ONCE)),
         **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch, 1)}),
     }
     speeds = {}

@@ -115,6 +115,7 @@ def _dialogue(kind: Kind, entity: str, number: int, facts: Facts, unmasked: Fact
         fold="held_out" if number % 5 == 4 else "train",
         facts=facts,
         unmasked=unmasked,
+        served=unmasked,
         **turn_two,  # type: ignore[arg-type]
     )
 

@@ -144,7 +144,7 @@ def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Messa
 
 
 def first_prompts(
-    dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, masking: bool = True
+    dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, served: bool = False
 ) -> list[list[Message]]:
-    """Turn 1 of each dialogue, within its budget; without `masking` it shows the withheld item too, as when profiles are served."""
-    return [fitted(dialogue.facts if masking else dialogue.unmasked, shape, count)[0] for dialogue in dialogues]
+    """Turn 1 of each dialogue, within its budget; `served`: the prompt that its profile is written from for use."""
+    return [fitted(dialogue.served if served else dialogue.facts, shape, count)[0] for dialogue in dialogues]

@@ -21,7 +21,7 @@ class Dialogue:
 
     `entity_id` is the user or item that turn 1 is about, and `view` numbers its dialogues: 0 shows it as it is served,
     higher ones show a well-known user as if sparse. `facts` leave out `withheld_id`; `unmasked` are the facts with it,
-    for the ablation. `question` are the lines turn 2 shows: the withheld item's one line, or a person's items.
+    for the ablation; `served` is what a profile is asked with when it is written for use. `question` are the lines turn 2 shows: the withheld item's one line, or a person's items.
     `neighbour_ids` are entities of the same kind, nearest first. `popularity` (known interactions of the item) and
     `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
     `known` are the lines of all that is known of the entity, for a judge who should know more than the writer was shown: a
@@ -36,6 +36,7 @@ class Dialogue:
     fold: Fold
     facts: Facts
     unmasked: Facts
+    served: Facts
     question: tuple[str, ...]
     answer: bool
     withheld_id: str

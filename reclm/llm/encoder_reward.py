@@ -15,7 +15,6 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -26,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import ModelError
-from reclm.llm.pairs import Pair, says_the_same
-from reclm.llm.prompts import Kind, Message
+from reclm.llm.prompts import Message
 from reclm.llm.reading import Phrases, Reading, Splitter, informed, read_phrases, read_request
 from reclm.profiles import grammar
 from reclm.profiles.embed import Encoder, embed_texts, load_encoder, model_name
@@ -46,16 +44,8 @@ HEAD_FILE, CONFIG_FILE = "head.safetensors", "config.json"
 BUCKETS = 512
 REMEMBERED = 40_000
 AT_ONCE = 256
-SAMPLE = 1000
-"""Pairs that the head's starting point and scales are taken from."""
-STOPPING_SHARE = 0.1
-PATIENCE = 3
-MIN_STEPS = 400
-LOOKS_PER_EPOCH = 2
-CONTRAST = 0.1
-WEIGHT_DECAY = 0.1
-SPACE_RATE = 0.2
-"""How much slower the learned space moves than the weighing of what it shows: it has most of the parameters."""
+UNDERSTOOD = 10_000
+"""Profiles whose phrases and form are kept: every pair of an epoch comes again in the next."""
 
 
 class Memory:
@@ -67,19 +57,26 @@ class Memory:
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(n, dim) unit vectors, and (n, BUCKETS) with 1 where a word of the text falls."""
-        self.learn(texts)
+        self._add(texts)
         for text in texts:
             self._known.move_to_end(text)
         found = [self._known[text] for text in texts]
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        self._forget()
         return np.stack([vector for vector, _ in found]), np.stack([words for _, words in found])
 
     def learn(self, texts: Iterable[str]) -> None:
-        """Embeds those of `texts` that are new."""
+        """Embeds those of `texts` that are new, at most REMEMBERED of them."""
+        self._add(islice(texts, REMEMBERED))
+        self._forget()
+
+    def _add(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         vectors = embed_texts(self._encoder, new, self._batch_size)
         self._known.update((text, (vector, _words(text))) for text, vector in zip(new, vectors, strict=True))
+
+    def _forget(self) -> None:
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
 
 
 def _words(text: str) -> NDArray[np.float32]:
@@ -146,10 +143,11 @@ def load_encoder_reward(settings: Settings, folder: Path, encoder: Encoder | Non
         raise ModelError(f"the reward model reads by {config['encoder']}, the settings say {name}; run `reclm reward`")
     head = Head(config["dim"])
     head.load_state_dict(tensors)
-    return EncoderReward(head, _memory(settings, encoder), name)
+    return EncoderReward(head, memory_of(settings, encoder), name)
 
 
-def _memory(settings: Settings, encoder: Encoder | None) -> Memory:
+def memory_of(settings: Settings, encoder: Encoder | None = None) -> Memory:
+    """An empty one that reads by `encoder`, or by the settings' own."""
     return Memory(load_encoder(settings) if encoder is None else encoder, settings.embedding.batch_size)
 
 
@@ -173,7 +171,7 @@ def answers_of(profiles: Sequence[str], memory: Memory) -> Answers:
     return Answers(identity, _side([said.interests for said in phrases], memory), torch.tensor(form))
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(UNDERSTOOD)
 def _understood(profile: str) -> tuple[Phrases, tuple[float, ...]]:
     """The phrases of a profile, and its form."""
     said = read_phrases(profile)
@@ -250,180 +248,3 @@ def judging_module(
             self.score = nn.Identity()
 
     return Module().eval()
-
-
-def train_encoder_reward(
-    settings: Settings, pairs: Sequence[Pair], encoder: Encoder | None = None
-) -> tuple[EncoderReward, list[dict[str, Any]]]:
-    """The head trained on the pairs of the fold `train`, and its curve as rows of (step, metric, value).
-
-    A tenth of their entities is kept aside to stop by. Raises ModelError when there are too few pairs to learn from.
-    """
-    import torch
-
-    from reclm.llm.encoder_head import Head
-
-    learned, aside = (
-        [_lesson(pair) for pair in part]
-        for part in _set_aside([pair for pair in pairs if pair.fold == "train"], settings.seed)
-    )
-    if len(learned) < 2 or not aside:
-        raise ModelError(
-            f"{len(pairs)} reward pairs are too few to learn from; see that the teacher wrote of train users"
-        )
-    memory = _memory(settings, encoder)
-    memory.learn(islice(dict.fromkeys(text for lesson in (*aside, *learned) for text in _texts(lesson)), REMEMBERED))
-    generator = np.random.default_rng(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        sample = [learned[row] for row in generator.permutation(len(learned))[:SAMPLE].tolist()]
-        vectors = memory(sorted({text for lesson in sample for text in _texts(lesson)}))[0]
-        head = Head(vectors.shape[1])
-    head.start_from(vectors)
-    _standardise(head, sample, memory)
-    curve = _fit(head, learned, aside, memory, settings, generator)
-    reward = EncoderReward(head, memory, model_name(settings.embedding))
-    readings = [lesson.reading for lesson in aside]
-    scores = np.concatenate(
-        [
-            reward.score_readings(readings, [getattr(lesson, side) for lesson in aside])
-            for side in ("chosen", "rejected")
-        ]
-    )
-    head.shift.fill_(float(scores.mean()))
-    head.scale.fill_(max(1e-3, float(scores.std())))
-    return reward, curve
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """A pair, read: what the request says, both answers, and what the chosen one says if it is well formed."""
-
-    kind: Kind
-    reading: Reading
-    chosen: str
-    rejected: str
-    said: grammar.Profile | None
-
-
-def _lesson(pair: Pair) -> _Lesson:
-    reading = informed(read_request(pair.messages), pair.known)
-    return _Lesson(pair.kind, reading, pair.chosen, pair.rejected, grammar.parse(pair.chosen).profile)
-
-
-def _texts(lesson: _Lesson) -> Iterable[str]:
-    said, other = read_phrases(lesson.chosen), read_phrases(lesson.rejected)
-    asked = (*lesson.reading.own, *lesson.reading.around)
-    return (*asked, *said.identity, *said.interests, *other.identity, *other.interests)
-
-
-def _set_aside(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
-    entities = sorted({(pair.kind, pair.entity_id) for pair in pairs})
-    kept = np.random.default_rng([seed, 7]).permutation(len(entities))[: max(1, round(STOPPING_SHARE * len(entities)))]
-    aside = {entities[row] for row in kept.tolist()}
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in pairs:
-        parts[(pair.kind, pair.entity_id) in aside].append(pair)
-    return parts
-
-
-def _standardise(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> None:
-    import torch
-
-    asked = requests_of([lesson.reading for lesson in lessons], memory)
-    with torch.no_grad():
-        parts = [
-            head.features(asked, answers_of([getattr(lesson, side) for lesson in lessons], memory), paired=True)
-            for side in ("chosen", "rejected")
-        ]
-    head.standardise(torch.cat(parts))
-
-
-def _fit(
-    head: Head,
-    learned: Sequence[_Lesson],
-    aside: Sequence[_Lesson],
-    memory: Memory,
-    settings: Settings,
-    generator: np.random.Generator,
-) -> list[dict[str, Any]]:
-    """Trains in place, stops when the pairs set aside no longer gain, leaves the best state."""
-    import torch
-
-    size = settings.reward.batch_size
-    per_epoch = max(1, len(learned) // size)
-    steps = max(MIN_STEPS, round(settings.reward.epochs * per_epoch))
-    spaces = [*head.pieces.parameters(), *head.identity.parameters(), *head.interests.parameters()]
-    weighing = [*head.hidden.parameters(), *head.out.parameters(), *head.direct.parameters()]
-    rate = settings.reward.learning_rate
-    groups: list[dict[str, Any]] = [{"params": weighing}, {"params": spaces, "lr": SPACE_RATE * rate}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    every = max(MIN_STEPS // 10, per_epoch // LOOKS_PER_EPOCH)
-    curve: list[dict[str, Any]] = []
-    best, kept, worse, order = np.inf, head.state_dict(), 0, np.zeros(0, dtype=np.int64)
-    running = []
-    for step in range(1, steps + 1):
-        if len(order) < size:
-            order = np.concatenate([order, generator.permutation(len(learned))])
-        batch, order = [learned[row] for row in order[:size].tolist()], order[size:]
-        loss = _loss(head, batch, memory)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        running.append(float(loss.detach()))
-        if step % every and step != steps:
-            continue
-        with torch.no_grad():
-            looked = sum(float(_misjudged(head, part, memory)) * len(part) for part in _batches(aside)) / len(aside)
-        curve.append({"step": step, "metric": "loss", "value": float(np.mean(running))})
-        curve.append({"step": step, "metric": "validation_loss", "value": looked})
-        running = []
-        if looked < best:
-            best, worse = looked, 0
-            kept = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        elif (worse := worse + 1) == PATIENCE:
-            break
-    head.load_state_dict(kept)
-    return curve
-
-
-def _batches(lessons: Sequence[_Lesson]) -> list[Sequence[_Lesson]]:
-    return [lessons[start : start + AT_ONCE] for start in range(0, len(lessons), AT_ONCE)]
-
-
-def _loss(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> torch.Tensor:
-    """Bradley-Terry on the pairs, and the own profile against all other entities' of the batch that say something else."""
-    import torch
-    from torch.nn import functional
-
-    asked = requests_of([lesson.reading for lesson in lessons], memory)
-    chosen = head(asked, answers_of([lesson.chosen for lesson in lessons], memory), paired=False)
-    rejected = head(asked, answers_of([lesson.rejected for lesson in lessons], memory), paired=True)
-    others = chosen.masked_fill(torch.from_numpy(_alike(lessons)), -torch.inf)
-    contrast = functional.cross_entropy(others, torch.arange(len(lessons)))
-    return _bradley_terry(chosen.diagonal(), rejected) + CONTRAST * contrast
-
-
-def _misjudged(head: Head, lessons: Sequence[_Lesson], memory: Memory) -> torch.Tensor:
-    """Bradley-Terry on the pairs alone."""
-    asked = requests_of([lesson.reading for lesson in lessons], memory)
-    answers = ([lesson.chosen for lesson in lessons], [lesson.rejected for lesson in lessons])
-    return _bradley_terry(*(head(asked, answers_of(side, memory), paired=True) for side in answers))
-
-
-def _bradley_terry(better: torch.Tensor, worse: torch.Tensor) -> torch.Tensor:
-    from torch.nn import functional
-
-    return -functional.logsigmoid(better - worse).mean()
-
-
-def _alike(lessons: Sequence[_Lesson]) -> NDArray[np.bool_]:
-    """(n, n) True where another entity's chosen profile is no negative: it says the same, or is of the other kind."""
-    alike = np.zeros((len(lessons), len(lessons)), dtype=bool)
-    for row, one in enumerate(lessons):
-        for column, other in enumerate(lessons[:row]):
-            same = one.said is None or other.said is None or says_the_same(one.said, other.said)
-            alike[row, column] = alike[column, row] = same or one.kind != other.kind
-    return alike

@@ -53,10 +53,11 @@ def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list
     users = _rows(
         connection,
         f"""
-        select dialogues.* replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND}), prompts.known
+        select dialogues.* replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND}), prompts.known, prompts.served_around
         from fct_user_dialogues as dialogues
         join (
-            select snapshot, user_id, json_extract_string(history, '$[*].line') as known
+            select snapshot, user_id, {_HISTORY.replace("as history", "as known")},
+                {_USERS_AROUND.replace("as neighbours", "as served_around")}
             from fct_user_prompts
         ) as prompts using (snapshot, user_id)
         order by user_id, view
@@ -96,7 +97,7 @@ def _item_facts(row: dict[str, Any], interests: Interests) -> ItemFacts:
 
 
 def _user_dialogue(row: dict[str, Any]) -> Dialogue:
-    around = _histories(row["neighbours"])
+    around, known = _histories(row["neighbours"]), tuple(row["known"])
     return Dialogue(
         dialogue_id=row["dialogue_id"],
         kind="user",
@@ -105,13 +106,14 @@ def _user_dialogue(row: dict[str, Any]) -> Dialogue:
         fold=row["fold"],
         facts=UserFacts(tuple(row["history"]), around),
         unmasked=UserFacts(tuple(row["unmasked_history"]), around),
+        served=UserFacts(known, _histories(row["served_around"])),
         question=(row["withheld_line"],) if row["asks"] else (),
         answer=row["answer"],
         withheld_id=row["withheld_item_id"] or "",
         neighbour_ids=tuple(neighbour["user_id"] for neighbour in row["neighbours"]),
         popularity=row["popularity"],
         knn_score=row["knn_score"],
-        known=tuple(row["known"]),
+        known=known,
         asks=row["asks"],
     )
 
@@ -126,6 +128,7 @@ def _item_dialogue(row: dict[str, Any], interests: Interests) -> Dialogue:
         fold=row["fold"],
         facts=facts,
         unmasked=facts,
+        served=facts,
         question=tuple(row["question"]),
         answer=row["answer"],
         withheld_id=row["withheld_user_id"],

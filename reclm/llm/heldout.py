@@ -1,9 +1,9 @@
 """What a language model does for users and items it never saw: held-out dialogues come in, rows of metrics go out.
 
-A profile is asked for as it is served, with the whole history, for of that the teacher wrote; before turn 2 the withheld
-item is masked, and the model answers anew. Strictness of form alone means nothing (a model that says the same of everybody
-is well formed), so that every similarity stands beside the one to somebody else. Each metric is the mean of one number per
-entity, with its standard error.
+A profile is asked for as it is written for use, since the teacher's too is one of the whole history; before turn 2 the
+withheld item is masked, and the model answers anew. Who has, taken whole, the history that a dialogue of the training showed
+is left out. Strictness of form alone means nothing (a model that says the same of everybody is well formed), so that every
+similarity stands beside the one to somebody else. Each metric is the mean of one number per entity, with its standard error.
 
     format                      share of answers that parse.
     own_similarity              cosine of the answer and the entity's own teacher profile, by the sentence encoder.
@@ -23,7 +23,7 @@ entity, with its standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from reclm.llm.base import shape_of
 from reclm.llm.conversations import ProfileSource, first_prompts, question
 from reclm.llm.dialogues import Dialogue
-from reclm.llm.prompts import NO, YES, Kind, Message, is_silent
+from reclm.llm.prompts import NO, YES, Facts, Kind, Message, Shape, UserFacts, is_silent
 from reclm.llm.templates import answered, token_counter
 from reclm.profiles import grammar
 from reclm.profiles.quality import distinctness
@@ -78,31 +78,26 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    answers: Mapping[str, str] | None = None,
     embed: Embed | None = None,
 ) -> list[Row]:
-    """Every metric of a model, per kind, on `tune.held_out_sample` held-out entities of each.
-
-    `answers` (dialogue_id: profile) spares the model the writing of either profile, for those that another engine has written.
-    """
+    """Every metric of a model, per kind, on at most `tune.held_out_sample` held-out entities of each."""
     embed = embedder(settings) if embed is None else embed
     shape, batch = shape_of(settings), settings.profiles.batch_size
     rows: list[Row] = []
     learned = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
+    taught = {_picture(dialogue.facts, shape) for dialogue in dialogues if dialogue.fold == "train"}
     for kind in KINDS:
         chosen = sample(dialogues, teacher, kind, settings.tune.held_out_sample, settings.seed)
+        chosen = [dialogue for dialogue in chosen if _picture(dialogue.served, shape) not in taught]
         if len(chosen) < 2:
             continue
         count = token_counter(tokenizer)
-        served, masked = (first_prompts(chosen, shape, count, masking=masking) for masking in (False, True))
-        if answers is None:
-            wanted = served + masked if settings.tune.turns == "two" else served
-            written = _answers_of_each(settings, model, tokenizer, wanted)
-            texts, before_question = written[: len(chosen)], written[len(chosen) :]
-            alone = write_answers(settings, model, tokenizer, served, structured=False)
-            rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
-        else:
-            texts = before_question = [answers[dialogue.dialogue_id] for dialogue in chosen]
+        served, masked = (first_prompts(chosen, shape, count, served=asked) for asked in (True, False))
+        wanted = served + masked if settings.tune.turns == "two" else served
+        written = _answers_of_each(settings, model, tokenizer, wanted)
+        texts, before_question = written[: len(chosen)], written[len(chosen) :]
+        alone = write_answers(settings, model, tokenizer, served, structured=False)
+        rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
         rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
         rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in served]))
         if settings.tune.turns == "two":
@@ -121,6 +116,13 @@ def measure(
             known = [d for d in dialogues if d.fold == "train" and d.asks]
             rows += turn_two_rows(kind, [chosen[row] for row in asking], probabilities, known)
     return rows
+
+
+def _picture(facts: Facts, shape: Shape) -> Hashable:
+    """What a prompt shows of the entity itself, whatever the order."""
+    if isinstance(facts, UserFacts):
+        return frozenset(facts.history[: shape.history])
+    return facts.line, facts.text
 
 
 def _answers_of_each(

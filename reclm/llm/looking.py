@@ -1,6 +1,6 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
-Answers are greedy and unaided by structured decoding, so that a loss of form shows. The KL divergence from the tuned model is exact at every token of these answers
+Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Answers are greedy and unaided by structured decoding, so that a loss of form shows. The KL divergence from the tuned model is exact at every token of these answers
 (over the whole vocabulary) and summed over an answer. `ranking` is the downstream proxy: how often a withheld item, which
 the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
 """

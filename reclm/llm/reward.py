@@ -31,7 +31,8 @@ from reclm.llm.base import (
 )
 from reclm.llm.conversations import ProfileSource
 from reclm.llm.dialogues import Dialogue
-from reclm.llm.encoder_reward import load_encoder_reward, train_encoder_reward
+from reclm.llm.encoder_reward import load_encoder_reward
+from reclm.llm.encoder_training import train_encoder_reward
 from reclm.llm.heldout import Row, write_rows
 from reclm.llm.pairs import Pair, fingerprint, make_pairs
 from reclm.llm.prompts import Message

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -153,6 +154,27 @@ class TestTransformers:
         assert together == alone
         assert sum(one != another for one, another in zip(together, other, strict=True)) > len(PROMPTS) / 2
 
+    def test_a_batch_that_fails_ends_it_and_leaves_the_threads_as_they_were(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun = []
+
+        def broken(engine: TransformersEngine, encoded: Sequence[list[int]], *how: object) -> list[list[int]]:
+            begun.append(encoded)
+            raise ModelError("no more memory")
+
+        monkeypatch.setattr(TransformersEngine, "_write", broken)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            with pytest.raises(ModelError, match="no more memory"):
+                written(folder, PROMPTS, 1)
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == 2
+        finally:
+            torch.set_num_threads(before)
+        assert len(begun) <= 3 < len(PROMPTS)
+
     @pytest.mark.parametrize(("threads", "small", "at_once"), [(3, 50_000_000, 3), (1, 50_000_000, 1), (3, 10, 1)])
     def test_a_small_model_writes_a_batch_a_thread_and_says_the_same(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int, small: int, at_once: int
@@ -177,7 +199,8 @@ class TestTransformers:
         torch.set_num_threads(threads)
         try:
             found = written(folder, PROMPTS, -(-len(PROMPTS) // 3))
-            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as later:  # a thread begins with what was set last
+                assert later.submit(torch.get_num_threads).result() == threads
         finally:
             torch.set_num_threads(before)
         assert [answer[:2] for answer in found] == [answer[:2] for answer in expected]

@@ -90,11 +90,14 @@ class TestDialogues:
         shown, whole, around = cards("a"), cards("a", "b"), users(("c",))
         row = ["select", "user:u:1", "u", 1, "held_out", shown, whole, around, "i1", "b", True, True, 4.0, 0.5]
         connection.execute(f"insert into fct_user_dialogues values ({', '.join('?' * len(row))})", row)
-        known = [("select", "u", cards("b", "a", "z"), around), ("final", "u", cards("later"), around)]
+        known = [("select", "u", cards("b", "a", "z"), users(("d", "e"))), ("final", "u", cards("later"), around)]
         connection.executemany("insert into fct_user_prompts values (?, ?, ?, ?)", known)
         (dialogue,) = load_dialogues(connection, interests)
         assert dialogue.facts == UserFacts(("a",), (("c",),))
         assert dialogue.unmasked == UserFacts(("a", "b"), (("c",),))
+        assert (
+            dialogue.served == load_user_facts(connection, "select")["u"] == UserFacts(("b", "a", "z"), (("d", "e"),))
+        )
         assert (dialogue.kind, dialogue.entity_id, dialogue.view, dialogue.fold) == ("user", "u", 1, "held_out")
         assert (dialogue.question, dialogue.answer, dialogue.withheld_id) == (("b",), True, "i1")
         assert (dialogue.neighbour_ids, dialogue.popularity, dialogue.knn_score) == (("n0",), 4.0, 0.5)
@@ -116,7 +119,7 @@ class TestDialogues:
         connection.executemany("insert into fct_item_neighbours values (?, ?, ?, ?, ?)", near)
         user, item = load_dialogues(connection, interests)
         assert (user.kind, item.kind) == ("user", "item")
-        assert item.facts == item.unmasked == ItemFacts("Tea: pot", "", (("p", "tea, calm"),))
+        assert item.facts == item.unmasked == item.served == ItemFacts("Tea: pot", "", (("p", "tea, calm"),))
         assert (item.entity_id, item.withheld_id, item.neighbour_ids) == ("x", "u", ("i0",))
         assert (item.question, item.answer, item.asks, user.asks) == (("a", "b"), False, True, False)
         assert item.known == ("Picked", "Picked too")

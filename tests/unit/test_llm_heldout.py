@@ -16,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 
 from reclm.llm import base, heldout
 from reclm.llm.conversations import first_prompts, question
-from reclm.llm.prompts import Message, answer, profile_request
-from reclm.llm.templates import encode
+from reclm.llm.dialogues import Dialogue
+from reclm.llm.prompts import Facts, Message, UserFacts, answer, profile_request
+from reclm.llm.templates import encode, token_counter
 from reclm.settings import Settings, load
 
 HELD_OUT = [d for d in dialogues() if d.fold == "held_out"]
@@ -201,17 +202,21 @@ class TestAsking:
 
 
 class TestMeasure:
-    def test_answers_of_another_engine_are_taken_as_given(self, tmp_path: Path) -> None:
+    def test_a_perfect_writer_is_told_from_one_who_copies(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50)
-        given = {d.dialogue_id: teacher().of(d.kind, d.entity_id) or "" for d in HELD_OUT}
-        rows = heldout.measure(
-            settings,
-            dialogues(),
-            teacher(),
-            base.load_model(folder, settings),
-            base.load_tokenizer(folder),
-            answers=given,
+        model, tokenizer = base.load_model(folder, settings), base.load_tokenizer(folder)
+        shape, count = base.shape_of(settings), token_counter(tokenizer)
+        right = {
+            str(prompt): teacher().of(d.kind, d.entity_id)
+            for served in (False, True)
+            for d, prompt in zip(HELD_OUT, first_prompts(HELD_OUT, shape, count, served=served), strict=True)
+        }
+        monkeypatch.setattr(
+            heldout, "write_answers", lambda _, __, ___, prompts, **how: [right[str(p)] for p in prompts]
         )
+        rows = heldout.measure(settings, dialogues(), teacher(), model, tokenizer)
         found = {(row["metric"], row["kind"]): row["value"] for row in rows}
         for kind in ("user", "item"):
             assert found["format", kind] == 1.0
@@ -231,7 +236,7 @@ class TestMeasure:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: str
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns=turns)
-        asked, questions = [], []
+        asked, measured, questions = [], [], []
 
         def write(*given: object, structured: bool) -> list[str]:
             prompts = [prompt[-1]["content"] for prompt in given[3]]  # type: ignore[attr-defined]
@@ -244,23 +249,53 @@ class TestMeasure:
 
         monkeypatch.setattr(heldout, "write_answers", write)
         monkeypatch.setattr(heldout, "yes_probabilities", probabilities)
-        found = heldout.measure(settings, dialogues(), teacher(), None, base.load_tokenizer(folder), embed=axes)  # type: ignore[arg-type]
+        monkeypatch.setattr(heldout, "profile_rows", lambda *given: measured.append(given[2]) or [])
+        # served another order and other neighbours than the dialogue knows, as the marts do
+        known = [replace(d, served=turned(d.served)) if d.kind == "user" else d for d in dialogues()]
+        found = heldout.measure(settings, known, teacher(), None, base.load_tokenizer(folder))  # type: ignore[arg-type]
+        people = [d for d in known if d.kind == "user" and d.fold == "held_out" and new_to_training(d)]
         shape = base.shape_of(settings)
         whole, masked = (
-            [first_prompts([d], shape, lambda _: 0, masking=m)[0][-1]["content"] for d in USERS] for m in (False, True)
+            [prompt[-1]["content"] for prompt in first_prompts(people, shape, lambda _: 0, served=served)]
+            for served in (True, False)
         )
-        assert whole != masked
+        assert not set(whole) & set(masked)
         two = turns == "two"
         assert asked[0] == (True, list(dict.fromkeys(whole + masked * two)))
         assert asked[1] == (False, whole)
-        assert values([r for r in found if r["kind"] == "user"])["prompt_distinct"] == pytest.approx(
-            len(set(whole)) / len(whole)
-        )
+        assert measured[0] == [f"User identity: of {prompt}; User interests: x" for prompt in whole]
+        distinct = values([row for row in found if row["kind"] == "user"])["prompt_distinct"]
+        assert distinct == pytest.approx(len(set(whole)) / len(whole))
         users = [messages for messages in questions if messages[0]["content"] in masked]
         assert [messages[0]["content"] for messages in users] == masked * two
         assert all(f"of {messages[0]['content']};" in messages[1]["content"] for messages in users)
 
+    def test_a_whole_history_that_was_shown_in_training_is_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns="one")
+        monkeypatch.setattr(heldout, "write_answers", lambda *given, **how: ["x"] * len(given[3]))
+        first = next(d for d in dialogues() if d.kind == "user" and d.fold == "train")
+        new = [dialogue for dialogue in USERS if new_to_training(dialogue)]
+        shown = replace(first, dialogue_id="again", facts=turned(new[0].served))
+        counts = [
+            next(
+                row["n"]
+                for row in heldout.measure(settings, known, teacher(), None, base.load_tokenizer(folder))  # type: ignore[arg-type]
+                if (row["metric"], row["kind"]) == ("format", "user")
+            )
+            for known in (dialogues(), [*dialogues(), shown])
+        ]
+        assert counts == [len(new), len(new) - 1]
 
-def axes(texts: Sequence[str]) -> NDArray[np.float32]:
-    """A vector for each text; which, does not matter."""
-    return np.array([np.eye(64)[len(text) % 64] for text in texts], dtype=np.float32)
+
+def new_to_training(dialogue: Dialogue) -> bool:
+    """Nobody's history as training shows it is this one's whole history."""
+    shown = [set(d.facts.history) for d in dialogues() if d.fold == "train" and isinstance(d.facts, UserFacts)]
+    return isinstance(dialogue.served, UserFacts) and set(dialogue.served.history) not in shown
+
+
+def turned(facts: Facts) -> UserFacts:
+    """The same history from its other end, among other neighbours."""
+    assert isinstance(facts, UserFacts)
+    return UserFacts(facts.history[::-1], (("Tea: pot",),))

@@ -163,7 +163,7 @@ class TestTheRequestsTrainedOn:
 
 def asking(line: str, answer: bool) -> Dialogue:
     facts = UserFacts(("x",))
-    return Dialogue("d", "user", "u", 0, "held_out", facts, facts, (line,), answer, "i", (), 0.0, 0.0)
+    return Dialogue("d", "user", "u", 0, "held_out", facts, facts, facts, (line,), answer, "i", (), 0.0, 0.0)
 
 
 VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}

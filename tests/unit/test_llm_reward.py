@@ -11,7 +11,8 @@ import pytest
 
 from reclm.errors import ModelError
 from reclm.llm.base import load_tokenizer
-from reclm.llm.encoder_reward import REMEMBERED, EncoderReward, Memory, load_encoder_reward, train_encoder_reward
+from reclm.llm.encoder_reward import REMEMBERED, EncoderReward, Memory, load_encoder_reward
+from reclm.llm.encoder_training import train_encoder_reward
 from reclm.llm.pairs import Pair, make_pairs
 from reclm.llm.prompts import ItemFacts, UserFacts, profile_request
 from reclm.llm.reading import Reading, Splitter, informed, read_phrases, read_request
@@ -175,6 +176,9 @@ class TestTheMemory:
         memory(["two", "three"])
         memory(["three"])
         assert sorted(asked) == ["one", "three", "two"]
+        memory.learn(["four", "five"])
+        memory(["four"])
+        assert asked[3:] == ["four"]
 
 
 class TestTheStage:

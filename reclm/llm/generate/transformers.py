@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,7 +101,17 @@ class TransformersEngine:
             return
         try:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-                yield from pool.map(write, batches)
+                under_way: deque[Future[Written]] = deque()
+                try:
+                    for batch in batches:
+                        under_way.append(pool.submit(write, batch))
+                        if len(under_way) > workers:  # one waits, so that no thread does
+                            yield under_way.popleft().result()
+                    while under_way:
+                        yield under_way.popleft().result()
+                finally:
+                    for one in under_way:
+                        one.cancel()
         finally:
             torch.set_num_threads(threads)
 
