@@ -167,9 +167,8 @@ def _fit(
         if step % every and step != steps:
             continue
         with torch.no_grad():
-            looked = sum(float(_preference_loss(head, part, memory)) * len(part) for part in _batches(aside)) / len(
-                aside
-            )
+            losses = [float(_preference_loss(head, part, memory)) * len(part) for part in _batches(aside)]
+        looked = sum(losses) / len(aside)
         curve.append({"step": step, "metric": "loss", "value": float(np.mean(running))})
         curve.append({"step": step, "metric": "validation_loss", "value": looked})
         running = []

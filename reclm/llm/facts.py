@@ -53,16 +53,12 @@ def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list
     users = _rows(
         connection,
         f"""
-        select dialogues.* replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND}), prompts.known, prompts.served_around
-        from fct_user_dialogues as dialogues
-        join (
-            select snapshot, user_id, {_HISTORY.replace("as history", "as known")},
-                {_USERS_AROUND.replace("as neighbours", "as served_around")}
-            from fct_user_prompts
-        ) as prompts using (snapshot, user_id)
+        select * replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND})
+        from fct_user_dialogues
         order by user_id, view
         """,
     )
+    served = load_user_facts(connection, "select")
     items = _rows(
         connection,
         f"""
@@ -78,7 +74,10 @@ def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list
         order by item_id, view
         """,
     )
-    return [*map(_user_dialogue, users), *(_item_dialogue(row, interests) for row in items)]
+    return [
+        *(_user_dialogue(row, served[row["user_id"]]) for row in users),
+        *(_item_dialogue(row, interests) for row in items),
+    ]
 
 
 def _rows(connection: DuckDBPyConnection, query: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
@@ -96,8 +95,8 @@ def _item_facts(row: dict[str, Any], interests: Interests) -> ItemFacts:
     return ItemFacts(row["line"], row["text"], around)
 
 
-def _user_dialogue(row: dict[str, Any]) -> Dialogue:
-    around, known = _histories(row["neighbours"]), tuple(row["known"])
+def _user_dialogue(row: dict[str, Any], served: UserFacts) -> Dialogue:
+    around = _histories(row["neighbours"])
     return Dialogue(
         dialogue_id=row["dialogue_id"],
         kind="user",
@@ -106,14 +105,14 @@ def _user_dialogue(row: dict[str, Any]) -> Dialogue:
         fold=row["fold"],
         facts=UserFacts(tuple(row["history"]), around),
         unmasked=UserFacts(tuple(row["unmasked_history"]), around),
-        served=UserFacts(known, _histories(row["served_around"])),
+        served=served,
         question=(row["withheld_line"],) if row["asks"] else (),
         answer=row["answer"],
         withheld_id=row["withheld_item_id"] or "",
         neighbour_ids=tuple(neighbour["user_id"] for neighbour in row["neighbours"]),
         popularity=row["popularity"],
         knn_score=row["knn_score"],
-        known=known,
+        known=served.history,
         asks=row["asks"],
     )
 

@@ -82,39 +82,33 @@ def measure(
 ) -> list[Row]:
     """Every metric of a model, per kind, on at most `tune.held_out_sample` held-out entities of each."""
     embed = embedder(settings) if embed is None else embed
-    shape, batch = shape_of(settings), settings.profiles.batch_size
+    shape, batch, tune = shape_of(settings), settings.profiles.batch_size, settings.tune
     rows: list[Row] = []
     learned = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
-    taught = {_picture(dialogue.facts, shape) for dialogue in dialogues if dialogue.fold == "train"}
+    taught = {_picture(d.facts if tune.masking else d.unmasked, shape) for d in dialogues if d.fold == "train"}
     for kind in KINDS:
-        chosen = sample(dialogues, teacher, kind, settings.tune.held_out_sample, settings.seed)
+        chosen = sample(dialogues, teacher, kind, tune.held_out_sample, settings.seed)
         chosen = [dialogue for dialogue in chosen if _picture(dialogue.served, shape) not in taught]
         if len(chosen) < 2:
             continue
-        count = token_counter(tokenizer)
-        served, masked = (first_prompts(chosen, shape, count, served=asked) for asked in (True, False))
-        wanted = served + masked if settings.tune.turns == "two" else served
-        written = _answers_of_each(settings, model, tokenizer, wanted)
+        asking = [dialogue for dialogue in chosen if dialogue.asks and tune.turns == "two"]
+        served = first_prompts(chosen, shape, token_counter(tokenizer), served=True)
+        masked = first_prompts(asking, shape, token_counter(tokenizer))
+        written = _answers_of_each(settings, model, tokenizer, served + masked)
         texts, before_question = written[: len(chosen)], written[len(chosen) :]
         alone = write_answers(settings, model, tokenizer, served, structured=False)
         rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
         rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
         rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in served]))
-        if settings.tune.turns == "two":
-            asking = [row for row, dialogue in enumerate(chosen) if dialogue.asks]
-            if len(asking) < 2:
-                continue
-            asked: list[list[Message]] = [
-                [
-                    *masked[row],
-                    {"role": "assistant", "content": before_question[row]},
-                    question(chosen[row], shape.style),
-                ]
-                for row in asking
-            ]
-            probabilities = yes_probabilities(model, tokenizer, asked, batch)
-            known = [d for d in dialogues if d.fold == "train" and d.asks]
-            rows += turn_two_rows(kind, [chosen[row] for row in asking], probabilities, known)
+        if len(asking) < 2:
+            continue
+        asked: list[list[Message]] = [
+            [*prompt, {"role": "assistant", "content": text}, question(dialogue, shape.style)]
+            for dialogue, prompt, text in zip(asking, masked, before_question, strict=True)
+        ]
+        probabilities = yes_probabilities(model, tokenizer, asked, batch)
+        known = [dialogue for dialogue in dialogues if dialogue.fold == "train" and dialogue.asks]
+        rows += turn_two_rows(kind, asking, probabilities, known)
     return rows
 
 
