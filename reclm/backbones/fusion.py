@@ -182,7 +182,8 @@ def _deviation(asked: NDArray[np.floating], things: NDArray[np.float64]) -> floa
 class Tower(nn.Module):
     """Features (n, width) to vectors (n, dim): one hidden layer beside a linear path.
 
-    In training a random `hidden_share` of the rows is seen as missing.
+    In training a random `hidden_share` of the rows is seen as missing; what serves is the mean over that chance, as after
+    dropout (Srivastava et al., JMLR 2014): the rest of a vector learned beside a tower that was there so often.
     """
 
     features: Tensor
@@ -211,6 +212,12 @@ class Tower(nn.Module):
         if self.training and self.hidden_share:
             hidden = torch.rand(len(features), 1, device=features.device) < self.hidden_share
             features = torch.where(hidden, self.missing, features)
+        told = self._vectors(features)
+        if self.training or not self.hidden_share:
+            return told
+        return torch.lerp(told, self._vectors(self.missing), self.hidden_share)
+
+    def _vectors(self, features: Tensor) -> Tensor:
         hidden = self.drop(nn.functional.gelu(self.hidden(features)))
         return self.output(hidden) + self.direct(features)
 

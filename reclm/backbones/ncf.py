@@ -27,12 +27,12 @@ class NCFNetwork(Network):
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__(settings)
-        dim, hidden = settings.dim, max(settings.dim // 2, 1)
+        dim, hidden = settings.dim, max(settings.dim // 4, 1)
         self.user_half = nn.Linear(dim, hidden)
         self.item_half = nn.Linear(dim, hidden, bias=False)
-        self.second = nn.Linear(hidden, max(hidden // 2, 1))
+        self.second = nn.Linear(hidden, hidden)
         self.product_weight = nn.Parameter(torch.ones(dim))
-        self.deep_weight = nn.Parameter(torch.randn(max(hidden // 2, 1)) * 0.1)
+        self.deep_weight = nn.Parameter(torch.randn(hidden) * 0.1)
 
     def forward(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None

@@ -231,6 +231,20 @@ class TestInitialVectors:
             torch.testing.assert_close(side(rows), side(None)[rows])
         torch.testing.assert_close(fusion.bias(rows), fusion.bias(None)[rows])
 
+    def test_what_serves_is_the_mean_of_what_training_sees(self):
+        settings = toy_settings().fusion.model_copy(update={"dropout": 0.0})
+        torch.manual_seed(0)
+        fusion = Fusion(DATA, "augment", 8, settings, seed=1)
+        for tower in (fusion.users.towers["user_profile"], fusion.items.towers["item_profile"]):
+            assert 0 < tower.hidden_share < 1
+            with torch.no_grad():
+                tower.direct.weight.normal_()
+                seen = torch.stack([tower.train()(None) for _ in range(1000)])
+                served = tower.eval()(None)
+            noise = seen.std(dim=0) / len(seen) ** 0.5
+            assert noise.median() > 0.01
+            assert (abs(served - seen.mean(dim=0)) < 6 * noise + 1e-4).all()
+
     def test_a_warm_bias_starts_at_log_popularity(self):
         bias = self.fusion().bias(None).detach().numpy()[~COLD]
         popularity = np.log(DATA.interactions.getnnz(axis=0)[~COLD] + 0.5)
