@@ -75,19 +75,21 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
 
     Only rows of items that the backbone was not fitted on are of use: the others are predictions too.
     """
+    from reclm.backbones.base import Place
     from reclm.backbones.placing import blended, item_kernels, mapped, silent
 
     fitted = backbone.fitted
     learned = fitted.vectors[SETTING]
     position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
-    source = learned.items
+    source, place = learned.items, backbone.placing.get(SETTING, Place())
     if learned.unseen is not None:
         cold = np.isnan(fitted.item_id_vectors).all(axis=1)  # when it was fitted; people may have been forgotten since
-        source = blended(learned.unseen, learned.items, backbone.placing.get(SETTING, 0.0))
+        source = blended(learned.unseen, learned.items, place.share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
-    sources: list[Any] = item_kernels(data, None if fitted.description["variant"] == "base" else data.item_profile)
+    read = place.profiles and fitted.description["variant"] != "base"
+    sources: list[Any] = item_kernels(data, data.item_profile if read else None)
     vectors = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
     if vectors is None:
         return np.full_like(targets, np.nan)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,13 @@ class Fitted:
         self.item_position = {item: row for row, item in enumerate(self.item_ids.tolist())}
 
 
+class Place(NamedTuple):
+    """Where cold items stand: the kernel's `share` of their vectors, and whether it reads profiles or texts alone."""
+
+    share: float = 0.0
+    profiles: bool = True
+
+
 class Backbone(ABC):
     """One recommender. `name` is what `settings.train.models` calls it."""
 
@@ -89,7 +96,7 @@ class Backbone(ABC):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
-        placing: Mapping[str, float] | None = None,
+        placing: Mapping[str, Place] | None = None,
     ) -> dict[Setting, int]:
         """Learns from `data` and returns the epoch whose vectors serve each setting.
 
@@ -98,14 +105,14 @@ class Backbone(ABC):
         implicit models have no epochs to choose: for them the number is a position on their path of blends (`als.py`).
         `curve` then holds a row a validation: epoch, loss, setting, metric, value.
 
-        `placing` belongs to `epochs`: for each setting the share that kernel ridge has in the vectors of cold items
-        (`placing.py`), 0 when it is not said. A fit with `tasks` chooses it; see the property `placing`.
+        `placing` belongs to `epochs`: for each setting where cold items stand between their tower and kernel ridge
+        (`placing.py`), with the tower when it is not said. A fit with `tasks` chooses it; see the property `placing`.
         """
 
     @property
-    def placing(self) -> dict[str, float]:
-        """For each setting the share that kernel ridge has in the vectors of cold items; {} where a model has no such choice."""
-        return dict(self.fitted.description.get("placing", {}))
+    def placing(self) -> dict[str, Place]:
+        """For each setting where cold items stand; {} where a model has no such choice."""
+        return {setting: Place(*place) for setting, place in self.fitted.description.get("placing", {}).items()}
 
     @property
     def fitted(self) -> Fitted:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
+from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
 from reclm.backbones.fusion import profiles_of
 from reclm.backbones.placing import embedding_kernels, item_kernels, mapped
 from reclm.backbones.validation import recall_and_ndcg
@@ -40,7 +40,7 @@ class FactorBackbone(Backbone):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
-        placing: Mapping[str, float] | None = None,
+        placing: Mapping[str, Place] | None = None,
     ) -> dict[Setting, int]:
         self.curve = []
         with _quiet_blas():

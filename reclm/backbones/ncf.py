@@ -18,6 +18,8 @@ from reclm.backbones.trainer import Network
 from reclm.model_settings import TrainSettings
 
 PAIR_BLOCK = 30_000  # pairs scored at once: the hidden layer of a block stays in cache, at half the time
+MIN_HIDDEN = 8
+"""Width of the hidden layers at least. A quarter of the vectors' is as good as a half, and twice as fast."""
 
 
 class NCFNetwork(Network):
@@ -27,7 +29,7 @@ class NCFNetwork(Network):
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__(settings)
-        dim, hidden = settings.dim, max(settings.dim // 4, 1)
+        dim, hidden = settings.dim, max(settings.dim // 4, MIN_HIDDEN)
         self.user_half = nn.Linear(dim, hidden)
         self.item_half = nn.Linear(dim, hidden, bias=False)
         self.second = nn.Linear(hidden, hidden)

@@ -1,7 +1,7 @@
 """The part of `Backbone` that the five networks share: fit a network on fused vectors, stop early, keep the best.
 
 A `select` fit validates before the first epoch and every few after, on warm and on cold items apart, and remembers the
-best epoch of each, for cold items together with the share that kernel ridge has in their place (`placing.py`); it ends
+best epoch of each, for cold items together with their place between tower and kernel ridge (`placing.py`); it ends
 when neither has improved for a while. A `final` fit runs for chosen epochs and keeps the vectors of each. Epoch 0 is a
 candidate like any other: there the biases speak, popularity for warm items and predicted popularity for cold ones, and
 what texts have in common.
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
+from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
 from reclm.backbones.fusion import Fusion, profiles_of
-from reclm.backbones.placing import SHARES, Placing, blended
+from reclm.backbones.placing import SHARES, KernelMap, Placing, blended
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
@@ -56,7 +56,7 @@ class NeuralBackbone(Backbone):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
-        placing: Mapping[str, float] | None = None,
+        placing: Mapping[str, Place] | None = None,
     ) -> dict[Setting, int]:
         train, runtime = self.settings.train, self.settings.runtime
         self.curve = []
@@ -65,18 +65,18 @@ class NeuralBackbone(Backbone):
             fusion = Fusion(data, variant, train.dim, self.settings.fusion, seed, network.sharpness)
             trainer = Trainer(network, fusion, data, train, device_of(runtime), seed)
             wanted = epoch_of_each_setting(train.epochs if epochs is None else epochs)
-            shares = {setting: (placing or {}).get(setting, 0.0) for setting in SETTINGS}
+            places = {setting: (placing or {}).get(setting, Place()) for setting in SETTINGS}
             kernel = None
             if tasks and epochs is None:
                 if any(task.setting == "zero_shot" for task in tasks):
                     kernel = _placing(data, variant, seed)
-                chosen, shares, kept = self._select(trainer, tasks, kernel)
+                chosen, places, kept = self._select(trainer, tasks, kernel)
             else:
                 chosen, kept = wanted, self._run(trainer, wanted)
-        if any(shares.values()):
+        if any(place.share for place in places.values()):
             kernel = kernel or _placing(data, variant, seed)
-            kept = {s: (replace(v, items=kernel.placed(v.items, shares[s])), state) for s, (v, state) in kept.items()}
-        self._keep(data, variant, seed, chosen, shares, kept, fusion)
+            kept = {s: (replace(v, items=kernel.placed(v.items, places[s])), state) for s, (v, state) in kept.items()}
+        self._keep(data, variant, seed, chosen, places, kept, fusion)
         return chosen
 
     def _run(self, trainer: Trainer, wanted: dict[Setting, int]) -> dict[Setting, Snapshot]:
@@ -93,11 +93,11 @@ class NeuralBackbone(Backbone):
 
     def _select(
         self, trainer: Trainer, tasks: Sequence[EvaluationTask], placing: Placing | None
-    ) -> tuple[dict[Setting, int], dict[Setting, float], dict[Setting, Snapshot]]:
+    ) -> tuple[dict[Setting, int], dict[Setting, Place], dict[Setting, Snapshot]]:
         train = self.settings.train
         best: dict[Setting, tuple[float, int]] = {}
         kept: dict[Setting, Snapshot] = {}
-        shares: dict[int, float] = {}
+        places: dict[int, Place] = {}
         questions = [_Question(task, placing) for task in tasks]
         for epoch in track(range(train.epochs + 1), f"{self.name}: epochs", train.epochs + 1):
             loss = trainer.epoch() if epoch else 0.0
@@ -106,9 +106,9 @@ class NeuralBackbone(Backbone):
             snapshot = _snapshot(trainer)
             for question in questions:
                 setting = question.setting
-                value, share = self._validate(trainer.network, snapshot[0], question, epoch, loss)
+                value, place = self._validate(trainer.network, snapshot[0], question, epoch, loss)
                 if setting == "zero_shot":
-                    shares[epoch] = share
+                    places[epoch] = place
                 if setting not in best or value > best[setting][0]:
                     best[setting], kept[setting] = (value, epoch), snapshot
             if all(epoch - at >= train.patience * train.validate_every for _, at in best.values()):
@@ -117,27 +117,30 @@ class NeuralBackbone(Backbone):
         chosen = {setting: best.get(setting, best[latest])[1] for setting in SETTINGS}
         return (
             chosen,
-            {setting: shares.get(epoch, 0.0) for setting, epoch in chosen.items()},
+            {setting: places.get(epoch, Place()) for setting, epoch in chosen.items()},
             {setting: kept.get(setting, kept[latest]) for setting in SETTINGS},
         )
 
     def _validate(
         self, network: Network, vectors: Vectors, question: _Question, epoch: int, loss: float
-    ) -> tuple[float, float]:
-        """(Recall@20 + NDCG@20, the share of the kernel with which cold items rank best), into the curve too."""
-        best, found = (-1.0, 0.0), {}
-        for share, items in question.candidates(vectors.items):
+    ) -> tuple[float, Place]:
+        """(Recall@20 + NDCG@20, the place at which cold items rank best), into the curve too. A place that leaves all to
+        the tower still names the better kernel, since items that come later have no tower."""
+        found = []
+        for place, items in question.candidates(vectors.items):
             metrics = recall_and_ndcg(
                 lambda users, items=items: self._product(network, vectors.users[users], items),  # type: ignore[misc]
                 question.task,
                 self.validation_users,
             )
-            if sum(metrics.values()) > best[0]:
-                best, found = (sum(metrics.values()), share), metrics
-        for metric, value in found.items():
-            row = {"epoch": epoch, "loss": loss, "setting": question.setting, "metric": metric, "value": value}
+            found.append((sum(metrics.values()), place, metrics))
+        value, place, best = max(found, key=lambda one: one[0])
+        if not place.share and len(found) > 1:
+            place = Place(0.0, max(found[1:], key=lambda one: one[0])[1].profiles)
+        for metric, one in best.items():
+            row = {"epoch": epoch, "loss": loss, "setting": question.setting, "metric": metric, "value": one}
             self.curve.append(row)
-        return best
+        return value, place
 
     def _keep(
         self,
@@ -145,7 +148,7 @@ class NeuralBackbone(Backbone):
         variant: Variant,
         seed: int,
         chosen: dict[Setting, int],
-        shares: Mapping[Setting, float],
+        places: Mapping[Setting, Place],
         kept: dict[Setting, Snapshot],
         fusion: Fusion,
     ) -> None:
@@ -163,7 +166,7 @@ class NeuralBackbone(Backbone):
                     "variant": variant,
                     "seed": seed,
                     "epochs": chosen,
-                    "placing": dict(shares),
+                    "placing": {setting: [*place] for setting, place in places.items()},
                     "snapshot": data.snapshot,
                 },
                 networks={f"{s}/{name}": value for s in SETTINGS for name, value in kept[s][1].items()},
@@ -202,22 +205,24 @@ class _Question:
         )
         self.setting = task.setting
         self._columns = columns
-        self._map = None if placing is None or task.setting != "zero_shot" else placing.map
-        self._cold = np.flatnonzero(np.zeros(len(columns)) if placing is None else placing.cold[columns])
-        self._kernel = None if self._map is None else self._map.kept(columns[self._cold])
+        self._kernels: list[tuple[bool, KernelMap, NDArray[np.int64], Matrix | None]] = []
+        if placing is not None and task.setting == "zero_shot":
+            for profiles in placing.kernels:
+                mine = np.flatnonzero(np.isin(columns, placing.cold(profiles)))
+                if len(mine):
+                    kernel = placing.map(profiles)
+                    self._kernels.append((profiles, kernel, mine, kernel.kept(columns[mine])))
 
-    def candidates(self, items: Matrix) -> Iterator[tuple[float, Matrix]]:
-        """(share, vectors of the candidates), of final `items` (n_items, width), for each share worth asking about."""
-        mine = items[self._columns]
-        yield 0.0, mine
-        if self._map is None or not len(self._cold):
-            return
-        rows = self._columns[self._cold]
-        told = self._map.predict(items, rows, self._kernel)
-        for share in SHARES[1:]:
-            moved = mine.copy()
-            moved[self._cold] = blended(items[rows], told, share)
-            yield share, moved
+    def candidates(self, items: Matrix) -> Iterator[tuple[Place, Matrix]]:
+        """(place, vectors of the candidates), of final `items` (n_items, width), for each place worth asking about."""
+        own = items[self._columns]
+        yield Place(), own
+        for profiles, kernel, cold, kept in self._kernels:
+            told = kernel.predict(items, self._columns[cold], kept)
+            for share in SHARES[1:]:
+                moved = own.copy()
+                moved[cold] = blended(own[cold], told, share)
+                yield Place(share, profiles), moved
 
 
 def _placing(data: TrainingData, variant: Variant, seed: int) -> Placing:

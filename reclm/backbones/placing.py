@@ -5,7 +5,9 @@ whitened profile embeddings; with `linear` the cosines as well (better for netwo
 models on sparse ones, by Recall@20 of cold items on validation).
 
 implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
-trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two.
+trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two. Whether like
+profiles make like items is a matter of the log (in the demo shop they do, on sparse anime texts alone know better), so that
+a network's kernel reads them where validation says so.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from reclm.backbones.base import Place
 from reclm.backbones.features import Matrix, Whitening, landmarks, present, tfidf, unit_length
 from reclm.backbones.fusion import EMBEDDING_WIDTH
 from reclm.dataset import TrainingData
@@ -112,25 +115,39 @@ def mapped(sources: Kernel, evidence: NDArray[np.integer], targets: Matrix, *, l
 
 
 class Placing:
-    """Cold items of a network: `share` of the kernel's, the rest their tower's. `cold` (n_items,) are those that it can
-    place: nobody touched them, and something is known of them; none where no item is warm."""
+    """Cold items of a network: a share of the kernel's, the rest their tower's. `kernels` are the values that
+    `Place.profiles` may have: True for all that is known, and False where there are texts besides; none where no item is
+    warm, or all are."""
 
     def __init__(self, data: TrainingData, item_profile: Matrix | None) -> None:
-        self.cold, self.map = ~data.warm_items, None
-        sources = item_kernels(data, item_profile) if self.cold.any() and data.warm_items.any() else []
-        if sources:
-            self.cold &= ~silent(sources)
-            self.map = KernelMap(sources, data.warm_items.astype(np.int64), linear=True)
-        else:
-            self.cold = np.zeros_like(self.cold)
+        self._evidence = data.warm_items.astype(np.int64)
+        self._sources: dict[bool, Kernel] = {}
+        self._maps: dict[bool, KernelMap] = {}
+        if self._evidence.any() and not self._evidence.all():
+            texts, profiles = item_kernels(data, None), embedding_kernels([item_profile])
+            if texts or profiles:
+                self._sources[True] = texts + profiles
+            if texts and profiles:
+                self._sources[False] = texts
+        self.kernels = tuple(self._sources)
 
-    def placed(self, items: Matrix, share: float) -> Matrix:
-        """`items` (n_items, width) with every cold row moved by `share` to where the kernel puts it."""
-        rows = np.flatnonzero(self.cold)
-        if not share or self.map is None:
+    def cold(self, profiles: bool) -> Rows:
+        """The items that the kernel can place: nobody touched them, and its sources say something of them."""
+        return np.flatnonzero((self._evidence == 0) & ~silent(self._sources[profiles]))
+
+    def map(self, profiles: bool) -> KernelMap:
+        if profiles not in self._maps:
+            self._maps[profiles] = KernelMap(self._sources[profiles], self._evidence, linear=True)
+        return self._maps[profiles]
+
+    def placed(self, items: Matrix, place: Place) -> Matrix:
+        """`items` (n_items, width) with every cold row moved by `place.share` to where the kernel puts it."""
+        if not place.share or not self.kernels:
             return items
+        kernel = place.profiles or False not in self.kernels
+        rows = self.cold(kernel)
         moved = items.copy()
-        moved[rows] = blended(items[rows], self.map.predict(items, rows), share)
+        moved[rows] = blended(items[rows], self.map(kernel).predict(items, rows), place.share)
         return moved
 
 

@@ -40,7 +40,7 @@ WORD_LENGTH = 3
 """Letters of a token that may be a word; one more where it does not open one."""
 SORTED_TOGETHER = 16
 """Batches sorted by length together."""
-WORDS_SHARE, WORDS_PASSES = 1 / 3, 4
+WORDS_SHARE, WORDS_PASSES = 1 / 5, 4
 """What is read first of the words: this share of all tokens at most, and each document so often at most."""
 WORD_SCALE = 0.04
 """Standard deviation of the entries of a token vector that begins with a meaning; the others' is 0.02, as is usual."""

@@ -25,6 +25,7 @@ from reclm.ablation.cells import NO_ARM, Cell
 from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
 from reclm.artifacts import Artifact
+from reclm.backbones import base
 from reclm.evaluation.evaluate import Final
 from reclm.evaluation.report import language
 from reclm.llm.choice import preferred, suits
@@ -133,7 +134,7 @@ class Learner(ew.Noisy):
     def __init__(self, model: str) -> None:
         self.model = model
 
-    placing: ClassVar[dict[str, float]] = {"full_shot": 0.25, "zero_shot": 0.75}
+    placing: ClassVar[dict[str, base.Place]] = {"full_shot": base.Place(0.25), "zero_shot": base.Place(0.75)}
     given: ClassVar[list[Any]] = []
 
     def fit(

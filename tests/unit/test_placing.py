@@ -11,7 +11,7 @@ from scipy import sparse
 from unit import backbones_world as bw
 
 from reclm.backbones import create
-from reclm.backbones.base import Backbone
+from reclm.backbones.base import Backbone, Place
 from reclm.backbones.neural import _Question
 from reclm.backbones.placing import PENALTY, SHARES, KernelMap, Placing, blended, item_kernels, mapped, silent
 from reclm.backbones.validation import recall_and_ndcg
@@ -20,6 +20,7 @@ from reclm.candidates import placed
 DATA = bw.toy_data()
 NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
 COLD = np.flatnonzero(bw.COLD)
+TEXTS_ALONE = Place(1.0, profiles=False)
 
 
 def selected(name: str = "biasmf", variant: Any = "augment", *flags: str) -> Backbone:
@@ -80,11 +81,20 @@ class TestPlacing:
     def test_moves_cold_items_by_its_share_and_no_others(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
         placing = Placing(DATA, DATA.item_profile)
-        whole = placing.placed(items, 1.0)
+        whole = placing.placed(items, Place(1.0))
         np.testing.assert_array_equal(whole[~bw.COLD], items[~bw.COLD])
         assert (np.abs(whole[bw.COLD] - items[bw.COLD]).max(axis=1) > 1e-3).all()
-        np.testing.assert_allclose(placing.placed(items, 0.25), blended(items, whole, 0.25), atol=1e-6)
-        assert placing.placed(items, 0.0) is items
+        np.testing.assert_allclose(placing.placed(items, Place(0.25)), blended(items, whole, 0.25), atol=1e-6)
+        assert placing.placed(items, Place()) is items
+
+    def test_reads_profiles_or_texts_alone(self) -> None:
+        items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
+        placing, bare = Placing(DATA, DATA.item_profile), Placing(DATA, None)
+        assert (placing.kernels, bare.kernels) == ((True, False), (True,))
+        texts = placing.placed(items, Place(1.0, profiles=False))
+        assert np.abs(texts - placing.placed(items, Place(1.0))).max() > 1e-3
+        for profiles in (True, False):
+            np.testing.assert_array_equal(bare.placed(items, Place(1.0, profiles)), texts)
 
     def test_leaves_to_its_tower_what_nothing_is_known_of(self) -> None:
         first = COLD[0]
@@ -94,9 +104,8 @@ class TestPlacing:
         content[first] = np.nan
         placing = Placing(replace(DATA, texts=texts, item_content=content), None)
         items = np.random.default_rng(3).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
-        np.testing.assert_array_equal(placing.placed(items, 1.0)[first], items[first])
-        assert not placing.cold[first]
-        assert placing.cold[COLD[1:]].all()
+        np.testing.assert_array_equal(placing.placed(items, Place(1.0))[first], items[first])
+        np.testing.assert_array_equal(placing.cold(True), COLD[1:])
 
     @pytest.mark.parametrize("empty", ["texts", "interactions"])
     def test_needs_texts_and_warm_items(self, empty: str) -> None:
@@ -105,30 +114,30 @@ class TestPlacing:
             bare = {"interactions": sparse.csr_matrix(DATA.interactions.shape, dtype=np.float32)}
         placing = Placing(replace(DATA, **bare), None)
         items = np.ones((bw.N_ITEMS, 3), dtype=np.float32)
-        assert placing.map is None
-        assert not placing.cold.any()
-        assert placing.placed(items, 1.0) is items
+        assert placing.kernels == ()
+        assert placing.placed(items, Place(1.0)) is items
 
-    def test_warm_items_are_asked_about_once_and_cold_ones_at_every_share(self) -> None:
-        placing = Placing(DATA, None)
+    @pytest.mark.parametrize("kernels", [(True,), (True, False)])
+    def test_warm_items_are_asked_about_once_and_cold_ones_at_every_place(self, kernels: tuple[bool, ...]) -> None:
+        placing = Placing(DATA, DATA.item_profile if False in kernels else None)
         items = np.random.default_rng(4).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
         warm, cold = (_Question(task, placing) for task in bw.toy_tasks(DATA))
-        assert [share for share, _ in warm.candidates(items)] == [0.0]
+        assert [place for place, _ in warm.candidates(items)] == [Place()]
         offered = dict(cold.candidates(items))
-        assert tuple(offered) == SHARES
-        for share, rows in offered.items():
-            np.testing.assert_allclose(rows, placing.placed(items, share)[cold._columns], atol=1e-5)
+        assert [*offered] == [Place(), *(Place(share, profiles) for profiles in kernels for share in SHARES[1:])]
+        for place, rows in offered.items():
+            np.testing.assert_allclose(rows, placing.placed(items, place)[cold._columns], atol=1e-5)
 
 
 @pytest.fixture
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel has the whole say, whether or not the tower knows better."""
+    """The kernel of texts alone has the whole say, whether or not the tower or the profiles know better."""
     monkeypatch.setattr(_Question, "candidates", _last_alone)
 
 
 def _last_alone(
     self: _Question, items: np.ndarray, every: Any = _Question.candidates
-) -> list[tuple[float, np.ndarray]]:
+) -> list[tuple[Place, np.ndarray]]:
     return list(every(self, items))[-1:]
 
 
@@ -137,9 +146,9 @@ class TestWhatWasChosen:
     @pytest.mark.parametrize("name", NEURAL)
     def test_and_measured_is_what_is_kept(self, name: str) -> None:
         backbone = selected(name)
-        assert backbone.placing == {"full_shot": 1.0, "zero_shot": 1.0}
+        assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
         vectors = backbone.fitted.vectors["zero_shot"].items
-        whole = mapped(item_kernels(DATA, DATA.item_profile), (~bw.COLD).astype(int), vectors, linear=True)
+        whole = mapped(item_kernels(DATA, None), (~bw.COLD).astype(int), vectors, linear=True)
         assert whole is not None
         np.testing.assert_allclose(vectors[COLD], whole[COLD], atol=1e-4)
         for task in bw.toy_tasks(DATA):
@@ -159,7 +168,7 @@ class TestWhatWasChosen:
         again = create(name, bw.toy_settings("train.epochs=4"))
         epochs = {str(setting): epoch for setting, epoch in chosen.fitted.description["epochs"].items()}
         again.fit(DATA, "augment", seed=1, epochs=epochs, placing=chosen.placing)
-        assert again.placing == chosen.placing == {"full_shot": 1.0, "zero_shot": 1.0}
+        assert again.placing == chosen.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
         for setting in ("full_shot", "zero_shot"):
             np.testing.assert_allclose(
                 again.fitted.vectors[setting].items, chosen.fitted.vectors[setting].items, atol=1e-6
@@ -175,7 +184,7 @@ class TestSelection:
             Tower, "_rows", lambda self, rows: len(self.features) if rows is None else len(rows), raising=False
         )
         backbone = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
-        assert backbone.placing["zero_shot"] > 0
+        assert backbone.placing["zero_shot"].share > 0
         task = bw.toy_tasks(DATA)[1]
         assert recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), task)["ndcg"] > 0.9
 
@@ -186,12 +195,28 @@ class TestSelection:
             return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 10
 
         monkeypatch.setattr(KernelMap, "predict", guess)
-        assert selected("biasmf").placing["zero_shot"] == 0
+        assert selected("biasmf").placing["zero_shot"].share == 0
+
+    @pytest.mark.parametrize("profiles", [True, False])
+    def test_takes_the_kernel_that_knows_better_even_for_later_items_alone(
+        self, profiles: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        random, whole = np.random.default_rng(5), KernelMap.predict
+
+        def guess(self: KernelMap, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
+            if (len(self.sources) == 3) == profiles:
+                return whole(self, targets, rows, kernel)
+            return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 10
+
+        monkeypatch.setattr(KernelMap, "predict", guess)
+        assert selected("biasmf").placing["zero_shot"].profiles == profiles
+        monkeypatch.setattr("reclm.backbones.neural.blended", lambda own, told, share: told - 1e-3 * share)
+        assert selected("biasmf").placing["zero_shot"].profiles == profiles
 
     def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
         backbone = create("biasmf", bw.toy_settings("train.epochs=4"))
         backbone.fit(DATA, "augment", seed=1, tasks=bw.toy_tasks(DATA)[:1])
-        assert backbone.placing == {"full_shot": 0.0, "zero_shot": 0.0}
+        assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), Place())
         als = create("als", bw.toy_settings())
         als.fit(DATA, "base", seed=1, tasks=bw.toy_tasks(DATA))
         assert als.placing == {}
@@ -200,10 +225,11 @@ class TestSelection:
 class TestItemsThatComeLater:
     def test_go_where_cold_items_were_put_best(self) -> None:
         backbone = create("biasmf", bw.toy_settings())
-        backbone.fit(DATA, "augment", seed=1, epochs=4, placing={"full_shot": 1.0, "zero_shot": 1.0})
-        sources = item_kernels(DATA, DATA.item_profile)
+        backbone.fit(DATA, "augment", seed=1, epochs=4, placing=dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE))
+        sources = item_kernels(DATA, None)
         learned = backbone.fitted.vectors["full_shot"]
         by_touch = mapped(sources, np.ones(bw.N_ITEMS, dtype=np.int64), learned.items, linear=True)
         np.testing.assert_allclose(placed(backbone, DATA), by_touch, atol=1e-5)
-        backbone.fitted.description["placing"] = {"full_shot": 0.0}
-        assert not np.allclose(placed(backbone, DATA), by_touch, atol=1e-3)
+        for other in (Place(0.0, profiles=False), Place(1.0)):
+            backbone.fitted.description["placing"] = {"full_shot": other}
+            assert not np.allclose(placed(backbone, DATA), by_touch, atol=1e-3)
