@@ -1,5 +1,6 @@
 """The profile stage: what lands in the artifact, that it is found again, and that its bytes do not depend on the day."""
 
+import shutil
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -205,6 +206,30 @@ class TestLanguageModel:
         assert stub.asked == []
         engine.write_profiles(settings, full=True)
         assert sorted(stub.asked) == sorted(first.asked)
+
+    @pytest.mark.parametrize(("kept_step", "again"), [(0, False), (6, True)])
+    def test_what_refinement_left_as_it_was_has_written_already(
+        self, kept_step: int, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, first, kind="sft", profiles={"model": "tuned"})
+        tuned = artifacts.all_of(settings.paths, "sft")[0]
+        first.model_version = f"sft-{tuned.version}"
+        engine.write_profiles(settings)
+        with artifacts.writing(settings.paths, "refine", {}, {"sft": tuned.version}) as draft:
+            shutil.copytree(tuned.path / "model", draft.path / "model")
+            draft.metrics["kept_step"] = kept_step
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub)
+
+        def opened(settings: Settings, folder: str, version: str) -> nullcontext[Stub]:
+            stub.model_version = version
+            return nullcontext(stub)
+
+        monkeypatch.setattr(language, "open_engine", opened)
+        artifact = engine.write_profiles(settings)
+        assert "refine" in artifact.manifest["parents"]
+        assert sorted(stub.asked) == (sorted(first.asked) if again else [])
 
     @pytest.mark.parametrize(
         "change", [{"seed": 9}, {"profiles": {"temperature": 0.5}}, {"llm": {"max_profile_tokens": 32}}]
