@@ -1,7 +1,7 @@
 """The items that can be recommended: those the champion was trained with, and those that have come since.
 
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
-ridge regression from texts, text embeddings and profile embeddings to where the champion would see each of its own items
+ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the champion would see each of its own items
 if nobody had touched it (`Vectors.unseen`), or, by as much as validation found good for cold items (`Backbone.placing`), to
 where it sees them; learned on all items that it was trained with. Its
 vector is published beside the others under the champion's version, so whoever fills an index from there has it, and
@@ -73,7 +73,8 @@ def standing(settings: Settings) -> dict[str, Any]:
 def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     """(n_items, width) float32: where each item of `data` belongs in the space of a fitted backbone; NaN: nobody can tell.
 
-    Only rows of items that the backbone was not fitted on are of use: the others are predictions too.
+    Only rows of items that the backbone was not fitted on are of use: the others are predictions too. Where validation
+    found texts alone to know better, profiles speak for items without a text.
     """
     from reclm.backbones.base import Place
     from reclm.backbones.placing import blended, item_kernels, mapped, silent
@@ -88,12 +89,14 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
         source = blended(learned.unseen, learned.items, place.share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
-    read = place.profiles and fitted.description["variant"] != "base"
-    sources: list[Any] = item_kernels(data, data.item_profile if read else None)
-    vectors = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
-    if vectors is None:
-        return np.full_like(targets, np.nan)
-    vectors[silent(sources)] = np.nan
+    profiles = None if fitted.description["variant"] == "base" else data.item_profile
+    vectors = np.full_like(targets, np.nan)
+    for read in (None, profiles) if not place.profiles else (profiles,):
+        sources: list[Any] = item_kernels(data, read)
+        found = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
+        if found is not None:
+            told = np.isnan(vectors).all(axis=1) & ~silent(sources)
+            vectors[told] = found[told]
     return vectors
 
 

@@ -63,7 +63,8 @@ class Fitted:
 
 
 class Place(NamedTuple):
-    """Where cold items stand: the kernel's `share` of their vectors, and whether it reads profiles or texts alone."""
+    """Where cold items stand: the kernel's `share` of their vectors, and whether it reads all that is known of them or,
+    without `profiles`, texts alone."""
 
     share: float = 0.0
     profiles: bool = True
@@ -112,7 +113,8 @@ class Backbone(ABC):
     @property
     def placing(self) -> dict[str, Place]:
         """For each setting where cold items stand; {} where a model has no such choice."""
-        return {setting: Place(*place) for setting, place in self.fitted.description.get("placing", {}).items()}
+        kept = self.fitted.description.get("placing", {}).items()
+        return {setting: Place(*place) if isinstance(place, list | tuple) else Place(place) for setting, place in kept}
 
     @property
     def fitted(self) -> Fitted:

@@ -19,7 +19,7 @@ from reclm.model_settings import TrainSettings
 
 PAIR_BLOCK = 30_000  # pairs scored at once: the hidden layer of a block stays in cache, at half the time
 MIN_HIDDEN = 8
-"""Width of the hidden layers at least. A quarter of the vectors' is as good as a half, and twice as fast."""
+"""Width of the hidden layers at least. It is a quarter of the vectors' otherwise: as good as a half, and twice as fast."""
 
 
 class NCFNetwork(Network):

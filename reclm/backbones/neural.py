@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
 from reclm.backbones.fusion import Fusion, profiles_of
-from reclm.backbones.placing import SHARES, KernelMap, Placing, blended
+from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, blended
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
+from reclm.errors import ModelError
 from reclm.progress import track
 from reclm.settings import Settings
 
@@ -181,7 +182,12 @@ class NeuralBackbone(Backbone):
                 k.removeprefix(prefix): torch.from_numpy(v) for k, v in fitted.networks.items() if k.startswith(prefix)
             }
             network = self.network()
-            network.load_state_dict(state)
+            try:
+                network.load_state_dict(state)
+            except RuntimeError:
+                raise ModelError(
+                    f"this {self.name} was trained by a reclm that built it otherwise; run `reclm train`, then `reclm promote`"
+                ) from None
             self._networks[setting] = network.eval()
 
     def _score(self, users: Matrix, items: Matrix, setting: Setting) -> Matrix:
@@ -211,7 +217,8 @@ class _Question:
                 mine = np.flatnonzero(np.isin(columns, placing.cold(profiles)))
                 if len(mine):
                     kernel = placing.map(profiles)
-                    self._kernels.append((profiles, kernel, mine, kernel.kept(columns[mine])))
+                    kept = kernel.kept(columns[mine], KEPT_CELLS // len(placing.kernels))
+                    self._kernels.append((profiles, kernel, mine, kept))
 
     def candidates(self, items: Matrix) -> Iterator[tuple[Place, Matrix]]:
         """(place, vectors of the candidates), of final `items` (n_items, width), for each place worth asking about."""

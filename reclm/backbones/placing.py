@@ -31,7 +31,7 @@ PENALTY = 1.0
 MAX_LANDMARKS = 6000
 BLOCK = 1024
 KEPT_CELLS = 100_000_000
-"""Largest kernel that is kept in memory, in float32, from one use to the next; a larger one is computed each time."""
+"""Entries of kernels that are kept in memory, in float32, from one use to the next; more are computed each time."""
 
 Rows = NDArray[np.int64]
 Kernel = list[NDArray[np.float64] | sparse.csr_matrix]
@@ -86,9 +86,9 @@ class KernelMap:
                     total[block] += dense
         return total
 
-    def kept(self, rows: Rows) -> Matrix | None:
-        """The kernel of `rows`, to be used again and again; None where it would not fit (KEPT_CELLS)."""
-        return self.kernel(rows, np.float32) if len(rows) * len(self.anchors) <= KEPT_CELLS else None
+    def kept(self, rows: Rows, cells: int) -> Matrix | None:
+        """The kernel of `rows`, to be used again and again; None where it has more than `cells` (see KEPT_CELLS)."""
+        return self.kernel(rows, np.float32) if len(rows) * len(self.anchors) <= cells else None
 
     def predict(self, targets: Matrix, rows: Rows, kernel: Matrix | None = None) -> Matrix:
         """What the anchors' `targets` (n, f) say of `rows`: (len(rows), f). `kernel` is what `kept` gave for them.
@@ -116,8 +116,8 @@ def mapped(sources: Kernel, evidence: NDArray[np.integer], targets: Matrix, *, l
 
 class Placing:
     """Cold items of a network: a share of the kernel's, the rest their tower's. `kernels` are the values that
-    `Place.profiles` may have: True for all that is known, and False where there are texts besides; none where no item is
-    warm, or all are."""
+    `Place.profiles` may have, in the order in which they are tried: False where there are texts besides profiles, True for
+    all that is known; none where no item is warm, or all are."""
 
     def __init__(self, data: TrainingData, item_profile: Matrix | None) -> None:
         self._evidence = data.warm_items.astype(np.int64)
@@ -125,10 +125,10 @@ class Placing:
         self._maps: dict[bool, KernelMap] = {}
         if self._evidence.any() and not self._evidence.all():
             texts, profiles = item_kernels(data, None), embedding_kernels([item_profile])
-            if texts or profiles:
-                self._sources[True] = texts + profiles
             if texts and profiles:
                 self._sources[False] = texts
+            if texts or profiles:
+                self._sources[True] = texts + profiles
         self.kernels = tuple(self._sources)
 
     def cold(self, profiles: bool) -> Rows:

@@ -65,7 +65,7 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
     if settings.profiles.engine != "openai":
         model = newest_model(settings, warehouse) if model is None else model
     profiles, llm, endpoint = settings.profiles, settings.llm, settings.openai
-    version = "" if model is None else version_of(model)
+    version = "" if model is None else answers_as(model)
     parameters = {
         "engine": profiles.engine,
         "decoding": decoding(settings),
@@ -78,7 +78,7 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
     return Writer(model, version, {} if model is None else {model.kind: model.version}, parameters)
 
 
-def version_of(model: Artifact) -> str:
+def answers_as(model: Artifact) -> str:
     """The name of the model that answers: the tuned one's where refinement kept it as it was, so that what it has
     written stands."""
     if model.kind == "refine" and model.metrics.get("kept_step") == 0:

@@ -136,7 +136,9 @@ class Index:
         mine = about.manifest["parameters"]
         for other in artifacts.all_of(self.settings.paths, "backbone"):
             its = other.manifest["parameters"]
-            same = all(its[key] == mine[key] for key in ("model", "seed")) and its["variant"] == "base"
+            same = (
+                all(its.get(key) == mine.get(key) for key in ("model", "seed", "layout")) and its["variant"] == "base"
+            )
             if same and other.version != self.version and other.manifest["parents"] == about.manifest["parents"]:
                 from reclm.backbones import Backbone
 

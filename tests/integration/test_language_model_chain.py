@@ -10,6 +10,7 @@ import pytest
 from integration import pipeline
 
 from reclm import artifacts
+from reclm.profiles.language import answers_as
 from reclm.workspace import Workspace, read_json
 
 WRITES = {"base": "base", "tune": "sft", "reward": "reward", "refine": "refine", "profile": "profiles"}
@@ -48,7 +49,7 @@ class TestTheChain:
             users, written = connection.execute(
                 "select (select count(*) from dim_users), (select count(*) from dim_user_profiles)"
             ).fetchall()[0]
-        assert rows == [("transformers", f"refine-{newest(shop, 'refine').version}", 64, True)]
+        assert rows == [("transformers", answers_as(newest(shop, "refine")), 64, True)]
         assert users == written
 
     def test_the_language_model_never_saw_what_a_held_out_entity_was_told(self, shop: Path) -> None:

@@ -148,6 +148,18 @@ class TestSaving:
             Backbone.load(tmp_path)
 
 
+class TestOlderModels:
+    def test_of_another_build_say_what_to_do(self, tmp_path):
+        backbone = fitted("ncf")
+        backbone.fitted.networks = {
+            name: value[:1] if name.endswith("second.weight") else value
+            for name, value in backbone.fitted.networks.items()
+        }
+        backbone.save(tmp_path)
+        with pytest.raises(ModelError, match=r"ncf was trained by a reclm that built it otherwise; run `reclm train`"):
+            Backbone.load(tmp_path)
+
+
 class TestFitting:
     @pytest.mark.parametrize("name", BACKBONES)
     def test_one_seed_gives_one_result(self, name):

@@ -18,7 +18,7 @@ from reclm.llm import base
 from reclm.llm.conversations import Corpus
 from reclm.llm.prompts import Message, profile_request
 from reclm.llm.templates import answered, decode, encode, render, takes_system
-from reclm.llm.tiny import SIZES, Size, _untrained, as_document, give_meanings, train_model, train_tokenizer
+from reclm.llm.tiny import SIZES, Size, _loss, _untrained, as_document, give_meanings, train_model, train_tokenizer
 from reclm.settings import Settings
 
 QUICK = {"tiny_tokens": 1000, "tiny_vocabulary": 400}
@@ -118,6 +118,15 @@ class _Counted:
 
     def __len__(self) -> int:
         return 2048
+
+
+class TestLoss:
+    def test_is_the_weighted_mean_over_the_tokens_that_follow(self) -> None:
+        torch.manual_seed(0)
+        logits, ids, weights = torch.randn(3, 5, 7), torch.randint(0, 7, (3, 5)), torch.rand(3, 5)
+        told = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
+        expected = -(told * weights[:, 1:]).sum() / weights[:, 1:].sum()
+        torch.testing.assert_close(_loss(logits, ids, weights), expected)
 
 
 class TestWriteBase:

@@ -13,7 +13,17 @@ from unit import backbones_world as bw
 from reclm.backbones import create
 from reclm.backbones.base import Backbone, Place
 from reclm.backbones.neural import _Question
-from reclm.backbones.placing import PENALTY, SHARES, KernelMap, Placing, blended, item_kernels, mapped, silent
+from reclm.backbones.placing import (
+    KEPT_CELLS,
+    PENALTY,
+    SHARES,
+    KernelMap,
+    Placing,
+    blended,
+    item_kernels,
+    mapped,
+    silent,
+)
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.candidates import placed
 
@@ -52,7 +62,9 @@ class TestKernelMap:
         parts = [KernelMap([source], (~bw.COLD).astype(int)).kernel(COLD, np.float64) for source in sources]
         np.testing.assert_allclose(both.kernel(COLD, np.float64), sum(parts))
         targets = np.random.default_rng(1).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
-        np.testing.assert_allclose(both.predict(targets, COLD, both.kept(COLD)), both.predict(targets, COLD), atol=1e-5)
+        np.testing.assert_allclose(
+            both.predict(targets, COLD, both.kept(COLD, KEPT_CELLS)), both.predict(targets, COLD), atol=1e-5
+        )
 
     def test_a_kernel_in_blocks_is_the_same_and_one_too_large_is_not_kept(
         self, monkeypatch: pytest.MonkeyPatch
@@ -63,9 +75,8 @@ class TestKernelMap:
         monkeypatch.setattr("reclm.backbones.placing.BLOCK", 3)
         parts = KernelMap(item_kernels(DATA, None), (~bw.COLD).astype(int), linear=True)
         np.testing.assert_allclose(parts.predict(targets, COLD), expected, atol=1e-6)
-        monkeypatch.setattr("reclm.backbones.placing.KEPT_CELLS", 1)
-        assert parts.kept(COLD) is None
-        np.testing.assert_allclose(parts.predict(targets, COLD, parts.kept(COLD)), expected, atol=1e-6)
+        assert parts.kept(COLD, 1) is None
+        np.testing.assert_allclose(parts.predict(targets, COLD, parts.kept(COLD, 1)), expected, atol=1e-6)
 
     def test_says_the_mean_where_nothing_is_known(self) -> None:
         rows = np.eye(4)
@@ -90,7 +101,7 @@ class TestPlacing:
     def test_reads_profiles_or_texts_alone(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
         placing, bare = Placing(DATA, DATA.item_profile), Placing(DATA, None)
-        assert (placing.kernels, bare.kernels) == ((True, False), (True,))
+        assert (placing.kernels, bare.kernels) == ((False, True), (True,))
         texts = placing.placed(items, Place(1.0, profiles=False))
         assert np.abs(texts - placing.placed(items, Place(1.0))).max() > 1e-3
         for profiles in (True, False):
@@ -117,7 +128,7 @@ class TestPlacing:
         assert placing.kernels == ()
         assert placing.placed(items, Place(1.0)) is items
 
-    @pytest.mark.parametrize("kernels", [(True,), (True, False)])
+    @pytest.mark.parametrize("kernels", [(True,), (False, True)])
     def test_warm_items_are_asked_about_once_and_cold_ones_at_every_place(self, kernels: tuple[bool, ...]) -> None:
         placing = Placing(DATA, DATA.item_profile if False in kernels else None)
         items = np.random.default_rng(4).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
@@ -132,13 +143,14 @@ class TestPlacing:
 @pytest.fixture
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel of texts alone has the whole say, whether or not the tower or the profiles know better."""
-    monkeypatch.setattr(_Question, "candidates", _last_alone)
+    monkeypatch.setattr(_Question, "candidates", _texts_alone)
 
 
-def _last_alone(
+def _texts_alone(
     self: _Question, items: np.ndarray, every: Any = _Question.candidates
 ) -> list[tuple[Place, np.ndarray]]:
-    return list(every(self, items))[-1:]
+    found = list(every(self, items))
+    return [one for one in found if one[0] == TEXTS_ALONE] or found
 
 
 @pytest.mark.usefixtures("all_of_it")
@@ -175,14 +187,19 @@ class TestWhatWasChosen:
             )
 
 
+def without_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers say the same of everything."""
+    from reclm.backbones.fusion import Tower
+
+    monkeypatch.setattr(Tower, "forward", lambda self, rows: self.output.bias.expand(self._rows(rows), -1))
+    monkeypatch.setattr(
+        Tower, "_rows", lambda self, rows: len(self.features) if rows is None else len(rows), raising=False
+    )
+
+
 class TestSelection:
     def test_takes_the_kernel_where_the_tower_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from reclm.backbones.fusion import Tower
-
-        monkeypatch.setattr(Tower, "forward", lambda self, rows: self.output.bias.expand(self._rows(rows), -1))
-        monkeypatch.setattr(
-            Tower, "_rows", lambda self, rows: len(self.features) if rows is None else len(rows), raising=False
-        )
+        without_towers(monkeypatch)
         backbone = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
         assert backbone.placing["zero_shot"].share > 0
         task = bw.toy_tasks(DATA)[1]
@@ -198,20 +215,23 @@ class TestSelection:
         assert selected("biasmf").placing["zero_shot"].share == 0
 
     @pytest.mark.parametrize("profiles", [True, False])
-    def test_takes_the_kernel_that_knows_better_even_for_later_items_alone(
-        self, profiles: bool, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("tower", [True, False])
+    def test_names_the_kernel_that_knows_better_even_where_the_tower_has_its_way(
+        self, tower: bool, profiles: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         random, whole = np.random.default_rng(5), KernelMap.predict
 
         def guess(self: KernelMap, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
             if (len(self.sources) == 3) == profiles:
                 return whole(self, targets, rows, kernel)
-            return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 10
+            return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 1000
 
         monkeypatch.setattr(KernelMap, "predict", guess)
-        assert selected("biasmf").placing["zero_shot"].profiles == profiles
-        monkeypatch.setattr("reclm.backbones.neural.blended", lambda own, told, share: told - 1e-3 * share)
-        assert selected("biasmf").placing["zero_shot"].profiles == profiles
+        if not tower:
+            without_towers(monkeypatch)
+        flags = () if tower else ("train.epochs=12", "fusion.matched_spread=0")
+        place = selected("biasmf", "augment", *flags).placing["zero_shot"]
+        assert (place.share == 0, place.profiles) == (tower, profiles)
 
     def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
         backbone = create("biasmf", bw.toy_settings("train.epochs=4"))
@@ -233,3 +253,19 @@ class TestItemsThatComeLater:
         for other in (Place(0.0, profiles=False), Place(1.0)):
             backbone.fitted.description["placing"] = {"full_shot": other}
             assert not np.allclose(placed(backbone, DATA), by_touch, atol=1e-3)
+
+    def test_profiles_speak_for_those_without_a_text(self) -> None:
+        backbone = create("biasmf", bw.toy_settings())
+        backbone.fit(DATA, "augment", seed=1, epochs=4, placing={"full_shot": TEXTS_ALONE})
+        assert DATA.item_content is not None
+        texts, content = ["", *DATA.texts[1:]], DATA.item_content.copy()
+        content[0] = np.nan
+        bare = replace(DATA, texts=texts, item_content=content)
+        assert np.isfinite(placed(backbone, bare)).all()
+        assert np.isnan(placed(backbone, replace(bare, item_profile=None))[0]).all()
+
+    def test_an_older_models_place_is_its_share_alone(self) -> None:
+        backbone = create("biasmf", bw.toy_settings())
+        backbone.fit(DATA, "augment", seed=1, epochs=1)
+        backbone.fitted.description["placing"] = {"full_shot": 0.25}
+        assert backbone.placing == {"full_shot": Place(0.25)}
