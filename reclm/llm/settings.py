@@ -23,7 +23,7 @@ class LlmSettings(Section):
     )
     tiny_vocabulary: int = Field(2048, ge=300, description="Tokens of the `tiny` model's byte-level BPE vocabulary.")
     tiny_tokens: int = Field(
-        1_000_000,
+        1_200_000,
         ge=1000,
         description="Tokens the `tiny` model reads while it is trained from scratch, repeats included.",
     )
