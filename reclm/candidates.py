@@ -1,11 +1,11 @@
 """The items that can be recommended: those the champion was trained with, and those that have come since.
 
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
-ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the champion would see each of its own items
-if nobody had touched it (`Vectors.unseen`), or, by as much as validation found good for cold items (`Backbone.placing`), to
-where it sees them; learned on all items that it was trained with. Its
-vector is published beside the others under the champion's version, so whoever fills an index from there has it, and
-nothing is trained.
+ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the
+champion would see each of its own items if nobody had touched it (`Vectors.unseen`), or, by as much as validation found
+good for cold items (`Backbone.placing`), to where it sees them; learned on all items that it was trained with. Its vector
+is published beside the others under the champion's version, so whoever fills an index from there has it, and nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -91,11 +91,14 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     targets[position >= 0] = source[position[position >= 0]]
     profiles = None if fitted.description["variant"] == "base" else data.item_profile
     vectors = np.full_like(targets, np.nan)
-    for read in (None, profiles) if not place.profiles else (profiles,):
+    for read in (profiles,) if place.profiles or profiles is None else (None, profiles):
+        missing = np.isnan(vectors).all(axis=1)
+        if not missing.any():
+            break
         sources: list[Any] = item_kernels(data, read)
         found = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
         if found is not None:
-            told = np.isnan(vectors).all(axis=1) & ~silent(sources)
+            told = missing & ~silent(sources)
             vectors[told] = found[told]
     return vectors
 

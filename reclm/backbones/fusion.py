@@ -145,8 +145,9 @@ def start_matched(
     before anything is learned: a log of a few interactions a user cannot teach that.
 
     The projection is on the `dim` leading directions of the warm items' texts. `spread` is the standard deviation of
-    the scores that long histories begin with; profiles, where a step shows them, begin with PROFILE_SPREAD of it. At 0 towers begin at random,
-    the map at zero; None: texts are all alike. Vectors of two encoders cannot match: raises ValueError.
+    the scores that long histories begin with; profiles, where a step shows them, begin with PROFILE_SPREAD of it. At 0
+    towers begin at random, the map at zero; None: texts are all alike. Vectors of two encoders cannot match: raises
+    ValueError.
     """
     if users is not None and users.rows.shape[1] != items.rows.shape[1]:
         raise ValueError(f"profiles of {users.rows.shape[1]} and texts of {items.rows.shape[1]} columns: two encoders")

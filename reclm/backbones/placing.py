@@ -6,8 +6,8 @@ models on sparse ones, by Recall@20 of cold items on validation).
 
 implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
 trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two. Whether like
-profiles make like items is a matter of the log (in the demo shop they do, on sparse anime texts alone know better), so that
-a network's kernel reads them where validation says so.
+profiles make like items is a matter of the log (by the validation slices they do in the demo shop, and do not on sparse
+anime), so a network's kernel reads them where validation says so.
 """
 
 from __future__ import annotations
