@@ -3,7 +3,7 @@
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
 ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the
 champion would see each of its own items if nobody had touched it (`Vectors.unseen`), or, by as much as validation found
-good for cold items (`Backbone.placing`), to where it sees them; learned on all items that it was trained with. Its vector
+good for cold items (`Backbone.placing`), to where it sees them, less their lead over the untouched; learned on all items that it was trained with. Its vector
 is published beside the others under the champion's version, so whoever fills an index from there has it, and nothing is
 trained.
 """
@@ -77,7 +77,8 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     found texts alone to know better, profiles speak for items without a text.
     """
     from reclm.backbones.base import Place
-    from reclm.backbones.placing import blended, item_kernels, mapped, silent
+    from reclm.backbones.features import present
+    from reclm.backbones.placing import blended, item_kernels, levelled, mapped, silent
 
     fitted = backbone.fitted
     learned = fitted.vectors[SETTING]
@@ -85,8 +86,9 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
     source, place = learned.items, backbone.placing.get(SETTING, Place())
     if learned.unseen is not None:
-        cold = np.isnan(fitted.item_id_vectors).all(axis=1)  # when it was fitted; people may have been forgotten since
-        source = blended(learned.unseen, learned.items, place.share)
+        # when it was fitted; people may have been forgotten since
+        cold = ~present(fitted.item_id_vectors)
+        source = blended(learned.unseen, levelled(learned, ~cold), place.share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
     profiles = None if fitted.description["variant"] == "base" else data.item_profile

@@ -30,8 +30,7 @@ class Vectors:
     """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
 
     `unseen` (n_items, width) are those that the items would have if nobody had touched them: what their texts and
-    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said, and in a
-    fit that only chooses epochs.
+    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said.
     """
 
     users: Matrix

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
 from reclm.backbones.fusion import Fusion, profiles_of
-from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, blended
+from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, blended, levelled
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
@@ -76,7 +76,7 @@ class NeuralBackbone(Backbone):
                 chosen, kept = wanted, self._run(trainer, wanted)
         if any(place.share for place in places.values()):
             kernel = kernel or _placing(data, variant, seed)
-            kept = {s: (replace(v, items=kernel.placed(v.items, places[s])), state) for s, (v, state) in kept.items()}
+            kept = {s: (replace(v, items=kernel.placed(v, places[s])), state) for s, (v, state) in kept.items()}
         self._keep(data, variant, seed, chosen, places, kept, fusion)
         return chosen
 
@@ -88,8 +88,7 @@ class NeuralBackbone(Backbone):
             self.curve.append({"epoch": epoch, "loss": loss, "setting": "", "metric": "", "value": float("nan")})
             due = [setting for setting in SETTINGS if wanted[setting] == epoch]
             if due:
-                vectors, state = _snapshot(trainer)
-                kept |= dict.fromkeys(due, (replace(vectors, unseen=trainer.unseen()), state))
+                kept |= dict.fromkeys(due, _snapshot(trainer))
         return kept
 
     def _select(
@@ -128,7 +127,7 @@ class NeuralBackbone(Backbone):
         """(Recall@20 + NDCG@20, the place at which cold items rank best), into the curve too. A place that leaves all to
         the tower still names the better kernel, since items that come later have no tower."""
         found = []
-        for place, items in question.candidates(vectors.items):
+        for place, items in question.candidates(vectors):
             metrics = recall_and_ndcg(
                 lambda users, items=items: self._product(network, vectors.users[users], items),  # type: ignore[misc]
                 question.task,
@@ -212,6 +211,7 @@ class _Question:
         self.setting = task.setting
         self._columns = columns
         self._kernels: list[tuple[bool, KernelMap, NDArray[np.int64], Matrix | None]] = []
+        self._warm = np.zeros(0, dtype=np.bool_) if placing is None else placing.warm
         if placing is not None and task.setting == "zero_shot":
             for profiles in placing.kernels:
                 mine = np.flatnonzero(np.isin(columns, placing.cold(profiles)))
@@ -220,12 +220,12 @@ class _Question:
                     kept = kernel.kept(columns[mine], KEPT_CELLS // len(placing.kernels))
                     self._kernels.append((profiles, kernel, mine, kept))
 
-    def candidates(self, items: Matrix) -> Iterator[tuple[Place, Matrix]]:
-        """(place, vectors of the candidates), of final `items` (n_items, width), for each place worth asking about."""
-        own = items[self._columns]
+    def candidates(self, vectors: Vectors) -> Iterator[tuple[Place, Matrix]]:
+        """(place, vectors of the candidates), of final `vectors`, for each place worth asking about."""
+        own = vectors.items[self._columns]
         yield Place(), own
         for profiles, kernel, cold, kept in self._kernels:
-            told = kernel.predict(items, self._columns[cold], kept)
+            told = kernel.predict(levelled(vectors, self._warm), self._columns[cold], kept)
             for share in SHARES[1:]:
                 moved = own.copy()
                 moved[cold] = blended(own[cold], told, share)

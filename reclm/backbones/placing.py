@@ -5,7 +5,8 @@ whitened profile embeddings; with `linear` the cosines as well (better for netwo
 models on sparse ones, by Recall@20 of cold items on validation).
 
 implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
-trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two. Whether like
+trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two. The tower alone
+says how cold items stand beside warm ones, since the kernel has learned from the touched how the touched stand. Whether like
 profiles make like items is a matter of the log (by the validation slices they do in the demo shop, and do not on sparse
 anime), so a network's kernel reads them where validation says so.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from reclm.backbones.base import Place
+from reclm.backbones.base import Place, Vectors
 from reclm.backbones.features import Matrix, Whitening, landmarks, present, tfidf, unit_length
 from reclm.backbones.fusion import EMBEDDING_WIDTH
 from reclm.dataset import TrainingData
@@ -120,10 +121,10 @@ class Placing:
     all that is known; none where no item is warm, or all are."""
 
     def __init__(self, data: TrainingData, item_profile: Matrix | None) -> None:
-        self._evidence = data.warm_items.astype(np.int64)
+        self.warm = data.warm_items
         self._sources: dict[bool, Kernel] = {}
         self._maps: dict[bool, KernelMap] = {}
-        if self._evidence.any() and not self._evidence.all():
+        if self.warm.any() and not self.warm.all():
             texts, profiles = item_kernels(data, None), embedding_kernels([item_profile])
             if texts and profiles:
                 self._sources[False] = texts
@@ -133,22 +134,33 @@ class Placing:
 
     def cold(self, profiles: bool) -> Rows:
         """The items that the kernel can place: nobody touched them, and its sources say something of them."""
-        return np.flatnonzero((self._evidence == 0) & ~silent(self._sources[profiles]))
+        return np.flatnonzero(~self.warm & ~silent(self._sources[profiles]))
 
     def map(self, profiles: bool) -> KernelMap:
         if profiles not in self._maps:
-            self._maps[profiles] = KernelMap(self._sources[profiles], self._evidence, linear=True)
+            self._maps[profiles] = KernelMap(self._sources[profiles], self.warm.astype(np.int64), linear=True)
         return self._maps[profiles]
 
-    def placed(self, items: Matrix, place: Place) -> Matrix:
-        """`items` (n_items, width) with every cold row moved by `place.share` to where the kernel puts it."""
+    def placed(self, vectors: Vectors, place: Place) -> Matrix:
+        """The items (n_items, width) of `vectors` with every cold row moved by `place.share` to where the kernel puts it."""
+        items = vectors.items
         if not place.share or not self.kernels:
             return items
         kernel = place.profiles or False not in self.kernels
         rows = self.cold(kernel)
         moved = items.copy()
-        moved[rows] = blended(items[rows], self.map(kernel).predict(items, rows), place.share)
+        told = self.map(kernel).predict(levelled(vectors, self.warm), rows)
+        moved[rows] = blended(items[rows], told, place.share)
         return moved
+
+
+def levelled(vectors: Vectors, warm: NDArray[np.bool_]) -> Matrix:
+    """What a kernel learns of final `vectors`: the items (n_items, width), all moved alike, so that the mean of the `warm`
+    (n_items,) is the one that they would have if nobody had touched them. Where that is not known they stay."""
+    if vectors.unseen is None or not warm.any():
+        return vectors.items
+    moved: Matrix = vectors.items + (vectors.unseen[warm] - vectors.items[warm]).mean(axis=0)
+    return moved
 
 
 def blended(own: Matrix, told: Matrix, share: float) -> Matrix:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KIND = "backbone"
 METRIC = "ndcg"  # at 20
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
-LAYOUT = 6
+LAYOUT = 7
 """What a finished model's folder and metrics hold, and how it was made; raised when that changes, so that older ones are
 trained again."""
 CURVE = pa.schema(

@@ -256,15 +256,10 @@ class Trainer:
         users, items = self.network(self.fusion.users(None), self.fusion.items(None), self.graph, None, None)
         made = self.network.tables(users, items, self._bias(None))
         whom, what = (table.float().cpu().numpy() for table in made)
-        return Vectors(whom, what)
+        return Vectors(whom, what, self._unseen() if self.fusion.items.towers else None)
 
-    @torch.no_grad()
-    def unseen(self) -> Matrix | None:
-        """The final item vectors (n_items, width) without ids and edges; None where nothing else is known of items."""
-        self.network.eval()
-        self.fusion.eval()
-        if not self.fusion.items.towers:
-            return None
+    def _unseen(self) -> Matrix:
+        """The final item vectors (n_items, width) without ids and edges."""
         nobody = torch.ones(len(self.fusion.items.known), dtype=torch.bool, device=self.device)
         empty = BipartiteGraph(sparse.csr_matrix(self.graph.shape), self.device, self.graph.item_exponent)
         users, items = self.network(self.fusion.users(None), self.fusion.items(None, nobody), empty, None, None)

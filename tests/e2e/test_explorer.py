@@ -119,17 +119,20 @@ class TestLookingRound:
 
 class TestANewUser:
     def test_who_liked_three_things_of_a_kind_is_shown_more_of_it(self, page: Page, shop: Path) -> None:
-        page.goto("/try")
-        kind = kind_of(shop)
-        for _ in range(3):
-            page.get_by_label("Something they liked").fill(kind)
-            page.get_by_role("button", name="Look for it").click()
-            page.locator("li", has_text=kind).get_by_role("link", name="Add").first.click()
-        assert page.locator(".chosen li").count() == 3
-        shown = page.locator(".ranked li .quiet").all_inner_texts()
-        share = sum(kind in one for one in shown) / len(shown)
-        ((usual,),) = sql(shop, f"select avg((categories[1] = '{kind}')::int) from dim_items")
-        assert share > 1.5 * usual
+        """Of each kind in turn: by one alone, three likes and a list of ten are a matter of luck."""
+        usual = dict(sql(shop, "select categories[1], count(*) / sum(count(*)) over () from dim_items group by 1"))
+        shares = {}
+        for kind in usual:
+            page.goto("/try")
+            for _ in range(3):
+                page.get_by_label("Something they liked").fill(kind)
+                page.get_by_role("button", name="Look for it").click()
+                page.locator("li", has_text=kind).get_by_role("link", name="Add").first.click()
+            assert page.locator(".chosen li").count() == 3
+            shown = page.locator(".ranked li .quiet").all_inner_texts()
+            shares[kind] = sum(kind in one for one in shown) / len(shown)
+        assert len(shares) >= 4
+        assert sum(shares.values()) > 1.8 * sum(usual.values()), shares
         assert page.locator(".ranked .why").count() == 10
         page.locator(".chosen .remove").first.click()
         assert page.locator(".chosen li").count() == 2
@@ -176,13 +179,14 @@ class TestANewItemInTheInbox:
     def test_reaches_those_who_like_its_kind_within_a_minute_while_the_service_runs(
         self, shop: Path, service: served.Service
     ) -> None:
-        """Made of the words of one of its lesser goods; held against how high it stands for everybody else."""
+        """Made of the words of one of its goods of middling popularity; held against how high it stands for others."""
         columns = ("item_id", "title", "text", "categories")
         kind = kind_of(shop)
         ((parts, text),) = sql(
             shop,
             "select categories, text from dim_items inner join fct_item_status using (item_id) "
-            f"where snapshot = 'final' and categories[1] = '{kind}' and is_warm order by n_interactions, item_id limit 1",
+            f"where snapshot = 'final' and categories[1] = '{kind}' and is_warm "
+            "qualify ntile(2) over (order by n_interactions, item_id) = 2 order by n_interactions, item_id limit 1",
         )
         fans, others = fond_of(shop, kind, ">= 0.5"), fond_of(shop, kind, "< 0.1")
         assert len(fans) >= 5

@@ -11,7 +11,7 @@ from scipy import sparse
 from unit import backbones_world as bw
 
 from reclm.backbones import create
-from reclm.backbones.base import Backbone, Place
+from reclm.backbones.base import Backbone, Place, Vectors
 from reclm.backbones.neural import _Question
 from reclm.backbones.placing import (
     KEPT_CELLS,
@@ -21,6 +21,7 @@ from reclm.backbones.placing import (
     Placing,
     blended,
     item_kernels,
+    levelled,
     mapped,
     silent,
 )
@@ -88,24 +89,28 @@ class TestKernelMap:
         assert silent([rows]).tolist() == [False, False, False, True]
 
 
+def final(items: np.ndarray, unseen: np.ndarray | None = None) -> Vectors:
+    return Vectors(np.ones((bw.N_USERS, items.shape[1]), dtype=np.float32), items, unseen)
+
+
 class TestPlacing:
     def test_moves_cold_items_by_its_share_and_no_others(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
         placing = Placing(DATA, DATA.item_profile)
-        whole = placing.placed(items, Place(1.0))
+        whole = placing.placed(final(items), Place(1.0))
         np.testing.assert_array_equal(whole[~bw.COLD], items[~bw.COLD])
         assert (np.abs(whole[bw.COLD] - items[bw.COLD]).max(axis=1) > 1e-3).all()
-        np.testing.assert_allclose(placing.placed(items, Place(0.25)), blended(items, whole, 0.25), atol=1e-6)
-        assert placing.placed(items, Place()) is items
+        np.testing.assert_allclose(placing.placed(final(items), Place(0.25)), blended(items, whole, 0.25), atol=1e-6)
+        assert placing.placed(final(items), Place()) is items
 
     def test_reads_profiles_or_texts_alone(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
         placing, bare = Placing(DATA, DATA.item_profile), Placing(DATA, None)
         assert (placing.kernels, bare.kernels) == ((False, True), (True,))
-        texts = placing.placed(items, Place(1.0, profiles=False))
-        assert np.abs(texts - placing.placed(items, Place(1.0))).max() > 1e-3
+        texts = placing.placed(final(items), Place(1.0, profiles=False))
+        assert np.abs(texts - placing.placed(final(items), Place(1.0))).max() > 1e-3
         for profiles in (True, False):
-            np.testing.assert_array_equal(bare.placed(items, Place(1.0, profiles)), texts)
+            np.testing.assert_array_equal(bare.placed(final(items), Place(1.0, profiles)), texts)
 
     def test_leaves_to_its_tower_what_nothing_is_known_of(self) -> None:
         first = COLD[0]
@@ -115,7 +120,7 @@ class TestPlacing:
         content[first] = np.nan
         placing = Placing(replace(DATA, texts=texts, item_content=content), None)
         items = np.random.default_rng(3).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
-        np.testing.assert_array_equal(placing.placed(items, Place(1.0))[first], items[first])
+        np.testing.assert_array_equal(placing.placed(final(items), Place(1.0))[first], items[first])
         np.testing.assert_array_equal(placing.cold(True), COLD[1:])
 
     @pytest.mark.parametrize("empty", ["texts", "interactions"])
@@ -126,18 +131,29 @@ class TestPlacing:
         placing = Placing(replace(DATA, **bare), None)
         items = np.ones((bw.N_ITEMS, 3), dtype=np.float32)
         assert placing.kernels == ()
-        assert placing.placed(items, Place(1.0)) is items
+        assert placing.placed(final(items), Place(1.0)) is items
 
     @pytest.mark.parametrize("kernels", [(True,), (False, True)])
     def test_warm_items_are_asked_about_once_and_cold_ones_at_every_place(self, kernels: tuple[bool, ...]) -> None:
         placing = Placing(DATA, DATA.item_profile if False in kernels else None)
-        items = np.random.default_rng(4).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
+        items, unseen = np.random.default_rng(4).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
+        vectors = final(items, unseen)
         warm, cold = (_Question(task, placing) for task in bw.toy_tasks(DATA))
-        assert [place for place, _ in warm.candidates(items)] == [Place()]
-        offered = dict(cold.candidates(items))
+        assert [place for place, _ in warm.candidates(vectors)] == [Place()]
+        offered = dict(cold.candidates(vectors))
         assert [*offered] == [Place(), *(Place(share, profiles) for profiles in kernels for share in SHARES[1:])]
         for place, rows in offered.items():
-            np.testing.assert_allclose(rows, placing.placed(items, place)[cold._columns], atol=1e-5)
+            np.testing.assert_allclose(rows, placing.placed(vectors, place)[cold._columns], atol=1e-5)
+
+    def test_leaves_to_the_tower_how_cold_items_stand_beside_warm_ones(self) -> None:
+        items, unseen = np.random.default_rng(5).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
+        placing = Placing(DATA, DATA.item_profile)
+        level = unseen[~bw.COLD].mean(axis=0) - items[~bw.COLD].mean(axis=0)
+        assert np.abs(level).max() > 0.1
+        by_touch = placing.placed(final(items), Place(0.5))
+        untouched = placing.placed(final(items, unseen), Place(0.5))
+        np.testing.assert_allclose((untouched - by_touch)[bw.COLD], np.tile(level / 2, (len(COLD), 1)), atol=1e-5)
+        np.testing.assert_array_equal(untouched[~bw.COLD], items[~bw.COLD])
 
 
 @pytest.fixture
@@ -147,9 +163,9 @@ def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _texts_alone(
-    self: _Question, items: np.ndarray, every: Any = _Question.candidates
+    self: _Question, vectors: Vectors, every: Any = _Question.candidates
 ) -> list[tuple[Place, np.ndarray]]:
-    found = list(every(self, items))
+    found = list(every(self, vectors))
     return [one for one in found if one[0] == TEXTS_ALONE] or found
 
 
@@ -159,10 +175,10 @@ class TestWhatWasChosen:
     def test_and_measured_is_what_is_kept(self, name: str) -> None:
         backbone = selected(name)
         assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
-        vectors = backbone.fitted.vectors["zero_shot"].items
-        whole = mapped(item_kernels(DATA, None), (~bw.COLD).astype(int), vectors, linear=True)
+        vectors = backbone.fitted.vectors["zero_shot"]
+        whole = mapped(item_kernels(DATA, None), (~bw.COLD).astype(int), levelled(vectors, ~bw.COLD), linear=True)
         assert whole is not None
-        np.testing.assert_allclose(vectors[COLD], whole[COLD], atol=1e-4)
+        np.testing.assert_allclose(vectors.items[COLD], whole[COLD], atol=1e-4)
         for task in bw.toy_tasks(DATA):
             setting = task.setting
             epoch = backbone.fitted.description["epochs"][setting]
@@ -248,7 +264,8 @@ class TestItemsThatComeLater:
         backbone.fit(DATA, "augment", seed=1, epochs=4, placing=dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE))
         sources = item_kernels(DATA, None)
         learned = backbone.fitted.vectors["full_shot"]
-        by_touch = mapped(sources, np.ones(bw.N_ITEMS, dtype=np.int64), learned.items, linear=True)
+        source = np.where(bw.COLD[:, None], learned.items, levelled(learned, ~bw.COLD))
+        by_touch = mapped(sources, np.ones(bw.N_ITEMS, dtype=np.int64), source, linear=True)
         np.testing.assert_allclose(placed(backbone, DATA), by_touch, atol=1e-5)
         for other in (Place(0.0, profiles=False), Place(1.0)):
             backbone.fitted.description["placing"] = {"full_shot": other}
