@@ -31,7 +31,7 @@ class FusionSettings(Section):
         0.3,
         ge=0,
         lt=1,
-        description="Share of training steps in which an entity's id vector is withheld, so that unseen ones are served well.",
+        description="Share of training steps in which an item's id vector is withheld, so that unseen items are served well.",
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout inside the towers.")
     matched_spread: float = Field(

@@ -4,9 +4,10 @@ text, a user's history map over the texts of the items in it, a profile tower ov
 section 3.1). Three variants: `base` (ids, item texts and histories of them),
 `augment` (plus user and item profiles), `shuffled` (augment with profiles dealt out anew among those who have one: the
 control that shows what a profile's content is worth beyond extra parameters). While training, the ids of a random
-share of entities are withheld (Volkovs et al., "DropoutNet", NIPS 2017), so that the towers learn to stand alone for
-the unseen; inputs are whitened, and a missing one is zeros beside a flag that has weights of its own. What reads texts
-begins matched: the same words get the same vector on both sides before anything is learned.
+share of items are withheld (Volkovs et al., "DropoutNet", NIPS 2017), so that their towers learn to stand alone for
+the unseen. Users' are not: who comes later is folded in (`fold_in.py`), and a step that tells items apart by profiles
+alone teaches them less. Inputs are whitened, and a missing one is zeros beside a flag that has weights of its own. What
+reads texts begins matched: the same words get the same vector on both sides before anything is learned.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ INITIAL_SCALE = 0.1  # standard deviation of id vectors, and about that of a tow
 # Share of a tower's rows that a step hides: the profile of somebody known was written with knowledge of the very items
 # to be told, that of a cold item was not.
 HIDDEN_SHARE = {"content": 0.0, "item_profile": 0.8, "user_profile": 0.5}
-USERS_WITHHELD = 1 / 3  # in units of the items' share: nearly every user that is served has an id
 TEXT_WIDTH = 256
 SPREAD_SAMPLE = 1000
 ALIKE = 1e-6  # spread of the cosines of texts that differ by rounding alone
@@ -346,7 +346,6 @@ class Fusion(nn.Module):
         self.users = Side(warm_users, user_features, dim, settings, scale)
         self.items = Side(data.warm_items, item_features, dim, settings, scale)
         self.users.history = history
-        self.user_withholding = settings.id_dropout * USERS_WITHHELD if user_features else 0.0
         self.item_withholding = settings.id_dropout if item_features else 0.0
         known = item_features.get("content", item_features.get("item_profile"))
         self._start_bias(data, None if known is None else known.rows)

@@ -67,13 +67,9 @@ class BipartiteGraph:
         self.to_users = csr(*self._layouts[0], values, (n_users, n_items))
         self.to_items = csr(*self._layouts[1], values[self._transposition], (n_items, n_users))
 
-    def thinned(
-        self, share: float, hidden_users: Tensor | None = None, hidden_items: Tensor | None = None
-    ) -> BipartiteGraph:
-        """This graph less a random `share` of its edges and every edge of the hidden nodes (Boolean masks), renormalised."""
+    def thinned(self, share: float, hidden_items: Tensor | None = None) -> BipartiteGraph:
+        """This graph less a random `share` of its edges and every edge of the hidden items (a Boolean mask), renormalised."""
         kept = self.kept & (torch.rand(len(self.kept), device=self.kept.device) >= share)
-        if hidden_users is not None:
-            kept &= ~hidden_users[self._user_rows]
         if hidden_items is not None:
             kept &= ~hidden_items[self._item_columns]
         graph = object.__new__(BipartiteGraph)

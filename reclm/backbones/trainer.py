@@ -2,8 +2,8 @@
 over a whole (sub)catalogue (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2), in
 batches of users; over a graph, or with histories, it is a cloze: half of what users know is given, half is the target.
 `bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors
-of the batch and the network's own contrastive term. In a softmax step a random share of entities plays the unseen: their
-ids are withheld, and their edges and histories too.
+of the batch and the network's own contrastive term. In a softmax step a random share of items plays the unseen: their
+ids are withheld, and their edges too.
 """
 
 from __future__ import annotations
@@ -138,14 +138,11 @@ class Trainer:
             known = self.sampler.known(batch, candidates)
             rows, items, columns, entries = (self._tensor(part) for part in known)
             people, things, asked = self._tensor(batch), self._tensor(candidates), columns >= 0
-            hidden = self._hidden(len(self.fusion.users.known), self.fusion.user_withholding)
             absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
-            graph = self.graph.thinned(HIDDEN_EDGES, hidden, absent) if self.network.uses_graph else self.graph
+            graph = self.graph.thinned(HIDDEN_EDGES, absent) if self.network.uses_graph else self.graph
             given = self._given(graph, rows, entries, asked, len(batch))
-            if hidden is not None:
-                given = given & ~hidden[people][rows]
             history = self._history(graph, rows[given], items[given], len(batch))
-            users, offered, layer0 = self._final(graph, people, things, hidden, absent, history)
+            users, offered, layer0 = self._final(graph, people, things, absent, history)
             scores = self.network.score(users, offered, self._bias(things, absent))
             seen = given & asked
             if history is not None or self.network.uses_graph:
@@ -190,9 +187,7 @@ class Trainer:
             partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
             people, seat = np.unique(batch, return_inverse=True)
             history = self._rest(people, seat, batch, positives)
-            users, items, layer0 = self._final(
-                self.graph, self._tensor(people), self._tensor(partners), None, None, history
-            )
+            users, items, layer0 = self._final(self.graph, self._tensor(people), self._tensor(partners), None, history)
             bias = self._bias(self._tensor(partners))
             who, (liked, other) = self._tensor(seat), self._tensor(place).chunk(2)
             margin = self.network.score_pairs(users[who], items[liked], bias[liked])
@@ -207,15 +202,14 @@ class Trainer:
         graph: BipartiteGraph,
         batch: Tensor,
         candidates: Tensor,
-        hidden: Tensor | None,
         absent: Tensor | None,
         history: HistorySums | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
         if not self.network.uses_graph:
-            users, items = self.fusion.users(batch, hidden, history), self.fusion.items(candidates, absent)
+            users, items = self.fusion.users(batch, history=history), self.fusion.items(candidates, absent)
             return (*self.network(users, items, graph, None, None), (users, items, users, items))
-        users, items = self.fusion.users(None, hidden, history), self.fusion.items(None, absent)
+        users, items = self.fusion.users(None, history=history), self.fusion.items(None, absent)
         final = self.network(users, items, graph, batch, candidates)
         return (*final, (users, items, users[batch], items[candidates]))
 

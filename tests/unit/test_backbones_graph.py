@@ -89,7 +89,7 @@ class TestThinning:
     def test_drops_every_edge_of_hidden_nodes_and_renormalises(self, known):
         hidden = torch.zeros(N_ITEMS, dtype=torch.bool)
         hidden[[0, 1]] = True
-        thin = BipartiteGraph(known).thinned(0.0, None, hidden)
+        thin = BipartiteGraph(known).thinned(0.0, hidden)
         reduced = known.toarray()
         reduced[:, :2] = 0
         expected = BipartiteGraph(sparse.csr_matrix(reduced)).to_users.to_dense()

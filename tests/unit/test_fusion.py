@@ -292,9 +292,9 @@ class TestHistories:
             batch[1:] = [candidates(warm, limit)]
             return batch[1]
 
-        def noted_users(rows, *others):
+        def noted_users(rows, **others):
             users.append(np.arange(N_USERS) if rows is None else rows.numpy())
-            return vectors(rows, *others)
+            return vectors(rows, **others)
 
         def noted_likelihood(scores, dim):
             return _Noted(likelihood(scores, dim=dim), lambda rows, columns: ask(batch[0][rows], batch[1][columns]))
