@@ -111,9 +111,9 @@ class DataSettings(Section):
 class DemoSettings(Section):
     """The seeded demo world."""
 
-    users: int = Field(2000, ge=10, description="Users of the shop.")
+    users: int = Field(1500, ge=10, description="Users of the shop.")
     items: int = Field(1000, ge=20, description="Items of the shop.")
-    interactions: int = Field(60_000, ge=100, description="Interactions, about.")
+    interactions: int = Field(45_000, ge=100, description="Interactions, about.")
     days: int = Field(90, ge=4, description="Days the log spans.")
     late_items: float = Field(
         0.15, ge=0, lt=0.9, description="Share of items that arrive late and are cold at the test cut-off."
