@@ -20,7 +20,8 @@ class Look:
     """Held-out answers after `step` updates.
 
     `reward` is their mean with its standard error, `kl` the divergence from the tuned model in nats an answer, `format`
-    and `distinct` are shares, `own_minus_other` is a difference of cosines, `ranking` an AUC. NaN: could not be seen.
+    a share. Of the answers as they are served, `distinct` is a share, `own_minus_other` a difference of cosines, `ranking`
+    an AUC. NaN: could not be seen.
     """
 
     step: int

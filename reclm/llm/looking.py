@@ -1,8 +1,11 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
-Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Answers are greedy and unaided by structured decoding, so that a loss of form shows. The KL divergence from the tuned model is exact at every token of these answers
-(over the whole vocabulary) and summed over an answer. `ranking` is the downstream proxy: how often a withheld item, which
-the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
+Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Answers are
+greedy. Form, reward and KL are those of answers unaided by structured decoding, so that a loss of form shows; the KL
+divergence from the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. How distinct
+profiles are, how much each says of its own and how it ranks are those of answers as they are served, by structured
+decoding: malformed ones differ from each other by accident. `ranking` is the downstream proxy: how often a withheld item,
+which the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from reclm.llm.guards import Look
 from reclm.llm.heldout import KINDS, Embed, embedder, profile_rows, sample, write_answers
 from reclm.llm.prompts import Message
 from reclm.llm.templates import answered, encode, token_counter
+from reclm.profiles import grammar
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from reclm.llm.reward import RewardModel
     from reclm.settings import Settings
 
-SEEN = ("format", "distinct", "own_minus_other")
+SEEN = ("distinct", "own_minus_other")
 
 
 class Lookout:
@@ -73,13 +77,15 @@ class Lookout:
         policy.eval()
         model = cast("PreTrainedModel", policy)
         texts = write_answers(settings, model, self._tokenizer, self._prompts, structured=False)
+        served = write_answers(settings, model, self._tokenizer, self._prompts, structured=True)
         divergences = divergence(policy, self._tokenizer, self._prompts, texts, batch)
         policy.train(was_training)
         rewards = self._reward.score(self._prompts, texts).astype(np.float64)
+        well_formed = np.mean([grammar.parse(text).ok for text in texts])
         seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SEEN}
         aucs, start = [], 0
         for dialogues in self._kinds:
-            mine = texts[start : start + len(dialogues)]
+            mine = served[start : start + len(dialogues)]
             start += len(dialogues)
             for row in profile_rows(dialogues[0].kind, dialogues, mine, self._teacher, self._embed):
                 if row["metric"] in seen:
@@ -91,6 +97,7 @@ class Lookout:
             reward=float(rewards.mean()),
             reward_error=float(rewards.std(ddof=1) / np.sqrt(len(rewards))),
             kl=float(divergences.mean()),
+            format=float(well_formed),
             ranking=float(ranked.mean()) if len(ranked) else float("nan"),
             **{name: _weighted(values) for name, values in seen.items()},
         )

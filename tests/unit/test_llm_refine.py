@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from reclm.artifacts import Artifact
 from reclm.errors import WorkspaceError
+from reclm.llm import looking
 from reclm.llm.base import load_tokenizer
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.encoder_reward import judging_module
@@ -164,6 +166,39 @@ class TestTheRequestsTrainedOn:
 def asking(line: str, answer: bool) -> Dialogue:
     facts = UserFacts(("x",))
     return Dialogue("d", "user", "u", 0, "held_out", facts, facts, facts, (line,), answer, "i", (), 0.0, 0.0)
+
+
+class TestALook:
+    @pytest.mark.parametrize("unaided", ["well formed", "malformed"])
+    def test_sees_the_form_of_what_is_written_unaided_and_the_rest_of_what_is_served(
+        self, unaided: str, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = {
+            True: lambda number: "User identity: reader; User interests: books",
+            False: lambda number: (
+                f"User identity: {unaided} {number}{';' if unaided == 'well formed' else ','} User interests: x"
+            ),
+        }
+
+        def answers(*given: Any, structured: bool) -> list[str]:
+            return [texts[structured](number) for number in range(len(given[-1]))]
+
+        monkeypatch.setattr(looking, "write_answers", answers)
+        monkeypatch.setattr(looking, "divergence", lambda *given: np.zeros(len(given[2])))
+        settings = workspace_settings(**SHORT, refine={"held_out_sample": 8})
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        lookout = looking.Lookout(
+            settings, llm_world.dialogues(), llm_world.teacher(), LovesSilence(), tokenizer, embed=spread
+        )
+        look = lookout.look(MagicMock(training=False), 0)
+        assert look.format == float(unaided == "well formed")
+        assert look.distinct == pytest.approx(2 / lookout.size)
+        assert look.reward == pytest.approx(np.mean([-len(texts[False](n)) / 20 for n in range(lookout.size)]))
+
+
+def spread(texts: Sequence[str]) -> NDArray[np.float32]:
+    rows = np.array([np.random.default_rng(list(text.encode()) or [0]).standard_normal(8) for text in texts])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [-1.0, 0.0]}
