@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
 from reclm.backbones.fusion import Fusion, profiles_of
-from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, blended, levelled
+from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, between, levelled
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
@@ -228,7 +228,7 @@ class _Question:
             told = kernel.predict(levelled(vectors, self._warm), self._columns[cold], kept)
             for share in SHARES[1:]:
                 moved = own.copy()
-                moved[cold] = blended(own[cold], told, share)
+                moved[cold] = between(own[cold], told, share)
                 yield Place(share, profiles), moved
 
 

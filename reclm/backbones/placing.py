@@ -6,7 +6,8 @@ models on sparse ones, by Recall@20 of cold items on validation).
 
 implicit's models and items that come after training are placed by it alone. A network's cold item has a tower, which is
 trained with all the rest, and knows of the whole; the kernel knows of the nearest. `Placing` mixes the two. The tower alone
-says how cold items stand beside warm ones, since the kernel has learned from the touched how the touched stand. Whether like
+says how cold items stand beside warm ones, where their middle is and how far they lie apart: the kernel has learned from the
+touched how the touched stand, and brings all nearer to the middle than they belong. Whether like
 profiles make like items is a matter of the log (by the validation slices they do in the demo shop, and do not on sparse
 anime), so a network's kernel reads them where validation says so.
 """
@@ -28,6 +29,7 @@ from reclm.dataset import TrainingData
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of a cold item's vector the kernel may have; the rest is the tower's. What a share is worth, validation says:
 from nothing (ml-100k) to all (anime)."""
+WIDEST = 2.0
 PENALTY = 1.0
 MAX_LANDMARKS = 6000
 BLOCK = 1024
@@ -150,7 +152,7 @@ class Placing:
         rows = self.cold(kernel)
         moved = items.copy()
         told = self.map(kernel).predict(levelled(vectors, self.warm), rows)
-        moved[rows] = blended(items[rows], told, place.share)
+        moved[rows] = between(items[rows], told, place.share)
         return moved
 
 
@@ -161,6 +163,16 @@ def levelled(vectors: Vectors, warm: NDArray[np.bool_]) -> Matrix:
         return vectors.items
     moved: Matrix = vectors.items + (vectors.unseen[warm] - vectors.items[warm]).mean(axis=0)
     return moved
+
+
+def between(own: Matrix, told: Matrix, share: float) -> Matrix:
+    """Rows (n, width) `blended`, and then as far from their mean, all together, as their `own` are, at most WIDEST times as
+    far as they were. All move alike, so that an inner product ranks them as before."""
+    mixed = blended(own, told, share)
+    apart, wanted = (float(np.linalg.norm(rows - rows.mean(axis=0))) for rows in (mixed, own))
+    if apart < wanted:
+        mixed += np.float32(min(wanted / max(apart, 1e-12), WIDEST) - 1) * (mixed - mixed.mean(axis=0))
+    return mixed
 
 
 def blended(own: Matrix, told: Matrix, share: float) -> Matrix:

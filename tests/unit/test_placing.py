@@ -19,6 +19,7 @@ from reclm.backbones.placing import (
     SHARES,
     KernelMap,
     Placing,
+    between,
     blended,
     item_kernels,
     levelled,
@@ -93,6 +94,33 @@ def final(items: np.ndarray, unseen: np.ndarray | None = None) -> Vectors:
     return Vectors(np.ones((bw.N_USERS, items.shape[1]), dtype=np.float32), items, unseen)
 
 
+class TestBetween:
+    OWN, TOLD = np.random.default_rng(6).standard_normal((2, 9, 4)).astype(np.float32)
+
+    @staticmethod
+    def apart(rows: np.ndarray) -> float:
+        return float(np.linalg.norm(rows - rows.mean(axis=0)))
+
+    @pytest.mark.parametrize(("nearer", "wanted"), [(1.5, 1.0), (4.0, 0.5), (0.5, 2.0)])
+    def test_rows_lie_as_far_apart_as_their_own_do(self, nearer: float, wanted: float) -> None:
+        """At most twice as far as they did, and never nearer; their middle and their order stay."""
+        told = self.OWN.mean(axis=0) + (self.OWN - self.OWN.mean(axis=0)) / nearer + 3
+        found = between(self.OWN, told, 1.0)
+        assert self.apart(found) == pytest.approx(wanted * self.apart(self.OWN), rel=1e-5)
+        np.testing.assert_allclose(found.mean(axis=0), told.mean(axis=0), atol=1e-5)
+
+    def test_an_inner_product_ranks_them_as_the_mix_does(self) -> None:
+        people = np.random.default_rng(7).standard_normal((5, 4))
+        mixed, found = blended(self.OWN, self.TOLD, 0.5), between(self.OWN, self.TOLD, 0.5)
+        assert self.apart(found) > self.apart(mixed) * 1.05
+        np.testing.assert_array_equal(np.argsort(people @ found.T), np.argsort(people @ mixed.T))
+
+    def test_one_row_alone_is_the_mix(self) -> None:
+        np.testing.assert_array_equal(
+            between(self.OWN[:1], self.TOLD[:1], 0.25), blended(self.OWN[:1], self.TOLD[:1], 0.25)
+        )
+
+
 class TestPlacing:
     def test_moves_cold_items_by_its_share_and_no_others(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
@@ -100,7 +128,10 @@ class TestPlacing:
         whole = placing.placed(final(items), Place(1.0))
         np.testing.assert_array_equal(whole[~bw.COLD], items[~bw.COLD])
         assert (np.abs(whole[bw.COLD] - items[bw.COLD]).max(axis=1) > 1e-3).all()
-        np.testing.assert_allclose(placing.placed(final(items), Place(0.25)), blended(items, whole, 0.25), atol=1e-6)
+        told = placing.map(True).predict(items, COLD)
+        for share in (0.25, 1.0):
+            found = placing.placed(final(items), Place(share))
+            np.testing.assert_allclose(found[COLD], between(items[COLD], told, share), atol=1e-6)
         assert placing.placed(final(items), Place()) is items
 
     def test_reads_profiles_or_texts_alone(self) -> None:
@@ -178,7 +209,8 @@ class TestWhatWasChosen:
         vectors = backbone.fitted.vectors["zero_shot"]
         whole = mapped(item_kernels(DATA, None), (~bw.COLD).astype(int), levelled(vectors, ~bw.COLD), linear=True)
         assert whole is not None
-        np.testing.assert_allclose(vectors.items[COLD], whole[COLD], atol=1e-4)
+        assert vectors.unseen is not None
+        np.testing.assert_allclose(vectors.items[COLD], between(vectors.unseen[COLD], whole[COLD], 1.0), atol=1e-4)
         for task in bw.toy_tasks(DATA):
             setting = task.setting
             epoch = backbone.fitted.description["epochs"][setting]
