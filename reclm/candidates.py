@@ -3,9 +3,9 @@
 A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
 ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the
 champion would see each of its own items if nobody had touched it (`Vectors.unseen`), or, by as much as validation found
-good for cold items (`Backbone.placing`), to where it sees them, less their lead over the untouched; learned on all items that it was trained with. Its vector
-is published beside the others under the champion's version, so whoever fills an index from there has it, and nothing is
-trained.
+good for cold items (`Backbone.placing`), to where it sees them, less their lead over the untouched; learned on all items
+that it was trained with. Its vector is published beside the others under the champion's version, so whoever fills an index
+from there has it, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -86,8 +86,7 @@ def placed(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
     source, place = learned.items, backbone.placing.get(SETTING, Place())
     if learned.unseen is not None:
-        # when it was fitted; people may have been forgotten since
-        cold = ~present(fitted.item_id_vectors)
+        cold = ~present(fitted.item_id_vectors)  # when it was fitted; people may have been forgotten since
         source = blended(learned.unseen, levelled(learned, ~cold), place.share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]

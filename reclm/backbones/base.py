@@ -178,25 +178,10 @@ class Backbone(ABC):
         return self._best(scores, top)
 
     def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
-        """Learns where people belong whom it was not fitted on, from those in `data`, which it was; see `fold_in.py`.
-
-        Of those it was fitted on, whoever has a profile and no history has taught it nothing, and goes there too.
-        """
-        known = self.fitted.known
+        """Learns where people belong whom it was not fitted on, from those in `data`, which it was; see `fold_in.py`."""
+        vectors = self.fitted.vectors["full_shot"]
         profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
-        strangers = np.zeros(0, dtype=np.int64)
-        if profiles is not None:
-            strangers = np.flatnonzero((known.getnnz(axis=1) == 0) & np.isfinite(profiles).all(axis=1))
-        for setting, vectors in self.fitted.vectors.items():
-            if setting != "full_shot" and not len(strangers):
-                continue
-            fold_in = learn(vectors.users, vectors.items, known, profiles, seed)
-            if setting == "full_shot":
-                self.fitted.fold_in = fold_in
-            if profiles is not None and len(strangers):
-                users = vectors.users.copy()
-                users[strangers] = fold_in.vectors(vectors.items, known[strangers], profiles[strangers])
-                self.fitted.vectors[setting] = replace(vectors, users=users)
+        self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)
 
     def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
         """Vectors (n, width) of people it was not fitted on, by their `histories` (n, n_items), positions in

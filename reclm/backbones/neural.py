@@ -12,13 +12,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone, Epochs, Fitted, Matrix, Place, Vectors, epoch_of_each_setting
+from reclm.backbones.features import present
+from reclm.backbones.fold_in import learn
 from reclm.backbones.fusion import Fusion, profiles_of
 from reclm.backbones.placing import KEPT_CELLS, SHARES, KernelMap, Placing, between, levelled
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
@@ -79,6 +81,23 @@ class NeuralBackbone(Backbone):
             kept = {s: (replace(v, items=kernel.placed(v, places[s])), state) for s, (v, state) in kept.items()}
         self._keep(data, variant, seed, chosen, places, kept, fusion)
         return chosen
+
+    def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
+        """As every backbone; whoever it was fitted on with a profile and without a history has taught it nothing, and is
+        folded in too. (A fit that only chooses epochs leaves them where their profile's tower puts them.)"""
+        super().learn_to_fold_in(data, seed)
+        known, about = self.fitted.known, self.fitted.description
+        profiles = profiles_of(data, about["variant"], about["seed"])[0]
+        if profiles is None:
+            return
+        strangers = np.flatnonzero((known.getnnz(axis=1) == 0) & present(profiles))
+        if not len(strangers):
+            return
+        for setting, vectors in self.fitted.vectors.items():
+            fold_in = learn(vectors.users, vectors.items, known, profiles, seed)
+            users = vectors.users.copy()
+            users[strangers] = fold_in.vectors(vectors.items, known[strangers], profiles[strangers])
+            self.fitted.vectors[setting] = replace(vectors, users=users)
 
     def _run(self, trainer: Trainer, wanted: dict[Setting, int]) -> dict[Setting, Snapshot]:
         kept: dict[Setting, Snapshot] = {}
@@ -197,6 +216,18 @@ class NeuralBackbone(Backbone):
         return users @ items.T
 
 
+class _Asked(NamedTuple):
+    """What one kernel says of cold items: of all `cold` ones it can place (`kernel`: as `KernelMap.kept` gave it), of which
+    those at `place` stand among a question's candidates, at `mine`."""
+
+    profiles: bool
+    map: KernelMap
+    cold: NDArray[np.int64]
+    kernel: Matrix | None
+    mine: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+
 class _Question:
     """A validation task over its candidates alone, and the cold ones among them."""
 
@@ -210,26 +241,29 @@ class _Question:
         )
         self.setting = task.setting
         self._columns = columns
-        self._kernels: list[tuple[bool, KernelMap, NDArray[np.int64], Matrix | None]] = []
-        self._warm = np.zeros(0, dtype=np.bool_) if placing is None else placing.warm
+        self._kernels: list[_Asked] = []
+        self._placing = placing
         if placing is not None and task.setting == "zero_shot":
             for profiles in placing.kernels:
-                mine = np.flatnonzero(np.isin(columns, placing.cold(profiles)))
-                if len(mine):
-                    kernel = placing.map(profiles)
-                    kept = kernel.kept(columns[mine], KEPT_CELLS // len(placing.kernels))
-                    self._kernels.append((profiles, kernel, mine, kept))
+                cold, kernel = placing.cold(profiles), placing.map(profiles)
+                asked, mine, place = np.intersect1d(columns, cold, assume_unique=True, return_indices=True)
+                if len(asked):
+                    kept = kernel.kept(cold, KEPT_CELLS // len(placing.kernels))
+                    self._kernels.append(_Asked(profiles, kernel, cold, kept, mine, place))
 
     def candidates(self, vectors: Vectors) -> Iterator[tuple[Place, Matrix]]:
         """(place, vectors of the candidates), of final `vectors`, for each place worth asking about."""
         own = vectors.items[self._columns]
         yield Place(), own
-        for profiles, kernel, cold, kept in self._kernels:
-            told = kernel.predict(levelled(vectors, self._warm), self._columns[cold], kept)
+        if self._placing is None or not self._kernels:
+            return
+        targets = levelled(vectors, self._placing.warm)
+        for one in self._kernels:
+            told = one.map.predict(targets, one.cold, one.kernel)
             for share in SHARES[1:]:
                 moved = own.copy()
-                moved[cold] = between(own[cold], told, share)
-                yield Place(share, profiles), moved
+                moved[one.mine] = between(vectors.items[one.cold], told, share)[one.place]
+                yield Place(share, one.profiles), moved
 
 
 def _placing(data: TrainingData, variant: Variant, seed: int) -> Placing:

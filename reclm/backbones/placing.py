@@ -30,6 +30,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of a cold item's vector the kernel may have; the rest is the tower's. What a share is worth, validation says:
 from nothing (ml-100k) to all (anime)."""
 WIDEST = 2.0
+"""Times that cold items are moved apart, at most: a kernel that says nearly the same of all knows no better."""
 PENALTY = 1.0
 MAX_LANDMARKS = 6000
 BLOCK = 1024
@@ -150,6 +151,8 @@ class Placing:
             return items
         kernel = place.profiles or False not in self.kernels
         rows = self.cold(kernel)
+        if not len(rows):
+            return items
         moved = items.copy()
         told = self.map(kernel).predict(levelled(vectors, self.warm), rows)
         moved[rows] = between(items[rows], told, place.share)
@@ -167,7 +170,7 @@ def levelled(vectors: Vectors, warm: NDArray[np.bool_]) -> Matrix:
 
 def between(own: Matrix, told: Matrix, share: float) -> Matrix:
     """Rows (n, width) `blended`, and then as far from their mean, all together, as their `own` are, at most WIDEST times as
-    far as they were. All move alike, so that an inner product ranks them as before."""
+    far as the mix is. All move alike, so that an inner product ranks them as the mix does."""
     mixed = blended(own, told, share)
     apart, wanted = (float(np.linalg.norm(rows - rows.mean(axis=0))) for rows in (mixed, own))
     if apart < wanted:

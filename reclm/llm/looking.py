@@ -1,10 +1,9 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
-Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Answers are
-greedy. Form, reward and KL are those of answers unaided by structured decoding, so that a loss of form shows; the KL
+Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Form, reward and KL are those of greedy answers, unaided by structured decoding, so that a loss of form shows; the KL
 divergence from the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. How distinct
 profiles are, how much each says of its own and how it ranks are those of answers as they are served, by structured
-decoding: malformed ones differ from each other by accident. `ranking` is the downstream proxy: how often a withheld item,
+decoding and with retries: malformed ones differ from each other by accident. `ranking` is the downstream proxy: how often a withheld item,
 which the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
 """
 

@@ -120,9 +120,8 @@ class TestLookingRound:
 class TestANewUser:
     def test_who_liked_three_things_of_a_kind_is_shown_more_of_it(self, page: Page, shop: Path) -> None:
         """Of each kind in turn: by one alone, three likes and a list of ten are a matter of luck."""
-        usual = dict(sql(shop, "select categories[1], count(*) / sum(count(*)) over () from dim_items group by 1"))
         shares = {}
-        for kind in usual:
+        for (kind,) in sql(shop, "select distinct categories[1] from dim_items order by 1"):
             page.goto("/try")
             for _ in range(3):
                 page.get_by_label("Something they liked").fill(kind)
@@ -132,7 +131,7 @@ class TestANewUser:
             shown = page.locator(".ranked li .quiet").all_inner_texts()
             shares[kind] = sum(kind in one for one in shown) / len(shown)
         assert len(shares) >= 4
-        assert sum(shares.values()) > 1.8 * sum(usual.values()), shares
+        assert sum(shares.values()) > 1.8, shares  # 1 where likes say nothing
         assert page.locator(".ranked .why").count() == 10
         page.locator(".chosen .remove").first.click()
         assert page.locator(".chosen li").count() == 2

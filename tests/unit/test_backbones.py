@@ -21,6 +21,7 @@ from unit.backbones_world import (
 )
 
 from reclm.backbones import BACKBONES, Backbone, create
+from reclm.backbones.fusion import profiles_of
 from reclm.dataset import SETTINGS
 from reclm.errors import ModelError
 
@@ -210,17 +211,33 @@ class TestFitting:
         emptied[strangers] = 0
         data = replace(DATA, interactions=sparse.csr_matrix(emptied))
         backbone = fitted(name, data=data)
-        before = {setting: vectors.users for setting, vectors in backbone.fitted.vectors.items()}
+        before = {setting: vectors.users.copy() for setting, vectors in backbone.fitted.vectors.items()}
         backbone.learn_to_fold_in(data, 1)
+        folded = backbone.fold_in(data.interactions[strangers], data.user_profile[strangers])
+        others = np.delete(np.arange(N_USERS), strangers)
         for setting, vectors in backbone.fitted.vectors.items():
-            folded = backbone.fold_in(data.interactions[strangers], data.user_profile[strangers])
-            if setting == "full_shot":
-                np.testing.assert_allclose(vectors.users[strangers], folded, rtol=1e-5)
-            others = np.delete(np.arange(N_USERS), strangers)
             np.testing.assert_array_equal(vectors.users[others], before[setting][others])
+            moved = np.abs(vectors.users[strangers] - before[setting][strangers]).max(axis=1)
+            assert (moved > 1e-3).all() == (name in NEURAL)
+            if name in NEURAL and setting == "full_shot":
+                np.testing.assert_allclose(vectors.users[strangers], folded, rtol=1e-5)
         ids, _ = backbone.recommend(np.array(USERS)[strangers].tolist(), k=4)
         circles = np.array([[ITEM_CIRCLE[ITEMS.index(item)] for item in row] for row in ids])
         assert (circles == USER_CIRCLE[strangers][:, None]).mean() >= 0.9
+
+    def test_a_shuffled_stranger_is_folded_in_by_the_profile_that_was_dealt(self):
+        emptied = DATA.interactions.tolil()
+        emptied[0] = 0
+        data = replace(DATA, interactions=sparse.csr_matrix(emptied))
+        dealt = profiles_of(data, "shuffled", 1)[0]
+        assert not np.array_equal(dealt[0], data.user_profile[0])
+        vectors = []
+        for variant, given in (("shuffled", data), ("augment", replace(data, user_profile=dealt))):
+            backbone = fitted("biasmf", "shuffled", data=data)
+            backbone.fitted.description["variant"] = variant
+            backbone.learn_to_fold_in(given, 1)
+            vectors.append(backbone.fitted.vectors["full_shot"].users[0])
+        np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)
 
     @pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn"])
     def test_learns_by_bpr_as_well(self, name):

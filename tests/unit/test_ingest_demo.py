@@ -74,8 +74,8 @@ class TestOneSeedIsOneWorld:
 class TestSharesAreAsPromised:
     def test_sizes(self, shop: Settings) -> None:
         found = query(shop, "select count(*), count(distinct user_id), min(event_ts), max(event_ts) from {log}")[0]
-        assert found[0] == pytest.approx(60_000, rel=0.02)
-        assert found[1] == 2000
+        assert found[0] == pytest.approx(shop.demo.interactions, rel=0.02)
+        assert found[1] == shop.demo.users
         assert (found[2][:10], found[3][:10]) == ("2025-04-01", "2025-06-29")
         assert query(shop, "select count(*), count(distinct item_id) from {items}") == [(1000, 1000)]
 
@@ -88,7 +88,7 @@ class TestSharesAreAsPromised:
     def test_popularity_is_uneven(self, shop: Settings) -> None:
         counts = "with n as (select count(*) as n from {log} group by item_id order by n desc)"
         top = query(shop, counts + "select sum(n) from (from n limit 100)")[0][0]
-        assert 0.25 * 60_000 < top < 0.7 * 60_000
+        assert 0.25 * shop.demo.interactions < top < 0.7 * shop.demo.interactions
 
     def test_late_items_are_cold_when_the_test_slice_begins(self, shop: Settings) -> None:
         text = """

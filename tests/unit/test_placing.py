@@ -169,7 +169,10 @@ class TestPlacing:
         placing = Placing(DATA, DATA.item_profile if False in kernels else None)
         items, unseen = np.random.default_rng(4).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
         vectors = final(items, unseen)
-        warm, cold = (_Question(task, placing) for task in bw.toy_tasks(DATA))
+        warm, all_cold = bw.toy_tasks(DATA)
+        fewer = all_cold.candidates.copy()
+        fewer[COLD[0]] = False  # cold, and no candidate: it is placed with the others, though nobody is asked about it
+        warm, cold = (_Question(task, placing) for task in (warm, replace(all_cold, candidates=fewer)))
         assert [place for place, _ in warm.candidates(vectors)] == [Place()]
         offered = dict(cold.candidates(vectors))
         assert [*offered] == [Place(), *(Place(share, profiles) for profiles in kernels for share in SHARES[1:])]
