@@ -49,6 +49,7 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "RECLM_RUNTIME__THREADS": str(settings.runtime.threads),
         "DO_NOT_TRACK": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "OPENBLAS_MAIN_FREE": "1",  # else numpy sets and deletes it as it is imported, which two models' threads may do at once
     }
     errors: list[str] = []
     with subprocess.Popen(
