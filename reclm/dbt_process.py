@@ -49,7 +49,9 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "RECLM_RUNTIME__THREADS": str(settings.runtime.threads),
         "DO_NOT_TRACK": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "OPENBLAS_MAIN_FREE": "1",  # else numpy sets and deletes it as it is imported, which two models' threads may do at once
+        # numpy sets these two as it is imported and then deletes them, unless they are there; models' threads import it
+        "OPENBLAS_MAIN_FREE": "1",
+        "GOTOBLAS_MAIN_FREE": "1",
     }
     errors: list[str] = []
     with subprocess.Popen(
