@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer and make, nothing else.
 
 SHELL := /bin/bash
-# Python compiles what it imports once and keeps it: a sixth of what compiling every installed package takes.
+# Python compiles what it imports once and keeps it: a fifth of what compiling every installed package takes.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 

@@ -94,7 +94,8 @@ class NeuralBackbone(Backbone):
         if not len(strangers):
             return
         for setting, vectors in self.fitted.vectors.items():
-            fold_in = learn(vectors.users, vectors.items, known, profiles, seed)
+            learned = self.fitted.fold_in if (setting, about["variant"]) == ("full_shot", "augment") else None
+            fold_in = learned or learn(vectors.users, vectors.items, known, profiles, seed)
             users = vectors.users.copy()
             users[strangers] = fold_in.vectors(vectors.items, known[strangers], profiles[strangers])
             self.fitted.vectors[setting] = replace(vectors, users=users)

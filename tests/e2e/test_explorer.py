@@ -178,7 +178,9 @@ class TestANewItemInTheInbox:
     def test_reaches_those_who_like_its_kind_within_a_minute_while_the_service_runs(
         self, shop: Path, service: served.Service
     ) -> None:
-        """Made of the words of one of its goods of middling popularity; held against how high it stands for others."""
+        """Made of the words of one of its goods of middling popularity; held against how high it stands for others. (Made
+        of a lesser good's it stands low for everybody: where validation lets the kernel learn from the touched, a new
+        item inherits how little its like is wanted.)"""
         columns = ("item_id", "title", "text", "categories")
         kind = kind_of(shop)
         ((parts, text),) = sql(
