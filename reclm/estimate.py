@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reclm.llm.tiny import tokens_for
 from reclm.progress import say
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def estimate(settings: Settings) -> dict[str, float]:
     per_training = 4 + 60 * users * items / 37e6 + 20 * interactions / 5e5
     writes = settings.profiles.engine in ("transformers", "vllm")
     dialogues = settings.tune.epochs * (users * (1 + settings.tune.sparse_views / 2) + items)
-    learn = settings.llm.tiny_tokens / 8000 + dialogues / 50 + 60 + 6 * settings.refine.steps
+    read = settings.llm.tiny_tokens or tokens_for(int(dialogues / settings.tune.epochs))
+    learn = read / 8000 + dialogues / 50 + 60 + 6 * settings.refine.steps
     return {
         "build": 25 + 60 * interactions / 5e5,
         "learn": learn if writes else 0.0,

@@ -24,7 +24,7 @@ from reclm.errors import ModelError
 from reclm.llm.compat import quiet
 from reclm.llm.prompts import Shape
 from reclm.llm.templates import PLAIN_TEMPLATE, end_token, render, token_counter
-from reclm.llm.tiny import RECIPE, SIZES, train_model, train_tokenizer
+from reclm.llm.tiny import RECIPE, SIZES, tokens_for, train_model, train_tokenizer
 from reclm.progress import say, step
 from reclm.workspace import Workspace
 
@@ -104,14 +104,15 @@ def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
     everything = [*documents.words, *documents.lessons]
     with step(f"tokenizer over {len(everything):,} documents"):
         tokenizer = train_tokenizer(everything, llm.tiny_vocabulary)
-    with step(f"tiny {llm.tiny_size} model from scratch, {llm.tiny_tokens:,} tokens"), quiet():
+    tokens = llm.tiny_tokens or tokens_for(len(documents.lessons))
+    with step(f"tiny {llm.tiny_size} model from scratch, {tokens:,} tokens"), quiet():
         model, curve = train_model(
             tokenizer,
             documents.lessons,
             SIZES[llm.tiny_size],
             words=documents.words,
             meanings=embedder(settings),
-            tokens=llm.tiny_tokens,
+            tokens=tokens,
             learning_rate=llm.tiny_learning_rate,
             seed=settings.seed,
             device=device_of(settings),
@@ -125,6 +126,7 @@ def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
         lessons=len(documents.lessons),
         parameters=model.num_parameters(),
         vocabulary=len(tokenizer),
+        tokens=tokens,
         loss=curve[-1][1],
     )
 

@@ -39,7 +39,7 @@ def suits(settings: Settings, artifact: Artifact) -> bool:
 def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
     if parameters.get("base_model", settings.llm.base_model) != settings.llm.base_model:
         return False
-    return all(parameters[name] == getattr(settings.llm, key) for name, key in OF_TINY.items() if parameters.get(name))
+    return all(parameters[name] == getattr(settings.llm, key) for name, key in OF_TINY.items() if name in parameters)
 
 
 def _models(settings: Settings, artifact: Artifact) -> Iterable[Artifact]:

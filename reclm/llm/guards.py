@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """Held-out answers after `step` updates.
+    """Held-out answers, as they are served, after `step` updates.
 
-    `reward` is their mean with its standard error, `kl` the divergence from the tuned model in nats an answer, `format`
-    a share. Of the answers as they are served, `distinct` is a share, `own_minus_other` a difference of cosines, `ranking`
-    an AUC. NaN: could not be seen.
+    `reward` is their mean with its standard error, `kl` the divergence from the tuned model in nats an answer, `distinct` a
+    share, as is `format` of the well-formed, `own_minus_other` a difference of cosines, `ranking` an AUC. NaN: could not be
+    seen.
     """
 
     step: int

@@ -1,10 +1,9 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
-Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. Form, reward and KL are those of greedy answers, unaided by structured decoding, so that a loss of form shows; the KL
-divergence from the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. How distinct
-profiles are, how much each says of its own and how it ranks are those of answers as they are served, by structured
-decoding and with retries: malformed ones differ from each other by accident. `ranking` is the downstream proxy: how often a withheld item,
-which the entity did pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
+Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. What is looked
+at are greedy answers as they are served, by structured decoding and with retries. The KL divergence from the tuned model is
+exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is the downstream proxy: how often a withheld item, which the entity did
+pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
 """
 
 from __future__ import annotations
@@ -75,12 +74,11 @@ class Lookout:
         was_training = policy.training
         policy.eval()
         model = cast("PreTrainedModel", policy)
-        texts = write_answers(settings, model, self._tokenizer, self._prompts, structured=False)
         served = write_answers(settings, model, self._tokenizer, self._prompts, structured=True)
-        divergences = divergence(policy, self._tokenizer, self._prompts, texts, batch)
+        divergences = divergence(policy, self._tokenizer, self._prompts, served, batch)
         policy.train(was_training)
-        rewards = self._reward.score(self._prompts, texts).astype(np.float64)
-        well_formed = np.mean([grammar.parse(text).ok for text in texts])
+        rewards = self._reward.score(self._prompts, served).astype(np.float64)
+        well_formed = np.mean([grammar.parse(text).ok for text in served])
         seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SEEN}
         aucs, start = [], 0
         for dialogues in self._kinds:

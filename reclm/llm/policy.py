@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from reclm.llm.base import device_of, dtype_of, load_model
 from reclm.llm.compat import prepare
 from reclm.llm.prompts import Message
+from reclm.llm.rollouts import draw_as_served
 from reclm.llm.sft import lora
 from reclm.llm.templates import encode, render
 
@@ -97,6 +98,7 @@ def ppo(
     trainer.remove_callback(PrinterCallback)
     model = trainer.accelerator.unwrap_model(trainer.model).policy
     trainer.add_callback(_callback(watch, lambda: model, PPO_METRICS))
+    draw_as_served(model, tokenizer)
     _run(trainer, watch, model)
 
 
@@ -156,6 +158,7 @@ def rloo(
     trainer.remove_callback(PrinterCallback)
     model = trainer.accelerator.unwrap_model(trainer.model)
     trainer.add_callback(_callback(watch, lambda: model, RLOO_METRICS))
+    draw_as_served(model, tokenizer)
     _run(trainer, watch, model)
 
 

@@ -18,7 +18,17 @@ from reclm.llm import base
 from reclm.llm.conversations import Corpus
 from reclm.llm.prompts import Message, profile_request
 from reclm.llm.templates import answered, decode, encode, render, takes_system
-from reclm.llm.tiny import SIZES, Size, _loss, _untrained, as_document, give_meanings, train_model, train_tokenizer
+from reclm.llm.tiny import (
+    SIZES,
+    Size,
+    _loss,
+    _untrained,
+    as_document,
+    give_meanings,
+    tokens_for,
+    train_model,
+    train_tokenizer,
+)
 from reclm.settings import Settings
 
 QUICK = {"tiny_tokens": 1000, "tiny_vocabulary": 400}
@@ -91,6 +101,20 @@ class TestTinyModel:
         size = Size(hidden=32, layers=1, heads=1, intermediate=64)
         with pytest.raises(ModelError, match="there are none"):
             train_model(train_tokenizer(["a"], 300), [], size, tokens=1, learning_rate=1e-3, seed=1)
+
+    def test_a_training_that_diverges_says_so(self) -> None:
+        size = Size(hidden=16, layers=1, heads=1, intermediate=32)
+        tokenizer = train_tokenizer(documents(), 400)
+        with pytest.raises(ModelError, match=r"loss of the tiny model is nan at step .* lower llm\.tiny_learning_rate"):
+            train_model(tokenizer, documents(), size, tokens=8000, learning_rate=1e30, seed=3, batch_tokens=512)
+
+    def test_reads_more_of_more_conversations_within_bounds(self) -> None:
+        assert [tokens_for(lessons) for lessons in (0, 1000, 10_000, 10**6)] == [
+            1_200_000,
+            1_200_000,
+            2_800_000,
+            4_000_000,
+        ]
 
     def test_words_of_like_meaning_begin_alike_and_bytes_are_left_alone(self) -> None:
         tokenizer = train_tokenizer(["a mug and rope and tent"] * 50, 320)

@@ -169,31 +169,112 @@ def asking(line: str, answer: bool) -> Dialogue:
 
 
 class TestALook:
-    @pytest.mark.parametrize("unaided", ["well formed", "malformed"])
-    def test_sees_the_form_of_what_is_written_unaided_and_the_rest_of_what_is_served(
-        self, unaided: str, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_sees_what_is_served(
+        self, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        texts = {
-            True: lambda number: "User identity: reader; User interests: books",
-            False: lambda number: (
-                f"User identity: {unaided} {number}{';' if unaided == 'well formed' else ','} User interests: x"
-            ),
-        }
+        texts = ["User identity: reader; User interests: books", "User identity: reader, User interests: books"]
+        seen: list[str] = []
 
         def answers(*given: Any, structured: bool) -> list[str]:
-            return [texts[structured](number) for number in range(len(given[-1]))]
+            assert structured
+            return [texts[number % 2] for number in range(len(given[-1]))]
+
+        def divergence(*given: Any) -> NDArray[np.float64]:
+            seen.extend(given[3])
+            return np.zeros(len(given[2]))
 
         monkeypatch.setattr(looking, "write_answers", answers)
-        monkeypatch.setattr(looking, "divergence", lambda *given: np.zeros(len(given[2])))
+        monkeypatch.setattr(looking, "divergence", divergence)
         settings = workspace_settings(**SHORT, refine={"held_out_sample": 8})
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
         lookout = looking.Lookout(
             settings, llm_world.dialogues(), llm_world.teacher(), LovesSilence(), tokenizer, embed=spread
         )
         look = lookout.look(MagicMock(training=False), 0)
-        assert look.format == float(unaided == "well formed")
-        assert look.distinct == pytest.approx(2 / lookout.size)
-        assert look.reward == pytest.approx(np.mean([-len(texts[False](n)) / 20 for n in range(lookout.size)]))
+        assert look.format == 0.5
+        assert look.distinct == pytest.approx(4 / lookout.size)
+        assert look.reward == pytest.approx(np.mean([-len(text) / 20 for text in texts]))
+        assert seen == texts * (lookout.size // 2)
+
+
+class TestAnswersDrawnForATrainer:
+    """`draw_as_served`, called as TRL's PPOTrainer calls it: a model that loves one phrase is asked for 40 tokens."""
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(untrained(tmp_path)).eval()
+
+    def draw(self, model: Any, tokenizer: Any, **config: Any) -> Any:
+        import torch
+        from transformers import GenerationConfig
+
+        torch.manual_seed(5)
+        ids = torch.tensor([tokenizer("Who is it?", add_special_tokens=False)["input_ids"]] * 16)
+        wanted = GenerationConfig(max_new_tokens=40, do_sample=True, top_k=0, top_p=1.0, temperature=0.7, **config)
+        options = {"generation_config": wanted, "return_dict_in_generate": True, "output_scores": True}
+        return ids, model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+
+    def test_begin_no_phrase_of_a_part_twice(self, model: Any, tmp_path: Path) -> None:
+        from reclm.llm.generate.decoding import _marks
+        from reclm.llm.rollouts import draw_as_served
+
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        marks = _marks(tokenizer)
+        comma, word = (next(token for token, text in marks.items() if text == ",")), 300
+        bias = {(comma,): 30.0, (word,): 29.0}
+
+        def begun(answer: list[int]) -> list[int]:
+            starts = [after for before, after in zip([comma, *answer], answer, strict=False) if before == comma]
+            return [token for token in starts if token not in marks and token != tokenizer.eos_token_id]
+
+        ids, before = self.draw(model, tokenizer, sequence_bias=bias)
+        assert any(begun(row).count(word) > 1 for row in before.sequences[:, ids.shape[1] :].tolist())
+        draw_as_served(model, tokenizer)
+        _, after = self.draw(model, tokenizer, sequence_bias=bias)
+        found = [begun(row) for row in after.sequences[:, ids.shape[1] :].tolist()]
+        assert all(len(set(tokens)) == len(tokens) for tokens in found)
+        assert any(word in tokens for tokens in found)
+
+    def test_come_with_the_log_probabilities_of_the_policy_itself(self, model: Any, tmp_path: Path) -> None:
+        import torch
+
+        from reclm.llm.rollouts import draw_as_served
+
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        draw_as_served(model, tokenizer)
+        ids, drawn = self.draw(model, tokenizer)
+        width = ids.shape[1]
+        with torch.no_grad():
+            whole = model(input_ids=drawn.sequences).logits[:, width - 1 : -1] / 0.7
+        found = torch.stack(drawn.scores, 1)
+        assert torch.isfinite(found).all()
+        written = drawn.sequences[:, width:] != tokenizer.pad_token_id
+        torch.testing.assert_close(found[written], whole[written], rtol=1e-3, atol=1e-3)
+
+    def test_end_with_the_end_token(self, model: Any, tmp_path: Path) -> None:
+        from reclm.llm.rollouts import draw_as_served
+
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        draw_as_served(model, tokenizer)
+        ids, drawn = self.draw(model, tokenizer, sequence_bias={(tokenizer.eos_token_id,): 12.0})
+        answers = drawn.sequences[:, ids.shape[1] :].tolist()
+        assert len(answers[0]) < 40
+        for answer in answers:
+            assert set(answer[answer.index(tokenizer.eos_token_id) + 1 :]) <= {tokenizer.pad_token_id}
+
+    def test_leave_other_callers_alone(self, model: Any, tmp_path: Path) -> None:
+        import torch
+
+        from reclm.llm.rollouts import draw_as_served
+
+        tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        ids = torch.tensor([tokenizer("Who is it?", add_special_tokens=False)["input_ids"]])
+        options = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 8}
+        before = model.generate(**options)
+        draw_as_served(model, tokenizer)
+        assert torch.equal(model.generate(**options), before)
 
 
 def spread(texts: Sequence[str]) -> NDArray[np.float32]:
