@@ -142,7 +142,7 @@ class RefineSettings(Section):
     """Refinement by reinforcement learning against the reward model (`reclm refine`)."""
 
     method: Literal["ppo", "rloo", "none"] = Field("ppo", description="`none` keeps the tuned model as it is.")
-    steps: int = Field(12, ge=1, description="Updates at most.")
+    steps: int = Field(8, ge=1, description="Updates at most.")
     batch_size: int = Field(64, ge=2, description="Prompts per update.")
     learning_rate: float = Field(
         1e-3, gt=0, description="Step size; for `tiny`. Large models want far less (the paper: 1e-5)."
@@ -151,7 +151,7 @@ class RefineSettings(Section):
     lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapter (the paper: 4).")
     lora_alpha: int = Field(32, ge=1, description="Scale of the LoRA adapter.")
     temperature: float = Field(0.7, gt=0, description="Sampling temperature while refining.")
-    validate_every: int = Field(6, ge=1, description="Updates between looks at held-out prompts.")
+    validate_every: int = Field(4, ge=1, description="Updates between looks at held-out prompts.")
     held_out_sample: int = Field(96, ge=8, description="Held-out prompts looked at.")
     max_kl: float = Field(
         12.0, gt=0, description="Guard: KL to the tuned model, in nats an answer, at which refinement stops."
