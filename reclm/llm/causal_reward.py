@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.base import device_of, dtype_of, is_first_rank, load_model, load_tokenizer
-from reclm.llm.compat import prepare
+from reclm.llm.compat import prepare, tell_progress
 from reclm.llm.pairs import Pair
 from reclm.llm.prompts import Message
 from reclm.llm.templates import answered
@@ -89,7 +89,7 @@ def train_causal_reward(
     """
     prepare()
     from datasets import Dataset
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
     from trl import RewardTrainer
 
     set_seed(settings.seed)
@@ -114,7 +114,7 @@ def train_causal_reward(
         train_dataset=Dataset.from_list(fitting),
         peft_config=_lora(settings),
     )
-    trainer.remove_callback(PrinterCallback)
+    tell_progress(trainer, "reward.learning_rate")
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     if is_first_rank():

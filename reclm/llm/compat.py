@@ -48,22 +48,24 @@ def fix_save(trainer: Trainer) -> None:
     trainer.is_distributed_loading_by_transformers = False
 
 
-def tell_progress(trainer: Trainer) -> None:
+def tell_progress(trainer: Trainer, rate: str) -> None:
     """Has a trainer speak through `progress.say`, ten times a run, in place of its own prints on standard output, and raise
-    ModelError when its loss is no number any more: by itself it would report 0 and go on."""
+    ModelError when its loss is no number any more: by itself it would report 0 and go on. `rate` is the settings key of its
+    step size."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class Teller(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
-            loss = float((logs or {}).get("loss", 0.0))
+            found = logs or {}
+            loss = float(found.get("loss", found.get("train_loss", 0.0)))
             if not math.isfinite(loss):
                 raise ModelError(
-                    f"the loss is {loss} at step {state.global_step} of {state.max_steps}; lower the learning rate (now "
+                    f"the loss is {loss} at step {state.global_step} of {state.max_steps}; lower {rate} (now "
                     f"{args.learning_rate:g})"
                 )
             every = max(1, state.max_steps // 10)
             due = state.global_step // every > (state.global_step - args.logging_steps) // every
-            if state.is_world_process_zero and due and "loss" in (logs or {}):
+            if state.is_world_process_zero and due and "loss" in found:
                 say(f"    step {state.global_step} of {state.max_steps}: loss {loss:.3f}")
 
     trainer.args.logging_nan_inf_filter = False

@@ -160,7 +160,7 @@ def train_adapter(
         train_dataset=ordered(sequences, settings),
         peft_config=lora(settings.tune.lora_rank, settings.tune.lora_alpha),
     )
-    tell_progress(trainer)
+    tell_progress(trainer, "tune.learning_rate")
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint is not None:
         say(f"  going on from {checkpoint.name}")

@@ -285,6 +285,14 @@ class TestRefusals:
             sft.train_adapter(settings, str(location), tokenizer, [Example([5] * 3000, [5] * 3000)], tmp_path)
 
 
+class TestDivergence:
+    def test_is_an_error_and_leaves_no_model(self, tmp_path: Path) -> None:
+        settings = settings_of(tmp_path, {"max_steps": 4, "learning_rate": 1e30})
+        with pytest.raises(ModelError, match=r"the loss is nan at step .* lower tune\.learning_rate"):
+            sft.write_sft(settings, dialogues(), teacher(), base_of(settings, tmp_path))
+        assert not list((settings.paths.artifacts / "sft").glob("*/manifest.json"))
+
+
 class TestInterruption:
     def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_stopped(
         self, tmp_path: Path, batches: Recorded
