@@ -42,7 +42,7 @@ def estimate(settings: Settings) -> dict[str, float]:
     writes = settings.profiles.engine in ("transformers", "vllm")
     dialogues = settings.tune.epochs * (users * (1 + settings.tune.sparse_views / 2) + items)
     read = settings.llm.tiny_tokens or tokens_for(int(dialogues / settings.tune.epochs))
-    learn = read / 8000 + dialogues / 50 + 60 + 6 * settings.refine.steps
+    learn = read / 8000 + dialogues / 50 + 60 + 0.19 * settings.refine.steps * settings.refine.batch_size
     return {
         "build": 25 + 60 * interactions / 5e5,
         "learn": learn if writes else 0.0,

@@ -88,7 +88,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "size": llm.tiny_size,
         "vocabulary": llm.tiny_vocabulary,
         "encoder": model_name(settings.embedding),
-        "tokens": llm.tiny_tokens,
+        "tokens": llm.tiny_tokens or tokens_for(len(documents.lessons)),
         "learning_rate": llm.tiny_learning_rate,
         "seed": settings.seed,
         "device": device_of(settings).split(":")[0],
@@ -126,7 +126,6 @@ def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
         lessons=len(documents.lessons),
         parameters=model.num_parameters(),
         vocabulary=len(tokenizer),
-        tokens=tokens,
         loss=curve[-1][1],
     )
 

@@ -39,7 +39,8 @@ def suits(settings: Settings, artifact: Artifact) -> bool:
 def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
     if parameters.get("base_model", settings.llm.base_model) != settings.llm.base_model:
         return False
-    return all(parameters[name] == getattr(settings.llm, key) for name, key in OF_TINY.items() if name in parameters)
+    wanted = {name: getattr(settings.llm, key) for name, key in OF_TINY.items() if name in parameters}
+    return all(parameters[name] == value for name, value in wanted.items() if value)
 
 
 def _models(settings: Settings, artifact: Artifact) -> Iterable[Artifact]:

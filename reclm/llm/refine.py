@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 KIND = "refine"
+RECIPE = 2
+"""How it is done; raised when a change here or in `policy` or `rollouts` changes the model."""
 
 
 class Stopped(Exception):
@@ -120,6 +122,7 @@ def write_refine(
     parents = {"sft": sft.version, "reward": reward.version, **(parents or {})}
     parameters = {
         "refine": settings.refine.model_dump(mode="json"),
+        "recipe": RECIPE,
         **learned_with(settings),
         "tune": {"turns": settings.tune.turns, "held_out_sample": settings.tune.held_out_sample},
         "dialogues": fingerprint(dialogues, teacher),

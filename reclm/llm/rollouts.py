@@ -1,8 +1,8 @@
 """How answers are drawn while a policy is refined: requests come in as TRL has them, answers go out as they are served.
 
 Answers are sampled by the structured decoding that serves profiles (`reclm.llm.generate.decoding`). Unaided, most answers of
-a small model fail by form on a log of many genres, and a refinement learns form alone, which decoding gives for nothing.
-The log probabilities are the policy's own, before decoding ruled anything out.
+a small model fail by form on a log of many genres, and what a refinement learns of them is mostly form, which decoding gives
+for nothing. The log probabilities are the policy's own, before decoding ruled anything out.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def draw_as_served(policy: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Non
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
-        if not options.get("output_scores"):
+        if not options.pop("output_scores", False):
             return generate(*args, **options)
         answers = generate(*args, **options, output_logits=True)
-        answers.scores = tuple(logits / config.temperature for logits in answers.logits)
+        answers.scores = tuple(logits.div_(config.temperature) for logits in answers.logits)
+        answers.logits = None  # one copy of them is enough for a large vocabulary
         return answers
 
     policy.generate = drawn

@@ -26,7 +26,7 @@ class LlmSettings(Section):
         0,
         ge=0,
         description="Tokens the `tiny` model reads while it is trained from scratch, repeats included; 0: by the number of "
-        "dialogues, 1.2 to 4 million (2 to 5 minutes on two cores).",
+        "dialogues, 1.2 to 4 million (two to nine minutes on two cores).",
     )
     practices: int = Field(
         4000,
@@ -143,7 +143,7 @@ class RefineSettings(Section):
 
     method: Literal["ppo", "rloo", "none"] = Field("ppo", description="`none` keeps the tuned model as it is.")
     steps: int = Field(8, ge=1, description="Updates at most.")
-    batch_size: int = Field(64, ge=2, description="Prompts per update.")
+    batch_size: int = Field(64, ge=2, description="Answers per update (RLOO: up to four to a prompt).")
     learning_rate: float = Field(
         1e-3, gt=0, description="Step size; for `tiny`. Large models want far less (the paper: 1e-5)."
     )
@@ -157,7 +157,9 @@ class RefineSettings(Section):
         12.0, gt=0, description="Guard: KL to the tuned model, in nats an answer, at which refinement stops."
     )
     max_format_drop: float = Field(
-        0.02, ge=0, description="Guard: fall of the share of well-formed answers that stops it."
+        0.02,
+        ge=0,
+        description="Guard: fall of the share of answers that are well formed as served, after retries, that stops it.",
     )
     max_distinct_drop: float = Field(
         0.05, ge=0, description="Guard: fall of the share of distinct profiles that stops it (over-smoothing)."

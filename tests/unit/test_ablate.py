@@ -61,6 +61,13 @@ class TestTheModelThatIsMeant:
         assert not suits(settings, refined)
         assert suits(unmasked, refined)
 
+    def test_suits_whoever_leaves_the_number_of_tokens_open_or_names_it(self, tmp_path: Path) -> None:
+        settings = Settings(workspace=tmp_path)
+        base = model(settings, "base", base_model="tiny", size="small", vocabulary=2048, tokens=1_200_000)
+        assert suits(settings, base)
+        assert suits(overridden(settings, {"llm": {"tiny_tokens": 1_200_000}}), base)
+        assert not suits(overridden(settings, {"llm": {"tiny_tokens": 2_000_000}}), base)
+
     def test_is_the_newest_when_none_suits_and_of_this_warehouse_before_others(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
         models = [model(settings, "sft", seed=seed) for seed in (1, 2)]

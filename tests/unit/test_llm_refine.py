@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from reclm.artifacts import Artifact
 from reclm.errors import WorkspaceError
-from reclm.llm import looking
+from reclm.llm import looking, rollouts
 from reclm.llm.base import load_tokenizer
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.encoder_reward import judging_module
+from reclm.llm.generate.decoding import NoPhraseTwice, _marks
 from reclm.llm.looking import ranking
 from reclm.llm.prompts import Message, UserFacts
 from reclm.llm.refine import training_requests, write_refine
+from reclm.llm.rollouts import draw_as_served
 from reclm.settings import Settings
 from tests import llm_world
 
@@ -116,8 +118,15 @@ SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
 class TestARefinement:
     def test_leaves_adapter_model_and_curves_and_says_what_it_kept(
-        self, method: str, workspace_settings: Make, tmp_path: Path
+        self, method: str, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        drawn = []
+
+        def structured(tokenizer: PreTrainedTokenizerBase, width: int, rows: int) -> NoPhraseTwice:
+            drawn.append(rows)
+            return NoPhraseTwice(tokenizer, width, rows)
+
+        monkeypatch.setattr(rollouts, "NoPhraseTwice", structured)
         made = refined(workspace_settings(**SHORT, refine={**SOME, "method": method}), untrained(tmp_path))
         assert {path.name for path in made.path.iterdir()} == {
             "adapter", "curve.parquet", "held_out.parquet", "manifest.json", "model",
@@ -126,6 +135,7 @@ class TestARefinement:
         assert set(curve(made, "reward")) == {1, 2}
         assert set(curve(made, "held_out/reward")) == {0, 1, 2}
         assert curve(made, "held_out/kl")[0] == pytest.approx(0.0, abs=1e-6)
+        assert drawn
         rows = pq.read_table(made.path / "held_out.parquet").to_pylist()
         assert {"reward_before", "reward"} <= {row["metric"] for row in rows}
         assert made.metrics["after"]["reward"] >= made.metrics["before"]["reward"]
@@ -217,9 +227,6 @@ class TestAnswersDrawnForATrainer:
         return ids, model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
 
     def test_begin_no_phrase_of_a_part_twice(self, model: Any, tmp_path: Path) -> None:
-        from reclm.llm.generate.decoding import _marks
-        from reclm.llm.rollouts import draw_as_served
-
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
         marks = _marks(tokenizer)
         comma, word = (next(token for token, text in marks.items() if text == ",")), 300
@@ -240,8 +247,6 @@ class TestAnswersDrawnForATrainer:
     def test_come_with_the_log_probabilities_of_the_policy_itself(self, model: Any, tmp_path: Path) -> None:
         import torch
 
-        from reclm.llm.rollouts import draw_as_served
-
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
         draw_as_served(model, tokenizer)
         ids, drawn = self.draw(model, tokenizer)
@@ -254,20 +259,23 @@ class TestAnswersDrawnForATrainer:
         torch.testing.assert_close(found[written], whole[written], rtol=1e-3, atol=1e-3)
 
     def test_end_with_the_end_token(self, model: Any, tmp_path: Path) -> None:
-        from reclm.llm.rollouts import draw_as_served
-
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
+        model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+        end = {(tokenizer.eos_token_id,): 7.0}
+        ids, before = self.draw(model, tokenizer, sequence_bias=end)
+        assert before.sequences.shape[1] == ids.shape[1] + 40
         draw_as_served(model, tokenizer)
-        ids, drawn = self.draw(model, tokenizer, sequence_bias={(tokenizer.eos_token_id,): 12.0})
+        _, drawn = self.draw(model, tokenizer, sequence_bias=end)
         answers = drawn.sequences[:, ids.shape[1] :].tolist()
-        assert len(answers[0]) < 40
-        for answer in answers:
-            assert set(answer[answer.index(tokenizer.eos_token_id) + 1 :]) <= {tokenizer.pad_token_id}
+        lengths = [answer.index(tokenizer.eos_token_id) + 1 for answer in answers]
+        assert 1 < max(lengths) < 40
+        assert len(set(lengths)) > 1
+        for answer, length in zip(answers, lengths, strict=True):
+            assert len(answer) == max(lengths)
+            assert set(answer[length:]) <= {tokenizer.pad_token_id}
 
     def test_leave_other_callers_alone(self, model: Any, tmp_path: Path) -> None:
         import torch
-
-        from reclm.llm.rollouts import draw_as_served
 
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
         ids = torch.tensor([tokenizer("Who is it?", add_special_tokens=False)["input_ids"]])
