@@ -37,4 +37,4 @@ def draw_as_served(policy: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Non
         answers.logits = None  # one copy of them is enough for a large vocabulary
         return answers
 
-    policy.generate = drawn
+    setattr(policy, "generate", drawn)  # noqa: B010
