@@ -23,9 +23,11 @@ from reclm.llm.generate.decoding import NoPhraseTwice, _marks
 from reclm.llm.looking import ranking
 from reclm.llm.prompts import Message, UserFacts
 from reclm.llm.refine import training_requests, write_refine
+from reclm.llm.reward import write_reward
 from reclm.llm.rollouts import draw_as_served
 from reclm.settings import Settings
 from tests import llm_world
+from tests.model_families import CLOSES, FAMILIES, checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,6 +152,29 @@ class TestARefinement:
         assert curve(again, "held_out/reward") == looks
         for name, tensor in weights(again).items():
             np.testing.assert_array_equal(tensor, before[name])
+
+
+class TestEveryFamily:
+    @pytest.mark.parametrize("method", ["ppo", "rloo"])
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_is_judged_by_a_model_of_its_own_and_refined_by_configuration_alone(
+        self, family: str, method: str, workspace_settings: Make, tmp_path: Path
+    ) -> None:
+        folder = checkpoint(family, tmp_path / family, llm_world.documents())
+        settings = workspace_settings(
+            llm={"base_model": str(folder), "max_prompt_tokens": 512, "max_profile_tokens": 12},
+            reward={"model": "causal", "pairs": 40, "max_steps": 2},
+            refine={**SOME, "method": method, "steps": 1},
+            tune={"held_out_sample": 4},
+            runtime={"threads": 1},
+        )
+        sft = llm_world.as_artifact(settings, "sft", folder)
+        reward = write_reward(settings, llm_world.dialogues(), llm_world.teacher(), sft)
+        made = write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward)
+        assert set(curve(made, "reward")) == {1}
+        assert set(curve(made, "held_out/reward")) == {0, 1}
+        assert all(np.isfinite(value) for value in curve(made, "held_out/reward").values())
+        assert load_tokenizer(made.path / "model").eos_token == CLOSES[family]
 
 
 class TestWithoutAMethod:
