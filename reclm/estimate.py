@@ -40,9 +40,14 @@ def estimate(settings: Settings) -> dict[str, float]:
     trainings = len(settings.train.models) * len(settings.train.variants) * len(settings.train.seeds)
     per_training = 4 + 60 * users * items / 37e6 + 20 * interactions / 5e5
     writes = settings.profiles.engine in ("transformers", "vllm")
-    dialogues = settings.tune.epochs * (users * (1 + settings.tune.sparse_views / 2) + items)
-    read = settings.llm.tiny_tokens or tokens_for(int(dialogues / settings.tune.epochs))
-    learn = read / 8000 + dialogues / 50 + 60 + 0.19 * settings.refine.steps * settings.refine.batch_size
+    dialogues = users * (1 + settings.tune.sparse_views / 2) + items
+    read = tokens_for(int(dialogues), settings.llm.tiny_tokens)
+    learn = (
+        read / 8000
+        + settings.tune.epochs * dialogues / 50
+        + 60
+        + 0.19 * settings.refine.steps * settings.refine.batch_size
+    )
     return {
         "build": 25 + 60 * interactions / 5e5,
         "learn": learn if writes else 0.0,

@@ -70,7 +70,7 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
         return found
     with writing_once(settings.paths, KIND, parameters, {}) as draft:
         if documents is not None and is_first_rank():
-            _train_tiny(settings, documents, draft)
+            _train_tiny(settings, documents, parameters["tokens"], draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
 
 
@@ -88,7 +88,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "size": llm.tiny_size,
         "vocabulary": llm.tiny_vocabulary,
         "encoder": model_name(settings.embedding),
-        "tokens": llm.tiny_tokens or tokens_for(len(documents.lessons)),
+        "tokens": tokens_for(len(documents.lessons), llm.tiny_tokens),
         "learning_rate": llm.tiny_learning_rate,
         "seed": settings.seed,
         "device": device_of(settings).split(":")[0],
@@ -96,7 +96,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
     }
 
 
-def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
+def _train_tiny(settings: Settings, documents: Corpus, tokens: int, draft: Draft) -> None:
     from reclm.llm.heldout import embedder
 
     llm = settings.llm
@@ -104,7 +104,6 @@ def _train_tiny(settings: Settings, documents: Corpus, draft: Draft) -> None:
     everything = [*documents.words, *documents.lessons]
     with step(f"tokenizer over {len(everything):,} documents"):
         tokenizer = train_tokenizer(everything, llm.tiny_vocabulary)
-    tokens = llm.tiny_tokens or tokens_for(len(documents.lessons))
     with step(f"tiny {llm.tiny_size} model from scratch, {tokens:,} tokens"), quiet():
         model, curve = train_model(
             tokenizer,

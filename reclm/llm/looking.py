@@ -1,9 +1,10 @@
 """A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
 
 Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. What is looked
-at are answers as they are served: greedy, by structured decoding, malformed ones asked for again. The KL divergence from the tuned model is
-exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is the downstream proxy: how often a withheld item, which the entity did
-pick, lies nearer to the written profile than what others were asked about, by the sentence encoder.
+at are answers as they are served: greedy, by structured decoding, malformed ones asked for again. The KL divergence from
+the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is the downstream
+proxy: how often a withheld item, which the entity did pick, lies nearer to the written profile than what others were asked
+about, by the sentence encoder.
 """
 
 from __future__ import annotations

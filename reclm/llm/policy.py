@@ -98,7 +98,6 @@ def ppo(
     trainer.remove_callback(PrinterCallback)
     model = trainer.accelerator.unwrap_model(trainer.model).policy
     trainer.add_callback(_callback(watch, lambda: model, PPO_METRICS))
-    draw_as_served(model, tokenizer)
     _run(trainer, watch, model)
 
 
@@ -158,7 +157,6 @@ def rloo(
     trainer.remove_callback(PrinterCallback)
     model = trainer.accelerator.unwrap_model(trainer.model)
     trainer.add_callback(_callback(watch, lambda: model, RLOO_METRICS))
-    draw_as_served(model, tokenizer)
     _run(trainer, watch, model)
 
 
@@ -213,6 +211,7 @@ def _callback(watch: Watch, policy: Callable[[], Any], names: Mapping[str, str])
 
 
 def _run(trainer: Any, watch: Watch, policy: Any) -> None:
+    draw_as_served(policy, trainer.processing_class)
     with _no_full_collections(), redirect_stdout(sys.stderr):
         watch.updated(0, policy)
         trainer.train()

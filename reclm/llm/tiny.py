@@ -47,8 +47,8 @@ WORD_SCALE = 0.04
 PROMPT_WEIGHT = 0.1
 """What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
 LEAST_TOKENS, MOST_TOKENS, TOKENS_PER_LESSON = 1_200_000, 4_000_000, 280
-"""What is read, when nobody says how much: each of 4,300 to 14,300 conversations about once, after the words. On anime's 14,103 a
-model of 1.2 million tokens wrote of everybody alike (distinct .44, own-minus-other .073); of 4 million: .69 and .117."""
+"""What is read, when nobody says how much: each of 4,300 to 14,300 conversations about once, after the words. Of anime's
+14,103 a model of 1.2 million tokens wrote of all users alike (distinct .44, own-minus-other .073); of 4 million: .69, .117."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ SIZES = {
 }
 
 
-def tokens_for(lessons: int) -> int:
-    """Tokens that a model reads by default of so many conversations."""
-    return min(max(LEAST_TOKENS, TOKENS_PER_LESSON * lessons), MOST_TOKENS)
+def tokens_for(lessons: int, wanted: int = 0) -> int:
+    """Tokens that a model of so many conversations reads: those `wanted`, or by their number when that is 0."""
+    return wanted or min(max(LEAST_TOKENS, TOKENS_PER_LESSON * lessons), MOST_TOKENS)
 
 
 def as_document(messages: Sequence[Message]) -> str:
