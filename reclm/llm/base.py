@@ -24,7 +24,7 @@ from reclm.errors import ModelError
 from reclm.llm.compat import quiet
 from reclm.llm.prompts import Shape
 from reclm.llm.templates import PLAIN_TEMPLATE, end_token, render, token_counter
-from reclm.llm.tiny import RECIPE, SIZES, tokens_for, train_model, train_tokenizer
+from reclm.llm.tiny import RECIPE, SIZES, step_size, tokens_for, train_model, train_tokenizer
 from reclm.progress import say, step
 from reclm.workspace import Workspace
 
@@ -70,7 +70,7 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
         return found
     with writing_once(settings.paths, KIND, parameters, {}) as draft:
         if documents is not None and is_first_rank():
-            _train_tiny(settings, documents, parameters["tokens"], draft)
+            _train_tiny(settings, documents, parameters, draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
 
 
@@ -89,17 +89,17 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "vocabulary": llm.tiny_vocabulary,
         "encoder": model_name(settings.embedding),
         "tokens": tokens_for(len(documents.lessons), llm.tiny_tokens),
-        "learning_rate": llm.tiny_learning_rate,
+        "learning_rate": step_size(llm.tiny_learning_rate, SIZES[llm.tiny_size]),
         "seed": settings.seed,
         "device": device_of(settings).split(":")[0],
         "corpus": digest.hexdigest()[:16],
     }
 
 
-def _train_tiny(settings: Settings, documents: Corpus, tokens: int, draft: Draft) -> None:
+def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, Any], draft: Draft) -> None:
     from reclm.llm.heldout import embedder
 
-    llm = settings.llm
+    llm, tokens = settings.llm, parameters["tokens"]
     use_threads(settings)
     everything = [*documents.words, *documents.lessons]
     with step(f"tokenizer over {len(everything):,} documents"):
@@ -112,7 +112,7 @@ def _train_tiny(settings: Settings, documents: Corpus, tokens: int, draft: Draft
             words=documents.words,
             meanings=embedder(settings),
             tokens=tokens,
-            learning_rate=llm.tiny_learning_rate,
+            learning_rate=parameters["learning_rate"],
             seed=settings.seed,
             device=device_of(settings),
         )

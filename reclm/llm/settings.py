@@ -34,7 +34,11 @@ class LlmSettings(Section):
         description="Train dialogues at most that the teacher (`openai`, `table`) says nothing of and `tiny` practises "
         "on first, answered by keywords.",
     )
-    tiny_learning_rate: float = Field(3e-3, gt=0, description="Peak step size while the `tiny` model is trained.")
+    tiny_learning_rate: float = Field(
+        3e-3,
+        gt=0,
+        description="Peak step size while the small `tiny` model is trained; a wider one's is smaller in proportion.",
+    )
     load_in: Literal["full", "8bit", "4bit"] = Field(
         "full", description="Weights of the frozen base while tuning; 8bit and 4bit need CUDA and bitsandbytes."
     )

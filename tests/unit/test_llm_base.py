@@ -163,6 +163,17 @@ class TestWriteBase:
         assert base.load_model(location, settings)(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 400)
         assert capfd.readouterr().out == ""
 
+    def test_a_wider_model_takes_smaller_steps(self, tmp_path: Path) -> None:
+        found = documents()
+        rates = {
+            size: base.write_base(
+                settings_of(tmp_path, **{**QUICK, "tiny_size": size, "tiny_tokens": 300}), lambda: Corpus([], found)
+            ).manifest["parameters"]["learning_rate"]
+            for size in SIZES
+        }
+        assert rates["small"] == settings_of(tmp_path, **QUICK).llm.tiny_learning_rate
+        assert [rates[size] * SIZES[size].hidden for size in SIZES] == pytest.approx([rates["small"] * 192] * 3)
+
     def test_another_corpus_is_another_version(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, **QUICK)
         found = documents()
