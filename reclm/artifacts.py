@@ -50,6 +50,9 @@ RECORDED_PACKAGES = (
 )
 
 
+REMOVED = "removed-"
+
+
 def content_hash(content: Any, length: int = 16) -> str:
     """The first `length` hex digits of the SHA-256 of `content` as canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
@@ -146,6 +149,16 @@ def writing(
     }
     write_json(partial / "manifest.json", manifest)
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        shutil.rmtree(final)
+    replaced = set_aside(workspace, final) if final.exists() else None
     partial.rename(final)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def set_aside(workspace: Workspace, path: Path) -> Path:
+    """Where an artifact's folder went that is about to be deleted: out of its place in one step, since half of one would
+    be taken for a finished one."""
+    aside = workspace.artifacts / ".partial" / f"{REMOVED}{path.parent.name}-{path.name}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)

@@ -105,9 +105,11 @@ class EvaluationSettings(Section):
 class AblateSettings(Section):
     """What `reclm ablate` compares."""
 
-    arms: Names = Field(ARMS, description=f"Writers of profiles to compare: any of {', '.join(ARMS)}.")
-    models: Names = Field(("biasmf", "lightgcn"), description="Backbones that are trained with each writer's profiles.")
-    seeds: Numbers = Field((42, 43, 44), description="One training per seed.")
+    arms: Names = Field(ARMS, min_length=1, description=f"Writers of profiles to compare: any of {', '.join(ARMS)}.")
+    models: Names = Field(
+        ("biasmf", "lightgcn"), min_length=1, description="Backbones that are trained with each writer's profiles."
+    )
+    seeds: Numbers = Field((42, 43, 44), min_length=1, description="One training per seed.")
     epochs: int = Field(0, ge=0, description="Epochs at most; 0: train.epochs.")
     extras: Names = Field(
         (),

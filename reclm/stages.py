@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclm import artifacts
+from reclm.errors import WorkspaceError
 from reclm.locks import alone
 from reclm.progress import say
 from reclm.runs import recorded
@@ -151,9 +152,26 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     from reclm.ablation import ablate as compare
 
     with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
-        ablation = compare(with_words(settings), reward_of=reward_of)
+        ablation = compare(_with_arms(settings), reward_of=reward_of)
         about |= {"version": ablation.version, "reused": _is_older(ablation, about)}
     return ablation
+
+
+def _with_arms(settings: Settings) -> Settings:
+    """The settings, with the keyword arm alone where no language model can be trained. Raises WorkspaceError without one."""
+    wanted, by_keywords = settings.ablate, ("extractive",)
+    if wanted.arms == by_keywords and not wanted.extras:
+        return settings
+    profiles = settings.profiles
+    if profiles.engine not in LEARNING_ENGINES:
+        profiles = profiles.model_copy(update={"engine": "transformers"})
+    if with_words(settings.model_copy(update={"profiles": profiles})).profiles.engine in LEARNING_ENGINES:
+        return settings
+    if by_keywords[0] not in wanted.arms:
+        raise WorkspaceError(
+            "every writer of ablate.arms is a language model; set ablate.arms to extractive, or bring more data"
+        )
+    return settings.model_copy(update={"ablate": wanted.model_copy(update={"arms": by_keywords, "extras": ()})})
 
 
 def learn(settings: Settings) -> None:

@@ -64,6 +64,7 @@ def trained_by(settings: Settings) -> Settings:
 
 def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
     from reclm.backbones.stage import LAYOUT, NOT_PART_OF_A_MODEL
+    from reclm.profiles.embed import model_name
 
     trained = trained_by(settings)
     return content_hash(
@@ -72,7 +73,7 @@ def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
             "layout": LAYOUT,
             "train": trained.train.model_dump(mode="json", exclude=NOT_PART_OF_A_MODEL),
             "fusion": trained.fusion.model_dump(mode="json"),
-            "embedding": trained.embedding.model,
+            "embedding": model_name(trained.embedding),
             "device": trained.runtime.device,
             "dtype": trained.runtime.dtype,
             "parents": parents,

@@ -22,6 +22,7 @@ from reclm import artifacts
 from reclm.artifacts import Artifact, Draft
 from reclm.errors import ModelError
 from reclm.llm.compat import quiet
+from reclm.llm.cut_off import KNOWS
 from reclm.llm.prompts import Shape
 from reclm.llm.templates import PLAIN_TEMPLATE, end_token, render, token_counter
 from reclm.llm.tiny import RECIPE, SIZES, step_size, tokens_for, train_model, train_tokenizer
@@ -100,6 +101,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
     from reclm.llm.heldout import embedder
 
     llm, tokens = settings.llm, parameters["tokens"]
+    draft.metrics[KNOWS] = documents.knows
     use_threads(settings)
     everything = [*documents.words, *documents.lessons]
     with step(f"tokenizer over {len(everything):,} documents"):
@@ -175,16 +177,18 @@ def model_location(settings: Settings, artifact: Artifact) -> str:
     return name if Path(name).is_dir() else str(_snapshot(name, artifact.manifest["parameters"]["revision"]))
 
 
-def style_of(settings: Settings) -> Literal["compact", "full"]:
-    """The wording of prompts: `auto` means compact for `tiny`, full for a model from elsewhere."""
+def style_of(settings: Settings, *, endpoint: bool = False) -> Literal["compact", "full"]:
+    """The wording of prompts: `auto` means compact for `tiny`, full for a model from elsewhere, as an endpoint's is."""
     if settings.llm.style == "auto":
-        return "compact" if settings.llm.base_model == TINY else "full"
+        return "compact" if settings.llm.base_model == TINY and not endpoint else "full"
     return settings.llm.style
 
 
-def shape_of(settings: Settings) -> Shape:
+def shape_of(settings: Settings, *, endpoint: bool = False) -> Shape:
     llm = settings.llm
-    return Shape(style_of(settings), llm.history, llm.neighbours, llm.neighbour_items, llm.max_prompt_tokens)
+    return Shape(
+        style_of(settings, endpoint=endpoint), llm.history, llm.neighbours, llm.neighbour_items, llm.max_prompt_tokens
+    )
 
 
 def device_of(settings: Settings) -> str:

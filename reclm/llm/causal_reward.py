@@ -81,11 +81,11 @@ def load_causal_reward(settings: Settings, folder: Path) -> CausalReward:
 
 def train_causal_reward(
     settings: Settings, pairs: Sequence[Pair], location: str, folder: Path
-) -> tuple[CausalReward, list[dict[str, Any]], int]:
+) -> tuple[CausalReward | None, list[dict[str, Any]], int]:
     """Tunes on the pairs of the fold `train` into `folder/adapter` and `folder/model`.
 
-    Returns the model, its curve as rows of (step, metric, value), and how many pairs were left out because they are
-    longer than the model reads. Raises ModelError when none is left.
+    Returns the model (None in a process that is not the first), its curve as rows of (step, metric, value), and how many
+    pairs were left out because they are longer than the model reads. Raises ModelError when none is left.
     """
     prepare()
     from datasets import Dataset
@@ -117,9 +117,10 @@ def train_causal_reward(
     tell_progress(trainer, "reward.learning_rate")
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
-    if is_first_rank():
-        tuned.save_pretrained(folder / "adapter")
-        _merge(settings, tokenizer, train[:SCALED_BY], location, folder)
+    if not is_first_rank():
+        return None, [], 0
+    tuned.save_pretrained(folder / "adapter")
+    _merge(settings, tokenizer, train[:SCALED_BY], location, folder)
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     curve = [
         {"step": entry["step"], "metric": LOGGED[name], "value": float(value)}

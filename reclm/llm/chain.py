@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.errors import ArtifactError, WorkspaceError
+from reclm.llm.cut_off import KNOWS
 from reclm.llm.dialogues import Dialogue
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Chain:
 
         def documents() -> Corpus:
             practices = self.settings.llm.practices if self.settings.teacher.engine != "extractive" else 0
-            return corpus(
+            found = corpus(
                 self.dialogues,
                 self.teacher[1],
                 shape_of(self.settings),
@@ -101,6 +102,7 @@ class Chain:
                 self._practice() if practices else None,
                 practices,
             )
+            return replace(found, knows=self.teacher[0].metrics.get(KNOWS, {}))
 
         return write_base(self.settings, documents)
 

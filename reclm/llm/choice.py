@@ -7,23 +7,28 @@ those in force is preferred, in itself and in every model it came from; else the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from reclm import artifacts
 from reclm.artifacts import Artifact
+from reclm.errors import InputError
+from reclm.llm.tiny import SIZES, step_size
 
 if TYPE_CHECKING:
     from reclm.settings import Settings
 
 SECTIONS = ("llm", "tune", "reward", "refine")
-MODELS = ("base", "sft", "reward", "refine")
+LINE = ("teacher", "base", "sft", "reward", "refine")
 OF_TINY = {"size": "tiny_size", "vocabulary": "tiny_vocabulary", "tokens": "tiny_tokens"}
 
 
 def suits(settings: Settings, artifact: Artifact) -> bool:
     """True when the settings it records, and those of the models it came from, are the ones in force."""
     parameters = artifact.manifest["parameters"]
-    if parameters.get("seed", settings.seed) != settings.seed:
+    if artifact.kind == "teacher":
+        return _suits_teacher(settings, parameters)
+    if any(parameters.get(name, value) != value for name, value in _learned_with(settings).items()):
         return False
     for section in SECTIONS:
         recorded = parameters.get(section)
@@ -39,13 +44,33 @@ def suits(settings: Settings, artifact: Artifact) -> bool:
 def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
     if parameters.get("base_model", settings.llm.base_model) != settings.llm.base_model:
         return False
-    wanted = {name: getattr(settings.llm, key) for name, key in OF_TINY.items() if name in parameters}
-    return all(parameters[name] == value for name, value in wanted.items() if value)
+    wanted = {name: getattr(settings.llm, key) for name, key in OF_TINY.items()}
+    wanted["learning_rate"] = step_size(settings.llm.tiny_learning_rate, SIZES[settings.llm.tiny_size])
+    return all(parameters.get(name, value) == value for name, value in wanted.items() if value)
+
+
+def _learned_with(settings: Settings) -> dict[str, Any]:
+    from reclm.llm.base import learned_with
+
+    return {name: value for name, value in learned_with(settings).items() if name not in SECTIONS}
+
+
+def _suits_teacher(settings: Settings, parameters: Mapping[str, Any]) -> bool:
+    """True of a teacher that the settings would make. Nobody is asked for it: an endpoint's unnamed model may be any."""
+    from reclm.llm.teacher import parameters_of
+
+    endpoint = settings.openai
+    known = settings.model_copy(
+        update={"openai": endpoint.model_copy(update={"model": endpoint.model or parameters.get("model", "?")})}
+    )
+    with suppress(InputError):
+        return bool(parameters_of(known) == parameters)
+    return True  # a table that is not there any more: nothing speaks against it
 
 
 def _models(settings: Settings, artifact: Artifact) -> Iterable[Artifact]:
     for kind, version in artifact.manifest["parents"].items():
-        found = artifacts.find(settings.paths, kind, version) if kind in MODELS else None
+        found = artifacts.find(settings.paths, kind, version) if kind in LINE else None
         if found is not None:
             yield found
 

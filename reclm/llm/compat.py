@@ -43,9 +43,12 @@ def _nothing(trainer: Any) -> None:
     return None
 
 
-def fix_save(trainer: Trainer) -> None:
-    """Lets TRL 1.12's PPOTrainer save under transformers 5: it skips the constructor that sets this attribute."""
-    trainer.is_distributed_loading_by_transformers = False
+def unwrap_policy(trainer: Trainer) -> None:
+    """Lets TRL 1.12's PPOTrainer find its policy where several processes train: it looks on the wrapper round the model."""
+    wrapper: Any = trainer.model
+    model = trainer.accelerator.unwrap_model(wrapper)
+    if model is not wrapper:
+        wrapper.__dict__["policy"] = model.policy  # seen, and not registered as a part a second time
 
 
 def tell_progress(trainer: Trainer, rate: str) -> None:

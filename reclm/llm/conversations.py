@@ -8,9 +8,9 @@ not parse, nothing known.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from reclm.artifacts import content_hash
 from reclm.llm.dialogues import Dialogue, Fold
@@ -105,6 +105,7 @@ class Corpus:
 
     words: list[str]
     lessons: list[str]
+    knows: Mapping[str, Any] = field(default_factory=dict)
 
 
 def corpus(

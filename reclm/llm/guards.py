@@ -48,7 +48,7 @@ Guard = Callable[[Sequence[Look], "RefineSettings"], "Verdict | None"]
 
 def kl(looks: Sequence[Look], settings: RefineSettings) -> Verdict | None:
     last = looks[-1]
-    if last.kl > settings.max_kl:
+    if not last.kl <= settings.max_kl:  # also when it is no number
         return Verdict(
             "kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats an answer, over {settings.max_kl:g}"
         )

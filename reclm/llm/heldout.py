@@ -147,6 +147,11 @@ def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, li
     return [found[row] for row in rows]
 
 
+def measured_by(settings: Settings) -> dict[str, Any]:
+    """The settings that held-out answers, as they are served, depend on besides those of the language model."""
+    return settings.profiles.model_dump(include={"temperature", "retries"})
+
+
 def embedder(settings: Settings) -> Embed:
     """The settings' sentence encoder; a text it has seen is not encoded again."""
     from reclm.profiles.embed import embed_texts, load_encoder

@@ -52,9 +52,8 @@ class Lookout:
     ) -> None:
         self._settings, self._teacher, self._reward, self._tokenizer = settings, teacher, reward, tokenizer
         self._embed = embedder(settings) if embed is None else embed
-        asked_yes_first = sorted(dialogues, key=lambda dialogue: not dialogue.answer)
         limit = settings.refine.held_out_sample // len(KINDS)
-        chosen = [sample(asked_yes_first, teacher, kind, limit, settings.seed) for kind in KINDS]
+        chosen = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in KINDS]
         self._kinds = [found for found in chosen if len(found) > 1]
         if not self._kinds:
             raise WorkspaceError(

@@ -10,6 +10,7 @@ process after every batch.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import warnings
@@ -18,8 +19,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from reclm.errors import ModelError
 from reclm.llm.base import device_of, dtype_of, load_model
-from reclm.llm.compat import prepare
+from reclm.llm.compat import prepare, unwrap_policy
 from reclm.llm.prompts import Message
 from reclm.llm.rollouts import draw_as_served
 from reclm.llm.sft import lora
@@ -96,6 +98,7 @@ def ppo(
         peft_config=lora(refine.lora_rank, refine.lora_alpha),
     )
     trainer.remove_callback(PrinterCallback)
+    unwrap_policy(trainer)
     model = trainer.accelerator.unwrap_model(trainer.model).policy
     trainer.add_callback(_callback(watch, lambda: model, PPO_METRICS))
     _run(trainer, watch, model)
@@ -131,6 +134,7 @@ def rloo(
     set_seed(settings.seed)
     refine, batch = settings.refine, settings.refine.batch_size
     generations = next(n for n in (*range(GENERATIONS, 1, -1), batch) if batch % n == 0)
+    batch = min(batch // generations, max(1, len(requests) // _processes())) * generations
     texts = [_without_bos(tokenizer, render(tokenizer, request, generation=True)) for request in requests]
 
     def judge(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float | None]:
@@ -201,6 +205,8 @@ def _callback(watch: Watch, policy: Callable[[], Any], names: Mapping[str, str])
     class Shown(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             values = {names[key]: value for key, value in (logs or {}).items() if key in names}
+            if not all(math.isfinite(value) for value in values.values()):
+                raise diverged(args.learning_rate)
             if values:
                 watch.logged(state.global_step, values)
 
@@ -210,11 +216,22 @@ def _callback(watch: Watch, policy: Callable[[], Any], names: Mapping[str, str])
     return Shown()
 
 
+def diverged(rate: float) -> ModelError:
+    return ModelError(
+        f"the refined model's probabilities are no numbers any more; lower refine.learning_rate (now {rate:g})"
+    )
+
+
 def _run(trainer: Any, watch: Watch, policy: Any) -> None:
     draw_as_served(policy, trainer.processing_class)
     with _no_full_collections(), redirect_stdout(sys.stderr):
         watch.updated(0, policy)
-        trainer.train()
+        try:
+            trainer.train()
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise diverged(trainer.args.learning_rate) from None
 
 
 @contextmanager

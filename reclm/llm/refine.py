@@ -37,7 +37,7 @@ from reclm.llm.compat import quiet
 from reclm.llm.conversations import ProfileSource, first_prompts
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.guards import Look, Verdict
-from reclm.llm.heldout import Row, measure, write_rows
+from reclm.llm.heldout import Row, measure, measured_by, write_rows
 from reclm.llm.looking import Lookout
 from reclm.llm.pairs import fingerprint
 from reclm.llm.prompts import Message, is_silent
@@ -124,6 +124,7 @@ def write_refine(
         "refine": settings.refine.model_dump(mode="json"),
         "recipe": RECIPE,
         **learned_with(settings),
+        "decoding": measured_by(settings),
         "tune": {"turns": settings.tune.turns, "held_out_sample": settings.tune.held_out_sample},
         "dialogues": fingerprint(dialogues, teacher),
     }

@@ -29,6 +29,7 @@ from reclm.llm.base import (
     token_counter,
     writing_once,
 )
+from reclm.llm.compat import quiet
 from reclm.llm.conversations import ProfileSource
 from reclm.llm.dialogues import Dialogue
 from reclm.llm.encoder_reward import load_encoder_reward
@@ -97,7 +98,7 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
     draft.metrics.update(pairs=len(pairs), counts=dict(sorted(counts.items())))
     held_out = [pair for pair in pairs if pair.fold == "held_out"]
     say(f"  {len(pairs) - len(held_out):,} pairs to learn from, {len(held_out):,} held out")
-    model: RewardModel
+    model: RewardModel | None
     if settings.reward.model == "encoder":
         if not is_first_rank():
             return
@@ -108,10 +109,10 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
     else:
         from reclm.llm.causal_reward import train_causal_reward
 
-        with step("reward model: tuned language model with a score head"):
+        with step("reward model: tuned language model with a score head"), quiet():
             model, curve, too_long = train_causal_reward(settings, pairs, location, draft.path)
         draft.metrics["too_long"] = too_long
-    if not is_first_rank():
+    if model is None:
         return
     pq.write_table(pa.Table.from_pylist(curve, schema=CURVE), draft.path / "curve.parquet")
     rows = accuracy_rows(model, held_out)

@@ -46,7 +46,7 @@ class LlmSettings(Section):
     style: Literal["auto", "compact", "full"] = Field(
         "auto",
         description="Wording of prompts: `full` explains itself to a model from elsewhere, `compact` suits `tiny`; auto "
-        "chooses by base_model.",
+        "chooses by base_model, and `full` for profiles.engine `openai` (a server of your own tuned `tiny` wants `compact`).",
     )
     history: int = Field(
         8, ge=1, description="Items of a user shown in a prompt, half of them the latest, half the most typical."

@@ -25,7 +25,10 @@ from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import SNAPSHOTS
 from reclm.llm import teacher_endpoint, teacher_table
+from reclm.llm.base import is_first_rank, standing, writing_once
+from reclm.llm.cut_off import KNOWS, cut_off
 from reclm.llm.generate import extractive
+from reclm.llm.generate.openai import model_asked
 from reclm.llm.prompts import Kind
 from reclm.llm.teacher_entries import KINDS, Entry, drawn
 from reclm.profiles import grammar
@@ -83,26 +86,34 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     from reclm import warehouse
 
     workspace, engine = settings.paths, settings.teacher.engine
-    parents = {"warehouse": warehouse_fingerprint(workspace)}
-    parameters = {**settings.teacher.model_dump(exclude={"table"}), **_ENGINES[engine].parameters(settings)}
-    version = artifacts.version_of(KIND, parameters, parents)
-    standing = artifacts.find(workspace, KIND, version)
-    if standing is not None and not dry_run:
-        say(f"teacher {version} stands already: used again")
-        return standing
-    with closing(warehouse.connect(settings)) as connection:
-        if dry_run:
-            if engine == "openai":
+    if dry_run:
+        if engine == "openai":
+            with closing(warehouse.connect(settings)) as connection:
                 teacher_endpoint.say_cost(settings, connection, "would ask")
-            else:
-                say(f"teacher.engine = {engine!r} costs nothing")
-            return None
-        with artifacts.writing(workspace, KIND, parameters, parents, resumable=True) as draft:
-            entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
+        else:
+            say(f"teacher.engine = {engine!r} costs nothing")
+        return None
+    parents = {"warehouse": warehouse_fingerprint(workspace)}
+    parameters = parameters_of(settings)
+    version = artifacts.version_of(KIND, parameters, parents)
+    if found := standing(settings, KIND, parameters, parents):
+        return found
+    with writing_once(workspace, KIND, parameters, parents, resumable=True) as draft:
+        if is_first_rank():
+            with closing(warehouse.connect(settings)) as connection:
+                entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
+                draft.metrics.update(metrics, **_account(entries), **{KNOWS: cut_off(settings, connection)})
             _write_entries(settings, entries, draft.path, version)
-            draft.metrics.update(metrics, **_account(entries))
             say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
     return artifacts.load(workspace, KIND, version)
+
+
+def parameters_of(settings: Settings) -> dict[str, Any]:
+    """What the settings' teacher depends on besides the warehouse. Raises InputError when its table cannot be read."""
+    return {
+        **settings.teacher.model_dump(exclude={"table"}),
+        **_ENGINES[settings.teacher.engine].parameters(settings),
+    }
 
 
 def extractive_teacher(
@@ -147,7 +158,7 @@ def _table_parameters(settings: Settings) -> dict[str, Any]:
 def _endpoint_parameters(settings: Settings) -> dict[str, Any]:
     return {
         "base_url": settings.openai.base_url,
-        "model": settings.openai.model,
+        "model": model_asked(settings),
         "shape": vars(teacher_endpoint.shape_of(settings)),
         "temperature": settings.profiles.temperature,
         "max_tokens": settings.llm.max_profile_tokens,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from reclm.settings import Settings
 
 KINDS = ("drafts", "external_builds", "temporary_files", "run_records")
-REMOVED = "removed-"
 AGE = timedelta(days=1)
 """A draft, build or temporary file that nobody touched for so long belongs to nobody."""
 WORTH = 0.25
@@ -46,10 +45,7 @@ def size_of(path: Path) -> int:
 def discard(workspace: Workspace, path: Path) -> None:
     """Removes a file or folder. An artifact leaves its place in one step, before the first of its files goes."""
     if path.is_relative_to(workspace.artifacts) and path.parent.name in artifacts.KINDS:
-        aside = workspace.artifacts / ".partial" / f"{REMOVED}{path.parent.name}-{path.name}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        path = path.rename(aside)
+        path = artifacts.set_aside(workspace, path)
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -70,7 +66,7 @@ def found(settings: Settings, now: datetime) -> list[Leftover]:
 
 def _drafts(workspace: Workspace, before: float) -> Iterator[Path]:
     for path in (workspace.artifacts / ".partial").glob("*"):
-        if path.name.startswith(REMOVED) or _touched(path) < before:
+        if path.name.startswith(artifacts.REMOVED) or _touched(path) < before:
             yield path
 
 

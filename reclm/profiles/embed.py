@@ -55,15 +55,15 @@ def text_hash(text: str) -> str:
 def load_encoder(settings: Settings) -> Encoder:
     """The encoder named by `embedding.model`, on the device and threads of `runtime`. No code of the model is run.
 
-    Raises ModelError when it cannot be found or read.
+    Raises ModelError when it cannot be found or read, and when there is no such device.
     """
     import torch
 
+    from reclm.llm.base import device_of
+
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
-    device = settings.runtime.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(settings)
     name = settings.embedding.model
     with _offline() if name == PACKAGED else _as_is(), quiet():
         from sentence_transformers import SentenceTransformer
@@ -80,7 +80,7 @@ def load_encoder(settings: Settings) -> Encoder:
     half = settings.embedding.dtype == "bfloat16"
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
-        with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+        with torch.inference_mode(), torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=half):
             vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 

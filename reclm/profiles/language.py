@@ -8,6 +8,7 @@ earlier artifact are not asked again. Of whom nothing is known the model is aske
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import Snapshot
 from reclm.errors import ArtifactError, WorkspaceError
+from reclm.llm.cut_off import ancestor, cut_off, require_no_later
 from reclm.llm.generate.engine import Engine, open_engine
 from reclm.llm.generate.extractive import KNOWN, NO_HISTORY, NO_TEXT
 from reclm.llm.generate.write import GenerationRow, Request, earlier, generate, prompt_hash
@@ -61,6 +63,7 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
     Raises WorkspaceError naming the command that makes the model when there is none.
     """
     from reclm.llm.base import style_of
+    from reclm.llm.generate.openai import model_asked
 
     if settings.profiles.engine != "openai":
         model = newest_model(settings, warehouse) if model is None else model
@@ -69,12 +72,12 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
     parameters = {
         "engine": profiles.engine,
         "decoding": decoding(settings),
-        "style": style_of(settings),
+        "style": style_of(settings, endpoint=profiles.engine == "openai"),
         "prompt": llm.model_dump(include={"history", "neighbours", "neighbour_items", "max_prompt_tokens"}),
         "model_version": version,
     }
     if profiles.engine == "openai":
-        parameters |= {"base_url": endpoint.base_url, "model": endpoint.model}
+        parameters |= {"base_url": endpoint.base_url, "model": model_asked(settings)}
     return Writer(model, version, {} if model is None else {model.kind: model.version}, parameters)
 
 
@@ -108,7 +111,17 @@ def newest_model(settings: Settings, warehouse: str) -> Artifact:
             f"{workspace.root} holds no {kind} model for profiles.model = {settings.profiles.model!r}; run "
             f"`{COMMAND_OF_KIND[kind]}` first, or set profiles.engine to 'extractive'"
         )
-    return preferred(settings, found, warehouse)
+    return _knowing_no_more(settings, preferred(settings, found, warehouse), warehouse)
+
+
+def _knowing_no_more(settings: Settings, artifact: Artifact, fingerprint: str) -> Artifact:
+    """The artifact. Raises WorkspaceError when it was made of another warehouse and knows what this one does not."""
+    from reclm import warehouse
+
+    if artifact.manifest["parents"].get("warehouse") != fingerprint:
+        with closing(warehouse.connect(settings)) as connection:
+            require_no_later(settings.paths, artifact, cut_off(settings, connection))
+    return artifact
 
 
 def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Teacher:
@@ -120,12 +133,15 @@ def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Te
 
     if settings.teacher.engine == "extractive":
         return load_teacher(settings, _written(write_teacher(settings)))
+    from reclm.llm.choice import preferred
+
     found = artifacts.all_of(settings.paths, "teacher")
-    own = [one for one in found if one.version == _ancestor(settings.paths, model, "teacher")]
+    own = ancestor(settings.paths, model, "teacher")
     current = [one for one in found if one.manifest["parents"].get("warehouse") == warehouse]
-    for chosen in (current, own, found):
-        if chosen:
-            return load_teacher(settings, chosen[-1])
+    mine = [one for one in found if own is not None and one.version == own.version]
+    for some in ([one for one in mine if one in current], current, mine, found):
+        if some:
+            return load_teacher(settings, _knowing_no_more(settings, preferred(settings, some, warehouse), warehouse))
     raise WorkspaceError(f"{settings.paths.root} holds no teacher profiles; run `reclm tune` first")
 
 
@@ -133,18 +149,6 @@ def _written(artifact: Artifact | None) -> Artifact:
     if artifact is None:
         raise ArtifactError("the teacher wrote nothing")
     return artifact
-
-
-def _ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> str | None:
-    """The version of that kind in an artifact's line, None when it has none."""
-    waiting = [artifact] if artifact else []
-    while waiting:
-        parents = waiting.pop().manifest["parents"]
-        if kind in parents:
-            return str(parents[kind])
-        lines = ((name, version) for name, version in parents.items() if name in artifacts.KINDS)
-        waiting += [found for name, version in lines if (found := artifacts.find(workspace, name, version))]
-    return None
 
 
 @dataclass
@@ -182,7 +186,7 @@ def conversations(settings: Settings, writer: Writer) -> Conversations:
     count: Count = estimated_tokens
     if writer.model is not None:
         count = token_counter(load_tokenizer(model_location(settings, writer.model)))
-    return Conversations(shape_of(settings), count)
+    return Conversations(shape_of(settings, endpoint=writer.model is None), count)
 
 
 def estimated_tokens(messages: list[Message]) -> int:

@@ -259,6 +259,15 @@ class OpenAIEngine:
         self._runner.close()
 
 
+def model_asked(settings: Settings) -> str:
+    """`openai.model`, or the one that the endpoint serves. Raises ModelError when it has to be asked and does not say."""
+    if settings.openai.model:
+        return settings.openai.model
+    engine = OpenAIEngine(settings)
+    engine.close()
+    return engine.model_version
+
+
 _REMEDIES = {
     401: "put a valid key into the environment variable {key}",
     403: "the key in the environment variable {key} may not use this model",

@@ -28,6 +28,12 @@ entities as (
   where prompts.snapshot = 'select' and status.n_interactions >= 3
 ),
 
+held_out_users as (
+  select distinct user_id
+  from {{ ref('int_dialogue_views') }}
+  where fold = 'held_out'
+),
+
 text_neighbours as (
   select
     item_id,
@@ -52,7 +58,8 @@ resembling as (
     and shared.rank <= (select greatest(prompt_neighbours, 1) from parameters)
 ),
 
--- Yes: somebody who picked the item. No: somebody who picked what it resembles, but not the item.
+-- Yes: somebody who picked the item. No: somebody who picked what it resembles, but not the item. Nobody who is held out is
+-- asked about in training.
 candidates as (
   select
     entities.dialogue_id,
@@ -81,7 +88,10 @@ persons as (
       {{ hash_text('parameters.seed', 'person', 'candidates.dialogue_id || chr(31) || candidates.user_id') }}
     ) as user_id,
   from candidates
+  inner join entities on entities.dialogue_id = candidates.dialogue_id
+  left join held_out_users on held_out_users.user_id = candidates.user_id
   cross join parameters
+  where entities.is_held_out or held_out_users.user_id is null
   group by candidates.dialogue_id
 ),
 

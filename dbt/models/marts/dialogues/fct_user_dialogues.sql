@@ -26,17 +26,26 @@ item_status as (
   where snapshot = 'select'
 ),
 
+held_out as (
+  select distinct user_id
+  from views
+  where fold = 'held_out'
+),
+
+-- Training shows nobody who is held out, not as a neighbour either.
 near as (
   select
     views.dialogue_id,
     neighbours.neighbour_id,
     neighbours.score,
-    neighbours.rank,
+    row_number() over (partition by views.dialogue_id order by neighbours.rank) as rank,
   from views
   inner join {{ ref('int_user_neighbours') }} as neighbours
     on neighbours.snapshot = views.snapshot
     and neighbours.user_id = views.user_id
     and neighbours.dialogue_id = case when views.is_folded then views.dialogue_id else '' end
+  left join held_out on held_out.user_id = neighbours.neighbour_id
+  where views.fold = 'held_out' or held_out.user_id is null
 ),
 
 around as (
