@@ -10,7 +10,10 @@ import pytest
 from integration import pipeline
 
 from reclm import artifacts
+from reclm.llm.chain import Chain
+from reclm.llm.prompts import ItemFacts
 from reclm.profiles.language import answers_as
+from reclm.settings import load
 from reclm.workspace import Workspace, read_json
 
 WRITES = {"base": "base", "tune": "sft", "reward": "reward", "refine": "refine", "profile": "profiles"}
@@ -60,8 +63,24 @@ class TestTheChain:
                     "select dialogue_id from fct_user_dialogues where fold = 'held_out'"
                 ).fetchall()
             }
+            told = connection.execute(
+                """
+                with neighbours as (
+                    select unnest(json_extract_string(neighbours, '$[*].item_id')) as item_id from fct_item_dialogues
+                ), held_out as (
+                    select item_id, line from fct_item_dialogues where fold = 'held_out'
+                )
+                select distinct held_out.item_id, held_out.line from held_out inner join neighbours using (item_id)
+                """
+            ).fetchall()
         trained = set(pq.read_table(newest(shop, "sft").path / "dialogues.parquet")["dialogue_id"].to_pylist())
         assert held_out and trained and not held_out & trained
+        chain = Chain(load(flags=[*pipeline.SMALL_SHOP, *pipeline.LANGUAGE_MODEL], workspace=shop))
+        lines = {line for item, line in told if chain.teacher[1].interests(item)}
+        shown = [pair for one in chain.dialogues if isinstance(one.facts, ItemFacts) for pair in one.facts.neighbours]
+        assert lines & {line for line, _ in shown}
+        assert not [said for line, said in shown if line in lines and said]
+        assert [said for _, said in shown if said]
 
     def test_the_report_shows_the_language_model(self, shop: Path) -> None:
         page = Workspace(shop).report.read_text()

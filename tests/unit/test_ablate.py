@@ -16,21 +16,24 @@ import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
 
-from reclm import artifacts, backbones
+from reclm import artifacts, backbones, stages
 from reclm.ablation import arms as writers
 from reclm.ablation import cells as trainings
 from reclm.ablation import run as stage
 from reclm.ablation.arms import chosen_arms, overridden, with_profiles
-from reclm.ablation.cells import NO_ARM, Cell
+from reclm.ablation.cells import NO_ARM, Cell, name_of
 from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
 from reclm.artifacts import Artifact
 from reclm.backbones import base
+from reclm.errors import SettingsError, WorkspaceError
 from reclm.evaluation.evaluate import Final
 from reclm.evaluation.report import language
+from reclm.llm.base import learned_with
 from reclm.llm.choice import preferred, suits
+from reclm.llm.teacher import parameters_of
 from reclm.profiles.embed import model_name, text_hash
-from reclm.settings import Settings
+from reclm.settings import Settings, load
 
 PROFILE = "User identity: reader; User interests: {}"
 
@@ -67,6 +70,26 @@ class TestTheModelThatIsMeant:
         assert suits(settings, base)
         assert suits(overridden(settings, {"llm": {"tiny_tokens": 1_200_000}}), base)
         assert not suits(overridden(settings, {"llm": {"tiny_tokens": 2_000_000}}), base)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"embedding": {"max_tokens": 64}},
+            {"runtime": {"dtype": "bfloat16"}},
+            {"llm": {"tiny_learning_rate": 1e-3}},
+            {"teacher": {"users": 5}},
+        ],
+    )
+    def test_is_judged_by_encoder_kind_of_number_step_size_and_teacher_too(
+        self, other: dict[str, dict[str, Any]], tmp_path: Path
+    ) -> None:
+        settings = Settings(workspace=tmp_path)
+        teacher = model(settings, "teacher", **parameters_of(settings))
+        about = learned_with(settings)
+        base = model(settings, "base", base_model="tiny", size="small", learning_rate=3e-3, encoder=about["encoder"])
+        sft = model(settings, "sft", {"teacher": teacher.version, "base": base.version}, **about)
+        assert suits(settings, sft)
+        assert not suits(overridden(settings, other), sft)
 
     def test_is_the_newest_when_none_suits_and_of_this_warehouse_before_others(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
@@ -116,6 +139,32 @@ def write_texts(world: ew.World, name: str, text_of: Callable[[str], str]) -> Ar
         rows = [{"text_hash": text_hash(text), "embedding": [float(len(text)), 1.0]} for text in sorted(texts)]
         pq.write_table(pa.Table.from_pylist(rows), draft.path / "vectors-00000.parquet")
     return artifacts.load(workspace, "profiles", profiles)
+
+
+class TestWhatIsCompared:
+    @pytest.mark.parametrize("key", ["arms", "models", "seeds"])
+    def test_is_something(self, key: str, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=f"ablate.{key}"):
+            load(flags=[f"ablate.{key}="], workspace=tmp_path)
+
+    def test_without_enough_to_learn_from_is_the_keyword_arm_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def too_little(settings: Settings) -> Settings:
+            return overridden(settings, {"profiles": {"engine": "extractive"}})
+
+        monkeypatch.setattr(stages, "with_words", too_little)
+        settings = Settings(workspace=tmp_path)
+        for engine in ("transformers", "extractive"):
+            asked = overridden(settings, {"profiles": {"engine": engine}})
+            assert stages._with_arms(asked).ablate.arms == ("extractive",)
+        with pytest.raises(WorkspaceError, match=r"set ablate\.arms to extractive"):
+            stages._with_arms(overridden(settings, {"ablate": {"arms": ("two_turn",)}}))
+
+    def test_is_trained_anew_with_another_encoding(self, tmp_path: Path) -> None:
+        settings = Settings(workspace=tmp_path)
+        shorter = overridden(settings, {"embedding": {"max_tokens": 64}})
+        assert name_of(settings, {}, seed=1) != name_of(shorter, {}, seed=1)
 
 
 class TestAnArmsVectors:

@@ -51,6 +51,25 @@ class TestWriting:
         version = make(workspace, "old")
         make(workspace, "new")
         assert (artifacts.load(workspace, "profiles", version).path / "file.txt").read_text() == "new"
+        assert not list((workspace.artifacts / ".partial").iterdir())
+
+    def test_a_kill_while_the_old_one_is_deleted_leaves_a_whole_one_in_its_place(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version = make(workspace, "old")
+        delete = artifacts.shutil.rmtree
+
+        def killed(path: Path, ignore_errors: bool = False) -> None:
+            if not ignore_errors:
+                (path / "file.txt").unlink()
+                raise KeyboardInterrupt
+            delete(path, ignore_errors=True)
+
+        monkeypatch.setattr(artifacts.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(workspace, "new")
+        found = artifacts.load(workspace, "profiles", version)
+        assert (found.path / "file.txt").read_text() == "new"
 
 
 class TestFinding:

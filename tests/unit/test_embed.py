@@ -167,6 +167,14 @@ class TestFaults:
         with pytest.raises(WorkspaceError, match="reclm profile"):
             embed.write_embeddings(settings, CountingEncoder())
 
+    def test_a_device_that_is_not_there_is_named(self) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+        with pytest.raises(ModelError, match=r"runtime\.device = 'cuda'"):
+            embed.load_encoder(Settings(runtime={"device": "cuda"}))  # type: ignore[arg-type]
+
     def test_a_model_that_is_nowhere_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         settings = Settings(embedding=EmbeddingSettings(model=str(tmp_path / "no-model")))

@@ -217,6 +217,9 @@ class TestStyle:
     def test_follows_the_model_unless_it_is_set(self, tmp_path: Path) -> None:
         cases = [({}, "compact"), ({"base_model": "maker/model"}, "full"), ({"style": "full"}, "full")]
         assert [base.style_of(settings_of(tmp_path, **llm)) for llm, _ in cases] == [style for _, style in cases]
+        cases = [({}, "full"), ({"style": "compact"}, "compact")]
+        for llm, style in cases:
+            assert base.shape_of(settings_of(tmp_path, **llm), endpoint=True).style == style
 
 
 class TestFamilies:

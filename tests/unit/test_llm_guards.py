@@ -23,6 +23,7 @@ class TestEachGuardFiresOnItsPlantedCase:
         ("name", "changes"),
         [
             ("kl", {"kl": SETTINGS.max_kl + 0.1, "reward": 1.0}),
+            ("kl", {"kl": float("nan"), "reward": 1.0}),
             ("format", {"format": 1.0 - SETTINGS.max_format_drop - 0.01, "reward": 1.0}),
             ("distinct", {"distinct": 0.8 - SETTINGS.max_distinct_drop - 0.01, "reward": 1.0}),
             ("reward_hacking_own", {"own_minus_other": 0.2 - SETTINGS.max_own_drop - 0.01, "reward": 1.0}),

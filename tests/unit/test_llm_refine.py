@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from reclm.artifacts import Artifact
-from reclm.errors import WorkspaceError
+from reclm.errors import ModelError, WorkspaceError
 from reclm.llm import looking, rollouts
 from reclm.llm.base import load_tokenizer
 from reclm.llm.dialogues import Dialogue
@@ -112,6 +112,24 @@ class TestAHackedReward:
         assert distinct[last] < distinct[0] - 0.4
         assert metrics["kept_step"] < last
         assert distinct[metrics["kept_step"]] >= distinct[0] - 0.4
+
+
+class TestADivergingRefinement:
+    @pytest.mark.parametrize("method", ["ppo", "rloo"])
+    def test_names_the_step_size_to_lower(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
+        settings = workspace_settings(**SHORT, refine={**SOME, "steps": 4, "validate_every": 4, "learning_rate": 1e30, "method": method})
+        with pytest.raises(ModelError, match=r"lower refine\.learning_rate \(now 1e\+30\)"):
+            refined(settings, untrained(tmp_path))
+        assert not list((settings.paths.artifacts / "refine").glob("*"))
+
+
+class TestABatchOfMoreAnswersThanRequestsAllow:
+    @pytest.mark.parametrize("method", ["ppo", "rloo"])
+    def test_is_as_large_as_they_allow(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
+        settings = workspace_settings(**SHORT, refine={**SOME, "batch_size": 512, "method": method})
+        made = refined(settings, untrained(tmp_path))
+        assert made.metrics["last_step"] == SOME["steps"]
+        assert set(curve(made, "reward")) == {1, 2}
 
 
 SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, "learning_rate": 1e-2, **UNGUARDED}

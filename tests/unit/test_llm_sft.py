@@ -339,6 +339,8 @@ from pathlib import Path
 from llm_world import dialogues, teacher
 from reclm.llm.base import shape_of, write_base
 from reclm.llm.conversations import corpus
+from reclm.llm.refine import write_refine
+from reclm.llm.reward import write_reward
 from reclm.llm.sft import write_sft
 from reclm.settings import Settings
 
@@ -347,16 +349,22 @@ settings = Settings(
     runtime={"threads": 1, "device": "cpu"},
     llm={"tiny_tokens": 2000, "tiny_vocabulary": 500},
     tune={"held_out_sample": 4, "max_steps": 2},
+    reward={"model": "causal", "pairs": 40, "max_steps": 1},
+    refine={"steps": 2, "batch_size": 8, "held_out_sample": 8, "max_format_drop": 2, "max_distinct_drop": 2, "max_kl": 1e6},
 )
 base = write_base(settings, lambda: corpus(dialogues(), teacher(), shape_of(settings)))
 artifact = write_sft(settings, dialogues(), teacher(), base)
+judge = write_reward(settings, dialogues(), teacher(), artifact)
+for method in ("ppo", "rloo"):
+    own = settings.model_copy(update={"refine": settings.refine.model_copy(update={"method": method})})
+    assert write_refine(own, dialogues(), teacher(), artifact, judge).metrics["last_step"] == 2
 (settings.paths.root / f"done-{artifact.version}-{__import__('os').environ['RANK']}").touch()
 """
 
 
 @pytest.mark.full
 class TestSeveralProcesses:
-    def test_tune_one_model_that_the_first_of_them_writes(self, tmp_path: Path) -> None:
+    def test_tune_judge_and_refine_one_model_that_the_first_of_them_writes(self, tmp_path: Path) -> None:
         script = tmp_path / "tune.py"
         script.write_text(SEVERAL)
         tests = Path(__file__).resolve().parents[1]

@@ -218,6 +218,16 @@ class TestEndpoint:
         used = artifact.metrics
         assert used["cost"] == round((used["prompt_tokens"] + 2 * used["answer_tokens"]) / 1e6, 4)
 
+    def test_another_model_at_the_same_address_is_another_teacher(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    ) -> None:
+        settings = self.with_endpoint(tmp_path, monkeypatch, server)
+        first = taught(settings)[0]
+        assert first.manifest["parameters"]["model"] == "m-1"
+        assert taught(settings)[0].version == first.version
+        monkeypatch.setattr("reclm.llm.teacher.model_asked", lambda settings: "m-2")
+        assert taught(settings)[0].version != first.version
+
     def test_a_dry_run_asks_nothing_and_writes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
     ) -> None:

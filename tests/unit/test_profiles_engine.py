@@ -287,6 +287,34 @@ class TestLanguageModel:
         assert language.newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
 
 
+class TestAModelThatKnowsMore:
+    @pytest.mark.parametrize(
+        ("knows", "why"),
+        [
+            ({"until": "2000-01-02T06:00:00+00:00"}, "learned from interactions until 2000-01-02T06"),
+            ({"seed": 1}, "learned of items that this build withholds"),
+            ({"pseudo_cold_share": 0.3}, "learned of items that this build withholds"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["teacher", "base"])
+    def test_than_this_build_may_writes_nothing(
+        self, source: str, knows: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
+        same = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
+        for number, known in enumerate((same, {**same, "until": "2000-01-01T00:00:00+00:00"}, {**same, **knows})):
+            with artifacts.writing(settings.paths, source, {"n": number}, {}) as draft:
+                draft.metrics["knows"] = known
+            parents = {"warehouse": "f2", source: artifacts.version_of(source, {"n": number}, {})}
+            with artifacts.writing(settings.paths, "refine", {"n": number}, parents):
+                pass
+            if known["until"] <= same["until"] and number < 2:
+                assert language.newest_model(settings, "f1").manifest["parameters"]["n"] == number
+        with pytest.raises(WorkspaceError, match=why):
+            language.newest_model(settings, "f1")
+        assert language.newest_model(settings, "f2").manifest["parameters"]["n"] == 2
+
+
 class TestNewItems:
     def test_they_alone_are_asked_about_and_all_else_stays(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
