@@ -84,6 +84,10 @@ class TestDialoguesAboutUsers:
             """
             select d.view > 0 or d.answer, avg((d.neighbours::varchar = p.neighbours::varchar)::int)
             from fct_user_dialogues as d join fct_user_prompts as p using (snapshot, user_id)
+            where d.fold = 'held_out' or not list_has_any(
+                json_extract_string(p.neighbours, '$[*].user_id'),
+                (select list(user_id) from fct_user_dialogues where fold = 'held_out')
+            )
             group by all order by all
             """
         )
