@@ -117,7 +117,9 @@ class TestAHackedReward:
 class TestADivergingRefinement:
     @pytest.mark.parametrize("method", ["ppo", "rloo"])
     def test_names_the_step_size_to_lower(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
-        settings = workspace_settings(**SHORT, refine={**SOME, "steps": 4, "validate_every": 4, "learning_rate": 1e30, "method": method})
+        settings = workspace_settings(
+            **SHORT, refine={**SOME, "steps": 4, "validate_every": 4, "learning_rate": 1e30, "method": method}
+        )
         with pytest.raises(ModelError, match=r"lower refine\.learning_rate \(now 1e\+30\)"):
             refined(settings, untrained(tmp_path))
         assert not list((settings.paths.artifacts / "refine").glob("*"))
