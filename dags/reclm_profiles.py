@@ -25,7 +25,9 @@ with DAG("reclm_profiles", schedule=(FEATURES | MODEL), **shared(DOC)) as dag:
     def generate(params=None, triggering_asset_events=None):
         """Profiles, their quality and their embeddings."""
         if not tasks.model_stands(request(params, triggering_asset_events)):
-            raise AirflowSkipException("no language model stands yet; reclm_tuning makes one and starts this again")
+            raise AirflowSkipException(
+                "no language model stands that may write of this build; reclm_tuning makes one and starts this again"
+            )
         return tasks.profiles(request(params, triggering_asset_events))
 
     @task(pool=WAREHOUSE, inlets=[PROFILES], outlets=[PROFILES])

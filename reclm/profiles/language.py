@@ -139,9 +139,15 @@ def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Te
     own = ancestor(settings.paths, model, "teacher")
     current = [one for one in found if one.manifest["parents"].get("warehouse") == warehouse]
     mine = [one for one in found if own is not None and one.version == own.version]
-    for some in ([one for one in mine if one in current], current, mine, found):
+    for some in (
+        [one for one in mine if one in current],
+        current,
+        mine,
+    ):  # the model's own knows no more than the model
         if some:
-            return load_teacher(settings, _knowing_no_more(settings, preferred(settings, some, warehouse), warehouse))
+            return load_teacher(settings, preferred(settings, some, warehouse))
+    if found:
+        return load_teacher(settings, _knowing_no_more(settings, preferred(settings, found, warehouse), warehouse))
     raise WorkspaceError(f"{settings.paths.root} holds no teacher profiles; run `reclm tune` first")
 
 
