@@ -53,6 +53,8 @@ __all__ = [
 
 KIND = "base"
 TINY = "tiny"
+ENDPOINT_TOKENS = 2048
+"""Budget of a prompt to an endpoint: its model reads more than one that is trained here."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CURVE = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 
@@ -94,6 +96,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "seed": settings.seed,
         "device": device_of(settings).split(":")[0],
         "corpus": digest.hexdigest()[:16],
+        KNOWS: dict(documents.knows),
     }
 
 
@@ -101,7 +104,6 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
     from reclm.llm.heldout import embedder
 
     llm, tokens = settings.llm, parameters["tokens"]
-    draft.metrics[KNOWS] = documents.knows
     use_threads(settings)
     everything = [*documents.words, *documents.lessons]
     with step(f"tokenizer over {len(everything):,} documents"):
@@ -185,10 +187,10 @@ def style_of(settings: Settings, *, endpoint: bool = False) -> Literal["compact"
 
 
 def shape_of(settings: Settings, *, endpoint: bool = False) -> Shape:
-    llm = settings.llm
-    return Shape(
-        style_of(settings, endpoint=endpoint), llm.history, llm.neighbours, llm.neighbour_items, llm.max_prompt_tokens
-    )
+    """How much is shown, and how; to an `endpoint`'s own model as much as a model from elsewhere can read."""
+    llm, style = settings.llm, style_of(settings, endpoint=endpoint)
+    tokens = ENDPOINT_TOKENS if endpoint and style == "full" else llm.max_prompt_tokens
+    return Shape(style, llm.history, llm.neighbours, llm.neighbour_items, tokens)
 
 
 def device_of(settings: Settings) -> str:

@@ -28,7 +28,7 @@ def suits(settings: Settings, artifact: Artifact) -> bool:
     parameters = artifact.manifest["parameters"]
     if artifact.kind == "teacher":
         return _suits_teacher(settings, parameters)
-    if any(parameters.get(name, value) != value for name, value in _learned_with(settings).items()):
+    if any(parameters.get(name, value) != value for name, value in _made_by(settings).items()):
         return False
     for section in SECTIONS:
         recorded = parameters.get(section)
@@ -49,10 +49,12 @@ def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
     return all(parameters.get(name, value) == value for name, value in wanted.items() if value)
 
 
-def _learned_with(settings: Settings) -> dict[str, Any]:
-    from reclm.llm.base import learned_with
+def _made_by(settings: Settings) -> dict[str, Any]:
+    """What a model depends on outside its sections. Not the machine: a model of another one is as good."""
+    from reclm.llm.heldout import measured_by
+    from reclm.profiles.embed import model_name
 
-    return {name: value for name, value in learned_with(settings).items() if name not in SECTIONS}
+    return {"seed": settings.seed, "encoder": model_name(settings.embedding), "decoding": measured_by(settings)}
 
 
 def _suits_teacher(settings: Settings, parameters: Mapping[str, Any]) -> bool:
@@ -61,7 +63,7 @@ def _suits_teacher(settings: Settings, parameters: Mapping[str, Any]) -> bool:
 
     endpoint = settings.openai
     known = settings.model_copy(
-        update={"openai": endpoint.model_copy(update={"model": endpoint.model or parameters.get("model", "?")})}
+        update={"openai": endpoint.model_copy(update={"model": endpoint.model or parameters.get("model", "")})}
     )
     with suppress(InputError):
         return bool(parameters_of(known) == parameters)

@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from reclm import artifacts
 from reclm.artifacts import Artifact
-from reclm.errors import WorkspaceError
 from reclm.workspace import Workspace
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from reclm.settings import Settings
-
 KNOWS = "knows"
-"""Where the manifest's metrics of a teacher and of a base model tell it."""
-SHARES = ("zero_shot_share", "pseudo_cold_share")
+"""Where a teacher's metrics and a base model's parameters tell it."""
+SPLIT = ("seed", "zero_shot_share", "pseudo_cold_share")
 
 
-def cut_off(settings: Settings, connection: DuckDBPyConnection) -> dict[str, Any]:
-    """What is known at snapshot `select`, of which alone models learn: until when, and by what items are withheld."""
-    rows = connection.execute("select as_of from int_snapshots where snapshot = 'select'").fetchall()
-    shares = {name: getattr(settings.split, name) for name in SHARES}
-    return {"until": rows[0][0].isoformat(), "seed": settings.seed, **shares}
+def cut_off(connection: DuckDBPyConnection) -> dict[str, Any]:
+    """What a warehouse knows at snapshot `select`, of which alone models learn: until when, and which items it withholds."""
+    rows = connection.execute(
+        f"select snapshots.as_of, {', '.join(SPLIT)} from int_snapshots as snapshots cross join stg_parameters "
+        "where snapshots.snapshot = 'select'"
+    ).fetchall()
+    return {"until": rows[0][0].isoformat(), **dict(zip(SPLIT, rows[0][1:], strict=True))}
 
 
 def ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> Artifact | None:
@@ -45,19 +44,23 @@ def ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> Arti
     return None
 
 
-def require_no_later(workspace: Workspace, model: Artifact, now: Mapping[str, Any]) -> None:
-    """Raises WorkspaceError when the model learned what a warehouse with the cut-off `now` does not know yet."""
+def knows_more(workspace: Workspace, model: Artifact, now: Mapping[str, Any]) -> str:
+    """What the model learned that a warehouse of the cut-off `now` does not know, in a sentence; empty: nothing."""
     for kind in ("teacher", "base"):
         source = ancestor(workspace, model, kind)
-        knows = source.metrics.get(KNOWS) if source else None
+        if source is None:
+            continue
+        knows = source.metrics.get(KNOWS) or source.manifest["parameters"].get(KNOWS)
         if not knows:
             continue
         if datetime.fromisoformat(knows["until"]) > datetime.fromisoformat(now["until"]):
-            why = f"learned from interactions until {knows['until']}, and this build's models may know those before {now['until']}"
-        elif any(knows[name] != now[name] for name in ("seed", *SHARES)):
-            why = "learned of items that this build withholds (another seed, split.zero_shot_share or split.pseudo_cold_share)"
-        else:
-            continue
-        raise WorkspaceError(
-            f"{model.kind} {model.version} {why}; run `reclm tune`, `reclm reward` and `reclm refine` again"
-        )
+            return (
+                f"{model.kind} {model.version} learned from interactions until {knows['until']}, and what learns by this "
+                f"build may know those before {now['until']}"
+            )
+        if any(knows[name] != now[name] for name in SPLIT):
+            return (
+                f"{model.kind} {model.version} learned of items that this build withholds (another seed, "
+                "split.zero_shot_share or split.pseudo_cold_share)"
+            )
+    return ""

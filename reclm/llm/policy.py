@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 PPO_EPOCHS = 2
 MISSING_END_PENALTY = 1.0
 GENERATIONS = 4
+DIVERGED = ("probability tensor", "device-side assert")
+"""What torch says on a CPU and on CUDA when it is to draw by probabilities that are no numbers."""
 PPO_METRICS = {
     "objective/scores": "reward",
     "objective/kl": "kl",
@@ -229,7 +231,7 @@ def _run(trainer: Any, watch: Watch, policy: Any) -> None:
         try:
             trainer.train()
         except RuntimeError as error:
-            if "probability tensor" not in str(error):
+            if not any(words in str(error) for words in DIVERGED):
                 raise
             raise diverged(trainer.args.learning_rate) from None
 

@@ -68,13 +68,10 @@ def write_sft(
     name the teacher and the warehouse. Raises WorkspaceError when there is nothing to learn from, ModelError when a
     dialogue is longer than the model reads.
     """
-    from reclm.llm.heldout import measured_by
-
     parents = {"base": base.version, **(parents or {})}
     parameters = {
         "tune": settings.tune.model_dump(mode="json"),
         **learned_with(settings),
-        "decoding": measured_by(settings),
         "dialogues": _fingerprint(dialogues, teacher),
     }
     if found := standing(settings, KIND, parameters, parents):

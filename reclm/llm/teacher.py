@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import SNAPSHOTS
+from reclm.errors import ModelError
 from reclm.llm import teacher_endpoint, teacher_table
 from reclm.llm.base import is_first_rank, standing, writing_once
 from reclm.llm.cut_off import KNOWS, cut_off
@@ -94,6 +95,17 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
     parents = {"warehouse": warehouse_fingerprint(workspace)}
+    if engine == "openai" and not settings.openai.model:
+        alike = _alike(settings, parents["warehouse"])
+        try:
+            model = model_asked(settings, retries=0 if alike else None)
+        except ModelError as error:
+            if not alike:
+                raise
+            say(f"{error}")
+            say(f"teacher {alike[-1].version} stands already: used again")
+            return alike[-1]
+        settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
     parameters = parameters_of(settings)
     version = artifacts.version_of(KIND, parameters, parents)
     if found := standing(settings, KIND, parameters, parents):
@@ -102,14 +114,26 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
         if is_first_rank():
             with closing(warehouse.connect(settings)) as connection:
                 entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
-                draft.metrics.update(metrics, **_account(entries), **{KNOWS: cut_off(settings, connection)})
+                draft.metrics.update(metrics, **_account(entries), **{KNOWS: cut_off(connection)})
             _write_entries(settings, entries, draft.path, version)
             say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
     return artifacts.load(workspace, KIND, version)
 
 
+def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
+    """The teachers of a warehouse that differ from the settings' in the endpoint's model alone, oldest first."""
+    wanted = {**parameters_of(settings), "model": ""}
+    found = artifacts.all_of(settings.paths, KIND)
+    return [
+        one
+        for one in found
+        if one.manifest["parents"] == {"warehouse": warehouse} and {**one.manifest["parameters"], "model": ""} == wanted
+    ]
+
+
 def parameters_of(settings: Settings) -> dict[str, Any]:
-    """What the settings' teacher depends on besides the warehouse. Raises InputError when its table cannot be read."""
+    """What the settings' teacher depends on besides the warehouse, with the endpoint's model as the settings name it. Raises
+    InputError when its table cannot be read."""
     return {
         **settings.teacher.model_dump(exclude={"table"}),
         **_ENGINES[settings.teacher.engine].parameters(settings),
@@ -158,7 +182,7 @@ def _table_parameters(settings: Settings) -> dict[str, Any]:
 def _endpoint_parameters(settings: Settings) -> dict[str, Any]:
     return {
         "base_url": settings.openai.base_url,
-        "model": model_asked(settings),
+        "model": settings.openai.model,
         "shape": vars(teacher_endpoint.shape_of(settings)),
         "temperature": settings.profiles.temperature,
         "max_tokens": settings.llm.max_profile_tokens,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reclm.llm.base import ENDPOINT_TOKENS
 from reclm.llm.generate.write import Request, generate, prompt_hash
 from reclm.llm.prompts import MAX_TEXT, Shape, audience_request, fitted, is_silent
 from reclm.llm.teacher_entries import KINDS, Entry, drawn
@@ -28,14 +29,12 @@ AUDIENCE_SHOWN = 8
 """Members of an item's audience whose interests the endpoint is shown."""
 ANSWER_TOKENS = 48
 """Tokens of an answer, for the estimate before anything is asked."""
-PROMPT_TOKENS = 2048
-"""Budget of a prompt: an endpoint's model reads more than the one that is trained here."""
 
 
 def shape_of(settings: Settings) -> Shape:
     """All the facts that the warehouse keeps of an entity, in the wording for a model from elsewhere."""
     llm = settings.llm
-    return Shape("full", settings.features.prompt_history, llm.neighbours, llm.neighbour_items, PROMPT_TOKENS)
+    return Shape("full", settings.features.prompt_history, llm.neighbours, llm.neighbour_items, ENDPOINT_TOKENS)
 
 
 def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[str, Request]:

@@ -7,7 +7,7 @@ earlier artifact are not asked again. Of whom nothing is known the model is aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from reclm import artifacts
 from reclm.artifacts import Artifact
 from reclm.dataset import Snapshot
 from reclm.errors import ArtifactError, WorkspaceError
-from reclm.llm.cut_off import ancestor, cut_off, require_no_later
+from reclm.llm.cut_off import ancestor, cut_off, knows_more
 from reclm.llm.generate.engine import Engine, open_engine
 from reclm.llm.generate.extractive import KNOWN, NO_HISTORY, NO_TEXT
 from reclm.llm.generate.write import GenerationRow, Request, earlier, generate, prompt_hash
@@ -111,17 +111,23 @@ def newest_model(settings: Settings, warehouse: str) -> Artifact:
             f"{workspace.root} holds no {kind} model for profiles.model = {settings.profiles.model!r}; run "
             f"`{COMMAND_OF_KIND[kind]}` first, or set profiles.engine to 'extractive'"
         )
-    return _knowing_no_more(settings, preferred(settings, found, warehouse), warehouse)
+    return preferred(settings, _knowing_no_more(settings, found, warehouse), warehouse)
 
 
-def _knowing_no_more(settings: Settings, artifact: Artifact, fingerprint: str) -> Artifact:
-    """The artifact. Raises WorkspaceError when it was made of another warehouse and knows what this one does not."""
+def _knowing_no_more(settings: Settings, found: Sequence[Artifact], fingerprint: str) -> list[Artifact]:
+    """Those of this warehouse, and of others' those that know nothing that it does not. Raises WorkspaceError when there is
+    none."""
     from reclm import warehouse
 
-    if artifact.manifest["parents"].get("warehouse") != fingerprint:
-        with closing(warehouse.connect(settings)) as connection:
-            require_no_later(settings.paths, artifact, cut_off(settings, connection))
-    return artifact
+    own = [artifact.manifest["parents"].get("warehouse") == fingerprint for artifact in found]
+    if all(own):
+        return list(found)
+    with closing(warehouse.connect(settings)) as connection:
+        now = cut_off(connection)
+    more = ["" if mine else knows_more(settings.paths, one, now) for one, mine in zip(found, own, strict=True)]
+    if all(more):
+        raise WorkspaceError(f"{more[-1]}; run `reclm tune`, `reclm reward` and `reclm refine` again")
+    return [one for one, why in zip(found, more, strict=True) if not why]
 
 
 def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Teacher:
@@ -139,15 +145,11 @@ def teacher_of(settings: Settings, warehouse: str, model: Artifact | None) -> Te
     own = ancestor(settings.paths, model, "teacher")
     current = [one for one in found if one.manifest["parents"].get("warehouse") == warehouse]
     mine = [one for one in found if own is not None and one.version == own.version]
-    for some in (
-        [one for one in mine if one in current],
-        current,
-        mine,
-    ):  # the model's own knows no more than the model
-        if some:
-            return load_teacher(settings, preferred(settings, some, warehouse))
-    if found:
-        return load_teacher(settings, _knowing_no_more(settings, preferred(settings, found, warehouse), warehouse))
+    chosen = [one for one in mine if one in current] or current or mine  # the model's own knows no more than the model
+    if not chosen and found:
+        chosen = _knowing_no_more(settings, found, warehouse)
+    if chosen:
+        return load_teacher(settings, preferred(settings, chosen, warehouse))
     raise WorkspaceError(f"{settings.paths.root} holds no teacher profiles; run `reclm tune` first")
 
 

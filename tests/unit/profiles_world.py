@@ -47,6 +47,7 @@ create table dim_items (
     item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], full_text varchar
 );
 create table int_snapshots (snapshot varchar, as_of timestamptz);
+create table stg_parameters as select 42 as seed, 0.0::double as zero_shot_share, 0.1::double as pseudo_cold_share;
 create table fct_known_interactions (snapshot varchar, user_id varchar, item_id varchar, recency_rank bigint);
 create table fct_user_neighbours (snapshot varchar, user_id varchar, neighbour_id varchar, score double, rank bigint);
 create table fct_item_neighbours (

@@ -31,6 +31,7 @@ from reclm.evaluation.evaluate import Final
 from reclm.evaluation.report import language
 from reclm.llm.base import learned_with
 from reclm.llm.choice import preferred, suits
+from reclm.llm.heldout import measured_by
 from reclm.llm.teacher import parameters_of
 from reclm.profiles.embed import model_name, text_hash
 from reclm.settings import Settings, load
@@ -75,21 +76,22 @@ class TestTheModelThatIsMeant:
         "other",
         [
             {"embedding": {"max_tokens": 64}},
-            {"runtime": {"dtype": "bfloat16"}},
+            {"profiles": {"temperature": 0.9}},
             {"llm": {"tiny_learning_rate": 1e-3}},
             {"teacher": {"users": 5}},
         ],
     )
-    def test_is_judged_by_encoder_kind_of_number_step_size_and_teacher_too(
+    def test_is_judged_by_encoder_decoding_step_size_and_teacher_too(
         self, other: dict[str, dict[str, Any]], tmp_path: Path
     ) -> None:
         settings = Settings(workspace=tmp_path)
         teacher = model(settings, "teacher", **parameters_of(settings))
-        about = learned_with(settings)
+        about = {**learned_with(settings), "decoding": measured_by(settings)}
         base = model(settings, "base", base_model="tiny", size="small", learning_rate=3e-3, encoder=about["encoder"])
         sft = model(settings, "sft", {"teacher": teacher.version, "base": base.version}, **about)
         assert suits(settings, sft)
         assert not suits(overridden(settings, other), sft)
+        assert suits(overridden(settings, {"runtime": {"dtype": "bfloat16"}}), sft)
 
     def test_is_the_newest_when_none_suits_and_of_this_warehouse_before_others(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)

@@ -14,6 +14,7 @@ from faulty_endpoint import FAULTS, Server, status
 from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm import artifacts
+from reclm.ablation.arms import overridden
 from reclm.artifacts import Artifact
 from reclm.errors import InputError, ModelError
 from reclm.llm.generate import extractive
@@ -225,8 +226,20 @@ class TestEndpoint:
         first = taught(settings)[0]
         assert first.manifest["parameters"]["model"] == "m-1"
         assert taught(settings)[0].version == first.version
-        monkeypatch.setattr("reclm.llm.teacher.model_asked", lambda settings: "m-2")
+        monkeypatch.setattr("reclm.llm.teacher.model_asked", lambda settings, retries: "m-2")
         assert taught(settings)[0].version != first.version
+
+    def test_what_stands_is_used_while_the_endpoint_is_down_whichever_model_it_had(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = self.with_endpoint(tmp_path, monkeypatch, server, retries=1)
+        first = taught(settings)[0]
+        server.stop()
+        capsys.readouterr()
+        assert taught(settings)[0].version == first.version
+        assert "gave no answer in 1 tries" in capsys.readouterr().err
+        with pytest.raises(ModelError, match="gave no answer in 2 tries"):
+            taught(overridden(settings, {"profiles": {"temperature": 0.5}}))
 
     def test_a_dry_run_asks_nothing_and_writes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]

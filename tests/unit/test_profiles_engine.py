@@ -302,17 +302,26 @@ class TestAModelThatKnowsMore:
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
         same = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
-        for number, known in enumerate((same, {**same, "until": "2000-01-01T00:00:00+00:00"}, {**same, **knows})):
-            with artifacts.writing(settings.paths, source, {"n": number}, {}) as draft:
-                draft.metrics["knows"] = known
-            parents = {"warehouse": "f2", source: artifacts.version_of(source, {"n": number}, {})}
-            with artifacts.writing(settings.paths, "refine", {"n": number}, parents):
-                pass
-            if known["until"] <= same["until"] and number < 2:
-                assert language.newest_model(settings, "f1").manifest["parameters"]["n"] == number
+        add_model(settings, source, "f2", {**same, **knows})
+        assert language.newest_model(settings, "f2")
         with pytest.raises(WorkspaceError, match=why):
             language.newest_model(settings, "f1")
-        assert language.newest_model(settings, "f2").manifest["parameters"]["n"] == 2
+        for known in (same, {**same, "until": "2000-01-01T00:00:00+00:00"}):
+            allowed = add_model(settings, source, "f2", known)
+            add_model(settings, source, "f2", {**same, **knows, "later": len(allowed)})
+            assert language.newest_model(settings, "f1").version == allowed
+
+
+def add_model(settings: Settings, source: str, fingerprint: str, known: dict[str, Any]) -> str:
+    """A refined model whose teacher or base learned so much."""
+    told = {"knows": known}
+    parameters = told if source == "base" else {"n": str(known)}
+    with artifacts.writing(settings.paths, source, parameters, {}) as draft:
+        draft.metrics.update(told if source == "teacher" else {})
+    parents = {"warehouse": fingerprint, source: artifacts.version_of(source, parameters, {})}
+    with artifacts.writing(settings.paths, "refine", {}, parents):
+        pass
+    return artifacts.version_of("refine", {}, parents)
 
 
 class TestNewItems:

@@ -259,10 +259,13 @@ class OpenAIEngine:
         self._runner.close()
 
 
-def model_asked(settings: Settings) -> str:
-    """`openai.model`, or the one that the endpoint serves. Raises ModelError when it has to be asked and does not say."""
+def model_asked(settings: Settings, *, retries: int | None = None) -> str:
+    """`openai.model`, or the one that the endpoint serves. Raises ModelError when it has to be asked and does not say, after
+    so many `retries` (default: `openai.retries`)."""
     if settings.openai.model:
         return settings.openai.model
+    if retries is not None:
+        settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"retries": retries})})
     engine = OpenAIEngine(settings)
     engine.close()
     return engine.model_version
