@@ -47,7 +47,7 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
 
     @task(outlets=[TUNING_DUE])
     def tuning_due(drifted, params=None):
-        """Starts reclm_tuning when there is no model, or when what people do has drifted."""
+        """Starts reclm_tuning when no model stands that may write of this build, or when what people do has drifted."""
         due = tasks.tuning_due(params, drifted)
         if not due["reason"]:
             raise AirflowSkipException("the language model that stands will do")

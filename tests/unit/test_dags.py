@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from reclm import artifacts
+from reclm.errors import WorkspaceError
+from reclm.settings import Settings
+from reclm.workspace import write_json
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 NAMES = sorted(path.stem for path in DAGS.glob("*.py"))
@@ -221,3 +226,32 @@ class TestTheParametersOfARun:
         assert tasks.ingest(params | {"dry_run": True}) == {"new_batches": 0, "batches": 0, "files": 1}
         assert not tasks.has_data(params)
         assert tasks.ingest(params)["new_batches"] == 1
+
+
+class TestWhenToTune:
+    def test_there_is_a_reason_while_no_model_stands_that_may_write_and_when_picks_have_drifted(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from reclm import stages
+        from reclm.profiles import language
+        from reclm.schedule import tasks
+
+        settings = workspace_settings(profiles={"engine": "transformers"})
+        write_json(settings.paths.current_build, {"fingerprint": "f", "features_fingerprint": "f1"})
+        monkeypatch.setattr(tasks, "as_built", lambda params: settings)
+        monkeypatch.setattr(stages, "with_words", lambda given: given)
+
+        def refuse(settings: Settings, warehouse: str) -> None:
+            raise WorkspaceError(f"every model knows more than {warehouse}")
+
+        def reason(*drifted: str) -> str:
+            return str(tasks.tuning_due({}, drifted)["reason"])
+
+        assert reason("mix") == reason() == "no model stands"
+        with artifacts.writing(settings.paths, "refine", {}, {"warehouse": "f1"}):
+            pass
+        assert (reason(), reason("mix")) == ("", "drift: mix")
+        assert tasks.model_stands({})
+        monkeypatch.setattr(language, "newest_model", refuse)
+        assert reason() == "every model knows more than f1"
+        assert not tasks.model_stands({})
