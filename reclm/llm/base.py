@@ -189,8 +189,8 @@ def style_of(settings: Settings, *, endpoint: bool = False) -> Literal["compact"
 def shape_of(settings: Settings, *, endpoint: bool = False) -> Shape:
     """How much is shown, and how; to an `endpoint`'s own model as much as a model from elsewhere can read."""
     llm, style = settings.llm, style_of(settings, endpoint=endpoint)
-    tokens = ENDPOINT_TOKENS if endpoint and style == "full" else llm.max_prompt_tokens
-    return Shape(style, llm.history, llm.neighbours, llm.neighbour_items, tokens)
+    least = ENDPOINT_TOKENS if endpoint and style == "full" else 0
+    return Shape(style, llm.history, llm.neighbours, llm.neighbour_items, max(least, llm.max_prompt_tokens))
 
 
 def device_of(settings: Settings) -> str:

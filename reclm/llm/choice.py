@@ -80,8 +80,5 @@ def _models(settings: Settings, artifact: Artifact) -> Iterable[Artifact]:
 def preferred(settings: Settings, found: Sequence[Artifact], warehouse: str = "") -> Artifact:
     """Of `found` (oldest first, not empty) the newest of this `warehouse` that suits, else of this warehouse, else of all."""
 
-    def rank(place: int) -> tuple[bool, bool, int]:
-        artifact = found[place]
-        return artifact.manifest["parents"].get("warehouse") == warehouse, suits(settings, artifact), place
-
-    return found[max(range(len(found)), key=rank)]
+    own = [artifact for artifact in found if artifact.manifest["parents"].get("warehouse") == warehouse] or found
+    return next((artifact for artifact in reversed(own) if suits(settings, artifact)), own[-1])

@@ -101,7 +101,8 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to write like."""
+    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to write like; `knows`
+    tells until when they know the log (`reclm.llm.cut_off`)."""
 
     words: list[str]
     lessons: list[str]

@@ -208,7 +208,7 @@ def _callback(watch: Watch, policy: Callable[[], Any], names: Mapping[str, str])
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             values = {names[key]: value for key, value in (logs or {}).items() if key in names}
             if not all(math.isfinite(value) for value in values.values()):
-                raise diverged(args.learning_rate)
+                raise _diverged(args.learning_rate)
             if values:
                 watch.logged(state.global_step, values)
 
@@ -218,7 +218,7 @@ def _callback(watch: Watch, policy: Callable[[], Any], names: Mapping[str, str])
     return Shown()
 
 
-def diverged(rate: float) -> ModelError:
+def _diverged(rate: float) -> ModelError:
     return ModelError(
         f"the refined model's probabilities are no numbers any more; lower refine.learning_rate (now {rate:g})"
     )
@@ -233,7 +233,7 @@ def _run(trainer: Any, watch: Watch, policy: Any) -> None:
         except RuntimeError as error:
             if not any(words in str(error) for words in DIVERGED):
                 raise
-            raise diverged(trainer.args.learning_rate) from None
+            raise _diverged(trainer.args.learning_rate) from error
 
 
 @contextmanager

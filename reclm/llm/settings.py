@@ -56,7 +56,8 @@ class LlmSettings(Section):
     max_prompt_tokens: int = Field(
         256,
         ge=16,
-        description="Tokens of a prompt; longer ones lose neighbours, then the end of the history, and are counted.",
+        description="Tokens of a prompt; longer ones lose neighbours, then the end of the history, and are counted. An "
+        "endpoint asked in the full wording is shown 2048 at least.",
     )
     max_profile_tokens: int = Field(96, ge=8, description="Tokens of an answer.")
 

@@ -125,21 +125,17 @@ def health(params: Params) -> Result:
 
 def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     """`reason`: why the language model should be tuned now; empty: no reason."""
-    from reclm import artifacts, stages
+    from reclm import stages
     from reclm.errors import WorkspaceError
     from reclm.profiles.engine import warehouse_fingerprint
-    from reclm.profiles.language import KIND_OF_MODEL, newest_model
+    from reclm.profiles.language import newest_model
 
-    settings = stages.with_words(as_built(params))
-    reason = f"drift: {', '.join(drifted)}" if drifted else ""
-    if settings.profiles.engine not in stages.LEARNING_ENGINES:
-        reason = ""
-    elif not artifacts.all_of(settings.paths, KIND_OF_MODEL[settings.profiles.model]):
-        reason = "no model stands"
-    else:
+    settings, reason = stages.with_words(as_built(params)), ""
+    if settings.profiles.engine in stages.LEARNING_ENGINES:
         try:
             newest_model(settings, warehouse_fingerprint(settings.paths))
-        except WorkspaceError as error:  # it knows more than this build may
+            reason = f"drift: {', '.join(drifted)}" if drifted else ""
+        except WorkspaceError as error:  # none stands, or those that do know more than this build may
             reason = str(error)
     return {**_where(settings), "reason": reason}
 

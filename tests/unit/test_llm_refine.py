@@ -160,7 +160,9 @@ class TestARefinement:
         assert drawn
         rows = pq.read_table(made.path / "held_out.parquet").to_pylist()
         assert {"reward_before", "reward"} <= {row["metric"] for row in rows}
-        assert made.metrics["after"]["reward"] >= made.metrics["before"]["reward"]
+        seen = curve(made, "held_out/reward")
+        assert (made.metrics["before"]["reward"], made.metrics["after"]["reward"]) == (seen[0], max(seen.values()))
+        assert seen[made.metrics["kept_step"]] == max(seen.values())
 
     def test_gives_the_same_model_twice(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
         settings = workspace_settings(**SHORT, refine={**SOME, "method": method})
