@@ -37,7 +37,7 @@ WORDS = [
 
 def made_up(n: int, items: int, seed: int) -> list[list[dict[str, str]]]:
     """`n` prompts about users of `items` items and two neighbours."""
-    from reclm.llm.prompts import UserFacts, profile_request
+    from reclm.llm.prompts.messages import UserFacts, profile_request
 
     draw = random.Random(seed)
 
@@ -54,9 +54,9 @@ def measure(
     engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int, at_once: int
 ) -> dict:
     """Profiles and tokens a second, after one prompt to warm up; `at_once` batches together at most, by transformers."""
-    from reclm.llm.generate import transformers
-    from reclm.llm.generate.engine import open_engine
-    from reclm.settings import Settings
+    from reclm.llm.engines import transformers
+    from reclm.llm.engines.base import open_engine
+    from reclm.settings.tree import Settings
 
     transformers.AT_ONCE = at_once
     settings = Settings(profiles={"engine": engine_name, "batch_size": batch})
@@ -95,7 +95,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     import torch
 
-    from reclm.llm.generate import transformers
+    from reclm.llm.engines import transformers
 
     torch.set_num_threads(arguments.threads)
     prompts = made_up(arguments.prompts, arguments.items, seed=1)

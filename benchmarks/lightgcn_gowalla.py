@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.backbones.fusion import Fusion
-from reclm.backbones.lightgcn import GraphNetwork
+from reclm.backbones.fusion.fusion import Fusion
+from reclm.backbones.models.lightgcn import GraphNetwork
 from reclm.backbones.trainer import Trainer, device_of, reproducible
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EvaluationTask, TrainingData
-from reclm.settings import Settings, load
+from reclm.settings.loading import load
+from reclm.settings.tree import Settings
 
 RECIPE = (
     "train.loss=bpr",

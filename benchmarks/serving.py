@@ -43,7 +43,7 @@ create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' |
 
 
 def settings_of(workspace: Path, port: int) -> Any:
-    from reclm.settings import load
+    from reclm.settings.loading import load
 
     flags = [
         "feast.online_store=redis",
@@ -61,12 +61,13 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     import pyarrow.parquet as pq
     from scipy import sparse
 
-    from reclm import artifacts, champion
     from reclm.backbones import create
     from reclm.backbones.base import Fitted, Vectors
     from reclm.backbones.fold_in import learn
     from reclm.features.publish import publish
-    from reclm.workspace import write_json
+    from reclm.promotion import champion
+    from reclm.storage import artifacts
+    from reclm.storage.files import write_json
 
     draw = np.random.default_rng(7)
     workspace = settings.paths

@@ -1,3 +1,5 @@
 """reclm: recommendations that know who people are and what things are for, even on day one."""
 
-__version__ = "0.1.0"
+from reclm.storage.version import VERSION as __version__
+
+__all__ = ["__version__"]

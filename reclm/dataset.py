@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 Snapshot = Literal["select", "final"]
-Setting = Literal["full_shot", "zero_shot"]
+EvaluationSetting = Literal["full_shot", "zero_shot"]
 Variant = Literal["base", "augment", "shuffled"]
 
 SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final")
-SETTINGS: tuple[Setting, ...] = ("full_shot", "zero_shot")
+EVALUATION_SETTINGS: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
 VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")
 
 
@@ -57,7 +57,7 @@ class EvaluationTask:
     """
 
     snapshot: Snapshot
-    setting: Setting
+    setting: EvaluationSetting
     truth: sparse.csr_matrix
     mask: sparse.csr_matrix
     candidates: NDArray[np.bool_]

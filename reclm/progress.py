@@ -38,3 +38,20 @@ def step(name: str) -> Iterator[None]:
     say(f"  {name} …")
     yield
     say(f"  {name}: {time.monotonic() - started:.1f} s")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers for reading and writing weights, which end in a log file one line each, and no tables of
+    the weights that a new head has not."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

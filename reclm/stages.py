@@ -12,16 +12,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclm import artifacts
 from reclm.errors import WorkspaceError
-from reclm.locks import alone
 from reclm.progress import say
-from reclm.runs import recorded
-from reclm.workspace import read_json
+from reclm.storage import artifacts
+from reclm.storage.locks import alone
+from reclm.storage.runs import recorded
 
 if TYPE_CHECKING:
-    from reclm.artifacts import Artifact
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
+    from reclm.storage.artifacts import Artifact
 
 
 LEARNING_ENGINES = ("transformers", "vllm")
@@ -67,18 +66,18 @@ def _is_older(artifact: Artifact, about: dict[str, Any]) -> bool:
 
 def build(settings: Settings, phase: str = "all", *, force: bool = False) -> dict[str, Any]:
     """dbt, then the analysts' read-only copy. `phase` is `features`, `profiles`, `evaluation` or `all`."""
-    from reclm import warehouse
+    from reclm.warehouse.build import build as build_warehouse
 
     settings.paths.require_dataset()
     with recorded(settings.paths, "build", phase=phase) as about:
-        result = warehouse.build(settings, phase, force=force)
+        result = build_warehouse(settings, phase, force=force)
         about |= {key: result[key] for key in ("build_id", "reused") if key in result}
     return result
 
 
 def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
     """What the language model learns to write: artifact `teacher`. A `dry_run` only says what an endpoint would cost."""
-    from reclm.llm.teacher import write_teacher
+    from reclm.llm.teacher.stage import write_teacher
 
     if dry_run:
         return write_teacher(settings, dry_run=True)
@@ -91,7 +90,7 @@ def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
 
 def tune(settings: Settings) -> Artifact:
     """The base model tuned on two-turn dialogues: artifacts `base` and `sft`."""
-    from reclm.llm.chain import Chain
+    from reclm.llm.pipeline import Chain
 
     teach(settings)
     chain = Chain(settings)
@@ -106,7 +105,7 @@ def tune(settings: Settings) -> Artifact:
 
 def reward(settings: Settings) -> Artifact:
     """What judges a profile: artifact `reward`."""
-    from reclm.llm.chain import Chain
+    from reclm.llm.pipeline import Chain
 
     with recorded(settings.paths, "reward", model=settings.reward.model) as about:
         rewarded = Chain(settings).rewarded()
@@ -116,7 +115,7 @@ def reward(settings: Settings) -> Artifact:
 
 def refine(settings: Settings) -> Artifact:
     """The tuned model after reinforcement learning against the reward model: artifact `refine`."""
-    from reclm.llm.chain import Chain
+    from reclm.llm.pipeline import Chain
 
     with recorded(settings.paths, "refine", method=settings.refine.method) as about:
         refined = Chain(settings).refined()
@@ -124,15 +123,15 @@ def refine(settings: Settings) -> Artifact:
     return refined
 
 
-def with_words(settings: Settings) -> Settings:
+def fall_back_to_keywords(settings: Settings) -> Settings:
     """The settings, or the same with the keyword engine, and why is said, where a language model has too little to learn:
     no texts at all, or hardly anybody the teacher can write of."""
-    from reclm import warehouse
-    from reclm.llm.chain import Chain
+    from reclm.llm.pipeline import Chain
+    from reclm.warehouse.reading import connect
 
     if settings.profiles.engine not in LEARNING_ENGINES:
         return settings
-    with closing(warehouse.connect(settings)) as connection:
+    with closing(connect(settings)) as connection:
         found = connection.execute(
             "select count(*) from dim_items where trim(coalesce(full_text, '')) != ''"
         ).fetchone()
@@ -165,7 +164,7 @@ def _with_arms(settings: Settings) -> Settings:
     profiles = settings.profiles
     if profiles.engine not in LEARNING_ENGINES:
         profiles = profiles.model_copy(update={"engine": "transformers"})
-    if with_words(settings.model_copy(update={"profiles": profiles})).profiles.engine in LEARNING_ENGINES:
+    if fall_back_to_keywords(settings.model_copy(update={"profiles": profiles})).profiles.engine in LEARNING_ENGINES:
         return settings
     if by_keywords[0] not in wanted.arms:
         raise WorkspaceError(
@@ -194,8 +193,8 @@ def profile(
 
     `full` asks a language model everything again; `items="new"` adds profiles of items that have none yet, nothing else.
     """
-    from reclm.profiles.embed import write_embeddings
-    from reclm.profiles.engine import write_profiles
+    from reclm.generation.embeddings import write_embeddings
+    from reclm.generation.stage import write_profiles
 
     with recorded(settings.paths, "profile", engine=settings.profiles.engine) as about:
         profiles = write_profiles(settings, full=full, items=items)
@@ -210,9 +209,9 @@ def profile(
 def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
     """Checked features into Feast, offline and online, and the champion's vectors where the online store has lost them.
     `rewind` lets an older build replace a newer one."""
-    from reclm import champion
     from reclm.features.fused import restore
     from reclm.features.publish import publish as to_feast
+    from reclm.promotion import champion
 
     with recorded(settings.paths, "publish", online_store=settings.feast.online_store) as about:
         result = to_feast(settings, rewind=rewind)
@@ -224,7 +223,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
 
 def train(settings: Settings) -> list[Artifact]:
     """One `backbone` artifact for each model, variant and seed: selected on `select`, refitted on `final`."""
-    from reclm.backbones.stage import train_all
+    from reclm.training.stage import train_all
 
     with recorded(settings.paths, "train", models=",".join(settings.train.models)) as about:
         trained, made = train_all(settings)
@@ -234,9 +233,9 @@ def train(settings: Settings) -> list[Artifact]:
 
 def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) -> Artifact:
     """Metrics, intervals, bands and comparisons of the given models and all baselines: artifact `evaluation`, then its tables."""
-    from reclm.backbones.stage import standing
+    from reclm.training.stage import finished_backbones
 
-    evaluation = _evaluated(settings, standing(settings) if backbones is None else backbones)
+    evaluation = _evaluated(settings, finished_backbones(settings) if backbones is None else backbones)
     build(settings, "evaluation")
     return evaluation
 
@@ -253,15 +252,15 @@ def _evaluated(settings: Settings, backbones: Sequence[Artifact]) -> Artifact:
 def promote(settings: Settings, trained: Sequence[Artifact] | None = None, *, approved: bool | None = None) -> Artifact:
     """The policy's decision on the given models, or on those that stand: artifact `promotion`, the champion where it says so,
     then its table. `approved` is a person's answer where one was asked (see `promotion.decide`)."""
-    from reclm.backbones.stage import standing
+    from reclm.training.stage import finished_backbones
 
-    decision = _decided(settings, standing(settings) if trained is None else trained, approved)
+    decision = _decided(settings, finished_backbones(settings) if trained is None else trained, approved)
     build(settings, "evaluation")
     return decision
 
 
 def _decided(settings: Settings, trained: Sequence[Artifact], approved: bool | None = None) -> Artifact:
-    from reclm.promotion import decide
+    from reclm.promotion.decisions import decide
 
     with recorded(settings.paths, "promote", models=len(trained)) as about:
         decision = decide(settings, trained, approved=approved)
@@ -272,7 +271,7 @@ def _decided(settings: Settings, trained: Sequence[Artifact], approved: bool | N
 
 def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Artifact:
     """The trained model `version` becomes champion because a person says so: artifact `promotion`, then its table."""
-    from reclm.promotion import promote_by_hand as choose
+    from reclm.promotion.decisions import promote_by_hand as choose
 
     with recorded(settings.paths, "promote", model=version) as about:
         decision = choose(settings, version, reason=reason)
@@ -283,7 +282,7 @@ def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Ar
 
 def rollback(settings: Settings, *, reason: str = "") -> Artifact:
     """The champion before this one is champion again: artifact `promotion`, then its table."""
-    from reclm.promotion import roll_back
+    from reclm.promotion.decisions import roll_back
 
     with recorded(settings.paths, "rollback") as about:
         decision = roll_back(settings, reason=reason)
@@ -298,11 +297,11 @@ def cold_items(settings: Settings) -> dict[str, Any]:
 
     Raises WorkspaceError when there is no champion, or the profiles that stand cannot be added to.
     """
-    from reclm.candidates import add_new_items, standing
+    from reclm.promotion.new_items import add_new_items, candidate_status
 
     build(settings, "features")
     profile(settings, items="new")
-    there = standing(settings)
+    there = candidate_status(settings)
     if not there["missing"]:
         return there  # the usual answer, every few minutes: the feature store is not even opened
     publish(settings)
@@ -338,13 +337,13 @@ def report(settings: Settings) -> Path:
 
 def run(settings: Settings, source: Path | None) -> Artifact:
     """All of it, from a log to a report and a champion. Returns the evaluation."""
-    from reclm.estimate import announce
+    from reclm.cli.estimate import announce
 
     with one_at_a_time(settings):
         ingest(settings, source)
         announce(settings)
         build(settings, "features")
-        settings = with_words(settings)
+        settings = fall_back_to_keywords(settings)
         learn(settings)
         profile(settings)
         publish(settings)
@@ -366,11 +365,6 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         result = tidy(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
     return result
-
-
-def features_version(settings: Settings) -> str:
-    """The version of the published features, the parent of every model trained on them."""
-    return str(read_json(settings.paths.feast / "published.json")["version"])
 
 
 def stored(settings: Settings) -> dict[str, list[Artifact]]:

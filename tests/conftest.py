@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 

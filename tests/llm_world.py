@@ -13,12 +13,21 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from reclm import artifacts
-from reclm.artifacts import Artifact, content_hash
-from reclm.llm.dialogues import Dialogue
-from reclm.llm.prompts import Facts, ItemFacts, Kind, UserFacts, answer, item_question, person_question, profile_request
+from reclm.llm.prompts.dialogues import Dialogue
+from reclm.llm.prompts.messages import (
+    Facts,
+    ItemFacts,
+    Kind,
+    UserFacts,
+    answer,
+    item_question,
+    person_question,
+    profile_request,
+)
 from reclm.profiles.grammar import Profile, render
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact, content_hash
 
 THEMES: dict[str, tuple[tuple[str, str], tuple[tuple[str, str], ...]]] = {
     "Coffee": (
@@ -65,7 +74,7 @@ N_ITEMS = 40
 
 
 class WorldTeacher:
-    """What `reclm.llm.teacher.Teacher` offers, of the world's users and items; both snapshots say the same."""
+    """What `reclm.llm.teacher.stage.Teacher` offers, of the world's users and items; both snapshots say the same."""
 
     def __init__(self, users: dict[str, str], items: dict[str, str], interests: dict[str, str]) -> None:
         self.profiles: dict[tuple[Kind, str], dict[str, str]] = {
@@ -192,7 +201,7 @@ def teacher() -> WorldTeacher:
 
 def documents() -> list[str]:
     """Every train dialogue as the text a model of our own template reads."""
-    from reclm.llm.tiny import as_document
+    from reclm.llm.models.tiny import as_document
 
     found = []
     for dialogue in dialogues():
@@ -221,8 +230,8 @@ def tiny_base(tmp_path: Path) -> Path:
 
 
 def _train(folder: Path) -> None:
-    from reclm.llm.compat import quiet
-    from reclm.llm.tiny import Size, train_model, train_tokenizer
+    from reclm.llm.models.tiny import Size, train_model, train_tokenizer
+    from reclm.progress import quiet
 
     tokenizer = train_tokenizer(documents(), 600)
     size = Size(hidden=32, layers=1, heads=1, intermediate=64)

@@ -60,7 +60,7 @@ def checkpoint(family: str, folder: Path, documents: list[str]) -> Path:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from reclm.llm.compat import quiet
+    from reclm.progress import quiet
 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_bytes(documents, [t for t in SPECIAL[family].values() if t] + MORE[family]),

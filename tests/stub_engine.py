@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reclm.llm.generate.engine import Answer
-from reclm.llm.prompts import Kind, Message
+from reclm.llm.engines.base import Answer
+from reclm.llm.prompts.messages import Kind, Message
 from reclm.profiles.grammar import clean_phrase
 
 GOOD = "User identity: hiker; User interests: {}"

@@ -17,16 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.dataset import TrainingData, Variant
-from reclm.llm.chain import Chain
+from reclm.generation.embeddings import write_embeddings
+from reclm.generation.stage import write_profiles
+from reclm.llm.pipeline import Chain
 from reclm.profiles import grammar
-from reclm.profiles.embed import model_name, text_hash, write_embeddings
-from reclm.profiles.engine import FILES, write_profiles
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import PROFILE_FILES
+from reclm.text.encoder import model_name, text_hash
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 Stage = Literal["keywords", "base", "tuned", "refined"]
 SIZES = ("small", "medium", "large")
@@ -143,7 +145,7 @@ def load_vectors(settings: Settings, wanted: set[str]) -> Vectors:
 
 def texts_of(profiles: Artifact, kind: str, snapshot: str) -> dict[str, str]:
     """{id: profile} of the rows that reach Feast by the normal way: well formed, and not empty."""
-    table = pq.read_table(profiles.path / FILES["user" if kind == "user" else "item"])
+    table = pq.read_table(profiles.path / PROFILE_FILES["user" if kind == "user" else "item"])
     return {
         row[f"{kind}_id"]: row["profile"]
         for row in table.select([f"{kind}_id", "snapshot", "profile", "parse_status"]).to_pylist()

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm import artifacts
-from reclm.artifacts import Artifact, content_hash
 from reclm.dataset import EvaluationTask, TrainingData, Variant
-from reclm.evaluation import measured
-from reclm.evaluation.measured import Measured
-from reclm.workspace import read_json, write_json
+from reclm.evaluation import checkpoints as measured
+from reclm.evaluation.checkpoints import Measured
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact, content_hash
+from reclm.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 FOLDER = "cells"
 K = 20
@@ -63,8 +63,8 @@ def trained_by(settings: Settings) -> Settings:
 
 
 def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
-    from reclm.backbones.stage import LAYOUT, NOT_PART_OF_A_MODEL
-    from reclm.profiles.embed import model_name
+    from reclm.text.encoder import model_name
+    from reclm.training.stage import LAYOUT, NOT_PART_OF_A_MODEL
 
     trained = trained_by(settings)
     return content_hash(
@@ -109,7 +109,7 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
 def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
     """Chooses the epochs on `select`, refits on `final`, ranks its tasks, and keeps the result in `folder`."""
     from reclm import backbones
-    from reclm.evaluation.ranking import Bound, rank, truth_ranks
+    from reclm.backbones.ranking import Bound, rank, truth_ranks
 
     began = time.monotonic()
     trained = trained_by(settings)

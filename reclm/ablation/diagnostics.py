@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm import artifacts
 from reclm.ablation.arms import Written, texts_of
 from reclm.ablation.cells import NO_ARM, Finished
 from reclm.ablation.table import per_user
-from reclm.artifacts import Artifact
 from reclm.dataset import EvaluationTask
 from reclm.errors import WorkspaceError
-from reclm.workspace import Workspace
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from reclm.llm.chain import Chain
-    from reclm.settings import Settings
+    from reclm.llm.pipeline import Chain
+    from reclm.settings.tree import Settings
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("what", "name", "metric")]
@@ -98,14 +98,15 @@ def gain_by_reward(
 
 def _rewards(settings: Settings, chain: Chain, reward: Artifact, written: Written) -> dict[str, float]:
     """{user: reward of their profile at `final`}, of those of whom something is known."""
-    from reclm import warehouse
-    from reclm.llm.base import load_tokenizer, model_location, shape_of, token_counter
-    from reclm.llm.facts import load_user_facts
-    from reclm.llm.prompts import fitted, is_silent
-    from reclm.llm.reward import load_reward
+    from reclm.llm.models.base import load_tokenizer, model_location, shape_of
+    from reclm.llm.prompts.facts import load_user_facts
+    from reclm.llm.prompts.messages import fitted, is_silent
+    from reclm.llm.prompts.templates import token_counter
+    from reclm.llm.reward.stage import load_reward
+    from reclm.warehouse.reading import connect
 
     texts = texts_of(written.profiles, "user", "final")
-    with closing(warehouse.connect(settings)) as connection:
+    with closing(connect(settings)) as connection:
         facts = {user: known for user, known in load_user_facts(connection, "final").items() if user in texts}
     spoken = [user for user, known in facts.items() if not is_silent(known)]
     count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
@@ -126,9 +127,10 @@ def other_reward(folder: Path) -> Artifact:
 
 def accuracy_on(settings: Settings, chain: Chain, reward: Artifact, name: str) -> list[Row]:
     """Accuracy of a reward model, per kind of negative, on this workspace's held-out pairs."""
-    from reclm.llm.base import load_tokenizer, model_location, token_counter
-    from reclm.llm.pairs import make_pairs
-    from reclm.llm.reward import accuracy_rows, load_reward
+    from reclm.llm.models.base import load_tokenizer, model_location
+    from reclm.llm.prompts.templates import token_counter
+    from reclm.llm.reward.pairs import make_pairs
+    from reclm.llm.reward.stage import accuracy_rows, load_reward
 
     count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
     pairs = make_pairs(chain.dialogues, chain.teacher[1], settings, count=count)

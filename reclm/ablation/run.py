@@ -12,17 +12,17 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm import artifacts
 from reclm.ablation import diagnostics, table
 from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
 from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
-from reclm.artifacts import Artifact
-from reclm.backbones.stage import Snapshots, parents_of
 from reclm.evaluation.evaluate import Final
 from reclm.progress import say, step, track
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.training.stage import Snapshots, parents_of
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 KIND = "ablation"
 
@@ -78,8 +78,8 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
 
     Raises WorkspaceError when features are not published, or something an arm needs is missing.
     """
-    from reclm.stages import features_version
-    from reclm.warehouse import features_fingerprint
+    from reclm.features.publish import features_version
+    from reclm.warehouse.reading import features_fingerprint
 
     for line in plan(settings):
         say(f"  {line}")
@@ -193,7 +193,7 @@ def _diagnose(
     settings: Settings, done: Sequence[Finished], written: Sequence[Written], final: Final, other: Artifact | None
 ) -> list[dict[str, Any]]:
     from reclm.errors import WorkspaceError
-    from reclm.llm.chain import Chain
+    from reclm.llm.pipeline import Chain
 
     rows = diagnostics.of_models(written)
     chain = Chain(overridden(settings, {"tune": {"turns": "two", "masking": True}}))

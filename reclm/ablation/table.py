@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.ablation.cells import NO_ARM, Finished, K
-from reclm.artifacts import Artifact
+from reclm.backbones.ranking import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.intervals import over_users
-from reclm.evaluation.ranking import metrics_per_user
+from reclm.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 METRICS = ("recall", "ndcg")
 SHORT = {"recall": "R", "ndcg": "N"}

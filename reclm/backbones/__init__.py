@@ -6,8 +6,8 @@ import importlib
 
 from reclm.backbones.base import Backbone
 from reclm.errors import ModelError
-from reclm.model_settings import BACKBONES
-from reclm.settings import Settings
+from reclm.settings.recommenders import BACKBONES
+from reclm.settings.tree import Settings
 
 CLASSES = {
     "biasmf": "BiasMF",
@@ -26,5 +26,5 @@ def create(name: str, settings: Settings) -> Backbone:
     """An unfitted backbone by the name `settings.train.models` uses. Raises ModelError for any other name."""
     if name not in CLASSES:
         raise ModelError(f"no backbone is called {name!r}; there are {', '.join(CLASSES)}")
-    backbone: Backbone = getattr(importlib.import_module(f"reclm.backbones.{name}"), CLASSES[name])(settings)
+    backbone: Backbone = getattr(importlib.import_module(f"reclm.backbones.models.{name}"), CLASSES[name])(settings)
     return backbone

@@ -18,9 +18,9 @@ from scipy import sparse
 
 from reclm.backbones.features import Matrix
 from reclm.backbones.fold_in import FoldIn, learn
-from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData, Variant
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 Epochs = int | Mapping[str, int]
 
@@ -49,7 +49,7 @@ class Fitted:
     user_ids: NDArray[np.str_]
     item_ids: NDArray[np.str_]
     known: sparse.csr_matrix
-    vectors: dict[Setting, Vectors]
+    vectors: dict[EvaluationSetting, Vectors]
     user_id_vectors: Matrix
     item_id_vectors: Matrix
     description: dict[str, Any]
@@ -61,7 +61,7 @@ class Fitted:
         self.item_position = {item: row for row, item in enumerate(self.item_ids.tolist())}
 
 
-class Place(NamedTuple):
+class ColdStart(NamedTuple):
     """Where cold items stand: the kernel's `share` of their vectors, and whether it reads all that is known of them or,
     without `profiles`, texts alone."""
 
@@ -96,8 +96,8 @@ class Backbone(ABC):
         seed: int,
         tasks: Sequence[EvaluationTask] = (),
         epochs: Epochs | None = None,
-        placing: Mapping[str, Place] | None = None,
-    ) -> dict[Setting, int]:
+        placing: Mapping[str, ColdStart] | None = None,
+    ) -> dict[EvaluationSetting, int]:
         """Learns from `data` and returns the epoch whose vectors serve each setting.
 
         With `tasks` training stops early and keeps the epoch best for each task's setting; with `epochs` (one number,
@@ -110,10 +110,13 @@ class Backbone(ABC):
         """
 
     @property
-    def placing(self) -> dict[str, Place]:
+    def placing(self) -> dict[str, ColdStart]:
         """For each setting where cold items stand; {} where a model has no such choice."""
         kept = self.fitted.description.get("placing", {}).items()
-        return {setting: Place(*place) if isinstance(place, list | tuple) else Place(place) for setting, place in kept}
+        return {
+            setting: ColdStart(*place) if isinstance(place, list | tuple) else ColdStart(place)
+            for setting, place in kept
+        }
 
     @property
     def fitted(self) -> Fitted:
@@ -122,15 +125,15 @@ class Backbone(ABC):
             raise ModelError(f"{self.name} is not fitted yet; call fit(data, variant, seed=…) or load(path) first")
         return self._fitted
 
-    def score(self, users: NDArray[np.int64], setting: Setting = "full_shot") -> Matrix:
+    def score(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
         """Scores (b, n_items) of every item for `users` (b,), positions in `fitted.user_ids`; nothing is masked."""
         return self.score_vectors(self.fitted.vectors[setting].users[users], setting)
 
-    def score_vectors(self, users: Matrix, setting: Setting = "full_shot") -> Matrix:
+    def score_vectors(self, users: Matrix, setting: EvaluationSetting = "full_shot") -> Matrix:
         """Scores (b, n_items) of every item for users given by their vectors (b, width), fitted or folded in."""
         return self._score(users, self.fitted.vectors[setting].items, setting)
 
-    def _score(self, users: Matrix, items: Matrix, setting: Setting) -> Matrix:
+    def _score(self, users: Matrix, items: Matrix, setting: EvaluationSetting) -> Matrix:
         return users @ items.T
 
     def recommend(
@@ -141,7 +144,7 @@ class Backbone(ABC):
         *,
         items: Sequence[str | int] | None = None,
         include_known: bool = False,
-        setting: Setting = "full_shot",
+        setting: EvaluationSetting = "full_shot",
     ) -> tuple[NDArray[np.str_], Matrix]:
         """The best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
 
@@ -165,7 +168,7 @@ class Backbone(ABC):
         return self._best(scores, top)
 
     def similar_items(
-        self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: Setting = "full_shot"
+        self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: EvaluationSetting = "full_shot"
     ) -> tuple[NDArray[np.str_], Matrix]:
         """The `k` items nearest to each by cosine of their vectors, biases aside, without itself: ids and scores (n, k)."""
         rows = self._positions(item_ids, self.fitted.item_position, "item")
@@ -267,11 +270,11 @@ class Backbone(ABC):
         self._fitted = fitted
 
 
-def epoch_of_each_setting(epochs: Epochs) -> dict[Setting, int]:
+def epoch_of_each_setting(epochs: Epochs) -> dict[EvaluationSetting, int]:
     """{setting: epoch} from one number or a mapping; a setting the mapping lacks takes its largest."""
     if isinstance(epochs, int):
-        return dict.fromkeys(SETTINGS, epochs)
-    return {setting: epochs.get(setting, max(epochs.values())) for setting in SETTINGS}
+        return dict.fromkeys(EVALUATION_SETTINGS, epochs)
+    return {setting: epochs.get(setting, max(epochs.values())) for setting in EVALUATION_SETTINGS}
 
 
 def _checked_k(k: int) -> int:

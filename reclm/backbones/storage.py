@@ -19,11 +19,11 @@ from scipy import sparse
 
 from reclm.backbones.base import Fitted, Vectors
 from reclm.backbones.fold_in import FoldIn
-from reclm.dataset import SETTINGS
+from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
-from reclm.model_settings import FusionSettings, TrainSettings
-from reclm.settings import Settings
-from reclm.workspace import read_json, write_json
+from reclm.settings.recommenders import FusionSettings, TrainSettings
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json, write_json
 
 CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"
 FOLD_IN = "fold_in.safetensors"  # absent where a backbone never learned to
@@ -43,7 +43,7 @@ def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
             "index": pa.array(np.arange(len(ids)), pa.int64()),
             "id_vector": _lists(id_vectors),
         }
-        for setting in SETTINGS:
+        for setting in EVALUATION_SETTINGS:
             vectors = fitted.vectors[setting]
             columns[f"{setting}_vector"] = _lists(getattr(vectors, side))
             if side == "items" and vectors.unseen is not None:
@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[str, Settings, Fitted]:
         user_ids=_ids(users, "user_id"),
         item_ids=_ids(items, "item_id"),
         known=_known(users, items),
-        vectors={s: _vectors(users, items, s) for s in SETTINGS},
+        vectors={s: _vectors(users, items, s) for s in EVALUATION_SETTINGS},
         user_id_vectors=_matrix(users, "id_vector"),
         item_id_vectors=_matrix(items, "id_vector"),
         description=config,

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
 from reclm.backbones.base import Matrix, Vectors
-from reclm.backbones.fusion import Fusion, HistorySums
+from reclm.backbones.fusion.fusion import Fusion, HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
-from reclm.model_settings import TrainSettings
-from reclm.settings import RuntimeSettings
+from reclm.settings.operations import RuntimeSettings
+from reclm.settings.recommenders import TrainSettings
 
 Rows = NDArray[np.int64]
 HIDDEN_EDGES = 0.5  # of what users know, in a softmax step: these are the targets, the rest is given

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.backbones.ranking import discounts, ideal_gains, metrics_per_user, truth_sizes
 from reclm.dataset import EvaluationTask
-from reclm.evaluation.ranking import discounts, ideal_gains, metrics_per_user, truth_sizes
-from reclm.evaluation.tasks import Bands
+from reclm.training.tasks import Bands
 
 INTERACTION_BANDS = ("0", "1-3", "4-10", "11-50", "51+")
 BANDS = {"activity": INTERACTION_BANDS, "coldness": INTERACTION_BANDS, "density": ("low", "mid", "high")}

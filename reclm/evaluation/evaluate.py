@@ -18,19 +18,21 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
-from reclm.baselines import ANSWERS, fit_baseline, strongest_predicted_popularity, why_not
-from reclm.dataset import SETTINGS, EvaluationTask, Setting, TrainingData
+from reclm.backbones.baselines import ANSWERS, fit_baseline, strongest_predicted_popularity, why_not
+from reclm.backbones.ranking import Bound, Scorer, list_metrics, rank, truth_ranks
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError, WorkspaceError
-from reclm.evaluation import measured, tables, tasks
+from reclm.evaluation import checkpoints as measured
+from reclm.evaluation import results as tables
 from reclm.evaluation.bands import band_rows
-from reclm.evaluation.measured import Measured
-from reclm.evaluation.ranking import Bound, Scorer, list_metrics, rank, truth_ranks
-from reclm.evaluation.table import comparison_table
+from reclm.evaluation.checkpoints import Measured
+from reclm.evaluation.console import comparison_table
 from reclm.evaluation.tracking import log_evaluation
 from reclm.progress import say, track
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.training import tasks
 
 __all__ = ["comparison_table", "evaluate", "result_rows"]
 
@@ -50,7 +52,7 @@ class Contender:
     model: str
     variant: str
     seed: int
-    settings: tuple[Setting, ...]
+    settings: tuple[EvaluationSetting, ...]
     open: Callable[[], Scorers]
 
     @property
@@ -104,7 +106,8 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
 
     Raises WorkspaceError when there is no test slice, ModelError when a model was trained on other users or items.
     """
-    from reclm.warehouse import features_fingerprint, set_current_artifacts
+    from reclm.warehouse.reading import features_fingerprint
+    from reclm.warehouse.sources import set_current_artifacts
 
     parameters = {
         "evaluation": settings.evaluation.model_dump(mode="json", exclude={"batch_size"}),
@@ -222,7 +225,7 @@ def _backbone(settings: Settings, final: Final, model: Artifact) -> Contender:
         return lambda task: Bound(backbone, task.setting, len(items))
 
     about = model.manifest["parameters"]
-    return Contender(about["model"], about["variant"], int(about["seed"]), SETTINGS, load)
+    return Contender(about["model"], about["variant"], int(about["seed"]), EVALUATION_SETTINGS, load)
 
 
 def items_of(model: Artifact) -> int:

@@ -18,8 +18,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.backbones.ranking import discounts, ideal_gains, truth_sizes
 from reclm.dataset import EvaluationTask
-from reclm.evaluation.ranking import discounts, ideal_gains, truth_sizes
 
 ITEM_METRICS = ("recall", "ndcg")
 LEVEL = 95.0

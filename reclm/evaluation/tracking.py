@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from reclm.errors import SettingsError
 
 if TYPE_CHECKING:
-    from reclm.artifacts import Artifact
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
+    from reclm.storage.artifacts import Artifact
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

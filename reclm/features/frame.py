@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm import warehouse
 from reclm.dataset import Snapshot, TrainingData
 from reclm.errors import WorkspaceError
 from reclm.features import store
 from reclm.features.publish import require_published
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
+from reclm.warehouse.reading import connect, snapshot_as_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,8 +53,8 @@ def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
     that is as old as the snapshot.
     """
     require_published(settings)
-    as_of = warehouse.snapshot_as_of(settings, snapshot)
-    connection = warehouse.connect(settings)
+    as_of = snapshot_as_of(settings, snapshot)
+    connection = connect(settings)
     try:
         user_ids = _column(connection, "select user_id from dim_users order by user_id")
         items = _arrow(connection, "select item_id, coalesce(full_text, '') as text from dim_items order by item_index")

@@ -23,7 +23,7 @@ from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, stamped
 from reclm.progress import say
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 
 def publish_fused(

@@ -31,8 +31,8 @@ from reclm.features.store import (
     writing,
 )
 from reclm.progress import track
-from reclm.settings import Settings
-from reclm.workspace import read_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json
 
 OWNER_KEY = "reclm:workspace"
 

@@ -30,8 +30,9 @@ from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, newest, stamped
 from reclm.progress import say
-from reclm.settings import Settings
-from reclm.workspace import Workspace, read_json, write_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json, write_json
+from reclm.storage.workspace import Workspace
 
 MARTS = {
     "user_profile": "feast_user_profile",
@@ -274,3 +275,8 @@ def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]
         "views": views,
         "published_at": datetime.now(UTC).isoformat(),
     }
+
+
+def features_version(settings: Settings) -> str:
+    """The version of the published features, the parent of every model trained on them."""
+    return str(read_json(settings.paths.feast / "published.json")["version"])

@@ -31,8 +31,9 @@ from filelock import FileLock
 from reclm.errors import WorkspaceError
 from reclm.features.checks import ViewSchema
 from reclm.progress import say
-from reclm.settings import Settings
-from reclm.workspace import Workspace, in_repository, read_json, write_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json, write_json
+from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore, FeatureView

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.errors import HealthError
 from reclm.health.measured import BREACHES, Measured
-from reclm.operations_settings import DRIFT_CHECKS
 from reclm.progress import say
+from reclm.settings.operations import DRIFT_CHECKS
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from reclm.health.vectors import Sets
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 __all__ = ["Measured", "check_health", "drifted", "require_healthy", "rows", "sentence"]
 
@@ -40,8 +40,9 @@ def check_health(settings: Settings) -> Artifact:
     What the online store holds is looked at each time and is part of the version, so a store that was damaged after a
     good check is noticed. Raises WorkspaceError when nothing has been built.
     """
-    from reclm import warehouse
     from reclm.health import interactions, profiles, skew, vectors
+    from reclm.warehouse.reading import connect
+    from reclm.warehouse.sources import set_current_artifact
 
     workspace = settings.paths
     compared = skew.compare(settings, settings.health.skew_sample)
@@ -57,7 +58,7 @@ def check_health(settings: Settings) -> Artifact:
     version = artifacts.version_of(KIND, parameters, parents)
     if artifacts.find(workspace, KIND, version) is None:
         with (
-            closing(warehouse.connect(settings)) as connection,
+            closing(connect(settings)) as connection,
             artifacts.writing(workspace, KIND, parameters, parents) as draft,
         ):
             measured = [
@@ -71,15 +72,15 @@ def check_health(settings: Settings) -> Artifact:
             _write(settings, connection, draft, table, version)
     else:
         say(f"  health {version} stands: nothing it was measured on has changed, reused")
-    warehouse.set_current_artifact(workspace, KIND, version)
+    set_current_artifact(workspace, KIND, version)
     return artifacts.load(workspace, KIND, version)
 
 
 def _parents(settings: Settings, sets: Sets) -> dict[str, str]:
     from reclm.features.publish import published_path
     from reclm.health.profiles import current, newest_refined
-    from reclm.warehouse import features_fingerprint
-    from reclm.workspace import read_json
+    from reclm.storage.files import read_json
+    from reclm.warehouse.reading import features_fingerprint
 
     workspace = settings.paths
     made = {"profiles": current(workspace), "embeddings": sets.current, "refine": newest_refined(workspace)}
@@ -97,7 +98,7 @@ def _write(
     table: list[dict[str, Any]],
     version: str,
 ) -> None:
-    from reclm.dbt_sources import write_rows
+    from reclm.warehouse.sources import write_rows
 
     ((as_of,),) = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = 'final'").fetchall()
     about = {

@@ -18,8 +18,8 @@ from reclm.health.measured import Measured
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from reclm.operations_settings import HealthSettings
-    from reclm.settings import Settings
+    from reclm.settings.operations import HealthSettings
+    from reclm.settings.tree import Settings
 
 DAY = 86_400_000_000
 """Microseconds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reclm.operations_settings import HealthSettings
+    from reclm.settings.operations import HealthSettings
 
 BREACHES = ("warn", "fail")
 NOTHING = "Nothing to do."

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.health.measured import Measured
-from reclm.workspace import Workspace
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from reclm.operations_settings import HealthSettings
-    from reclm.settings import Settings
+    from reclm.settings.operations import HealthSettings
+    from reclm.settings.tree import Settings
 
 KINDS = ("user", "item")
 NO_PROFILES = "There are no profiles yet; run `reclm profile`."
@@ -22,7 +22,7 @@ NO_PROFILES = "There are no profiles yet; run `reclm profile`."
 
 def current(workspace: Workspace) -> Artifact | None:
     """The profiles that the warehouse shows, else the newest, None when there are none."""
-    from reclm.profiles.engine import current_profiles
+    from reclm.warehouse.sources import current_profiles
 
     return current_profiles(workspace) if artifacts.all_of(workspace, "profiles") else None
 

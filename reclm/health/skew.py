@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from reclm.features import online, store
 from reclm.features.checks import TIMESTAMP, ViewSchema, newest, stamped
 from reclm.health.measured import Measured
-from reclm.workspace import read_json
+from reclm.storage.files import read_json
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 NAME = "train_serve_skew"
 REMEDY = (

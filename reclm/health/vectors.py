@@ -1,6 +1,6 @@
 """The vectors of texts: the current profiles and item texts come in, checks of their lengths and of their drift go out.
 
-A text's vector may stand in any artifact of the encoder (`reclm.profiles.embed`), so all shards of the encoder are gone
+A text's vector may stand in any artifact of the encoder (`reclm.generation.embeddings`), so all shards of the encoder are gone
 through once, one at a time.
 """
 
@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.health.measured import Measured
 from reclm.health.profiles import KINDS
-from reclm.workspace import Workspace
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 NO_VECTORS = "There are no embeddings yet; run `reclm profile`."
 OF_PROFILES = (
@@ -73,7 +73,7 @@ class Pile:
 
 def chosen(workspace: Workspace) -> Sets:
     """Which embeddings are looked at."""
-    from reclm.dbt_sources import current_versions
+    from reclm.warehouse.sources import current_versions
 
     found = artifacts.all_of(workspace, "embeddings")
     if not found:

@@ -15,8 +15,8 @@ from reclm.errors import InputError
 from reclm.ingest import assigned, columns, demo, mind, movielens
 from reclm.ingest.files import stem_of, tables_in
 from reclm.ingest.landing import Plan, land
-from reclm.settings import Settings
-from reclm.workspace import read_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json
 
 DEMO = "demo"
 IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {

@@ -13,7 +13,7 @@ from reclm.errors import InputError
 from reclm.ingest.columns import find_files, item_batch, log_batch, user_batch
 from reclm.ingest.files import LogFile, quote_name, stem_of, tables_in
 from reclm.ingest.landing import Plan
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 SPLIT_FILES = {"train": "train", "valid": "valid", "test": "test", "test_full_shot": "test"}
 FLAGS = ("zero_shot", "full_shot_candidate", "in_train", "in_test", "in_zero_shot")

@@ -17,7 +17,8 @@ from reclm.ingest.files import KINDS, LogFile, stem_of, suffix_of, tables_in
 from reclm.ingest.landing import Batch, Plan, SplitMode
 from reclm.ingest.mapping import as_text, categories, find_column, joined_text
 from reclm.progress import say
-from reclm.settings import DataSettings, Settings
+from reclm.settings.data import DataSettings
+from reclm.settings.tree import Settings
 
 LOG_NAMES = "interactions events ratings reviews log clicks views orders purchases transactions plays behaviors"
 ITEM_NAMES = "items products movies articles books songs tracks catalog catalogue news games"

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from reclm.artifacts import content_hash
 from reclm.ingest.demo_text import INTERESTS_EACH, KINDS_EACH, departments, interests, write_items
 from reclm.ingest.files import quote_text
 from reclm.ingest.landing import Batch, Plan, Table
-from reclm.settings import DemoSettings, Settings
+from reclm.settings.data import DemoSettings
+from reclm.settings.tree import Settings
+from reclm.storage.artifacts import content_hash
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

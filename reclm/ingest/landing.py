@@ -17,12 +17,13 @@ from typing import Any, Literal, Protocol
 import duckdb
 from filelock import FileLock
 
-from reclm.artifacts import content_hash
 from reclm.errors import InputError, WorkspaceError
 from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_line_ends
 from reclm.progress import say, track
-from reclm.settings import Settings
-from reclm.workspace import Workspace, read_json, write_json
+from reclm.settings.tree import Settings
+from reclm.storage.artifacts import content_hash
+from reclm.storage.files import read_json, write_json
+from reclm.storage.workspace import Workspace
 
 Table = Literal["interactions", "items", "users"]
 SplitMode = Literal["temporal", "assigned"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from reclm.errors import InputError
 from reclm.ingest.files import LogFile
 from reclm.ingest.landing import Batch, Plan
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
 BEHAVIOR_NAMES = ("impression_id", "user_id", "time", "history", "impressions")

@@ -11,7 +11,7 @@ from pathlib import Path
 from reclm.errors import InputError
 from reclm.ingest.files import LogFile
 from reclm.ingest.landing import Batch, Plan
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
 
 LIKE = 4.0
 GENRES_100K = (

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reclm import runs
-from reclm.artifacts import Artifact
 from reclm.maintenance import leftovers, retention
 from reclm.maintenance.leftovers import Leftover, discard, size_of
 from reclm.progress import say, track
+from reclm.storage import runs
+from reclm.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 __all__ = ["Plan", "maintain", "plan"]
 
@@ -49,7 +49,7 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     process that was at work: then nothing was touched. A `dry_run` tells the same, takes no lock and writes nothing.
     Waits for a build that is under way. Raises WorkspaceError when the feature store cannot be asked to drop vectors.
     """
-    from reclm.warehouse import only_writer
+    from reclm.warehouse.sources import only_writer
 
     if dry_run:
         chosen = plan(settings)

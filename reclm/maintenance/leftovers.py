@@ -11,14 +11,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.maintenance.retention import parents_of
 from reclm.progress import say
-from reclm.workspace import Workspace, read_json
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 KINDS = ("drafts", "external_builds", "temporary_files", "run_records")
 AGE = timedelta(days=1)

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow.parquet as pq
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
-from reclm.workspace import read_json
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.files import read_json
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -88,7 +88,7 @@ def with_line(keys: Iterable[Key], stored: Stored) -> set[Key]:
 
 def in_use(settings: Settings, stored: Stored) -> set[Key]:
     """What something stands on now, without its line."""
-    from reclm.dbt_sources import current_versions
+    from reclm.warehouse.sources import current_versions
 
     workspace = settings.paths
     used = {("backbone", version) for version in champions(settings)}
@@ -113,8 +113,8 @@ def champions(settings: Settings) -> list[str]:
 
 def _language_models(settings: Settings, stored: Stored) -> set[Key]:
     """Of each kind the newest, and the one that the next run would take up by these settings."""
-    from reclm.llm.choice import preferred
-    from reclm.warehouse import features_fingerprint
+    from reclm.llm.lineage import preferred
+    from reclm.warehouse.reading import features_fingerprint
 
     warehouse = features_fingerprint(settings) if settings.paths.current_build.exists() else ""
     used: set[Key] = set()
@@ -169,7 +169,7 @@ def _answers(artifact: Artifact) -> set[Key]:
 
 def _vectors_in_use(settings: Settings, kept: list[Artifact], rest: list[Artifact]) -> list[Artifact]:
     """Embeddings artifacts of `rest` that hold the vector of a text of kept profiles or of an item."""
-    from reclm.profiles.embed import model_name
+    from reclm.text.encoder import model_name
 
     current = (a for a in kept if a.kind == "embeddings")
     encoders = {model_name(settings.embedding)} | {str(a.manifest["parameters"]["model"]) for a in current}
@@ -196,8 +196,8 @@ def _hashes(artifact: Artifact) -> set[str]:
 
 def _texts(settings: Settings, kept: list[Artifact]) -> set[str]:
     """Hashes of every text that kept profiles and the items of the warehouse have."""
-    from reclm import warehouse
-    from reclm.profiles.embed import text_hash
+    from reclm.text.encoder import text_hash
+    from reclm.warehouse.reading import connect
 
     texts = {
         row[0]
@@ -207,7 +207,7 @@ def _texts(settings: Settings, kept: list[Artifact]) -> set[str]:
         for row in _pairs(artifact.path / file, "profile", "parse_status")
     }
     if settings.paths.warehouse.exists():
-        with closing(warehouse.connect(settings)) as connection:
+        with closing(connect(settings)) as connection:
             texts |= {row[0] for row in connection.execute("select full_text from dim_items").fetchall()}
     return {text_hash(text) for text in texts if text}
 

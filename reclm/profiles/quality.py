@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reclm.profiles import grammar
-from reclm.profiles.knowledge import Catalogue, Knowledge
+from reclm.profiles.snapshot_data import Catalogue, SnapshotData
 from reclm.profiles.terms import words_of
 
 Kind = Literal["user", "item"]
@@ -81,7 +81,7 @@ class Profiles:
 
 
 def measure(
-    profiles: Profiles, knowledge: Knowledge, truth: Path | None, seed: int
+    profiles: Profiles, knowledge: SnapshotData, truth: Path | None, seed: int
 ) -> list[dict[str, str | float | int]]:
     """Rows (snapshot, kind, severity, metric, value, n) of one kind of profiles; `truth` is the folder of the truth."""
     metrics = {
@@ -143,7 +143,7 @@ def _profile_words(text: str) -> list[str]:
     return [*chain.from_iterable(words), *pairs]
 
 
-def _support(profiles: Profiles, knowledge: Knowledge) -> dict[str, NDArray[np.float64]]:
+def _support(profiles: Profiles, knowledge: SnapshotData) -> dict[str, NDArray[np.float64]]:
     phrases, pairs = _incidence(profiles.interests)
     vocabulary = {word: column for column, word in enumerate(sorted(set(chain.from_iterable(map(_words, phrases)))))}
     in_phrase = _binary([[vocabulary[word] for word in _words(phrase)] for phrase in phrases], len(vocabulary))

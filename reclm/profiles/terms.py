@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reclm.profiles.grammar import clean_phrase, strip_markup
-from reclm.profiles.knowledge import Catalogue
+from reclm.profiles.snapshot_data import Catalogue
 
 CATEGORY_SHARE = 0.7
 """Share of an item's weight that its categories carry when it has categories and text."""

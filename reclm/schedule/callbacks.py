@@ -29,7 +29,7 @@ def deadline_missed(context: Mapping[str, Any] | None = None, **kwargs: Any) -> 
 
 
 def _tell(event: str, **about: Any) -> None:
-    from reclm.settings import load
+    from reclm.settings.loading import load
 
     settings = load([]).schedule
     message = {"event": event, **{key: value for key, value in about.items() if value is not None}}

@@ -13,8 +13,8 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from reclm.errors import HealthError
-from reclm.operations_settings import ScheduleSettings
 from reclm.schedule import callbacks, tasks
+from reclm.settings.operations import ScheduleSettings
 
 FEATURES = Asset("reclm_features", uri="reclm://features", group="reclm")
 TUNING_DUE = Asset("reclm_tuning_due", uri="reclm://tuning-due", group="reclm")
@@ -49,7 +49,7 @@ DRY_RUN = {"dry_run": Param(False, type="boolean", description="Only say what wo
 @lru_cache(maxsize=1)
 def schedule() -> ScheduleSettings:
     """The section `schedule` of this deployment's settings."""
-    from reclm.settings import load
+    from reclm.settings.loading import load
 
     return load([]).schedule
 

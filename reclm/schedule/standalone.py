@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reclm.errors import ReclmError
-from reclm.workspace import in_repository
+from reclm.storage.workspace import in_repository
 
 PATIENCE = 10.0
 GENERATED = {"AIRFLOW__API_AUTH__JWT_SECRET": 32, "AIRFLOW__API__SECRET_KEY": 32}
@@ -111,7 +111,7 @@ def _signal(group: int, number: int) -> bool:
 
 def main() -> None:
     """The command line."""
-    from reclm.settings import load
+    from reclm.settings.loading import load
 
     parser = argparse.ArgumentParser(prog="python -m reclm.schedule.standalone", description=__doc__)
     parser.add_argument("--workspace", type=Path, help="data set [default: RECLM_WORKSPACE, else ./workspace]")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from reclm.artifacts import Artifact
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
+    from reclm.storage.artifacts import Artifact
 
 Params = Mapping[str, Any]
 Result = dict[str, Any]
@@ -26,24 +26,25 @@ def load(params: Params) -> Settings:
     """The settings of this deployment (file, environment) with what the run's parameters override."""
     import os
 
-    from reclm import settings
+    from reclm.settings.loading import load
+    from reclm.settings.machine import bound_libraries
 
     given = {key: value for key, value in (params.get("settings") or {}).items() if value is not None}
     flags = [f"{key}={json.dumps(v) if isinstance(v, list) else v}" for key, v in given.items()]
     if params.get("as_of"):
         flags.append(f"data.as_of={params['as_of']}")
     workspace = params.get("workspace")
-    loaded = settings.load(flags, workspace=Path(workspace) if workspace else None)
-    settings.bound_libraries(loaded)
+    loaded = load(flags, workspace=Path(workspace) if workspace else None)
+    bound_libraries(loaded)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
     return loaded
 
 
 def as_built(params: Params) -> Settings:
     """The same, with the moment of knowledge of the build that stands: what follows a build knows what it knows."""
-    from reclm import warehouse
+    from reclm.warehouse.reading import as_built
 
-    return warehouse.as_built(load({**params, "as_of": None}))
+    return as_built(load({**params, "as_of": None}))
 
 
 def inbox(settings: Settings) -> Path:
@@ -70,7 +71,7 @@ def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
 
 
 def _batches(settings: Settings) -> set[tuple[str, str]]:
-    from reclm.workspace import read_json
+    from reclm.storage.files import read_json
 
     if not settings.paths.dataset.exists():
         return set()
@@ -103,9 +104,9 @@ def features(params: Params, logical_date: datetime | None) -> Result:
 def _sizes(settings: Settings) -> Result:
     from contextlib import closing
 
-    from reclm import warehouse
+    from reclm.warehouse.reading import connect
 
-    with closing(warehouse.connect(settings)) as connection:
+    with closing(connect(settings)) as connection:
         found = connection.execute(
             "select (select count(*) from dim_users), (select count(*) from dim_items), "
             "(select count(*) from fct_known_interactions where snapshot = 'final'), "
@@ -127,10 +128,10 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     """`reason`: why the language model should be tuned now; empty: no reason."""
     from reclm import stages
     from reclm.errors import WorkspaceError
-    from reclm.profiles.engine import warehouse_fingerprint
-    from reclm.profiles.language import newest_model
+    from reclm.generation.writer import newest_model
+    from reclm.warehouse.reading import warehouse_fingerprint
 
-    settings, reason = stages.with_words(as_built(params)), ""
+    settings, reason = stages.fall_back_to_keywords(as_built(params)), ""
     if settings.profiles.engine in stages.LEARNING_ENGINES:
         try:
             newest_model(settings, warehouse_fingerprint(settings.paths))
@@ -147,7 +148,7 @@ def why_not_tune(params: Params) -> str:
     settings = as_built(params)
     if not settings.paths.current_build.exists():
         return "nothing has been built yet"
-    if stages.with_words(settings).profiles.engine not in stages.LEARNING_ENGINES:
+    if stages.fall_back_to_keywords(settings).profiles.engine not in stages.LEARNING_ENGINES:
         return "profiles are not written by a model that is tuned here"
     return ""
 
@@ -185,7 +186,7 @@ def profiles(params: Params) -> Result:
     """Profiles of what is new or changed, scored and embedded, and their tables."""
     from reclm import stages
 
-    settings = stages.with_words(as_built(params))
+    settings = stages.fall_back_to_keywords(as_built(params))
     written, embedded = stages.profile(settings)
     return {"version": written.version, "embeddings": embedded.version, **_plain(written.metrics)}
 
@@ -223,7 +224,8 @@ def evaluate(params: Params, versions: Sequence[str]) -> Result:
 
 def promote(params: Params, versions: Sequence[str], approved: bool | None = None) -> Result:
     """The promotion policy; `approved` is a person's word where settings ask for one."""
-    from reclm import champion, stages
+    from reclm import stages
+    from reclm.promotion import champion
 
     settings = as_built(params)
     decided = stages.promote(settings, _backbones(settings, versions), approved=approved)
@@ -239,7 +241,7 @@ def report(params: Params) -> Result:
 
 
 def _backbones(settings: Settings, versions: Sequence[str]) -> list[Artifact]:
-    from reclm import artifacts
+    from reclm.storage import artifacts
 
     return [artifacts.load(settings.paths, "backbone", version) for version in versions]
 
@@ -252,7 +254,7 @@ def cold_items(params: Params) -> Result:
     if not settings.paths.champion.exists():
         return {"added": 0, "waiting": "nothing has been promoted yet"}
     ingest(params, only="items")  # what people did waits for reclm_features
-    return stages.cold_items(stages.with_words(settings))
+    return stages.cold_items(stages.fall_back_to_keywords(settings))
 
 
 def maintain(params: Params) -> Result:

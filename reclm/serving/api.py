@@ -47,7 +47,7 @@ from reclm.serving.schemas import (
 from reclm.serving.search import Search
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 
 def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
@@ -77,8 +77,8 @@ class Service:
 
 def create(settings: Settings) -> FastAPI:
     """The application. Raises ReclmError where there is no champion, or the feature store was never filled."""
-    from reclm import __version__
     from reclm.serving import pages
+    from reclm.storage.version import VERSION
 
     service = Service(settings)
     service.holder.start()
@@ -96,7 +96,7 @@ def create(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="reclm",
-        version=__version__,
+        version=VERSION,
         description="Recommendations that know who people are and what things are for.",
         lifespan=lifespan,
         docs_url=None,

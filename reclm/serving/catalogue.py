@@ -20,7 +20,7 @@ from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 Matrix = NDArray[np.float32]
 
@@ -60,13 +60,13 @@ class Catalogue:
 
 def load(settings: Settings, item_ids: Sequence[str]) -> Catalogue:
     """The catalogue of these items, from what is published now."""
-    from reclm import warehouse
+    from reclm.warehouse.reading import connect
 
     position = {item: row for row, item in enumerate(item_ids)}
     n = len(position)
     titles, created = [""] * n, np.full(n, np.datetime64("NaT", "us"))
     categories: list[tuple[str, ...]] = [()] * n
-    with closing(warehouse.connect(settings)) as connection:
+    with closing(connect(settings)) as connection:
         about = connection.execute("select item_id, title, categories, epoch_us(created_ts) from dim_items")
         while batch := about.fetchmany(10_000):
             for item, title, names, made in batch:

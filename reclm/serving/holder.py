@@ -14,14 +14,14 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from reclm import champion
 from reclm.errors import ArtifactError, ReclmError
+from reclm.promotion import champion
 from reclm.serving import index as indexes
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
 
 if TYPE_CHECKING:
     from reclm.serving.index import Index
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 log = logging.getLogger("reclm.serve")
 Stamp = tuple[object, ...]

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm import artifacts, champion
-from reclm.candidates import with_new_items
+from reclm.backbones.ranking import NO_ITEM, top_k
 from reclm.errors import ArtifactError, WorkspaceError
-from reclm.evaluation.ranking import NO_ITEM, top_k
+from reclm.promotion import champion
+from reclm.promotion.new_items import with_new_items
 from reclm.serving import catalogue
 from reclm.serving.catalogue import Catalogue
+from reclm.storage import artifacts
 
 if TYPE_CHECKING:
     from reclm.backbones import Backbone
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 SAMPLE, SAMPLE_K = 200, 20
 TRIALS = 5

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reclm.errors import InputError
-from reclm.locks import alone
-from reclm.workspace import read_json
+from reclm.storage.files import read_json
+from reclm.storage.locks import alone
 
 if TYPE_CHECKING:
-    from reclm.workspace import Workspace
+    from reclm.storage.workspace import Workspace
 
 Scope = Literal["read", "admin"]
 PREFIX = "reclm_"

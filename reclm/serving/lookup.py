@@ -22,7 +22,7 @@ from reclm.serving.metrics import STORE_AWAY, STORE_SECONDS
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
     from reclm.features.store import Store
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 MOST_AT_ONCE = 64
 log = logging.getLogger("reclm.serve")

@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reclm.workspace import read_json
+from reclm.storage.files import read_json
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 Row = dict[str, Any]
 MOST_HISTORY, MOST_NEIGHBOURS, MOST_PEOPLE, MOST_BARS = 40, 10, 12, 8
@@ -131,9 +131,9 @@ def _profiles(kind: str) -> str:
 
 @contextmanager
 def _asking(settings: Settings) -> Iterator[Any]:
-    from reclm import warehouse
+    from reclm.warehouse.reading import connect
 
-    with closing(warehouse.connect(settings)) as connection:
+    with closing(connect(settings)) as connection:
         yield lambda query, *values: _rows(connection, query, values)
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.evaluation.ranking import NO_ITEM, top_k
+from reclm.backbones.ranking import NO_ITEM, top_k
 
 if TYPE_CHECKING:
     from reclm.serving.index import Index
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 
 class Search:
@@ -41,7 +41,7 @@ class Search:
             threading.Thread(target=self._load, name="text-encoder", daemon=True).start()
 
     def _load(self) -> None:
-        from reclm.profiles.embed import load_encoder
+        from reclm.text.encoder import load_encoder
 
         try:
             self._encode = load_encoder(self.settings)

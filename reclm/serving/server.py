@@ -12,7 +12,7 @@ from reclm.serving.gate import is_loopback
 from reclm.serving.keys import Keys
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
+    from reclm.settings.tree import Settings
 
 GRACE_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75  # of a connection on which nothing is asked

@@ -18,7 +18,7 @@ from e2e.conftest import SHOP
 from integration import pipeline, served
 from playwright.sync_api import Browser, Page, expect
 
-from reclm.workspace import Workspace
+from reclm.storage.workspace import Workspace
 
 pytestmark = pytest.mark.full
 PHONE = {"width": 360, "height": 740}

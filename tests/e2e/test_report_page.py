@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from reclm.workspace import Workspace
+from reclm.storage.workspace import Workspace
 
 
 @pytest.mark.full

@@ -22,8 +22,8 @@ from integration.servers import free_port
 
 from reclm.ingest import ingest
 from reclm.schedule import standalone
-from reclm.settings import load
-from reclm.workspace import Workspace
+from reclm.settings.loading import load
+from reclm.storage.workspace import Workspace
 
 SHOP = {
     "demo.users": 160,

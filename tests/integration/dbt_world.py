@@ -14,9 +14,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reclm.settings import Settings
-from reclm.warehouse import project
-from reclm.workspace import Workspace, write_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
+from reclm.storage.workspace import Workspace
+from reclm.warehouse.sources import project
 
 COLUMNS = {
     "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),

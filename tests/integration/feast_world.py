@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm.settings import Settings
-from reclm.workspace import write_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
 
 T1, T2, T3 = (datetime(2000, 1, day, tzinfo=UTC) for day in (2, 3, 4))
 DIMENSION = 384

@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from reclm.workspace import Workspace, read_json
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
 
 SMALL_SHOP = (
     "demo.users=160",

@@ -15,14 +15,16 @@ from integration import feast_world as fw
 from numpy.typing import NDArray
 from unit import backbones_world as bw
 
-from reclm import artifacts, champion
-from reclm.artifacts import Artifact
 from reclm.backbones import create
 from reclm.dataset import TrainingData
 from reclm.features.publish import publish
+from reclm.promotion import champion
 from reclm.serving.api import create as create_app
-from reclm.settings import Settings, load
-from reclm.workspace import write_json
+from reclm.settings.loading import load
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_json
 
 AS_OF = fw.T2
 EVIL = "<script>alert('&')</script>"

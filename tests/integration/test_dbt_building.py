@@ -14,20 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 from integration import dbt_world
 
-from reclm import artifacts, warehouse
 from reclm.errors import BuildError
-from reclm.settings import Settings
-from reclm.workspace import Workspace, read_json
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
+from reclm.warehouse.build import build
+from reclm.warehouse.reading import connect
+from reclm.warehouse.sources import set_current_artifact, set_current_artifacts
 
-BUILD = "import sys, pathlib; from reclm import warehouse; from reclm.settings import Settings; "
-BUILD += "warehouse.build(Settings(workspace=pathlib.Path(sys.argv[1])))"
+BUILD = "import sys, pathlib; from reclm.warehouse.build import build; from reclm.settings.tree import Settings; "
+BUILD += "build(Settings(workspace=pathlib.Path(sys.argv[1])))"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     settings = dbt_world.settings(tmp_path_factory.mktemp("built") / "workspace")
     dbt_world.land(settings.paths, "temporal", has_event_ts=True, interactions=[dbt_world.good_log()])
-    warehouse.build(settings)
+    build(settings)
     return settings.paths
 
 
@@ -39,7 +43,7 @@ def shop(built: Workspace, tmp_path: Path) -> Settings:
 
 
 def count(settings: Settings, table: str) -> int:
-    with warehouse.connect(settings) as connection:
+    with connect(settings) as connection:
         return int(connection.execute(f"select count(*) from {table}").fetchall()[0][0])
 
 
@@ -50,7 +54,7 @@ def models_run(workspace: Workspace) -> set[str]:
 
 def write_profiles(settings: Settings, text: str, kind: str = "user") -> str:
     """A `profiles` artifact with one profile of every user at both snapshots, and a quality row about `kind`."""
-    with warehouse.connect(settings) as connection:
+    with connect(settings) as connection:
         about = connection.execute(
             "select user_id, snapshot, as_of from dim_users, int_snapshots order by all"
         ).fetchall()
@@ -69,7 +73,7 @@ def write_profiles(settings: Settings, text: str, kind: str = "user") -> str:
             "value": 1.0,
         }
         pq.write_table(pa.Table.from_pylist([{**quality, "n": 1}]), draft.path / "quality.parquet")
-    warehouse.set_current_artifact(settings.paths, "profiles", version)
+    set_current_artifact(settings.paths, "profiles", version)
     return version
 
 
@@ -92,7 +96,7 @@ def write_embeddings(settings: Settings, text: str) -> None:
             }
         )
         pq.write_table(pa.Table.from_pylist([row], schema=schema), draft.path / "vectors-00000.parquet")
-    warehouse.set_current_artifact(settings.paths, "embeddings", artifacts.version_of("embeddings", {"model": "m"}, {}))
+    set_current_artifact(settings.paths, "embeddings", artifacts.version_of("embeddings", {"model": "m"}, {}))
 
 
 class TestTheMomentOfKnowledge:
@@ -117,13 +121,13 @@ class TestTheMomentOfKnowledge:
             interactions=[sorted(log, key=lambda row: row not in past)],
             items=[items],
         )
-        builds = [warehouse.build(settings) for settings in (then, now)]
+        builds = [build(settings) for settings in (then, now)]
         assert builds[0]["features_fingerprint"] == builds[1]["features_fingerprint"]
         found = [dbt_world.tables(settings.paths.warehouse) for settings in (then, now)]
         landed = {"stg_parameters", "stg_batches", "base_interactions"}
         for name in found[0].keys() - landed:
             assert found[0][name] == found[1][name], name
-        with warehouse.connect(now) as connection:
+        with connect(now) as connection:
             pending = connection.execute("select count(*) from base_interactions where status = 'pending'").fetchall()
         assert pending == [(len(log) - len(past),)]
 
@@ -135,12 +139,12 @@ class TestArtifactsArrive:
         old = write_profiles(shop, "User identity: nobody; User interests: nothing")
         new = write_profiles(shop, text)
         write_embeddings(shop, text)
-        after = warehouse.build(shop, "profiles")
+        after = build(shop, "profiles")
         assert not after["reused"]
         assert "base_interactions" not in models_run(shop.paths)
         assert after["features_fingerprint"] == before["features_fingerprint"]
         n_users = count(shop, "dim_users")
-        with warehouse.connect(shop) as connection:
+        with connect(shop) as connection:
             versions = connection.execute("select version, count(*) from fct_user_profiles group by all").fetchall()
             current = connection.execute(
                 "select distinct version, snapshot, identity, interests, quality, has_embedding from dim_user_profiles"
@@ -155,7 +159,7 @@ class TestArtifactsArrive:
         assert (
             pq.read_schema(external / "feast_user_profile.parquet").field("embedding").type.value_type == pa.float32()
         )
-        assert warehouse.build(shop)["reused"]
+        assert build(shop)["reused"]
 
 
 class TestFailure:
@@ -163,12 +167,12 @@ class TestFailure:
         published, current = shop.paths.warehouse.read_bytes(), read_json(shop.paths.current_build)
         version = write_profiles(shop, "User identity: a; User interests: b", kind="planet")
         with pytest.raises(BuildError, match="accepted_values_fct_profile_quality_kind"):
-            warehouse.build(shop)
+            build(shop)
         assert shop.paths.warehouse.read_bytes() == published
         assert read_json(shop.paths.current_build) == current
         shutil.rmtree(shop.paths.artifacts / "profiles" / version)
-        warehouse.set_current_artifacts(shop.paths, "profiles", [])
-        assert not warehouse.build(shop)["reused"]
+        set_current_artifacts(shop.paths, "profiles", [])
+        assert not build(shop)["reused"]
         assert "base_interactions" in models_run(shop.paths)
         assert [path.name for path in shop.paths.build_database.parent.glob("*.json")] == ["current.json"]
 
@@ -186,13 +190,13 @@ class TestKilled:
         process.kill()
         process.wait()
         assert not victim.paths.warehouse.exists() and victim.paths.build_database.exists()
-        warehouse.build(victim)
+        build(victim)
         expected, found = dbt_world.tables(built.warehouse), dbt_world.tables(victim.paths.warehouse)
         assert [name for name in expected if found[name] != expected[name]] == []
         assert set(found) == set(expected)
 
     def test_dbt_ends_when_the_process_that_started_it_is_gone(self, shop: Settings) -> None:
-        command = [sys.executable, "-m", "reclm.dbt_process", "--version"]
+        command = [sys.executable, "-m", "reclm.warehouse.dbt", "--version"]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         assert child.wait(timeout=60) == 1
 
@@ -210,8 +214,8 @@ class TestALogOfTwoColumns:
         return settings
 
     def test_it_is_enough_to_build_and_a_valid_slice_is_set_aside(self, bare_log: Settings) -> None:
-        warehouse.build(bare_log)
-        with warehouse.connect(bare_log) as connection:
+        build(bare_log)
+        with connect(bare_log) as connection:
             splits = dict(connection.execute("select split, count(*) from int_interactions group by all").fetchall())
             order = connection.execute("select item_id from dim_items order by item_index").fetchall()
             least = connection.execute(
@@ -234,4 +238,4 @@ class TestALogOfTwoColumns:
     def test_the_sparse_regime_without_marked_rows_is_refused(self, bare_log: Settings) -> None:
         sparse = dbt_world.settings(bare_log.workspace, seed=3, data={"regime": "sparse"})
         with pytest.raises(BuildError, match="the_sparse_regime_has_rows"):
-            warehouse.build(sparse)
+            build(sparse)

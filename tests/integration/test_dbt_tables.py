@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from integration import dbt_world
 
-from reclm import stages, warehouse
+from reclm import stages
 from reclm.errors import HealthError
-from reclm.operations_settings import CHECKS
-from reclm.workspace import Workspace, read_json
+from reclm.settings.operations import CHECKS
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
+from reclm.warehouse.build import build, docs
+from reclm.warehouse.reading import connect
+from reclm.warehouse.sources import prepare_sources, write_parameters
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -25,14 +29,14 @@ Query = Callable[[str], list[tuple[Any, ...]]]
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     settings = dbt_world.settings(tmp_path_factory.mktemp('shop\'s "own" folder') / "workspace")
     dbt_world.land_shop(settings.paths)
-    warehouse.build(settings)
+    build(settings)
     return settings.paths
 
 
 @pytest.fixture
 def query(shop: Workspace) -> Query:
     def run(sql: str) -> list[tuple[Any, ...]]:
-        with warehouse.connect(dbt_world.settings(shop.root)) as connection:
+        with connect(dbt_world.settings(shop.root)) as connection:
             return connection.execute(sql).fetchall()
 
     return run
@@ -114,8 +118,8 @@ class TestNeighbours:
     def test_two_builds_agree_to_the_last_digit(self, shop: Workspace, tmp_path: Path) -> None:
         again = dbt_world.settings(tmp_path / "again")
         shutil.copytree(shop.landing, again.paths.landing)
-        warehouse.write_parameters(again)
-        warehouse.prepare_sources(again.paths)
+        write_parameters(again)
+        prepare_sources(again.paths)
         built = dbt_world.dbt(again.paths, "build")
         assert built.returncode == 0, built.stdout[-3000:]
         assert "unit_test.reclm" in (again.paths.root / "warehouse" / "dbt" / "bare" / "run_results.json").read_text()
@@ -153,7 +157,7 @@ class TestHealth:
         )
         with pytest.raises(HealthError, match="volume of interactions is"):
             stages.check_health(settings)
-        with warehouse.connect(settings) as connection:
+        with connect(settings) as connection:
             found = connection.execute("select name, status, lower_bound, value > 0, advice from fct_health").fetchall()
         assert {row[0] for row in found} == set(CHECKS)
         (volume,) = [row for row in found if row[0] == "volume"]
@@ -172,7 +176,7 @@ class TestDescriptions:
         assert bare == []
 
     def test_the_documentation_site_is_made_without_a_network(self, shop: Workspace) -> None:
-        page = warehouse.docs(dbt_world.settings(shop.root))
+        page = docs(dbt_world.settings(shop.root))
         catalog = read_json(page.with_name("catalog.json"))["nodes"]
         manifest = read_json(page.with_name("manifest.json"))
         assert page.stat().st_size > 1_000_000

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from integration import dbt_world
 
-from reclm import warehouse
-from reclm.dbt_sources import project
-from reclm.llm.facts import load_dialogues, load_item_facts, load_user_facts
-from reclm.llm.prompts import profile_request
+from reclm.llm.prompts.facts import load_dialogues, load_item_facts, load_user_facts
+from reclm.llm.prompts.messages import profile_request
+from reclm.warehouse.build import build
+from reclm.warehouse.reading import connect
+from reclm.warehouse.sources import project
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -35,8 +36,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCo
     items = [{**item, "title": HOSTILE.get(str(item["item_id"]), item["title"])} for item in dbt_world.good_items()]
     items[3]["text"] = "short"
     dbt_world.land(settings.paths, "temporal", has_event_ts=True, interactions=[dbt_world.good_log()], items=[items])
-    warehouse.build(settings, phase="features")
-    with warehouse.connect(settings) as connection:
+    build(settings, phase="features")
+    with connect(settings) as connection:
         yield connection
 
 

@@ -17,10 +17,12 @@ import duckdb
 import pytest
 from integration import pipeline
 
-from reclm import analysts, artifacts
 from reclm.errors import ModelError
-from reclm.settings import load
-from reclm.workspace import Workspace, read_json
+from reclm.settings.loading import load
+from reclm.storage import artifacts
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
+from reclm.warehouse import sql as analysts
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def at_work(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list
             assert parent.poll() is None, parent.communicate()[1]
             time.sleep(0.02)
         pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-        children = [pid for pid in pids if "reclm.backbones.at_once" in words_of(pid) and parent_of(pid) == parent.pid]
+        children = [pid for pid in pids if "reclm.training.pool" in words_of(pid) and parent_of(pid) == parent.pid]
         assert len(children) == 2
         yield parent, children
     finally:

@@ -12,11 +12,11 @@ import pytest
 from integration import feast_world as world
 from integration.feast_world import T1, T2, T3, vector
 
-from reclm import settings as settings_tree
 from reclm.errors import WorkspaceError
 from reclm.features import publish, store
 from reclm.features.frame import load_training_data
-from reclm.settings import Settings
+from reclm.settings.loading import load
+from reclm.settings.tree import Settings
 
 KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), ("final", "ü'3", "i2")]
 
@@ -24,7 +24,7 @@ KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), (
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A workspace whose warehouse knows four users and three items, their order in the tables turned around."""
-    made = settings_tree.load([], workspace=tmp_path / "ws", environment={})
+    made = load([], workspace=tmp_path / "ws", environment={})
     world.write_warehouse(made, world.USERS[::-1], world.ITEMS, KNOWN)
     return made
 

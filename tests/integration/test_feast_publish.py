@@ -15,10 +15,10 @@ from integration import feast_world as world
 from integration import servers
 from integration.feast_world import T1, T2, T3
 
-from reclm import settings as settings_tree
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import fused, online, online_writer, publish, store
-from reclm.settings import Settings
+from reclm.settings.loading import load
+from reclm.settings.tree import Settings
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
         port = request.getfixturevalue("redis_port")
         flags.append(f"feast.redis_url=127.0.0.1:{port},db=3")
         _redis(port).flushall()
-    return settings_tree.load(flags, workspace=tmp_path / "ws", environment={})
+    return load(flags, workspace=tmp_path / "ws", environment={})
 
 
 def _redis(port: int) -> Any:
@@ -435,8 +435,7 @@ class TestRedis:
     def test_two_workspaces_cannot_share_one_database(self, redis_port: int, tmp_path: Path) -> None:
         _redis(redis_port).flushall()
         one, two = (
-            settings_tree.load(self.flags(redis_port, 3), workspace=tmp_path / name, environment={})
-            for name in ("one", "two")
+            load(self.flags(redis_port, 3), workspace=tmp_path / name, environment={}) for name in ("one", "two")
         )
         _publish(one, world.marts())
         with pytest.raises(PublishError, match="holds the features of another workspace"):
@@ -445,16 +444,16 @@ class TestRedis:
     def test_a_server_that_does_not_answer_is_named_without_its_password(self, tmp_path: Path) -> None:
         flags = ["feast.online_store=redis", "feast.redis_url=127.0.0.1:1,password=hush"]
         with pytest.raises(WorkspaceError, match=r"redis 127\.0\.0\.1:1 db 0 does not answer") as error:
-            _publish(settings_tree.load(flags, workspace=tmp_path / "ws", environment={}), world.marts())
+            _publish(load(flags, workspace=tmp_path / "ws", environment={}), world.marts())
         assert "hush" not in str(error.value)
 
     def test_going_over_to_redis_publishes_there_and_leaves_no_copy_in_a_file(
         self, redis_port: int, tmp_path: Path
     ) -> None:
         _redis(redis_port).flushall()
-        embedded = settings_tree.load([], workspace=tmp_path / "ws", environment={})
+        embedded = load([], workspace=tmp_path / "ws", environment={})
         _publish(embedded, world.marts())
-        grown = settings_tree.load(self.flags(redis_port, 3), workspace=tmp_path / "ws", environment={})
+        grown = load(self.flags(redis_port, 3), workspace=tmp_path / "ws", environment={})
         assert not publish.publish(grown)["reused"]
         assert _profile(grown, "u1").as_of == T2
         assert not (grown.paths.feast / "online.db").exists()

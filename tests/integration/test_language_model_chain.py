@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from integration import pipeline
 
-from reclm import artifacts
-from reclm.llm.chain import Chain
-from reclm.llm.prompts import ItemFacts
-from reclm.profiles.language import answers_as
-from reclm.settings import load
-from reclm.workspace import Workspace, read_json
+from reclm.generation.writer import answers_as
+from reclm.llm.pipeline import Chain
+from reclm.llm.prompts.messages import ItemFacts
+from reclm.settings.loading import load
+from reclm.storage import artifacts
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
 
 WRITES = {"base": "base", "tune": "sft", "reward": "reward", "refine": "refine", "profile": "profiles"}
 CHAIN = ("teacher", "base", "sft", "reward", "refine", "profiles", "embeddings")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from garbage import write_garbage_log
 
-from reclm import stages, warehouse
-from reclm.settings import Settings
+from reclm import stages
+from reclm.settings.tree import Settings
+from reclm.warehouse.reading import connect
 
 
 @pytest.mark.full
@@ -19,7 +20,7 @@ class TestAMillionRows:
         planted = write_garbage_log(tmp_path / "log", n_rows=1_000_000, share=0.05)
         stages.ingest(settings, tmp_path / "log")
         stages.build(settings, "features")
-        with warehouse.connect(settings) as connection:
+        with connect(settings) as connection:
             found = dict(
                 connection.execute("select reason, count(*) from quarantine_interactions group by 1").fetchall()
             )

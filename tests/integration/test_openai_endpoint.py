@@ -20,10 +20,10 @@ import pytest
 from faulty_endpoint import FAULTS, Server
 from llm_world import dialogues, tiny_base
 
-from reclm.llm.generate.engine import open_engine
-from reclm.llm.generate.write import GenerationRow, Request, generate
-from reclm.llm.prompts import profile_request
-from reclm.settings import Settings
+from reclm.llm.engines.answers import GenerationRow, Request, generate
+from reclm.llm.engines.base import open_engine
+from reclm.llm.prompts.messages import profile_request
+from reclm.settings.tree import Settings
 
 pytestmark = pytest.mark.full
 STARTS_WITHIN = 300.0
@@ -140,6 +140,6 @@ class TestVllmsServer:
 
 
 def ask_hashes() -> list[str]:
-    from reclm.llm.generate.write import prompt_hash
+    from reclm.llm.engines.answers import prompt_hash
 
     return [prompt_hash(request.messages) for request in REQUESTS]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from integration import airflow_world as world
 
-from reclm import artifacts
 from reclm.features.fused import load_fused
-from reclm.recommend import recommend
-from reclm.settings import Settings
-from reclm.workspace import read_json
+from reclm.serving.offline import recommend
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.files import read_json
 
 pytestmark = pytest.mark.timeout(2400)
 

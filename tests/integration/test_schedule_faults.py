@@ -18,10 +18,11 @@ import pytest
 from integration import airflow_world as world
 from integration import servers
 
-from reclm import artifacts
 from reclm.features.fused import load_fused
-from reclm.settings import Settings
-from reclm.workspace import Workspace, read_json
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
@@ -140,7 +141,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         acts["garbage"] = {"tasks": one_day(airflow, shop.day(3) - 2 * world.MINUTE)} | seen(airflow)
 
         known |= shop.drop(airflow.inbox, shop.day(4), shop.day(3), known)
-        killed = threading.Thread(target=world.kill_parent_of, args=("reclm.dbt_process", airflow))
+        killed = threading.Thread(target=world.kill_parent_of, args=("reclm.warehouse.dbt", airflow))
         killed.start()
         acts["killed"] = {"tasks": one_day(airflow, shop.day(3) + world.SECOND)}
         killed.join()

@@ -16,13 +16,13 @@ from integration.serving_world import asked, opened_client
 from scipy import sparse
 from unit import backbones_world as bw
 
-from reclm import artifacts
+from reclm.backbones.ranking import Bound, rank
 from reclm.dataset import EvaluationTask
-from reclm.evaluation.ranking import Bound, rank
 from reclm.features.fused import load_fused
 from reclm.serving import index as indexes
 from reclm.serving.recommender import Wanted, answer
-from reclm.settings import Settings
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
 
 EVERY_BACKBONE = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
 USER = "user 3"

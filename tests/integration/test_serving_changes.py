@@ -17,14 +17,14 @@ from integration import serving_world as world
 from integration.serving_world import asked, opened_client, waited
 from unit import backbones_world as bw
 
-from reclm import artifacts
-from reclm.candidates import add_new_items
 from reclm.errors import InputError
 from reclm.features import online, online_writer
 from reclm.features.store import write_parquet
+from reclm.promotion.new_items import add_new_items
 from reclm.serving import keys
 from reclm.serving.api import create
-from reclm.workspace import write_json
+from reclm.storage import artifacts
+from reclm.storage.files import write_json
 
 USER = "user 3"
 

@@ -21,10 +21,10 @@ sys.path.insert(0, str(TESTS))
 
 from llm_world import dialogues, documents  # noqa: E402
 
-from reclm.llm.generate.engine import Answer, Engine  # noqa: E402
-from reclm.llm.prompts import Message, profile_request  # noqa: E402
+from reclm.llm.engines.base import Answer, Engine  # noqa: E402
+from reclm.llm.prompts.messages import Message, profile_request  # noqa: E402
 from reclm.profiles import grammar  # noqa: E402
-from reclm.settings import Settings  # noqa: E402
+from reclm.settings.tree import Settings  # noqa: E402
 
 PROMPTS: list[list[Message]] = [profile_request(dialogue.facts, "compact") for dialogue in dialogues()]
 GREEDY = {"temperature": 0.0, "seed": 1, "max_tokens": 64, "structured": False}
@@ -37,8 +37,8 @@ def make_models(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
-    from reclm.llm.base import load_model, load_tokenizer
-    from reclm.llm.tiny import Size, train_model, train_tokenizer
+    from reclm.llm.models.base import load_model, load_tokenizer
+    from reclm.llm.models.tiny import Size, train_model, train_tokenizer
 
     tokenizer = train_tokenizer(documents(), 600)
     model = train_model(tokenizer, documents(), Size(64, 2, 2, 192), tokens=300_000, learning_rate=5e-3, seed=1)[0]
@@ -66,8 +66,8 @@ def with_adapter(folder: Path) -> list[str]:
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    from reclm.llm.base import load_tokenizer
-    from reclm.llm.templates import encode
+    from reclm.llm.models.base import load_tokenizer
+    from reclm.llm.prompts.templates import encode
 
     tokenizer = load_tokenizer(folder / "base")
     llm = LLM(
@@ -90,7 +90,7 @@ def with_adapter(folder: Path) -> list[str]:
 
 def in_vllm(folder: Path) -> None:
     """What vLLM says, as JSON in `folder/said.json`."""
-    from reclm.llm.generate.vllm import VllmEngine
+    from reclm.llm.engines.vllm import VllmEngine
 
     said: dict[str, Any] = {}
     for name in ("base", "merged"):
@@ -133,7 +133,7 @@ def said(folder: Path) -> dict[str, Any]:
 
 class TestAgreement:
     def test_greedy_answers_are_those_of_transformers(self, folder: Path, said: dict[str, Any]) -> None:
-        from reclm.llm.generate.transformers import TransformersEngine
+        from reclm.llm.engines.transformers import TransformersEngine
 
         expected = answers(TransformersEngine(Settings(), str(folder / "base")))
         assert len({answer.text for answer in expected}) > 20

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from reclm.dataset import EvaluationTask, TrainingData
-from reclm.settings import Settings, load
+from reclm.settings.loading import load
+from reclm.settings.tree import Settings
 
 CIRCLES, USERS_EACH, WARM_EACH = 3, 8, 8
 ITEMS_EACH = WARM_EACH + 1  # the last of a circle is cold

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.dataset import EvaluationTask, Snapshot, TrainingData
-from reclm.evaluation.tasks import load_tasks
-from reclm.settings import Settings
-from reclm.workspace import write_json
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_json
+from reclm.training.tasks import load_tasks
 
 N_USERS, N_ITEMS, N_COLD = 90, 60, 15
 USER_IDS = np.array([f"u {n:03d} '<b>" for n in range(N_USERS)])

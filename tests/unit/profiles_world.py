@@ -7,17 +7,14 @@ audience of hikers, `void` has neither. Users a, b, c drink coffee, d, e, f hike
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pytest
 
-import reclm
-from reclm.settings import Settings
-from reclm.workspace import write_json
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
 
 ITEMS = {
     "c0": ("Burr grinder", ["Espresso"], "A steel burr grinder for fresh beans."),
@@ -134,10 +131,12 @@ def workspace(
     if not paths.warehouse.exists():
         warehouse(paths.warehouse, texts=texts).close()
     current: dict[str, str] = {}
-    fake = SimpleNamespace(
-        connect=lambda settings: duckdb.connect(str(settings.paths.warehouse), read_only=True),
-        set_current_artifact=lambda workspace, kind, version: current.__setitem__(kind, version),
+    monkeypatch.setattr(
+        "reclm.warehouse.reading.connect",
+        lambda settings: duckdb.connect(str(settings.paths.warehouse), read_only=True),
     )
-    monkeypatch.setattr(reclm, "warehouse", fake, raising=False)
-    monkeypatch.setitem(sys.modules, "reclm.warehouse", fake)
+    monkeypatch.setattr(
+        "reclm.warehouse.sources.set_current_artifact",
+        lambda workspace, kind, version: current.__setitem__(kind, version),
+    )
     return settings, current

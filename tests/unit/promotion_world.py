@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reclm import artifacts, champion, promotion
-from reclm.artifacts import Artifact
-from reclm.evaluation.on_validation import FILE, SCHEMA
-from reclm.settings import Settings
-from reclm.workspace import write_json
+from reclm.promotion import champion
+from reclm.promotion import decisions as promotion
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_json
+from reclm.training.validation import FILE, SCHEMA
 
 N_USERS = 60
 CUT_OFF = "2024-05-01T00:00:00+00:00"

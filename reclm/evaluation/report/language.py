@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm import artifacts
-from reclm.artifacts import Artifact
 from reclm.evaluation.report import language_plots as plots
-from reclm.profiles.engine import current_profiles
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.warehouse.sources import current_profiles
 
 if TYPE_CHECKING:
-    from reclm.settings import Settings
-    from reclm.workspace import Workspace
+    from reclm.settings.tree import Settings
+    from reclm.storage.workspace import Workspace
 
 Row = dict[str, Any]
 STAGES = {"base": "base", "sft": "tuned", "reward": "reward", "refine": "refined"}

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reclm import __version__
 from reclm.evaluation.report import language, plots, sections, sources
 from reclm.evaluation.report.sources import Sources
-from reclm.settings import Settings
-from reclm.workspace import write_atomically
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_atomically
+from reclm.storage.version import VERSION
 
 TEMPLATE = "page.html"
 
@@ -41,7 +41,7 @@ def context(found: Sources, settings: Settings) -> dict[str, Any]:
     metrics = [row["metric"] for row in found.curves if row["snapshot"] == "select" and row["metric"]]
     k = severity["k"]
     return {
-        "version": __version__,
+        "version": VERSION,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "dataset": found.dataset,
         "regime": settings.data.regime,

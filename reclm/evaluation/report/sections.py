@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from reclm.baselines import ANSWERS
+from reclm.backbones.baselines import ANSWERS
 from reclm.evaluation import bands
+from reclm.evaluation.console import Values, collected, shown_columns
 from reclm.evaluation.report import reference
 from reclm.evaluation.report.sources import Sources
-from reclm.evaluation.table import Values, collected, shown_columns
-from reclm.model_settings import BASELINES
+from reclm.settings.recommenders import BASELINES
 
 SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items nobody has touched"}
 HEADLINE_K = 20

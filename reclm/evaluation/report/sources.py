@@ -11,11 +11,12 @@ from typing import Any
 
 import duckdb
 
-from reclm import artifacts, runs, warehouse
-from reclm.artifacts import Artifact
 from reclm.errors import WorkspaceError
-from reclm.settings import Settings
-from reclm.workspace import Workspace
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts, runs
+from reclm.storage.artifacts import Artifact
+from reclm.storage.workspace import Workspace
+from reclm.warehouse.reading import connect
 
 COUNTED = {
     "interactions": "int_interactions",
@@ -54,7 +55,7 @@ class Sources:
 def read(settings: Settings) -> Sources:
     """Reads all of it. Raises WorkspaceError when nothing has been ingested or built."""
     dataset = settings.paths.require_dataset()
-    with warehouse.connect(settings) as connection:
+    with connect(settings) as connection:
         tables = _tables(connection)
         counts = [{"what": what, "rows": _count(connection, tables, source)} for what, source in COUNTED.items()]
         quarantine = _quarantine(connection, tables)

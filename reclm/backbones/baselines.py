@@ -1,0 +1,299 @@
+"""The models every claim is held against: closed-form, deterministic, without profiles.
+
+In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EASE know interactions only and answer the
+full-shot setting; the text baselines reach items nobody has touched and answer both. Everything is a product of the
+user-item matrix with an item-item matrix: the ridge from text to users, whose textbook form has one target per user,
+is solved over the words or over the items, whichever are fewer, so that a hundred thousand users cost nothing.
+
+EASE is Steck (2019, arXiv 1905.03375, eq. 8); item-kNN is the cosine of Sarwar et al. (2001); the text features are
+binary TF x log(N/df) (Salton & Buckley 1988).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from reclm.backbones.ranking import Scorer, metrics_per_user, rank, truth_ranks
+from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData
+from reclm.errors import ModelError
+
+EASE_PENALTY = 100.0
+RIDGE_PENALTY = 10.0
+POPULARITY_PENALTIES = (1.0, 10.0, 100.0)
+MAX_DENSE_ITEMS = 20_000  # an item-item matrix of this width takes 1.6 GB in float32, its inverse in float64 3.2 GB
+BLOCK_ROWS = 2048
+SELECTION_K = 20
+
+FULL_SHOT_ONLY: tuple[EvaluationSetting, ...] = ("full_shot",)
+BOTH: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
+ANSWERS: dict[str, tuple[EvaluationSetting, ...]] = {
+    "random": BOTH,
+    "popularity": FULL_SHOT_ONLY,
+    "predicted_popularity": BOTH,
+    "itemknn": FULL_SHOT_ONLY,
+    "ease": FULL_SHOT_ONLY,
+    "content_cosine": BOTH,
+    "content_knn": BOTH,
+    "ridge": BOTH,
+}
+NEEDS_TEXT = ("predicted_popularity", "content_cosine", "content_knn", "ridge")
+NEEDS_ITEM_MATRIX = ("itemknn", "ease", "content_cosine", "content_knn", "ridge")
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SameForAll:
+    """Every user gets the same scores; `item_scores` is (n_items,)."""
+
+    item_scores: NDArray[np.float32]
+
+    def score(self, users: Rows) -> NDArray[np.float32]:
+        return np.tile(self.item_scores, (len(users), 1))
+
+
+@dataclass(frozen=True)
+class ItemToItem:
+    """A user's score for an item is the sum of `weights` from the items they know.
+
+    `history` is (n_users, n_sources), `weights` (n_sources, n_targets) float32; `targets` (n_targets,) are the item
+    positions that the columns of `weights` speak of, all others score 0.
+    """
+
+    history: sparse.csr_matrix
+    weights: NDArray[np.float32]
+    targets: NDArray[np.int64]
+    n_items: int
+
+    def score(self, users: Rows) -> NDArray[np.float32]:
+        known = np.asarray(self.history[users] @ self.weights, dtype=np.float32)
+        if len(self.targets) == self.n_items:
+            return known
+        scores = np.zeros((len(users), self.n_items), np.float32)
+        scores[:, self.targets] = known
+        return scores
+
+
+@dataclass(frozen=True)
+class Random:
+    """Scores uniform on [0, 1), a hash of (seed, user, item): the same whatever the batch."""
+
+    seed: int
+    n_items: int
+
+    def score(self, users: Rows) -> NDArray[np.float32]:
+        cells = users.astype(np.uint64)[:, None] * np.uint64(self.n_items) + np.arange(self.n_items, dtype=np.uint64)
+        cells += np.uint64(self.seed * 0x9E3779B97F4A7C15 % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64's finaliser
+            cells ^= cells >> np.uint64(shift)
+            cells *= np.uint64(factor)
+        cells ^= cells >> np.uint64(31)
+        return (cells >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+
+
+def tfidf(texts: Sequence[str]) -> sparse.csr_matrix:
+    """L2-normalised rows of binary TF x log(N/df) over words of [a-z0-9']; words seen in one text weigh 0.
+
+    Shape (n_texts, n_words), float64, words in order of first appearance.
+    """
+    vocabulary: dict[str, int] = {}
+    words = [
+        sorted({vocabulary.setdefault(w, len(vocabulary)) for w in re.findall(r"[a-z0-9']+", t.lower())}) for t in texts
+    ]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in words])]).astype(np.int64)
+    columns = np.array([column for row in words for column in row], dtype=np.int64)
+    frequency = np.bincount(columns, minlength=len(vocabulary))
+    weight = np.where(frequency < 2, 0.0, np.log(len(texts) / np.maximum(frequency, 1)))
+    weighted = sparse.csr_matrix((weight[columns], columns, starts), shape=(len(texts), len(vocabulary)))
+    weighted.eliminate_zeros()
+    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags(1 / np.where(norms == 0, 1, norms)) @ weighted)
+
+
+def why_not(name: str, data: TrainingData) -> str | None:
+    """The reason a baseline cannot be fitted on `data`, for people to read; None when it can."""
+    if name in NEEDS_TEXT and not any(data.texts):
+        return "needs item texts, and this data set has none"
+    if name in NEEDS_ITEM_MATRIX and len(data.item_ids) > MAX_DENSE_ITEMS:
+        return f"needs an item-item matrix, and {len(data.item_ids):,} items are more than the {MAX_DENSE_ITEMS:,} that fit in memory"
+    return None
+
+
+def fit_baseline(
+    name: str,
+    data: TrainingData,
+    seed: int,
+    *,
+    available: NDArray[np.bool_] | None = None,
+    penalty: float | None = None,
+) -> Scorer:
+    """Fits the baseline called `name` (one of `settings.BASELINES`).
+
+    `available` (n_items,) marks the items that users could have touched before the cut-off: those that count as
+    evidence of what is *not* liked even when nobody touched them. It defaults to the warm items; pass the candidates of
+    the full-shot task where they are known. `penalty` replaces that of predicted_popularity (1), EASE (100) and
+    ridge (10). Raises ModelError for an unknown name or data the baseline cannot be fitted on.
+    """
+    if name not in FITTERS:
+        raise ModelError(f"no baseline is called {name!r}; the baselines are {', '.join(FITTERS)}")
+    reason = why_not(name, data)
+    if reason is not None:
+        raise ModelError(f"baseline {name} {reason}")
+    sources = np.flatnonzero(data.warm_items if available is None else available | data.warm_items)
+    return FITTERS[name](data, seed, sources, penalty)
+
+
+def strongest_predicted_popularity(
+    data: TrainingData, task: EvaluationTask, available: NDArray[np.bool_] | None = None
+) -> tuple[Scorer, float]:
+    """Predicted popularity with the penalty of `POPULARITY_PENALTIES` that has the best Recall@20 on `task` itself.
+
+    Looking at the answers is meant: the comparison holds models against "predicted popularity, best penalty", and the
+    choice can only err in the baseline's favour. Returns the scorer and its penalty.
+    """
+    tried = []
+    for penalty in POPULARITY_PENALTIES:
+        scorer = fit_baseline("predicted_popularity", data, 0, available=available, penalty=penalty)
+        ranks = truth_ranks(rank(scorer, task, SELECTION_K), task)
+        recall = metrics_per_user(ranks, task, (SELECTION_K,))["recall", SELECTION_K]
+        tried.append((float(recall.mean()) if len(recall) else 0.0, -penalty, scorer))
+    _, negative, best = max(tried, key=lambda entry: entry[:2])
+    return best, -negative
+
+
+def _random(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    return Random(seed, len(data.item_ids))
+
+
+def _popularity(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    return SameForAll(_counts(data).astype(np.float32))
+
+
+def _itemknn(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    history = _history(data, sources)
+    norms = np.sqrt(np.asarray(history.multiply(history).sum(axis=0)).ravel())
+    unit = history @ sparse.diags(1 / np.where(norms == 0, 1, norms))
+    similarity = _dense_product(unit.T.tocsr(), unit.tocsr(), np.float32)
+    np.fill_diagonal(similarity, 0)
+    return ItemToItem(history.astype(np.float32), similarity, sources, len(data.item_ids))
+
+
+def _ease(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    touched = np.flatnonzero(data.warm_items)  # an untouched item's row and column of EASE's weights are zero
+    history = _history(data, touched)
+    gram = _dense_product(history.T.tocsr(), history)
+    gram[np.diag_indices_from(gram)] += EASE_PENALTY if penalty is None else penalty
+    inverse = _inverse(gram)
+    weights = (inverse / -np.diag(inverse)).astype(np.float32)
+    np.fill_diagonal(weights, 0)
+    return ItemToItem(history.astype(np.float32), weights, touched, len(data.item_ids))
+
+
+def _content_cosine(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    return _from_all_items(data, sources, _text_kernel(data, sources))
+
+
+def _content_knn(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    kernel = _text_kernel(data, sources)
+    kernel **= 3
+    return _from_all_items(data, sources, kernel)
+
+
+def _ridge(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    """Scores X (K + pI)^-1 K_st: with T the texts, what `text -> users` ridge predicts for every item t.
+
+    T_t (T_s' T_s + pI)^-1 T_s' X' (over words) = K_ts (K_ss + pI)^-1 X' (over items, K = T T').
+    """
+    strength = RIDGE_PENALTY if penalty is None else penalty
+    content = tfidf(data.texts)
+    content = content[:, np.flatnonzero(content.getnnz(axis=0))]
+    text = content[sources]
+    if content.shape[1] <= len(sources):
+        system = _dense_product(text.T.tocsr(), text)
+        system[np.diag_indices_from(system)] += strength
+        smoothed = linalg.cho_solve(_cholesky(system), content.T.toarray(), overwrite_b=True, check_finite=False)
+        weights = text @ smoothed
+    else:
+        system = _dense_product(text, text.T.tocsr())
+        system[np.diag_indices_from(system)] += strength
+        kernel = _dense_product(text, content.T.tocsr())
+        weights = linalg.cho_solve(_cholesky(system), kernel, overwrite_b=True, check_finite=False)
+    return _from_all_items(data, sources, np.asarray(weights, dtype=np.float32))
+
+
+def _predicted_popularity(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+    """Ridge from text to log(1 + interactions), centred; solved by conjugate gradients on the sparse texts."""
+    strength = POPULARITY_PENALTIES[0] if penalty is None else penalty
+    content = tfidf(data.texts)
+    text = content[sources]
+    target = np.log1p(_counts(data)[sources])
+    words = sparse.linalg.LinearOperator(
+        (content.shape[1], content.shape[1]), matvec=lambda w: text.T @ (text @ w) + strength * w, dtype=np.float64
+    )
+    solution, failed = sparse.linalg.cg(words, text.T @ (target - target.mean()), rtol=1e-10, maxiter=2000)
+    if failed:
+        raise ModelError(f"predicted_popularity did not converge with penalty {strength}; raise the penalty")
+    return SameForAll((content @ solution).astype(np.float32))
+
+
+def _counts(data: TrainingData) -> NDArray[np.float64]:
+    return np.asarray(data.interactions.sum(axis=0), dtype=np.float64).ravel()
+
+
+def _history(data: TrainingData, sources: Rows) -> sparse.csr_matrix:
+    return data.interactions[:, sources].astype(np.float64).tocsr()
+
+
+def _from_all_items(data: TrainingData, sources: Rows, weights: NDArray[np.float32]) -> ItemToItem:
+    history = data.interactions[:, sources].astype(np.float32).tocsr()
+    return ItemToItem(history, weights, np.arange(len(data.item_ids)), len(data.item_ids))
+
+
+def _text_kernel(data: TrainingData, sources: Rows) -> NDArray[np.float32]:
+    content = tfidf(data.texts)
+    return _dense_product(content[sources], content.T.tocsr(), np.float32)
+
+
+def _dense_product(left: sparse.csr_matrix, right: sparse.csr_matrix, dtype: type = np.float64) -> NDArray[Any]:
+    """left @ right as a dense array, in blocks of rows so that the sparse intermediate stays small."""
+    result: NDArray[Any] = np.empty((left.shape[0], right.shape[1]), dtype)
+    for start in range(0, left.shape[0], BLOCK_ROWS):
+        result[start : start + BLOCK_ROWS] = (left[start : start + BLOCK_ROWS] @ right).toarray()
+    return result
+
+
+def _cholesky(system: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    return linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+
+
+def _inverse(system: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of a symmetric positive definite matrix, in the memory of one."""
+    factor, _ = _cholesky(np.asfortranarray(system))
+    inverse, info = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if info:
+        raise ModelError("EASE's item-item matrix is singular; its penalty must be above 0")
+    for start in range(0, len(inverse), BLOCK_ROWS):  # LAPACK fills the lower triangle alone
+        stop = start + BLOCK_ROWS
+        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
+        corner = np.tril(inverse[start:stop, start:stop])
+        inverse[start:stop, start:stop] = corner + np.tril(corner, -1).T
+    return inverse
+
+
+FITTERS: dict[str, Callable[[TrainingData, int, Rows, float | None], Scorer]] = {
+    "random": _random,
+    "popularity": _popularity,
+    "predicted_popularity": _predicted_popularity,
+    "itemknn": _itemknn,
+    "ease": _ease,
+    "content_cosine": _content_cosine,
+    "content_knn": _content_knn,
+    "ridge": _ridge,
+}

@@ -1,0 +1,1 @@
+"""The initial vectors of users and items, from ids, content and profiles."""

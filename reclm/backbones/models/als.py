@@ -1,0 +1,35 @@
+"""ALS: implicit's weighted matrix factorisation (Hu, Koren & Volinsky, "Collaborative filtering for implicit feedback
+datasets", ICDM 2008, eq. 3):  min Σ c_ui (p_ui − x_uᵀ y_i)² + λ(Σ‖x_u‖² + Σ‖y_i‖²),  c_ui = α where u touched i, else 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from reclm.backbones.base import Matrix
+from reclm.backbones.models.factors import FactorBackbone
+
+
+class ALS(FactorBackbone):
+    """implicit.als.AlternatingLeastSquares, with a map from text and profile to its factors."""
+
+    name: ClassVar[str] = "als"
+
+    def factorize(self, interactions: sparse.csr_matrix, seed: int, threads: int) -> tuple[Matrix, Matrix, Matrix]:
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        train = self.settings.train
+        model = AlternatingLeastSquares(
+            factors=train.factors,
+            regularization=train.als_regularization,
+            alpha=train.als_alpha,
+            iterations=train.als_iterations,
+            random_state=seed,
+            num_threads=threads,
+        )
+        model.fit(interactions.astype(np.float32), show_progress=False)
+        users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
+        return users, items, np.zeros(len(items), dtype=np.float32)

@@ -1,0 +1,40 @@
+"""SimGCL (Yu et al., "Are graph augmentations necessary? Simple graph contrastive learning for recommendation", SIGIR
+2022, eq. 7-10): final E = mean of E⁽¹⁾ … E⁽ᴸ⁾, without E⁽⁰⁾, plus InfoNCE between two views whose layers are perturbed
+by small random noise instead of dropped edges. A node without edges keeps E⁽⁰⁾, as in `lightgcn.py`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from reclm.backbones.graph import BipartiteGraph
+from reclm.backbones.models.contrast import info_nce
+from reclm.backbones.models.lightgcn import GraphNetwork
+from reclm.backbones.models.neural import NeuralBackbone
+from reclm.backbones.trainer import Network, Rows
+
+
+class SimGCLNetwork(GraphNetwork):
+    """The mean over graph layers 1 to L, with noise views."""
+
+    include_first = False
+
+    def contrast(self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch: Rows, partners: Rows) -> Tensor:
+        people, things = (torch.from_numpy(part).to(users.device) for part in (batch, partners))
+        first, second = (
+            self.propagated(users, items, graph, people, things, noise=self.settings.noise) for _ in range(2)
+        )
+        sides = zip(first, second, strict=True)
+        return torch.stack([info_nce(one, other, self.settings.contrast_temperature) for one, other in sides]).sum()
+
+
+class SimGCL(NeuralBackbone):
+    """LightGCN with contrastive views of added noise."""
+
+    name: ClassVar[str] = "simgcl"
+
+    def network(self) -> Network:
+        return SimGCLNetwork(self.settings.train)

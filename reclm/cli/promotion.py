@@ -1,0 +1,115 @@
+"""Commands of promotion: what becomes champion, what was, and why. Registered by `reclm.cli.app`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+
+if TYPE_CHECKING:
+    from reclm.storage.artifacts import Artifact
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the decision.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(promote)
+    app.command()(rollback)
+    app.command("champion")(show_champion)
+
+
+@guarded
+def promote(
+    version: Annotated[
+        str | None, typer.Argument(help="Version of a trained model: it becomes champion whatever the policy says.")
+    ] = None,
+    reason: ReasonOption = "",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Decide whether a trained model becomes champion, by the policy or, with VERSION, by hand.
+
+    The policy takes the best model on the validation slice (those with profiles first). On newer data the champion's own
+    kind is fitted again and takes its place, unless it has fallen; a model of another kind must beat it, user by user.
+    Guards on cold items, coverage, popularity, latency, profiles and volume keep a model out: settings promotion.*. Every
+    decision is a row of fct_promotions. What was chosen by hand stays until models of other data are trained.
+
+    Example: reclm promote 0f3c9a51d2e84b77 --reason "the newest one shows nothing but bestsellers"
+    """
+    from reclm import stages
+
+    settings = load(workspace, overrides, settings_file)
+    if version is None and reason:
+        raise typer.BadParameter("--reason goes with a VERSION: the policy gives its own")
+    _tell(stages.promote_by_hand(settings, version, reason=reason) if version else stages.promote(settings))
+
+
+@guarded
+def rollback(
+    reason: ReasonOption = "",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Make the champion before this one champion again; its vectors are published before the switch.
+
+    Once more goes one further back. It holds until models of other data are trained: the same run again does not undo it.
+    """
+    from reclm import stages
+
+    _tell(stages.rollback(load(workspace, overrides, settings_file), reason=reason))
+
+
+def _tell(decision: Artifact) -> None:
+    row = decision.metrics
+    model = f"{row['candidate_model']}/{row['candidate_variant']} {row['candidate_version']}"
+    print(f"{row['decision']:<12}{model if row['candidate_version'] else 'no model'}, by {row['decided_by']}")
+    print(f"{'because':<12}{row['reason']}")
+
+
+@guarded
+def show_champion(
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Which model is in use, since when and why, and every decision before it.
+
+    json: one object, champion.json with `reason` and `decisions` (rows of fct_promotions, oldest first); `version` is
+    null before there is a champion.
+    """
+    from reclm.promotion.champion import current, find
+    from reclm.promotion.decisions import decisions
+
+    settings = load(workspace, overrides, settings_file)
+    rows = [decision.metrics | {"version": decision.version} for decision in decisions(settings)]
+    pointer = find(settings) if rows else current(settings)
+    made = next((row for row in rows if pointer and row["version"] == pointer.get("decision")), None)
+    if output == "json":
+        about = (pointer or {"version": None}) | {"reason": made["reason"] if made else None, "decisions": rows}
+        print(json.dumps(about))
+        return
+    if pointer is None:
+        print("champion  none yet")
+    else:
+        print(f"champion  {pointer['model']}/{pointer['variant']} {pointer['version']}")
+        print(f"since     {pointer['promoted_at'][:19].replace('T', ' ')} UTC, by {pointer['selected_by']}")
+        print(f"because   {made['reason'] if made else 'no decision is recorded'}")
+    _print_history(rows)
+
+
+def _print_history(rows: list[dict[str, Any]]) -> None:
+    if rows:
+        print(f"\n{'decided (UTC)':<21}{'decision':<13}{'by':<10}{'model':<22}{'version':<18}reason")
+    for row in rows:
+        model = f"{row['candidate_model']}/{row['candidate_variant']}" if row["candidate_version"] else "-"
+        print(
+            f"{row['decided_at'][:19].replace('T', ' '):<21}{row['decision']:<13}{row['decided_by']:<10}{model:<22}"
+            f"{row['candidate_version'] or '-':<18}{row['reason']}"
+        )

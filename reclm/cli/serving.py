@@ -1,0 +1,130 @@
+"""Commands for those who look: the online recommender, its keys, SQL over the published tables, their documentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+
+key_app = typer.Typer(
+    name="key", no_args_is_help=True, rich_markup_mode=None, help="API keys of the online recommender."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(serve)
+    app.command()(sql)
+    app.command()(docs)
+    key_app.command("add")(key_add)
+    key_app.command("list")(key_list)
+    key_app.command("remove")(key_remove)
+    app.add_typer(key_app)
+
+
+@guarded
+def serve(
+    workspace: WorkspaceOption = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on [default: serve.host].")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port; 0: any free one [default: serve.port].")] = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Serve recommendations from the champion and the feature store, with a page to look at, until Ctrl-C.
+
+    Takes in a promoted champion, new items and new features by itself. Without API keys it is open on loopback and refuses
+    to listen elsewhere. The HTTP interface describes itself at /openapi.json.
+
+    Example: reclm serve --workspace workspace-demo --port 8000
+    """
+    from reclm.serving.server import serve as run
+
+    wanted = [f"serve.host={host}"] if host is not None else []
+    wanted += [f"serve.port={port}"] if port is not None else []
+    run(load(workspace, [*(overrides or []), *wanted], settings_file))
+
+
+@guarded
+def key_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in logs and counted for limits.")],
+    scope: Annotated[Literal["read", "admin"], typer.Option("--scope", help="admin may also reload.")] = "read",
+    days: Annotated[float | None, typer.Option("--days", help="Days until it expires [default: never].")] = None,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Make a key and print it, once: only its hash is kept. A running service knows it at once."""
+    from reclm.serving import keys
+
+    print(keys.add(load(workspace, overrides, settings_file).paths, name, scope, days))
+
+
+@guarded
+def key_list(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Show names, scopes and days of the keys; never a key."""
+    from reclm.serving.keys import Keys
+
+    for key in Keys(load(workspace, overrides, settings_file).paths).all():
+        until = "expired" if key.expired else f"until {key.expires_at[:10]}" if key.expires_at else "no end"
+        print(f"{key.name:<24}{key.scope:<8}since {key.created_at[:10]}  {until}")
+
+
+@guarded
+def key_remove(
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Take a key away; a running service refuses it at once."""
+    from reclm.serving import keys
+
+    keys.remove(load(workspace, overrides, settings_file).paths, name)
+
+
+@guarded
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One statement; without it, a prompt.")] = None,
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", "-f", help="table, csv, or one JSON object a line.")
+    ] = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Query the published warehouse, read-only; nothing can be changed, and no build is held up.
+
+    docs/analysts.md has queries to begin with.
+
+    Example: reclm sql "select activity, count(*) from fct_user_status where snapshot = 'final' group by all" -f csv
+    """
+    from reclm.warehouse import sql as analysts
+
+    settings = load(workspace, overrides, settings_file)
+    if query is None:
+        analysts.prompt(settings, output)
+    else:
+        analysts.show(settings, query, output)
+
+
+@guarded
+def docs(
+    port: Annotated[int, typer.Option("--port", help="Port on loopback; 0: any free one.")] = 8081,
+    build_only: Annotated[bool, typer.Option("--build-only", help="Write the page and print where it is.")] = False,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Make dbt's documentation of every table and column, and serve it on loopback until Ctrl-C."""
+    from reclm.warehouse import sql as analysts
+    from reclm.warehouse.build import docs as build_docs
+
+    page = build_docs(load(workspace, overrides, settings_file))
+    if build_only:
+        print(page)
+    else:
+        analysts.serve_page(page, port)

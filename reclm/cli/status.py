@@ -1,0 +1,53 @@
+"""`reclm status`: what has run, on what, when, and how it went; which artifacts stand; which model is champion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reclm import stages
+from reclm.storage import runs
+from reclm.storage.files import read_json
+
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+
+SHOWN_RUNS = 20
+HIDDEN = {"began", "reused", "files", "published_at"}
+
+
+def rows(settings: Settings) -> list[dict[str, Any]]:
+    """One record a stage run, oldest first."""
+    return runs.history(settings.paths)
+
+
+def _about(record: dict[str, Any]) -> str:
+    if "error" in record:
+        return str(record["error"]).splitlines()[0][:100]
+    plain = {key: value for key, value in record["about"].items() if isinstance(value, str | int) and value != ""}
+    return ", ".join(f"{key} {value}" for key, value in plain.items() if key not in HIDDEN)[:100]
+
+
+def lines(settings: Settings) -> list[str]:
+    """The page a person reads."""
+    records = rows(settings)
+    text = [f"workspace {settings.paths.root}"]
+    if settings.paths.dataset.exists():
+        dataset = read_json(settings.paths.dataset)
+        text.append(f"data set  {dataset['name']} ({dataset['importer']}, {dataset['split_mode']} split)")
+    if settings.paths.champion.exists():
+        champion = read_json(settings.paths.champion)
+        text.append(
+            f"champion  {champion['model']}/{champion['variant']} {champion['version']} since {champion['promoted_at'][:19]}"
+        )
+    else:
+        text.append("champion  none yet")
+    counts = {kind: len(found) for kind, found in stages.stored(settings).items() if found}
+    text.append("artifacts " + (", ".join(f"{kind} {count}" for kind, count in counts.items()) or "none yet"))
+    text.append("")
+    text.append(f"{'started (UTC)':<20}{'stage':<11}{'status':<12}{'seconds':>8}  about")
+    text.extend(
+        f"{record['started'][:19].replace('T', ' '):<20}{record['stage']:<11}{record['status']:<12}"
+        f"{record.get('seconds', ''):>8}  {_about(record)}"
+        for record in records[-SHOWN_RUNS:]
+    )
+    return text

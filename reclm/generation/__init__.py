@@ -1,0 +1,1 @@
+"""The stages that write profiles and their embeddings."""

@@ -1,0 +1,192 @@
+"""The embedding stage: every distinct text once, as a unit vector of a sentence encoder.
+
+The texts of the current profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts that
+an earlier artifact holds for the same model are not encoded again: an artifact holds what was new, and the vectors of a
+model are those of all its artifacts together. Texts are encoded shortest first, so that little of a batch is padding,
+and a shard appears whole or not at all, so that a killed run repeats at most one. The packaged encoder is
+all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm.errors import ArtifactError
+from reclm.progress import say, track
+from reclm.settings.llm import EmbeddingSettings
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact, content_hash
+from reclm.storage.schemas import PROFILE_FILES
+from reclm.text.encoder import Encoder, embed_texts, load_encoder, model_name, text_hash
+from reclm.warehouse.sources import current_profiles
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+SCHEMA = pa.schema(
+    [
+        ("text_hash", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+        ("model", pa.string()),
+        ("version", pa.string()),
+    ]
+)
+
+
+def write_embeddings(
+    settings: Settings, encoder: Encoder | None = None, *, profiles: Artifact | None = None
+) -> Artifact:
+    """Embeds what has no vector yet, or finds that nothing lacks one; makes the artifact the current one.
+
+    Given other `profiles` than the current ones, the artifact is not made current. Raises WorkspaceError when there are
+    no profiles. `encoder` replaces the one that the settings name (for tests).
+    """
+    from reclm.warehouse.reading import connect
+    from reclm.warehouse.sources import set_current_artifact
+
+    workspace = settings.paths
+    chosen = current_profiles(workspace) if profiles is None else profiles
+    with closing(connect(settings)) as connection:
+        texts = distinct_texts(connection, chosen.path)
+    artifact = _embed(settings, chosen, texts, encoder)
+    if profiles is None:
+        set_current_artifact(workspace, "embeddings", artifact.version)
+    return artifact
+
+
+def distinct_texts(connection: DuckDBPyConnection, profiles: Path) -> dict[str, str]:
+    """{text_hash: text} of every well-formed profile and every item text that is not empty."""
+    rows = connection.execute(
+        """
+        select distinct text
+        from (
+            select profile as text from read_parquet($1) where parse_status = 'ok'
+            union all
+            select profile from read_parquet($2) where parse_status = 'ok'
+            union all
+            select full_text from dim_items
+        )
+        where trim(coalesce(text, '')) != ''
+        """,
+        [str(profiles / PROFILE_FILES["user"]), str(profiles / PROFILE_FILES["item"])],
+    ).fetchall()
+    return {text_hash(row[0]): row[0] for row in rows}
+
+
+def _embed(settings: Settings, profiles: Artifact, texts: dict[str, str], encoder: Encoder | None) -> Artifact:
+    workspace, model = settings.paths, model_name(settings.embedding)
+    earlier = [a for a in artifacts.all_of(workspace, "embeddings") if a.manifest["parameters"]["model"] == model]
+    known = _known_hashes(earlier)
+    new = sorted((key for key in texts if key not in known), key=lambda key: (len(texts[key]), key))
+    wanted = content_hash(sorted(texts))
+    standing = [a for a in earlier if a.manifest["parameters"]["texts"] == wanted]
+    if not new and standing:
+        say(f"embeddings {standing[-1].version} stand already: used again")
+        return standing[-1]
+    say(f"embedding {len(new):,} texts with {model}; {len(texts) - len(new):,} have a vector already")
+    parameters = {
+        "model": model,
+        "batch_size": settings.embedding.batch_size,
+        "shard_size": settings.embedding.shard_size,
+        "texts": wanted,
+        "new": content_hash(new),
+    }
+    parents = {"profiles": profiles.version}
+    version = artifacts.version_of("embeddings", parameters, parents)
+    with artifacts.writing(workspace, "embeddings", parameters, parents, resumable=True) as draft:
+        if new:
+            encoder = load_encoder(settings) if encoder is None else encoder
+            dim = write_shards(draft.path, encoder, new, texts, settings.embedding, version)
+        else:  # every text of these profiles was embedded for others: a record without rows
+            dim = earlier[-1].metrics["dim"] if earlier else 0
+            _write_shard(
+                draft.path / "vectors-00000.parquet", [], np.zeros((0, 0), np.float32), settings.embedding, version
+            )
+        draft.metrics.update(texts=len(texts), new=len(new), dim=dim)
+    return artifacts.load(workspace, "embeddings", version)
+
+
+def _known_hashes(earlier: Sequence[Artifact]) -> set[str]:
+    known: set[str] = set()
+    for artifact in earlier:
+        for shard in sorted(artifact.path.glob("vectors-*.parquet")):
+            known.update(pq.read_table(shard, columns=["text_hash"])["text_hash"].to_pylist())
+    return known
+
+
+def write_shards(
+    folder: Path,
+    encoder: Encoder,
+    hashes: Sequence[str],
+    texts: dict[str, str],
+    settings: EmbeddingSettings,
+    version: str,
+) -> int:
+    """Writes `vectors-00000.parquet` … for `hashes` in their order, leaving finished shards alone; returns the width."""
+    size = settings.shard_size
+    for leftover in folder.glob(".vectors-*.tmp"):
+        leftover.unlink()
+    shards = {
+        folder / f"vectors-{number:05d}.parquet": hashes[start : start + size]
+        for number, start in enumerate(range(0, len(hashes), size))
+    }
+    pending = {shard: keys for shard, keys in shards.items() if not _is_finished(shard, keys)}
+    if len(pending) < len(shards):
+        say(f"  {len(shards) - len(pending)} of {len(shards)} shards stand from an interrupted run")
+    for shard, keys, vectors in _encoded(encoder, pending, texts, settings.batch_size):
+        _write_shard(shard, keys, vectors, settings, version)
+    widths = {_width(path) for path in sorted(folder.glob("vectors-*.parquet"))} - {0}
+    if len(widths) > 1:
+        raise ArtifactError(f"{folder} holds vectors of several widths ({sorted(widths)}); delete it and embed again")
+    return next(iter(widths), 0)
+
+
+def _encoded(
+    encoder: Encoder, shards: Mapping[Path, Sequence[str]], texts: Mapping[str, str], batch_size: int
+) -> Iterator[tuple[Path, Sequence[str], NDArray[np.float32]]]:
+    """Each shard with its hashes and vectors, as they become ready."""
+    batches = [
+        (shard, [texts[key] for key in keys[start : start + batch_size]], start + batch_size >= len(keys))
+        for shard, keys in shards.items()
+        for start in range(0, len(keys), batch_size)
+    ]
+    parts: list[NDArray[np.float32]] = []
+    for shard, batch, is_last in track(batches, "embedding texts"):
+        parts.append(embed_texts(encoder, batch, batch_size))
+        if is_last:
+            yield shard, shards[shard], np.concatenate(parts)
+            parts = []
+
+
+def _is_finished(shard: Path, hashes: Sequence[str]) -> bool:
+    return shard.exists() and pq.read_table(shard, columns=["text_hash"])["text_hash"].to_pylist() == list(hashes)
+
+
+def _width(shard: Path) -> int:
+    first = pq.read_table(shard, columns=["embedding"])["embedding"].slice(0, 1).to_pylist()
+    return len(first[0]) if first else 0
+
+
+def _write_shard(
+    shard: Path, hashes: Sequence[str], vectors: NDArray[np.float32], settings: EmbeddingSettings, version: str
+) -> None:
+    n, dim = vectors.shape
+    offsets = np.arange(n + 1, dtype=np.int32) * dim
+    columns = [
+        pa.array(list(hashes), pa.string()),
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel(), pa.float32())),
+        pa.repeat(pa.scalar(model_name(settings), pa.string()), n),
+        pa.repeat(pa.scalar(version, pa.string()), n),
+    ]
+    temporary = shard.with_name(f".{shard.name}.tmp")
+    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), temporary, compression="zstd")
+    temporary.replace(shard)

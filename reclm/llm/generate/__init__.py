@@ -1,1 +1,0 @@
-"""Engines that write profiles, behind one small interface."""

@@ -1,0 +1,1 @@
+"""Language models: the one trained from scratch, and any other causal model."""

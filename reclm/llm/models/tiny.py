@@ -1,0 +1,326 @@
+"""A language model from scratch: documents come in, a byte-level BPE tokenizer and a small Llama-architecture model go out.
+
+It is the embedded default: minutes on one core buy a model that knows the words of the data set and the form of a
+dialogue, and knows nothing else (byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv
+2302.13971). Documents are rendered in our own chat template, whose turns cost one token each, and are read whole: half a
+prompt teaches an answer that does not follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm.errors import ModelError
+from reclm.llm.prompts.messages import Message
+from reclm.progress import track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+END, PAD = "<|end|>", "<|pad|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+MAX_POSITIONS = 2048
+RECIPE = 2  # raise it when a change here changes the model
+BATCH_TOKENS = 1200
+"""Tokens of a step: small ones, since of a given number of tokens the number of steps is what teaches."""
+WORD_LENGTH = 3
+"""Letters of a token that may be a word; one more where it does not open one."""
+SORTED_TOGETHER = 16
+"""Batches sorted by length together."""
+WORDS_SHARE, WORDS_PASSES = 1 / 3, 4
+"""What is read first of the words: this share of all tokens at most, and each document so often at most."""
+WORD_SCALE = 0.04
+"""Standard deviation of the entries of a token vector that begins with a meaning; the others' is 0.02, as is usual."""
+PROMPT_WEIGHT = 0.1
+"""What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
+LEAST_TOKENS, MOST_TOKENS, TOKENS_PER_LESSON = 1_200_000, 4_000_000, 280
+"""What is read, when nobody says how much: each of 4,300 to 14,300 conversations about once, after the words. Of anime's
+14,103 a model of 1.2 million tokens wrote of all users alike (distinct .44, own-minus-other .073); of 4 million: .69, .117."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths and depths of a model; the embeddings are tied to the output."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+
+
+SIZES = {
+    "small": Size(hidden=192, layers=2, heads=4, intermediate=576),
+    "medium": Size(hidden=320, layers=4, heads=5, intermediate=864),
+    "large": Size(hidden=448, layers=5, heads=7, intermediate=1216),
+}
+
+
+def step_size(rate: float, size: Size) -> float:
+    """`rate` is the small model's; one so many times as wide takes steps so many times smaller (Yang et al. 2022, arXiv
+    2203.03466). At the small one's, a large model of anime's 3.9 million tokens ended at a loss of 1.07 and its tuning was lost
+    to NaN; at this one at .62, where the small one ended at .64."""
+    return rate * (SIZES["small"].hidden / size.hidden)
+
+
+def tokens_for(lessons: int, wanted: int = 0) -> int:
+    """Tokens that a model of so many conversations reads: those `wanted`, or by their number when that is 0."""
+    return wanted or min(max(LEAST_TOKENS, TOKENS_PER_LESSON * lessons), MOST_TOKENS)
+
+
+def as_document(messages: Sequence[Message]) -> str:
+    """The messages as our template renders them; needs no tokenizer, since a tokenizer is trained on the result."""
+    return "".join(
+        f"<|{message['role']}|>{message['content']}{END if message['role'] == 'assistant' else ''}"
+        for message in messages
+    )
+
+
+def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocabulary` tokens with our chat template. Any text can be encoded and decoded again."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [PAD, END, *ROLES]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_without(documents, special), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(ROLES),
+        padding_side="left",
+        model_max_length=MAX_POSITIONS,
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _without(documents: Sequence[str], special: Sequence[str]) -> Iterator[str]:
+    """The documents' words alone: no merge may ever reach into a token of the template."""
+    for document in documents:
+        for token in special:
+            document = document.replace(token, "\n")
+        yield document
+
+
+def train_model(
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Sequence[str],
+    size: Size,
+    *,
+    tokens: int,
+    learning_rate: float,
+    seed: int,
+    words: Sequence[str] = (),
+    meanings: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    device: str = "cpu",
+) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
+    """A model that has read about `tokens` tokens, repeats included, and its curve of (step, mean loss).
+
+    `words` are read first (WORDS_SHARE, WORDS_PASSES), then the documents: what is read last is what it writes like. `meanings`
+    turns words into vectors of a sentence encoder, (n, d): tokens that are words begin with them (`give_meanings`). A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
+    cosine to a twentieth of the peak. Raises ModelError without documents, and when the loss is no number any more.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    read, plan = _encoded(tokenizer, words), []
+    if read:
+        of_words = int(min(tokens * WORDS_SHARE, WORDS_PASSES * sum(row.shape[1] for row in read)))
+        plan = _plan(read, of_words, batch_tokens, rng)
+        tokens -= of_words
+    lessons = _encoded(tokenizer, documents)
+    if not lessons:
+        raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, and there are none")
+    plan += _plan(lessons, tokens, batch_tokens, rng)
+    model: Any = _untrained(tokenizer, size).train()
+    if meanings is not None:
+        give_meanings(model, tokenizer, meanings)
+    model.to(device)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(plan)))
+    curve: list[tuple[int, float]] = []
+    every = max(1, len(plan) // 50)
+    losses: list[float] = []
+    for step, rows in enumerate(track(plan, "training tiny")):
+        ids, weights = (tensor.to(device) for tensor in _padded(rows, tokenizer.get_vocab()[PAD]))
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
+            loss = _loss(model(input_ids=ids, use_cache=False).logits, ids, weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise ModelError(
+                f"the loss of the tiny model is {losses[-1]} at step {step + 1} of {len(plan)}; lower llm.tiny_learning_rate "
+                f"(its steps are {learning_rate:g} now)"
+            )
+        if len(losses) == every or step == len(plan) - 1:
+            curve.append((step + 1, float(np.mean(losses))))
+            losses = []
+    return model.cpu().eval(), curve
+
+
+def _untrained(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def give_meanings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, meanings: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> None:
+    """Lets the token vectors of whole words, or of pieces long enough to be one, begin as a sentence encoder's vectors of
+    them, on the leading directions of these: words of like meaning begin alike, which a small log is too short to teach.
+    """
+    import torch
+
+    names = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    words = {
+        token: name.strip().lower()
+        for token, name in enumerate(names)
+        if name.strip().isalpha() and len(name.strip()) >= (WORD_LENGTH if name.startswith(" ") else WORD_LENGTH + 1)
+    }
+    if len(words) < 2:
+        return
+    vectors = meanings(list(words.values())).astype(np.float64)
+    vectors -= vectors.mean(axis=0)
+    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    table: Any = model.get_input_embeddings().weight
+    width = min(table.shape[1], int((values > 0).sum()))
+    leading = left[:, :width] * values[:width]
+    if not leading.std():
+        return
+    with torch.no_grad():
+        rows = torch.tensor(list(words))
+        table[rows, :width] = torch.from_numpy((leading / leading.std() * WORD_SCALE).astype(np.float32))
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of the cross-entropy of each token given those before it; ids and weights (batch, length)."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    kept = weights[:, 1:].flatten()
+    return (losses * kept).sum() / kept.sum()
+
+
+def _encoded(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Each document's tokens, closed by the end token, over a row that is 1 where the assistant speaks: (2, length)."""
+    encoded = tokenizer.backend_tokenizer.encode_batch(list(documents), add_special_tokens=False)
+    vocabulary = tokenizer.get_vocab()
+    end, speaks = vocabulary[END], vocabulary[ROLES[-1]]
+    others = {vocabulary[role] for role in ROLES[:-1]}
+    rows = []
+    for one in encoded:
+        if one.ids:
+            ids = (one.ids if one.ids[-1] == end else [*one.ids, end])[:MAX_POSITIONS]
+            rows.append(np.array([ids, _spoken(ids, speaks, others)], dtype=np.int64))
+    return rows
+
+
+def _spoken(ids: Sequence[int], speaks: int, others: set[int]) -> list[int]:
+    inside, found = 0, []
+    for token in ids:
+        inside = 0 if token in others or token == speaks else inside
+        found.append(inside)
+        inside = 1 if token == speaks else inside
+    return found
+
+
+def _plan(
+    documents: Sequence[NDArray[np.int64]], tokens: int, batch_tokens: int, rng: np.random.Generator
+) -> list[list[NDArray[np.int64]]]:
+    """Batches of whole documents, in the order they are read, that hold `tokens` tokens together or a few more.
+
+    Each time round the documents are shuffled, sorted by length within a few batches, and the batches shuffled again.
+    """
+    lengths = np.array([document.shape[1] for document in documents])
+    span = max(1, int(SORTED_TOGETHER * batch_tokens / lengths.mean()))
+    plan: list[list[NDArray[np.int64]]] = []
+    while True:
+        rows = rng.permutation(len(documents))
+        chunks = [rows[start : start + span] for start in range(0, len(rows), span)]
+        order = np.concatenate([chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks])
+        batches = _batches(order.tolist(), lengths, batch_tokens)
+        for at in rng.permutation(len(batches)):
+            plan.append([documents[row] for row in batches[at]])
+            tokens -= int(lengths[batches[at]].sum())
+            if tokens <= 0:
+                return plan
+
+
+def _batches(order: Sequence[int], lengths: NDArray[np.int64], batch_tokens: int) -> list[list[int]]:
+    """`order` cut into batches that hold `batch_tokens` tokens when padded, or a single document."""
+    batches: list[list[int]] = []
+    longest = 0
+    for row in order:
+        longest = max(longest, int(lengths[row]))
+        if not batches or longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            longest = int(lengths[row])
+        batches[-1].append(row)
+    return batches
+
+
+def _padded(rows: Sequence[NDArray[np.int64]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and loss weights, both (batch, length), padded on the right, where causal attention never looks from."""
+    import torch
+
+    longest = max(row.shape[1] for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    weights = torch.zeros(len(rows), longest)
+    for at, row in enumerate(rows):
+        ids[at, : row.shape[1]] = torch.from_numpy(row[0])
+        weights[at, : row.shape[1]] = torch.where(torch.from_numpy(row[1]) > 0, 1.0, PROMPT_WEIGHT)
+    return ids, weights

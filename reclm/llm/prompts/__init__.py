@@ -1,0 +1,1 @@
+"""What a language model is shown: facts, messages, dialogues, chat templates."""

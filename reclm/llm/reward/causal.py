@@ -1,0 +1,187 @@
+"""RecLM's own reward model: pairs come in, the tuned language model with a head of one number goes out.
+
+TRL's RewardTrainer tunes a LoRA adapter and the head by the Bradley-Terry loss (RecLM, arXiv 2412.19302, section 3.3; InstructGPT,
+arXiv 2203.02155). Requests and answers reach it as tokens, built as they are served; the adapter is merged for use. For a
+small model this learns the form and not the entity: see `reclm.llm.reward.encoder`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm.errors import ModelError
+from reclm.llm.models.base import is_first_rank, load_model, load_tokenizer
+from reclm.llm.models.compat import prepare, tell_progress
+from reclm.llm.prompts.messages import Message
+from reclm.llm.prompts.templates import answered
+from reclm.llm.reward.pairs import Pair
+from reclm.settings.machine import device_of, dtype_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import RewardConfig
+
+    from reclm.settings.tree import Settings
+
+LOGGED = {"loss": "loss", "accuracy": "accuracy", "margin": "margin"}
+CENTRED = 0.01
+SCALED_BY = 256
+
+
+class CausalReward:
+    """A merged sequence-classification model that reads a request and its answer as the language model would."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        self.model, self._tokenizer, self._batch_size = model.eval(), tokenizer, batch_size
+
+    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
+        """(n,) the head's number at the end of answer i to request i."""
+        import torch
+
+        rows = [_tokens(self._tokenizer, messages, text) for messages, text in zip(requests, profiles, strict=True)]
+        found = np.zeros(len(rows), dtype=np.float32)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            width = max(len(rows[row]) for row in batch)
+            pad = self._tokenizer.pad_token_id
+            ids = torch.tensor(
+                [rows[row] + [pad] * (width - len(rows[row])) for row in batch], device=self.model.device
+            )
+            mask = torch.tensor([[1] * len(rows[row]) + [0] * (width - len(rows[row])) for row in batch])
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, attention_mask=mask.to(ids.device), use_cache=False).logits
+            found[batch] = logits[:, 0].float().cpu().numpy()
+        return found
+
+    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+        """Nothing: a causal model judges by what the request shows, as RecLM's does."""
+
+    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+        return self.model
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], profile: str) -> list[int]:
+    return list(tokenizer(answered(tokenizer, messages, profile)[1], add_special_tokens=False)["input_ids"])
+
+
+def load_causal_reward(settings: Settings, folder: Path) -> CausalReward:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} holds no reward model; run `reclm reward`")
+    model = load_model(folder, settings, task="score", load_in="full")
+    return CausalReward(model, load_tokenizer(folder), settings.profiles.batch_size)
+
+
+def train_causal_reward(
+    settings: Settings, pairs: Sequence[Pair], location: str, folder: Path
+) -> tuple[CausalReward | None, list[dict[str, Any]], int]:
+    """Tunes on the pairs of the fold `train` into `folder/adapter` and `folder/model`.
+
+    Returns the model (None in a process that is not the first), its curve as rows of (step, metric, value), and how many
+    pairs were left out because they are longer than the model reads. Raises ModelError when none is left.
+    """
+    prepare()
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import RewardTrainer
+
+    set_seed(settings.seed)
+    tokenizer = load_tokenizer(location, padding_side="right")
+    model = load_model(location, settings, task="score")
+    room = model.config.get_text_config().max_position_embeddings
+    train = [pair for pair in pairs if pair.fold == "train"]
+    rows = [
+        {f"{side}_ids": _tokens(tokenizer, pair.messages, getattr(pair, side)) for side in ("chosen", "rejected")}
+        for pair in train
+    ]
+    fitting = [row for row in rows if max(map(len, row.values())) <= room]
+    if not fitting:
+        raise ModelError(
+            f"every reward pair is longer than the {room} tokens the model reads; lower llm.max_prompt_tokens"
+        )
+    model.train()
+    trainer = RewardTrainer(
+        model=model,
+        args=_config(settings, folder / "trainer"),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(fitting),
+        peft_config=_lora(settings),
+    )
+    tell_progress(trainer, "reward.learning_rate")
+    trainer.train()
+    tuned = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_first_rank():
+        return None, [], 0
+    tuned.save_pretrained(folder / "adapter")
+    _merge(settings, tokenizer, train[:SCALED_BY], location, folder)
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    curve = [
+        {"step": entry["step"], "metric": LOGGED[name], "value": float(value)}
+        for entry in trainer.state.log_history
+        for name, value in entry.items()
+        if name in LOGGED
+    ]
+    return load_causal_reward(settings, folder / "model"), curve, len(rows) - len(fitting)
+
+
+def _merge(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], location: str, folder: Path
+) -> None:
+    """Saves the tuned model merged, with a head whose scores of some pairs it learned from have a deviation of 1."""
+    from peft import PeftModel
+
+    base = load_model(location, settings, task="score", load_in="full")
+    merged = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
+    reward = CausalReward(merged, tokenizer, settings.profiles.batch_size)
+    requests = [pair.messages for pair in pairs]
+    scores = reward.score([*requests, *requests], [*(p.chosen for p in pairs), *(p.rejected for p in pairs)])
+    merged.score.weight.data /= max(1e-3, float(scores.std()))
+    merged.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+
+def _lora(settings: Settings) -> LoraConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.reward.lora_rank,
+        lora_alpha=settings.reward.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=["score"],
+        task_type="SEQ_CLS",
+    )
+
+
+def _config(settings: Settings, folder: Path) -> RewardConfig:
+    from trl import RewardConfig
+
+    on_cpu = device_of(settings) == "cpu"
+    return RewardConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.reward.batch_size,
+        num_train_epochs=settings.reward.epochs,
+        max_steps=settings.reward.max_steps or -1,
+        learning_rate=settings.reward.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        max_length=None,
+        center_rewards_coefficient=CENTRED,
+        logging_steps=10,
+        report_to=settings.trl.report_to.split(","),
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=on_cpu,
+        bf16=str(dtype_of(settings)) == "torch.bfloat16",
+        gradient_checkpointing=settings.llm.gradient_checkpointing,
+        dataloader_pin_memory=not on_cpu,
+        seed=settings.seed,
+    )

@@ -1,0 +1,148 @@
+"""The reward stage: dialogues and their teacher's profiles come in, a model that says how good a profile is goes out.
+
+Two kinds behind one interface: the encoder with a trained head (`reclm.llm.reward.encoder`, the default, which says why),
+and the tuned language model with a score head (`reclm.llm.reward.causal`), as RecLM has it (arXiv 2412.19302, section 3.3).
+Both learn from the same pairs and are measured on those of held-out entities, per kind of negative.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reclm.errors import WorkspaceError
+from reclm.llm.models.base import (
+    CURVE,
+    is_first_rank,
+    learned_with,
+    load_tokenizer,
+    model_location,
+    reusable,
+    writing_once,
+)
+from reclm.llm.prompts.corpus import ProfileSource
+from reclm.llm.prompts.dialogues import Dialogue
+from reclm.llm.prompts.messages import Message
+from reclm.llm.prompts.templates import token_counter
+from reclm.llm.reward.encoder import load_encoder_reward
+from reclm.llm.reward.encoder_training import train_encoder_reward
+from reclm.llm.reward.pairs import Pair, fingerprint, make_pairs
+from reclm.llm.tuning.heldout import Row, write_rows
+from reclm.progress import quiet, say, step
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact, Draft
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from reclm.settings.tree import Settings
+
+KIND = "reward"
+ALL = "all"
+
+
+class RewardModel(Protocol):
+    """What judges a profile."""
+
+    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
+        """(n,) how good profile i is as the answer to request i (turn 1); higher is better, the scale is its own."""
+
+    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+        """Lets the judge know more of whom request i is about than the request shows, where it can use it: the lines of
+        the whole history, or of what an item's audience picks."""
+
+    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+        """The same as TRL's PPOTrainer takes it: a backbone over the tokens of request and answer, and `score`."""
+
+
+def write_reward(
+    settings: Settings,
+    dialogues: Sequence[Dialogue],
+    teacher: ProfileSource,
+    sft: Artifact,
+    parents: dict[str, str] | None = None,
+) -> Artifact:
+    """The reward model, made or found standing: its weights, `curve` and `held_out` parquet.
+
+    `parents` name the teacher and the warehouse. Raises WorkspaceError when no pair can be made.
+    """
+    parents = {"sft": sft.version, **(parents or {})}
+    parameters = {
+        "reward": settings.reward.model_dump(mode="json"),
+        **learned_with(settings),
+        "dialogues": fingerprint(dialogues, teacher),
+    }
+    if found := reusable(settings, KIND, parameters, parents):
+        return found
+    location = model_location(settings, sft)
+    pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
+    if not any(pair.fold == "train" for pair in pairs):
+        raise WorkspaceError(
+            "no reward pair can be made; see that the teacher wrote of several users or items, and the reward rates"
+        )
+    with writing_once(settings.paths, KIND, parameters, parents) as draft:
+        _train(settings, pairs, location, draft)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
+
+
+def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draft) -> None:
+    counts = Counter(f"{pair.fold}/{pair.negative}" for pair in pairs)
+    draft.metrics.update(pairs=len(pairs), counts=dict(sorted(counts.items())))
+    held_out = [pair for pair in pairs if pair.fold == "held_out"]
+    say(f"  {len(pairs) - len(held_out):,} pairs to learn from, {len(held_out):,} held out")
+    model: RewardModel | None
+    if settings.reward.model == "encoder":
+        if not is_first_rank():
+            return
+        with step("reward model: encoder and head"):
+            encoder_reward, curve = train_encoder_reward(settings, pairs)
+        encoder_reward.save(draft.path)
+        model = encoder_reward
+    else:
+        from reclm.llm.reward.causal import train_causal_reward
+
+        with step("reward model: tuned language model with a score head"), quiet():
+            model, curve, too_long = train_causal_reward(settings, pairs, location, draft.path)
+        draft.metrics["too_long"] = too_long
+    if model is None:
+        return
+    pq.write_table(pa.Table.from_pylist(curve, schema=CURVE), draft.path / "curve.parquet")
+    rows = accuracy_rows(model, held_out)
+    write_rows(draft.path / "held_out.parquet", rows)
+    draft.metrics["accuracy"] = {row["kind"]: round(row["value"], 4) for row in rows}
+    say("  held-out accuracy: " + ", ".join(f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f}" for row in rows))
+
+
+def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:
+    """Share of pairs whose chosen profile scores higher, a tie counting half, per kind of negative and of all."""
+    if not pairs:
+        return []
+    requests = [pair.messages for pair in pairs]
+    model.inform(requests, [pair.known for pair in pairs])
+    better = model.score(requests, [pair.chosen for pair in pairs])
+    worse = model.score(requests, [pair.rejected for pair in pairs])
+    right = np.where(better == worse, 0.5, better > worse).astype(np.float64)
+    kinds = np.array([pair.negative for pair in pairs])
+    rows = [_row(ALL, right)]
+    return rows + [_row(str(kind), right[kinds == kind]) for kind in sorted(set(kinds.tolist()))]
+
+
+def _row(kind: str, right: NDArray[np.float64]) -> Row:
+    error = float(right.std(ddof=1) / np.sqrt(len(right))) if len(right) > 1 else float("nan")
+    return {"metric": "accuracy", "kind": kind, "value": float(right.mean()), "error": error, "n": len(right)}
+
+
+def load_reward(settings: Settings, artifact: Artifact) -> RewardModel:
+    """The reward model of an artifact, of whichever kind. Raises ModelError when it cannot be read."""
+    if artifact.manifest["parameters"]["reward"]["model"] == "encoder":
+        return load_encoder_reward(settings, artifact.path)
+    from reclm.llm.reward.causal import load_causal_reward
+
+    return load_causal_reward(settings, artifact.path / "model")

@@ -1,0 +1,1 @@
+"""Who writes the profiles that the language model learns from."""

@@ -1,0 +1,253 @@
+"""Whoever writes the profiles that the language model learns from: a warehouse comes in, a `teacher` artifact goes out.
+
+`extractive` writes of everybody well known, at both snapshots, from full histories and audiences. `openai` asks an
+OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302, section 3.2): of users first, then of items with the
+interests of their audiences, at snapshot `select`, which is all that the model learns from. `table` takes profiles written
+elsewhere. Of an item a teacher tells what its audience tells, so what is learned from it is who an item is for.
+How many of its profiles parse, before and after they were brought into the form of the grammar, stands in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reclm.dataset import SNAPSHOTS
+from reclm.errors import ModelError
+from reclm.llm.engines.openai import model_asked
+from reclm.llm.models.base import is_first_rank, reusable, writing_once
+from reclm.llm.models.training_cutoff import CUTOFF_KEY, training_cutoff
+from reclm.llm.prompts.messages import Kind
+from reclm.llm.teacher import endpoint as teacher_endpoint
+from reclm.llm.teacher import table as teacher_table
+from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.profiles import grammar
+from reclm.profiles import keywords as extractive
+from reclm.profiles.snapshot_data import SnapshotData, load_catalogue, load_snapshot_data
+from reclm.profiles.terms import Terms, item_terms
+from reclm.progress import say
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import PROFILE_FILES, profile_schema
+from reclm.warehouse.reading import warehouse_fingerprint
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from reclm.settings.tree import Settings
+
+KIND = "teacher"
+Written = tuple[list[Entry], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher wrote: `profiles[kind, snapshot]` maps ids to texts; who is not in it was not written of."""
+
+    profiles: dict[tuple[Kind, str], dict[str, str]]
+    version: str = ""
+
+    def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None:
+        return self.profiles.get((kind, snapshot), {}).get(entity_id)
+
+    def interests(self, item_id: str, snapshot: str = "select") -> str:
+        """The interests of an item's audience, by comma; '' when nobody told. What was known at `select` is still known
+        at `final`, so a teacher that wrote of `select` alone is asked there."""
+        for moment in dict.fromkeys((snapshot, "select")):
+            profile = grammar.parse(self.of("item", item_id, moment)).profile
+            if profile is not None:
+                return ", ".join(profile.interests)
+        return ""
+
+
+def load_teacher(settings: Settings, artifact: Artifact) -> Teacher:
+    """The profiles of a teacher artifact; those it has nothing to say about are left out."""
+    profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
+    for kind in KINDS:
+        table = pq.read_table(artifact.path / PROFILE_FILES[kind])
+        for row in table.select([f"{kind}_id", "snapshot", "profile", "flag"]).to_pylist():
+            if row["profile"] and not row["flag"]:
+                profiles[kind, row["snapshot"]][row[f"{kind}_id"]] = row["profile"]
+    return Teacher(profiles, artifact.version)
+
+
+def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
+    """The teacher's profiles, written or found standing; None after a `dry_run`, which only says what `openai` would cost.
+
+    Raises InputError when a table cannot be read, ModelError when an endpoint fails for good, WorkspaceError when there is
+    no warehouse.
+    """
+    from reclm.warehouse.reading import connect
+
+    workspace, engine = settings.paths, settings.teacher.engine
+    if dry_run:
+        if engine == "openai":
+            with closing(connect(settings)) as connection:
+                teacher_endpoint.say_cost(settings, connection, "would ask")
+        else:
+            say(f"teacher.engine = {engine!r} costs nothing")
+        return None
+    parents = {"warehouse": warehouse_fingerprint(workspace)}
+    if engine == "openai" and not settings.openai.model:
+        alike = _alike(settings, parents["warehouse"])
+        try:
+            model = model_asked(settings, retries=0 if alike else None)
+        except ModelError as error:
+            if not alike:
+                raise
+            say(f"{error}")
+            say(f"teacher {alike[-1].version} stands already: used again")
+            return alike[-1]
+        settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
+    parameters = parameters_of(settings)
+    version = artifacts.version_of(KIND, parameters, parents)
+    if found := reusable(settings, KIND, parameters, parents):
+        return found
+    with writing_once(workspace, KIND, parameters, parents, resumable=True) as draft:
+        if is_first_rank():
+            with closing(connect(settings)) as connection:
+                entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
+                draft.metrics.update(metrics, **_account(entries), **{CUTOFF_KEY: training_cutoff(connection)})
+            _write_entries(settings, entries, draft.path, version)
+            say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
+    return artifacts.load(workspace, KIND, version)
+
+
+def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
+    """The teachers of a warehouse that differ from the settings' in the endpoint's model alone, oldest first."""
+    wanted = {**parameters_of(settings), "model": ""}
+    found = artifacts.all_of(settings.paths, KIND)
+    return [
+        one
+        for one in found
+        if one.manifest["parents"] == {"warehouse": warehouse} and {**one.manifest["parameters"], "model": ""} == wanted
+    ]
+
+
+def parameters_of(settings: Settings) -> dict[str, Any]:
+    """What the settings' teacher depends on besides the warehouse, with the endpoint's model as the settings name it. Raises
+    InputError when its table cannot be read."""
+    return {
+        **settings.teacher.model_dump(exclude={"table"}),
+        **_ENGINES[settings.teacher.engine].parameters(settings),
+    }
+
+
+def extractive_teacher(
+    knowledge: SnapshotData, terms: Terms, settings: Settings
+) -> dict[Kind, tuple[Sequence[str], extractive.Written]]:
+    """{kind: (ids, texts and flags row for row)}: what the keyword teacher says at one snapshot."""
+    users, items = extractive.write_teacher_profiles(knowledge, terms, settings.profiles)
+    return {"user": (knowledge.user_ids, users), "item": (knowledge.catalogue.item_ids, items)}
+
+
+def _write_extractive(settings: Settings, connection: DuckDBPyConnection, folder: Path) -> Written:
+    catalogue = load_catalogue(connection, settings.features.max_text_length)
+    terms = item_terms(catalogue)
+    entries = []
+    for snapshot in SNAPSHOTS:
+        knowledge = load_snapshot_data(connection, snapshot, catalogue)
+        for kind, (ids, written) in extractive_teacher(knowledge, terms, settings).items():
+            chosen = drawn(settings, kind, [i for i, flag in zip(ids, written.flags, strict=True) if not flag])
+            entries += [
+                Entry(kind, snapshot, knowledge.as_of, entity, text, flag)
+                for entity, text, flag in zip(ids, written.texts, written.flags, strict=True)
+                if flag or entity in chosen
+            ]
+    return entries, {}
+
+
+def _keyword_parameters(settings: Settings) -> dict[str, Any]:
+    return {
+        "engine_version": extractive.ENGINE_VERSION,
+        "phrases": settings.profiles.model_dump(include={"identities", "interests", "item_phrases"}),
+        "max_text_length": settings.features.max_text_length,
+        "seed": settings.seed,
+    }
+
+
+def _table_parameters(settings: Settings) -> dict[str, Any]:
+    files = {kind: path.read_bytes() for kind, path in teacher_table.tables(settings).items()}
+    digests = {kind: hashlib.sha256(data).hexdigest()[:16] for kind, data in files.items()}
+    return {"files": digests, "seed": settings.seed}
+
+
+def _endpoint_parameters(settings: Settings) -> dict[str, Any]:
+    return {
+        "base_url": settings.openai.base_url,
+        "model": settings.openai.model,
+        "shape": vars(teacher_endpoint.shape_of(settings)),
+        "temperature": settings.profiles.temperature,
+        "max_tokens": settings.llm.max_profile_tokens,
+        "seed": settings.seed,
+    }
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """What a teacher's version depends on, beside the settings of the section, and how it writes."""
+
+    parameters: Callable[[Settings], dict[str, Any]]
+    write: Callable[[Settings, DuckDBPyConnection, Path], Written]
+
+
+_ENGINES = {
+    "extractive": _Engine(_keyword_parameters, _write_extractive),
+    "table": _Engine(_table_parameters, teacher_table.write_entries),
+    "openai": _Engine(_endpoint_parameters, teacher_endpoint.write_entries),
+}
+
+
+def _write_entries(settings: Settings, entries: Sequence[Entry], folder: Path, version: str) -> None:
+    """The two files of the artifact, in order of snapshot and id."""
+    dataset = str(settings.paths.require_dataset()["name"])
+    engine = settings.teacher.engine
+    made_by = extractive.ENGINE_VERSION if engine == extractive.ENGINE else ""
+    for kind in KINDS:
+        chosen = [entry for entry in entries if entry.kind == kind]
+        chosen.sort(key=lambda entry: (entry.as_of, entry.snapshot, entry.entity_id))
+        rows = [
+            {
+                "dataset": dataset,
+                "snapshot": entry.snapshot,
+                "as_of": entry.as_of,
+                f"{kind}_id": entry.entity_id,
+                "profile": entry.profile,
+                "engine": engine,
+                "engine_version": entry.row.model_version if entry.row else made_by,
+                "prompt_hash": entry.row.prompt_hash if entry.row else None,
+                "parse_status": grammar.parse(entry.profile).status,
+                "flag": entry.flag,
+                "seed": entry.row.seed if entry.row else settings.seed,
+                "tokens": entry.row.tokens if entry.row else 0,
+                "latency_ms": entry.row.latency_ms if entry.row else None,
+                "version": version,
+            }
+            for entry in chosen
+        ]
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=profile_schema(kind)), folder / PROFILE_FILES[kind], compression="zstd"
+        )
+
+
+def _account(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Profiles, distinct texts and profiles that do not parse, per snapshot and kind; the flagged are not counted."""
+    account: dict[str, Any] = {}
+    for snapshot in SNAPSHOTS:
+        for kind in KINDS:
+            texts = [e.profile for e in entries if (e.kind, e.snapshot, e.flag) == (kind, snapshot, extractive.KNOWN)]
+            statuses = Counter(grammar.parse(text).status for text in texts)
+            broken = len(texts) - statuses[grammar.OK]
+            account[f"{snapshot}.{kind}s"] = {
+                "profiles": len(texts), "distinct": len(set(texts)), "malformed": broken
+            }  # fmt: skip
+    return account

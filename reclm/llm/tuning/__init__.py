@@ -1,0 +1,1 @@
+"""Tuning the language model: supervised, then by reinforcement learning."""

@@ -1,0 +1,249 @@
+"""The optimisers of the refinement, TRL's PPOTrainer and RLOOTrainer: a model's location and requests to train on come in,
+and after every update the policy is shown to a `Watch`, which keeps what is worth keeping and may end it.
+
+What departs from TRL's defaults is chosen for a small model on a CPU: two passes of PPO over a batch instead of four (each
+costs as much as writing the answers did), returns that are not discounted along the answer (its first phrase counts as
+much as its last), no sample tables, no checkpoints, and no garbage collection of the whole
+process after every batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from reclm.errors import ModelError
+from reclm.llm.models.base import load_model
+from reclm.llm.models.compat import prepare, unwrap_policy
+from reclm.llm.prompts.messages import Message
+from reclm.llm.prompts.templates import encode, render
+from reclm.llm.tuning.rollouts import draw_as_served
+from reclm.llm.tuning.sft import lora
+from reclm.settings.machine import device_of, dtype_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from reclm.llm.reward.stage import RewardModel
+    from reclm.llm.tuning.refine import RefinementMonitor
+    from reclm.settings.tree import Settings
+
+PPO_EPOCHS = 2
+MISSING_END_PENALTY = 1.0
+GENERATIONS = 4
+DIVERGED = ("probability tensor", "device-side assert")
+"""What torch says on a CPU and on CUDA when it is to draw by probabilities that are no numbers."""
+PPO_METRICS = {
+    "objective/scores": "reward",
+    "objective/kl": "kl",
+    "policy/entropy_avg": "entropy",
+    "policy/clipfrac_avg": "clipped",
+    "loss/policy_avg": "policy_loss",
+    "loss/value_avg": "value_loss",
+}
+RLOO_METRICS = {"reward": "reward", "kl": "kl", "entropy": "entropy", "loss": "policy_loss"}
+
+
+def ppo(
+    settings: Settings,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[list[Message]],
+    reward: RewardModel,
+    watch: RefinementMonitor,
+    folder: Path,
+) -> None:
+    """Proximal policy optimisation; the critic starts from the tuned model too. Raises what `watch.updated` raises."""
+    prepare()
+    from datasets import Dataset
+    from transformers import PrinterCallback, set_seed
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are importing from 'trl.experimental'")
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    set_seed(settings.seed)
+    refine, batch = settings.refine, _batch_size(settings, len(requests))
+    policy = load_model(location, settings)
+    critic = _critic(settings, location)
+    if settings.llm.gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
+        policy.enable_input_require_grads()
+    config = PPOConfig(
+        **_common(settings, folder),
+        per_device_train_batch_size=batch,
+        local_rollout_forward_batch_size=batch,
+        total_episodes=refine.steps * batch * _processes(),
+        num_ppo_epochs=PPO_EPOCHS,
+        num_mini_batches=1,
+        lam=1.0,
+        response_length=settings.llm.max_profile_tokens,
+        stop_token="eos",
+        missing_eos_penalty=MISSING_END_PENALTY,
+        kl_coef=refine.kl,
+        num_sample_generations=0,
+    )
+    trainer = PPOTrainer(
+        args=config,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=cast("PreTrainedModel", reward.as_module(tokenizer)),
+        value_model=critic,
+        train_dataset=Dataset.from_dict({"input_ids": [encode(tokenizer, request) for request in requests]}),
+        peft_config=lora(refine.lora_rank, refine.lora_alpha),
+    )
+    trainer.remove_callback(PrinterCallback)
+    unwrap_policy(trainer)
+    model = trainer.accelerator.unwrap_model(trainer.model).policy
+    trainer.add_callback(_callback(watch, lambda: model, PPO_METRICS))
+    _run(trainer, watch, model)
+
+
+def _critic(settings: Settings, location: str) -> PreTrainedModel:
+    """The value model: the tuned model with a head of one number, which begins at 0 and alone is trained."""
+    import torch
+
+    critic = load_model(location, settings, task="score")
+    critic.requires_grad_(False)
+    head = cast(torch.nn.Linear, critic.score)
+    head.requires_grad_(True)
+    torch.nn.init.zeros_(head.weight)
+    return critic
+
+
+def rloo(
+    settings: Settings,
+    location: str,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[list[Message]],
+    reward: RewardModel,
+    watch: RefinementMonitor,
+    folder: Path,
+) -> None:
+    """REINFORCE with leave-one-out baselines: several answers to a request are each other's baseline, without a critic."""
+    prepare()
+    from datasets import Dataset
+    from transformers import PrinterCallback, set_seed
+    from trl import RLOOConfig, RLOOTrainer
+
+    set_seed(settings.seed)
+    refine, batch = settings.refine, settings.refine.batch_size
+    generations = next(n for n in (*range(GENERATIONS, 1, -1), batch) if batch % n == 0)
+    batch = min(batch // generations, max(1, len(requests) // _processes())) * generations
+    texts = [_without_bos(tokenizer, render(tokenizer, request, generation=True)) for request in requests]
+
+    def judge(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float | None]:
+        scores = reward.score([requests[number] for number in row], [text.strip() for text in completions])
+        return [float(score) for score in scores]
+
+    config = RLOOConfig(
+        **_common(settings, folder),
+        per_device_train_batch_size=batch,
+        num_generations=generations,
+        max_steps=refine.steps,
+        max_completion_length=settings.llm.max_profile_tokens,
+        beta=refine.kl,
+        use_vllm=False,
+    )
+    trainer = RLOOTrainer(
+        model=load_model(location, settings),
+        reward_funcs=judge,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(texts)))}),
+        peft_config=lora(refine.lora_rank, refine.lora_alpha),
+    )
+    trainer.remove_callback(PrinterCallback)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.add_callback(_callback(watch, lambda: model, RLOO_METRICS))
+    _run(trainer, watch, model)
+
+
+METHODS: Mapping[str, Callable[..., None]] = {"ppo": ppo, "rloo": rloo}
+
+
+def _without_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """RLOOTrainer lets the tokenizer add its special tokens; one that the template wrote already is taken off."""
+    adds = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(str(tokenizer.bos_token)) if adds else text
+
+
+def _batch_size(settings: Settings, available: int) -> int:
+    return max(2, min(settings.refine.batch_size, available) // _processes())
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _common(settings: Settings, folder: Path) -> dict[str, Any]:
+    on_cpu = device_of(settings) == "cpu"
+    return {
+        "output_dir": str(folder),
+        "learning_rate": settings.refine.learning_rate,
+        "temperature": settings.refine.temperature,
+        "logging_steps": 1,
+        "report_to": settings.trl.report_to.split(","),
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": on_cpu,
+        "bf16": str(dtype_of(settings)) == "torch.bfloat16",
+        "gradient_checkpointing": settings.llm.gradient_checkpointing,
+        "dataloader_pin_memory": not on_cpu,
+        "seed": settings.seed,
+    }
+
+
+def _callback(watch: RefinementMonitor, policy: Callable[[], Any], names: Mapping[str, str]) -> TrainerCallback:
+    from transformers import TrainerCallback
+
+    class Shown(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            values = {names[key]: value for key, value in (logs or {}).items() if key in names}
+            if not all(math.isfinite(value) for value in values.values()):
+                raise _diverged(args.learning_rate)
+            if values:
+                watch.logged(state.global_step, values)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.updated(state.global_step, policy())
+
+    return Shown()
+
+
+def _diverged(rate: float) -> ModelError:
+    return ModelError(
+        f"the refined model's probabilities are no numbers any more; lower refine.learning_rate (now {rate:g})"
+    )
+
+
+def _run(trainer: Any, watch: RefinementMonitor, policy: Any) -> None:
+    draw_as_served(policy, trainer.processing_class)
+    with _no_full_collections(), redirect_stdout(sys.stderr):
+        watch.updated(0, policy)
+        try:
+            trainer.train()
+        except RuntimeError as error:
+            if not any(words in str(error) for words in DIVERGED):
+                raise
+            raise _diverged(trainer.args.learning_rate) from error
+
+
+@contextmanager
+def _no_full_collections() -> Iterator[None]:
+    """PPOTrainer collects garbage twice an update, which walks through every object of the process: what is there
+    before is set apart."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,1 @@
+"""Which model is served: the policy, its decisions, the champion and its candidates."""

@@ -1,0 +1,113 @@
+"""Settings of the data: the log and its columns, the demo shop, the split, neighbours and prompt tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from reclm.settings.section import Names, Section
+
+
+class DataSettings(Section):
+    """Where a log comes from and how its columns are called."""
+
+    importer: Literal["auto", "columns", "movielens", "mind", "mind_raw", "presplit", "demo"] = Field(
+        "auto",
+        description="Format of the folder given to ingest: `columns` (any CSV/parquet/JSONL with the mapping below), "
+        "`movielens` (100K, 1M, latest, 25M), `mind_raw` (behaviors.tsv, news.tsv), `mind` (RecLM's published files as "
+        "parquet), `presplit` (interactions with a split column), `demo`; `auto` looks at the file names.",
+    )
+    regime: Literal["dense", "sparse"] = Field(
+        "dense", description="`sparse` lets models know only the train rows marked in_sparse_train (1 to 5 a user)."
+    )
+    interactions: str = Field("", description="File of the log, when the folder holds several candidates.")
+    items: str = Field(
+        "", description="File of the item table; empty: the file whose name begins with `items`, if any."
+    )
+    users: str = Field(
+        "", description="File of the user table; empty: the file whose name begins with `users`, if any."
+    )
+    user_column: str = Field("", description="Column of the user id; empty: user_id, or a usual synonym.")
+    item_column: str = Field("", description="Column of the item id; empty: item_id, or a usual synonym.")
+    timestamp_column: str = Field(
+        "", description="Column of the event time; empty: event_ts, or a usual synonym; a log may have none."
+    )
+    weight_column: str = Field(
+        "", description="Column of a rating or weight; empty: weight, or a usual synonym; a log may have none."
+    )
+    title_column: str = Field("", description="Column of an item's title; empty: title, or a usual synonym.")
+    text_columns: Names = Field(
+        (), description="Columns of an item that make its text; empty: every column not mapped elsewhere."
+    )
+    categories_column: str = Field(
+        "", description="Column of an item's categories; empty: categories, or a usual synonym."
+    )
+    created_column: str = Field(
+        "", description="Column of the time an item appeared; empty: created_ts, or a usual synonym."
+    )
+    as_of: str = Field(
+        "",
+        description="Moment of knowledge, ISO 8601 (UTC unless it says otherwise): interactions at or after it "
+        "are landed but not yet known. Empty: all that has landed.",
+    )
+    min_weight: float | None = Field(
+        None, description="Rows with a lower weight are not likes and are set apart (MovieLens: 4)."
+    )
+
+    @field_validator("as_of")
+    @classmethod
+    def _as_utc(cls, text: str) -> str:
+        if not text:
+            return ""
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+
+
+class DemoSettings(Section):
+    """The seeded demo world."""
+
+    users: int = Field(1500, ge=10, description="Users of the shop.")
+    items: int = Field(1000, ge=20, description="Items of the shop.")
+    interactions: int = Field(45_000, ge=100, description="Interactions, about.")
+    days: int = Field(90, ge=4, description="Days the log spans.")
+    late_items: float = Field(
+        0.15, ge=0, lt=0.9, description="Share of items that arrive late and are cold at the test cut-off."
+    )
+    missing_texts: float = Field(0.05, ge=0, le=1, description="Share of items without a text.")
+    misleading_texts: float = Field(0.03, ge=0, le=1, description="Share of items whose text speaks of something else.")
+
+
+class SplitSettings(Section):
+    """How history is cut into train, valid and test when the data does not say."""
+
+    train_share: float = Field(0.8, gt=0, lt=1, description="Share of interactions, by time, before the first cut-off.")
+    valid_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share between the first and the second cut-off (pre-assigned splits without a valid slice: share of train rows set aside).",
+    )
+    zero_shot_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of items held out as zero-shot besides those first seen after the cut-off."
+    )
+    pseudo_cold_share: float = Field(
+        0.1, ge=0, lt=0.9, description="Share of train items held out as if cold while models are selected."
+    )
+
+
+class FeatureSettings(Section):
+    """Neighbourhoods, prompts and activity."""
+
+    neighbours: int = Field(20, ge=1, le=200, description="Neighbours kept per user and per item.")
+    recent_items: int = Field(
+        50, ge=2, description="Most recent items of a user that count for item-item co-occurrence."
+    )
+    prompt_history: int = Field(
+        20, ge=1, description="Items of the target kept for prompts, half of them the latest, half the most typical."
+    )
+    prompt_neighbours: int = Field(5, ge=0, description="Neighbours shown in a prompt.")
+    max_text_length: int = Field(
+        2000, ge=50, description="Characters of an item's text that are used; the rest is kept in staging."
+    )

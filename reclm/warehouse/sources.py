@@ -1,0 +1,260 @@
+"""What dbt reads besides the landing zone, and what tells whether it has to read again.
+
+In come settings and artifacts; out go `parameters.parquet`, `current_artifacts.parquet` and an empty file of every
+artifact kind, so that each model can be built before there is anything to show; and fingerprints of all that a phase of
+the build is made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclm.errors import WorkspaceError
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact, content_hash, find
+from reclm.storage.locks import alone
+from reclm.storage.version import VERSION
+from reclm.storage.workspace import Workspace, in_repository
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from reclm.settings.tree import Settings
+
+LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
+PROJECT_FILES = {".sql", ".py", ".csv", ".yml", ".md"}
+
+PROFILE_COLUMNS = (
+    "dataset string, snapshot string, as_of timestamp, {entity}_id string, profile string, engine string, "
+    "engine_version string, prompt_hash string, parse_status string, flag string, seed int64, tokens int64, "
+    "latency_ms double, version string"
+)
+RUN_COLUMNS = "dataset string, regime string, setting string, model string, variant string, "
+ARTIFACT_FILES = {
+    "profiles/user_profiles": PROFILE_COLUMNS.format(entity="user"),
+    "profiles/item_profiles": PROFILE_COLUMNS.format(entity="item"),
+    "profiles/quality": "version string, snapshot string, kind string, severity string, metric string, value double, n int64",
+    "embeddings/vectors-00000": "text_hash string, embedding floats, model string, version string",
+    "evaluation/results": RUN_COLUMNS
+    + "seed int64, metric string, k int64, value double, lo double, hi double, n_users int64",
+    "evaluation/bands": RUN_COLUMNS
+    + "seed int64, band_kind string, band string, metric string, k int64, value double, n int64",
+    "evaluation/comparisons": RUN_COLUMNS
+    + "other_model string, other_variant string, metric string, k int64, seed int64, diff double, lo_users double, "
+    "hi_users double, lo_items double, hi_items double",
+    "backbone/curve": "model string, variant string, seed int64, snapshot string, epoch int64, loss double, "
+    "setting string, metric string, value double",
+    "promotion/decision": "decided_at timestamp, dataset string, as_of timestamp, decision string, decided_by string, "
+    "reason string, candidate_version string, candidate_model string, candidate_variant string, candidate_seed int64, "
+    "champion_version string, champion_model string, champion_variant string, metric string, k int64, "
+    "candidate_value double, candidate_lo double, candidate_hi double, champion_value double, diff double, "
+    "diff_lo double, diff_hi double, guards string, version string",
+    "health/checks": "checked_at timestamp, dataset string, as_of timestamp, name string, subject string, value double, "
+    "lower_bound double, upper_bound double, status string, advice string, version string",
+}
+CURRENT_ARTIFACTS = "kind string, version string, encoder string"
+
+
+def project() -> Path:
+    """The dbt project beside the package. Raises WorkspaceError where only the wheel is installed."""
+    return in_repository("dbt", "dbt_project.yml")
+
+
+def write_parameters(settings: Settings) -> None:
+    """Replaces `parameters.parquet`, the one row of settings that dbt's models depend on."""
+    row = _parameters(settings)
+    kinds = {bool: "bool", int: "int64", float: "double", str: "string"}
+    columns = ", ".join(f"{name} {kinds[type(value)]}" for name, value in row.items())
+    _write_table(settings.paths.parameters, columns, [row])
+
+
+def _parameters(settings: Settings) -> dict[str, Any]:
+    dataset = settings.paths.require_dataset()
+    split, features = settings.split, settings.features
+    return {
+        "dataset": str(dataset["name"]),
+        "regime": str(settings.data.regime),
+        "split_mode": str(dataset["split_mode"]),
+        "has_event_ts": bool(dataset["has_event_ts"]),
+        "seed": settings.seed,
+        "train_share": float(split.train_share),
+        "valid_share": float(split.valid_share),
+        "zero_shot_share": float(split.zero_shot_share),
+        "pseudo_cold_share": float(split.pseudo_cold_share),
+        "neighbours": features.neighbours,
+        "recent_items": features.recent_items,
+        "prompt_history": features.prompt_history,
+        "prompt_neighbours": features.prompt_neighbours,
+        "max_text_length": features.max_text_length,
+        "sparse_views": settings.tune.sparse_views,
+        "as_of": settings.data.as_of,
+    }
+
+
+def prepare_sources(workspace: Workspace) -> None:
+    """Writes what lets dbt read artifacts before there are any: an empty file of each kind, and of the current versions.
+
+    Also the folder a bare `dbt build` writes external marts to.
+    """
+    for name, columns in ARTIFACT_FILES.items():
+        kind, file = name.split("/")
+        path = workspace.artifacts / kind / "_schema" / f"{file}.parquet"
+        if not path.exists():
+            _write_table(path, columns, [])
+    if not _current_path(workspace).exists():
+        _write_table(_current_path(workspace), CURRENT_ARTIFACTS, [])
+    (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def only_writer(workspace: Workspace) -> Iterator[None]:
+    """Holds the lock of the warehouse and of what its builds read; waits for it, and says so, while another process has it."""
+    with alone(workspace.locks / "warehouse.lock", f"another build is writing {workspace.build_database}"):
+        yield
+
+
+def set_current_artifact(workspace: Workspace, kind: str, version: str) -> None:
+    """Makes `version` the one of its kind that the warehouse's current tables show."""
+    set_current_artifacts(workspace, kind, [version])
+
+
+def set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
+    """The same for a kind of which several versions count at once (one backbone each model, variant and seed).
+
+    Waits while a build runs: a build that finds other artifacts current half-way reads a file that was replaced under it.
+    """
+    with only_writer(workspace):
+        _set_current_artifacts(workspace, kind, versions)
+
+
+def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
+    rows = [row for row in _current_artifacts(workspace) if row["kind"] != kind]
+    for version in versions:
+        artifact = find(workspace, kind, version)
+        parameters = artifact.manifest["parameters"] if artifact else {}
+        encoder = parameters.get("model") if kind == "embeddings" else None
+        rows.append({"kind": kind, "version": version, "encoder": encoder})
+    rows.sort(key=lambda row: (row["kind"], row["version"]))
+    _write_table(_current_path(workspace), CURRENT_ARTIFACTS, rows)
+
+
+def current_versions(workspace: Workspace, kind: str) -> set[str]:
+    """The versions of that kind that are current; none before anything was made so."""
+    return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
+
+
+def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Writes the artifact file that dbt knows as `name`, a key of ARTIFACT_FILES, with the columns given there."""
+    _write_table(path, ARTIFACT_FILES[name], rows)
+
+
+def _current_path(workspace: Workspace) -> Path:
+    return workspace.root / "current_artifacts.parquet"
+
+
+def _current_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    path = _current_path(workspace)
+    return pq.read_table(path).to_pylist() if path.exists() else []
+
+
+def _schema(columns: str) -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "double": pa.float64(),
+        "bool": pa.bool_(),
+        "floats": pa.list_(pa.float32()),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+    }
+    pairs = (column.split() for column in columns.split(", "))
+    return pa.schema([(name, kinds[kind]) for name, kind in pairs])
+
+
+def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(pa.Table.from_pylist(rows, schema=_schema(columns)), temporary)
+    temporary.replace(path)
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """{phase: hash of all that it is made from}."""
+    workspace = settings.paths
+    read = {"parameters": _parameters(settings), "landing": _landing_state(workspace)}
+    features = content_hash({"read": read, "project": _project_files(), "reclm": VERSION})
+
+    def phase(*kinds: str) -> str:
+        return content_hash({"features": features, "artifacts": _artifact_state(workspace, kinds)})
+
+    return {
+        "features": features,
+        "profiles": phase("profiles", "embeddings"),
+        "evaluation": phase("backbone", "evaluation", "promotion", "health"),
+    }
+
+
+def meaning(settings: Settings, rows: Any) -> str:
+    """What the tables of the features phase mean: a hash of the code and settings behind them and of `rows`, what is known.
+
+    Two builds that know the same have the same one, however many rows landed that are garbage or not yet known.
+    """
+    parameters = {name: value for name, value in _parameters(settings).items() if name != "as_of"}
+    code = {name: digest for name, digest in _project_files().items() if _gives_features(name)}
+    return content_hash({"code": code, "parameters": parameters, "rows": rows})
+
+
+def _project_files() -> dict[str, str]:
+    """{path inside the dbt project: digest} of everything dbt reads there."""
+    root = project()
+    files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.suffix in PROJECT_FILES}
+    return {name.as_posix(): _digest(path) for name, path in files.items() if name.parts[0] not in ("target", "logs")}
+
+
+def _gives_features(name: str) -> bool:
+    is_code = name.endswith((".sql", ".py", ".csv")) and name.startswith(("models/", "macros/", "seeds/"))
+    return is_code and not name.startswith(LATER_MODELS)
+
+
+def _landing_state(workspace: Workspace) -> Any:
+    """Batch names are hashes of content; sizes and the forgotten tell of rows that were taken out since."""
+    dataset, forgotten = workspace.require_dataset(), workspace.landing / "forgotten.json"
+    files = [
+        (b["table"], b["batch"], workspace.landing / b["table"] / f"{b['batch']}.parquet") for b in dataset["batches"]
+    ]
+    return {
+        "batches": [(table, batch, path.stat().st_size if path.exists() else 0) for table, batch, path in files],
+        "forgotten": _digest(forgotten) if forgotten.exists() else "",
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _artifact_state(workspace: Workspace, kinds: Iterable[str]) -> list[Any]:
+    manifests = (path for kind in kinds for path in sorted((workspace.artifacts / kind).glob("*/manifest.json")))
+    current = [row for row in _current_artifacts(workspace) if row["kind"] in kinds]
+    return [current, [(path.parent.parent.name, path.parent.name, _digest(path)) for path in manifests]]
+
+
+def current_profiles(workspace: Workspace) -> Artifact:
+    """The profiles that the warehouse shows, else the newest. Raises WorkspaceError when there are none."""
+    from reclm.warehouse.sources import current_versions
+
+    found = artifacts.all_of(workspace, "profiles")
+    if not found:
+        raise WorkspaceError(f"{workspace.root} holds no profiles; run `reclm profile` first")
+    versions = current_versions(workspace, "profiles")
+    return next((one for one in reversed(found) if one.version in versions), found[-1])

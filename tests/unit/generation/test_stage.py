@@ -1,0 +1,386 @@
+"""The profile stage: what lands in the artifact, that it is found again, and that its bytes do not depend on the day."""
+
+import shutil
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from llm_world import as_artifact
+from stub_engine import Killed, Stub
+from unit.profiles_world import HISTORIES, ITEMS, workspace
+
+from reclm.errors import WorkspaceError
+from reclm.generation import stage as engine
+from reclm.generation import writer as language
+from reclm.profiles import grammar, quality
+from reclm.settings.tree import Settings
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import profile_schema
+
+
+class TestArtifact:
+    def test_it_holds_one_row_per_snapshot_and_id_sorted_by_id(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, current = workspace(tmp_path, monkeypatch)
+        artifact = engine.write_profiles(settings)
+        for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
+            table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
+            assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
+            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 2
+            assert table["snapshot"].to_pylist() == ["select"] * len(ids) + ["final"] * len(ids)
+            assert set(table["version"].to_pylist()) == {artifact.version}
+            assert set(table["dataset"].to_pylist()) == {"tiny"}
+            assert {str(moment) for moment in table["as_of"].to_pylist()} == {
+                "2000-01-02 00:00:00+00:00",
+                "2000-01-03 00:00:00+00:00",
+            }
+            for row in table.to_pylist():
+                assert row["parse_status"] == grammar.parse(row["profile"]).status
+        assert current == {"profiles": artifact.version}
+
+    def test_quality_speaks_of_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch)
+        table = pq.read_table(engine.write_profiles(settings).path / "quality.parquet")
+        assert table.schema.equals(quality.SCHEMA)
+        rows = table.to_pylist()
+        assert {(row["snapshot"], row["kind"]) for row in rows} == {
+            (snapshot, kind) for snapshot in ("select", "final") for kind in ("user", "item")
+        }
+        keys = [(row["snapshot"], row["kind"], row["severity"], row["metric"]) for row in rows]
+        assert len(set(keys)) == len(keys)
+        assert {row["value"] for row in rows if row["metric"] == "format"} == {1.0}
+
+    def test_the_manifest_counts_flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch)
+        metrics = engine.write_profiles(settings).metrics
+        assert metrics["final.users"]["no_history"] == 1
+        assert metrics["final.items"]["no_text"] == 1
+
+
+class TestVersions:
+    def test_what_stands_is_used_again_and_said_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings, current = workspace(tmp_path, monkeypatch)
+        first = engine.write_profiles(settings)
+        current.clear()
+        capsys.readouterr()
+        assert engine.write_profiles(settings).manifest == first.manifest
+        assert "used again" in capsys.readouterr().err
+        assert current == {"profiles": first.version}
+
+    def test_settings_seed_and_warehouse_each_make_another_version(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch)
+        versions = {engine.write_profiles(settings).version}
+        versions.add(engine.write_profiles(settings.model_copy(update={"seed": 7})).version)
+        fewer = settings.profiles.model_copy(update={"interests": 2})
+        versions.add(engine.write_profiles(settings.model_copy(update={"profiles": fewer})).version)
+        workspace(tmp_path, monkeypatch, fingerprint="f2")
+        versions.add(engine.write_profiles(settings).version)
+        assert len(versions) == 4
+        assert len(artifacts.all_of(settings.paths, "profiles")) == 4
+
+    def test_two_runs_give_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = []
+        for name in ("one", "two"):
+            settings, _ = workspace(tmp_path / name, monkeypatch)
+            path = engine.write_profiles(settings).path
+            written.append({file.name: file.read_bytes() for file in path.glob("*.parquet")})
+        assert len(written[0]) == 3
+        assert written[0] == written[1]
+
+
+class TestWithoutTexts:
+    def test_rows_are_flagged_and_the_engine_says_why(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, texts=False)
+        artifact = engine.write_profiles(settings)
+        assert "no texts: profiles would carry nothing" in capsys.readouterr().err
+        table = pq.read_table(artifact.path / "item_profiles.parquet")
+        assert set(table["flag"].to_pylist()) == {"no_text"}
+        assert set(table["parse_status"].to_pylist()) == {grammar.EMPTY}
+        assert pa.compute.all(pa.compute.equal(table["profile"], "")).as_py()
+
+
+class TestMissingInput:
+    def test_without_a_warehouse_the_message_names_the_remedy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workspace(tmp_path / "other", monkeypatch)
+        with pytest.raises(WorkspaceError, match="does not exist"):
+            engine.write_profiles(Settings(workspace=tmp_path / "nothing"))
+
+
+def with_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub, kind: str = "refine", **options: Any
+) -> tuple[Settings, dict[str, str]]:
+    """A workspace whose profiles `stub` writes in the name of a model that stands."""
+    profiles = {"engine": "transformers", "shard_size": 4, **options.pop("profiles", {})}
+    settings, current = workspace(folder, monkeypatch, profiles=profiles, **options)
+    if not artifacts.all_of(settings.paths, kind):
+        as_artifact(settings, kind, model_folder())
+    monkeypatch.setattr(language, "open_engine", lambda *_: nullcontext(stub))
+    return settings, current
+
+
+@cache
+def model_folder() -> Path:
+    """A tokenizer and no model: what counts tokens when a stub writes."""
+    from llm_world import documents
+
+    from reclm.llm.models.tiny import train_tokenizer
+
+    folder = Path(mkdtemp())
+    train_tokenizer(documents(), 400).save_pretrained(folder)
+    return folder
+
+
+def rows_of(artifact: Artifact, kind: str, snapshot: str = "final") -> dict[str, dict[str, Any]]:
+    rows = pq.read_table(artifact.path / f"{kind}_profiles.parquet").to_pylist()
+    return {row[f"{kind}_id"]: row for row in rows if row["snapshot"] == snapshot}
+
+
+class TestLanguageModel:
+    def test_rows_tell_who_wrote_them_and_of_what_prompt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        stub = Stub()
+        settings, current = with_model(tmp_path, monkeypatch, stub)
+        artifact = engine.write_profiles(settings)
+        for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
+            table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
+            assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
+            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 2
+            for row in table.to_pylist():
+                assert (row["engine"], row["engine_version"], row["tokens"]) == ("stub", "model-1", 7)
+                assert len(row["prompt_hash"]) == 64
+                assert row["parse_status"] == grammar.OK
+        assert "Burr grinder" in rows_of(artifact, "user", "select")["a"]["profile"]
+        assert (artifact.path / "quality.parquet").exists()
+        assert current["profiles"] == artifact.version
+        assert set(artifact.manifest["parents"]) == {"warehouse", "refine", "teacher"}
+
+    def test_the_silent_are_asked_with_nothing_and_flagged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub)
+        artifact = engine.write_profiles(settings)
+        users, items = rows_of(artifact, "user"), rows_of(artifact, "item")
+        assert {user for user, row in users.items() if row["flag"]} == {"new"}
+        assert users["new"]["flag"] == "no_history"
+        assert {item: row["flag"] for item, row in items.items() if row["flag"]} == {
+            "blank": "no_text", "void": "no_text"
+        }  # fmt: skip
+        assert users["new"]["profile"].startswith("User identity")
+        assert items["blank"]["prompt_hash"] == items["void"]["prompt_hash"]
+        assert len(stub.asked) == len(set(stub.asked)) == artifact.metrics["generated"]
+
+    def test_only_what_changed_is_asked_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        first = engine.write_profiles(settings)
+        with duckdb.connect(str(settings.paths.warehouse)) as connection:
+            connection.execute("update fct_user_prompts set history = '[{\"line\": \"Piano\"}]' where user_id = 'f'")
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
+        second = engine.write_profiles(settings)
+        assert second.version != first.version
+        assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Picked: Piano"]
+        assert second.metrics["generated"] == 1
+        before, after = rows_of(first, "user"), rows_of(second, "user")
+        for user in set(HISTORIES) - {"f"}:
+            assert {**before[user], "version": ""} == {**after[user], "version": ""}
+
+    def test_full_asks_everything_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = Stub()
+        engine.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub)
+        engine.write_profiles(settings)
+        assert stub.asked == []
+        engine.write_profiles(settings, full=True)
+        assert sorted(stub.asked) == sorted(first.asked)
+
+    @pytest.mark.parametrize(("kept_step", "again"), [(0, False), (6, True)])
+    def test_what_refinement_left_as_it_was_has_written_already(
+        self, kept_step: int, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, first, kind="sft", profiles={"model": "tuned"})
+        tuned = artifacts.all_of(settings.paths, "sft")[0]
+        first.model_version = f"sft-{tuned.version}"
+        engine.write_profiles(settings)
+        with artifacts.writing(settings.paths, "refine", {}, {"sft": tuned.version}) as draft:
+            shutil.copytree(tuned.path / "model", draft.path / "model")
+            draft.metrics["kept_step"] = kept_step
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub)
+
+        def opened(settings: Settings, folder: str, version: str) -> nullcontext[Stub]:
+            stub.model_version = version
+            return nullcontext(stub)
+
+        monkeypatch.setattr(language, "open_engine", opened)
+        artifact = engine.write_profiles(settings)
+        assert "refine" in artifact.manifest["parents"]
+        assert sorted(stub.asked) == (sorted(first.asked) if again else [])
+
+    @pytest.mark.parametrize(
+        "change", [{"seed": 9}, {"profiles": {"temperature": 0.5}}, {"llm": {"max_profile_tokens": 32}}]
+    )
+    def test_other_decoding_shares_no_answers(
+        self, change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = Stub()
+        engine.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
+        stub = Stub()
+        engine.write_profiles(with_model(tmp_path, monkeypatch, stub, **change)[0])
+        assert sorted(stub.asked) == sorted(first.asked)
+
+    @pytest.mark.parametrize("moment", [0, 3, 9, 14])
+    def test_a_killed_run_goes_on_and_ends_alike(
+        self, moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = engine.write_profiles(with_model(tmp_path / "one", monkeypatch, Stub())[0])
+        killed, stub = Stub(die_after=moment), Stub()
+        with pytest.raises(Killed):
+            engine.write_profiles(with_model(tmp_path / "two", monkeypatch, killed)[0])
+        ended = engine.write_profiles(with_model(tmp_path / "two", monkeypatch, stub)[0])
+        assert ended.version == whole.version
+        for name in ("user_profiles.parquet", "item_profiles.parquet", "quality.parquet"):
+            assert pq.read_table(ended.path / name).equals(pq.read_table(whole.path / name))
+        assert len(stub.asked) == whole.metrics["generated"] - moment // 4 * 4
+
+    def test_what_never_parses_is_kept_and_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        stub = Stub(malformed=dict.fromkeys(["Picked: nothing\nWho is it?"], 99))
+        settings, _ = with_model(tmp_path, monkeypatch, stub)
+        artifact = engine.write_profiles(settings)
+        row = rows_of(artifact, "user")["new"]
+        assert (row["profile"], row["parse_status"]) == ("no profile at all", grammar.MALFORMED)
+        assert (artifact.metrics["malformed"], artifact.metrics["asked_again"]) == (1, 1)
+        assert artifact.metrics["final.users"]["malformed"] == 1
+
+    @pytest.mark.parametrize(
+        ("model", "remedy"), [("refined", "reclm refine"), ("tuned", "reclm tune"), ("base", "reclm tune")]
+    )
+    def test_without_the_model_the_message_names_the_command(
+        self, model: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers", "model": model})
+        with pytest.raises(WorkspaceError, match=remedy):
+            engine.write_profiles(settings)
+
+    def test_a_model_of_this_warehouse_goes_before_a_newer_one_of_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
+        for warehouse, age in (("f1", "older"), ("f2", "newer")):
+            with artifacts.writing(settings.paths, "refine", {"age": age}, {"warehouse": warehouse}):
+                pass
+        assert language.newest_model(settings, "f1").manifest["parameters"]["age"] == "older"
+        assert language.newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
+
+
+class TestAModelThatKnowsMore:
+    @pytest.mark.parametrize(
+        ("knows", "why"),
+        [
+            ({"until": "2000-01-02T06:00:00+00:00"}, "learned from interactions until 2000-01-02T06"),
+            ({"seed": 1}, "learned of items that this build withholds"),
+            ({"pseudo_cold_share": 0.3}, "learned of items that this build withholds"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["teacher", "base"])
+    def test_than_this_build_may_writes_nothing(
+        self, source: str, knows: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
+        same = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
+        add_model(settings, source, "f2", {**same, **knows})
+        assert language.newest_model(settings, "f2")
+        with pytest.raises(WorkspaceError, match=why):
+            language.newest_model(settings, "f1")
+        for known in (same, {**same, "until": "2000-01-01T00:00:00+00:00"}):
+            allowed = add_model(settings, source, "f2", known)
+            add_model(settings, source, "f2", {**same, **knows, "later": len(allowed)})
+            assert language.newest_model(settings, "f1").version == allowed
+
+
+def add_model(settings: Settings, source: str, fingerprint: str, known: dict[str, Any]) -> str:
+    """A refined model whose teacher or base learned so much."""
+    told = {"knows": known}
+    parameters = told if source == "base" else {"n": str(known)}
+    with artifacts.writing(settings.paths, source, parameters, {}) as draft:
+        draft.metrics.update(told if source == "teacher" else {})
+    parents = {"warehouse": fingerprint, source: artifacts.version_of(source, parameters, {})}
+    with artifacts.writing(settings.paths, "refine", {}, parents):
+        pass
+    return artifacts.version_of("refine", {}, parents)
+
+
+class TestNewItems:
+    def test_they_alone_are_asked_about_and_all_else_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        first = engine.write_profiles(settings)
+        with duckdb.connect(str(settings.paths.warehouse)) as connection:
+            connection.execute("insert into dim_items values ('lute', 99, 'Lute', 'Old music.', ['Music'], 'Lute')")
+            connection.execute(
+                "insert into fct_item_prompts select snapshot, 'lute', 0, '[]', 'Music: Lute', 'Old music.', '[]' "
+                "from int_snapshots"
+            )
+            connection.execute("update fct_user_prompts set history = '[{\"line\": \"Piano\"}]' where user_id = 'f'")
+        stub = Stub()
+        settings, current = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
+        added = engine.write_profiles(settings, items="new")
+        assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Item: Music: Lute | Old music."]
+        assert current["profiles"] == added.version != first.version
+        assert added.manifest["parents"]["profiles"] == first.version
+        for kind in ("user", "item"):
+            for snapshot in ("select", "final"):
+                before, after = (rows_of(one, kind, snapshot) for one in (first, added))
+                assert {row["version"] for row in after.values()} == {added.version}
+                assert set(after) - set(before) == ({"lute"} if (kind, snapshot) == ("item", "final") else set())
+                for entity, row in before.items():
+                    assert {**row, "version": ""} == {**after[entity], "version": ""}
+        measured = pq.read_table(added.path / "quality.parquet").to_pylist()
+        assert {row["version"] for row in measured} == {added.version}
+        assert {row["n"] for row in measured if (row["kind"], row["snapshot"]) == ("item", "final")} == {1}
+
+    def test_without_any_the_current_profiles_stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        first = engine.write_profiles(settings)
+        assert engine.write_profiles(settings, items="new").version == first.version
+
+    def test_there_must_be_profiles_of_the_same_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        with pytest.raises(WorkspaceError, match="run `reclm profile` first"):
+            engine.write_profiles(settings, items="new")
+        engine.write_profiles(workspace(tmp_path, monkeypatch)[0])
+        with pytest.raises(WorkspaceError, match="run `reclm profile` for all"):
+            engine.write_profiles(settings, items="new")
+
+
+class TestWithARealModel:
+    def test_the_tiny_model_writes_the_profiles(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from llm_world import tiny_base
+
+        settings, _ = workspace(
+            tmp_path, monkeypatch, profiles={"engine": "transformers", "retries": 1}, llm={"max_profile_tokens": 24}
+        )
+        model = as_artifact(settings, "sft", tiny_base(tmp_path))
+        artifact = engine.write_profiles(settings, model=model)
+        rows = rows_of(artifact, "user")
+        assert {row["engine"] for row in rows.values()} == {"transformers"}
+        assert {row["engine_version"] for row in rows.values()} == {f"sft-{model.version}"}
+        assert all(row["tokens"] > 0 and row["latency_ms"] > 0 for row in rows.values())

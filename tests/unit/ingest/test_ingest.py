@@ -1,0 +1,492 @@
+"""What a user gives, landed: any layout of file, told from its names, and a clear word when something is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from garbage import write_garbage_log
+
+from reclm.errors import InputError, WorkspaceError
+from reclm.ingest import ingest
+from reclm.settings.tree import Settings
+
+Make = Callable[..., Settings]
+LOG = "user_id,item_id,event_ts\nann,tea,2025-01-01\nbob,tea,2025-01-02\n"
+ODD_IDS = (
+    " two  blanks ",
+    "O'Brien",
+    'say "hi"',
+    "naïve ☕🏕️",
+    "'; drop table users; --",
+    "a,b",
+    "007",
+    "NULL",
+    "a\\b",
+    "x|y",
+)
+
+
+def landed(settings: Settings, table: str, columns: str = "*", where: str = "true") -> list[tuple[Any, ...]]:
+    pattern = settings.workspace / "landing" / table / "*.parquet"
+    query = f"select {columns} from read_parquet('{pattern}') where {where} order by source_file, source_row"
+    return duckdb.connect().execute(query).fetchall()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "my shop"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(workspace_settings: Make) -> Settings:
+    return workspace_settings()
+
+
+class TestTheLandingContract:
+    def test_every_table_is_there_even_when_nothing_was_given_for_it(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        for table, last in (("interactions", "in_sparse_train"), ("items", "full_shot_candidate"), ("users", "text")):
+            described = (
+                duckdb.connect()
+                .execute(f"describe from '{settings.workspace}/landing/{table}/_empty.parquet'")
+                .fetchall()
+            )
+            names = [row[0] for row in described]
+            assert names[-3:] == [last, "source_file", "source_row"]
+            assert {row[1] for row in described[:-1]} == {"VARCHAR"}
+        assert landed(settings, "items") == []
+
+    def test_the_data_set_describes_itself(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        content = ingest(settings, folder)
+        assert content == json.loads((settings.workspace / "landing" / "dataset.json").read_text())
+        assert content["name"] == "my shop"
+        assert content["importer"] == "columns"
+        assert (content["split_mode"], content["has_event_ts"]) == ("temporal", True)
+        assert [(b["table"], b["rows"], b["source_file"]) for b in content["batches"]] == [
+            ("interactions", 2, "interactions.csv")
+        ]
+
+    def test_ingesting_the_same_files_again_changes_nothing(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text("item_id,title\ntea,Tea\n")
+        ingest(settings, folder)
+        before = tree(settings.workspace)
+        ingest(settings, folder)
+        assert tree(settings.workspace) == before
+
+    def test_a_changed_file_adds_a_batch(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        (folder / "interactions.csv").write_text(LOG + "cy,tea,2025-01-03\n")
+        content = ingest(settings, folder)
+        assert [batch["rows"] for batch in content["batches"]] == [2, 3]
+        assert len(landed(settings, "interactions")) == 5
+
+    def test_another_mapping_of_the_same_file_replaces_its_batch(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "interactions.csv").write_text("a,b,time\nann,tea,2025-01-01\n")
+        ingest(workspace_settings(data={"user_column": "b", "item_column": "a"}), folder)
+        settings = workspace_settings(data={"user_column": "a", "item_column": "b"})
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id") == [("ann", "tea")]
+
+    def test_several_files_of_one_table_are_several_batches(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions-01.csv").write_text(LOG)
+        (folder / "interactions-02.csv").write_text(LOG.replace("tea", "jam"))
+        assert len(ingest(settings, folder)["batches"]) == 2
+        assert [row[0] for row in landed(settings, "interactions", "item_id")] == ["tea", "tea", "jam", "jam"]
+
+    def test_what_a_killed_run_left_behind_goes(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        good = next(p for p in (settings.workspace / "landing/interactions").iterdir() if p.stem != "_empty")
+        (good.parent / "0123456789abcdef.parquet").write_bytes(good.read_bytes())
+        ingest(settings, folder)
+        assert len(landed(settings, "interactions")) == 2
+
+    def test_a_workspace_holds_one_data_set(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        other = folder.with_name("other")
+        folder.rename(other)
+        with pytest.raises(WorkspaceError, match=r"already holds the data set 'my shop'.*another --workspace"):
+            ingest(settings, other)
+
+    def test_forgotten_users_do_not_come_back(self, folder: Path, settings: Settings) -> None:
+        digest = hashlib.sha256(b"saltbob").hexdigest()
+        landing = settings.workspace / "landing"
+        landing.mkdir(parents=True)
+        (landing / "forgotten.json").write_text(json.dumps({"salt": "salt", "digests": [digest]}))
+        (folder / "interactions.csv").write_text(LOG + ",tea,2025-01-03\n")
+        (folder / "users.csv").write_text("user_id,town\nann,Bath\nbob,York\n")
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id") == [("ann",), (None,)]
+        assert landed(settings, "users", "user_id, text") == [("ann", "Bath")]
+
+    def test_source_rows_count_from_one_and_no_path_is_kept(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "source_file, source_row") == [
+            ("interactions.csv", 1),
+            ("interactions.csv", 2),
+        ]
+
+
+class TestValuesSurviveExactly:
+    @pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet", "jsonl"])
+    def test_odd_ids(self, kind: str, folder: Path, settings: Settings) -> None:
+        rows = [(odd, f"item {odd}", "2025-01-01") for odd in ODD_IDS]
+        path = folder / f"interactions.{kind}"
+        if kind == "jsonl":
+            lines = (json.dumps(dict(zip(("user_id", "item_id", "ts"), row, strict=True))) for row in rows)
+            path.write_text("\n".join(lines))
+        elif kind == "parquet":
+            con = duckdb.connect()
+            con.execute("create table log (user_id varchar, item_id varchar, ts varchar)")
+            con.executemany("insert into log values (?, ?, ?)", rows)
+            con.execute(f"copy log to '{path}'")
+        else:
+            mark = "\t" if kind == "tsv" else ","
+            quoted = ["user_id item_id ts".replace(" ", mark)]
+            quoted += [mark.join('"' + value.replace('"', '""') + '"' for value in row) for row in rows]
+            data = "\n".join(quoted).encode()
+            path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id, event_ts") == rows
+
+    def test_odd_column_and_file_names(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "it's [a] log?.csv").write_text('"the ""user""","it\'s",when;so\nann,tea,1\n')
+        data = {"user_column": 'the "user"', "item_column": "it's", "timestamp_column": "when;so"}
+        settings = workspace_settings(data=data)
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id, event_ts") == [("ann", "tea", "1")]
+
+    def test_bad_values_are_landed_for_the_warehouse_to_judge(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text("user,item,ts,rating\n,tea,soon,many\nann,,2999-01-01,-1\n")
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight") == [
+            (None, "tea", "soon", "many"),
+            ("ann", None, "2999-01-01", "-1"),
+        ]
+
+    def test_whole_numbers_that_a_table_holds_as_floats_are_whole(self, folder: Path, settings: Settings) -> None:
+        duckdb.connect().execute(
+            f"copy (select 7.0::double as user_id, 12 as item_id, 1.5e9::double as ts) to '{folder}/log.parquet'"
+        )
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id, event_ts") == [("7", "12", "1500000000")]
+
+    def test_times_of_a_typed_file_are_written_in_utc(self, folder: Path, settings: Settings) -> None:
+        moment = "timestamptz '2025-01-01 12:00:00+02'"
+        duckdb.connect().execute(
+            f"copy (select 'a' as user_id, 'b' as item_id, {moment} as ts) to '{folder}/log.parquet'"
+        )
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "event_ts") == [("2025-01-01 10:00:00+00",)]
+
+    def test_a_text_of_ten_megabytes(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text(f'item_id,title,text\ntea,Tea,"{"long " * 2_000_000}"\n')
+        ingest(settings, folder)
+        assert landed(settings, "items", "length(text)") == [(10_000_000,)]
+
+    @pytest.mark.parametrize(
+        "text", [LOG.replace("\n", "\r\n") + "\r\n\r\n", LOG.replace("2025-01-01\n", "2025-01-01\r\n")]
+    )
+    def test_any_line_ends_and_blank_lines(self, text: str, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_bytes(text.encode())
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, event_ts") == [("ann", "2025-01-01"), ("bob", "2025-01-02")]
+
+    def test_nul_bytes_and_byte_order_marks(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_bytes(b"\xef\xbb\xbfuser_id,item_id,ts\na\0b,tea,1\n")
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id") == [("a\0b",)]
+
+
+class TestColumnsAreFound:
+    @pytest.mark.parametrize("user", ["user", "userId", "user_id", "customer_id", "User ID"])
+    @pytest.mark.parametrize("item", ["item", "movieId", "product_id", "sku"])
+    def test_by_their_usual_names(self, user: str, item: str, folder: Path, settings: Settings) -> None:
+        (folder / "clicks.csv").write_text(f"{item},{user},timestamp,score\ntea,ann,5,0.5\n")
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight") == [("ann", "tea", "5", "0.5")]
+
+    def test_every_unmapped_item_column_is_text(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "products.csv").write_text(
+            "id,name,colour,category,release_date,note\ntea,Green Tea,green,Drinks; Hot drinks,2024-01-01,\njam,Jam,,Food,,sweet\n"
+        )
+        ingest(settings, folder)
+        assert landed(settings, "items", "item_id, title, text, categories, created_ts") == [
+            ("tea", "Green Tea", "green", "Drinks|Hot drinks", "2024-01-01"),
+            ("jam", "Jam", "sweet", "Food", None),
+        ]
+
+    def test_only_the_named_text_columns_when_they_are_named(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text("item_id,title,a,b,c\ntea,Tea,1,2,3\n")
+        settings = workspace_settings(data={"text_columns": ("c", "a")})
+        ingest(settings, folder)
+        assert landed(settings, "items", "text") == [("3 1",)]
+
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("Comedy, Drama", "Comedy|Drama"),
+            ("Comedy|Sci-Fi, soft", "Comedy|Sci-Fi, soft"),
+            ("Home Coffee", "Home Coffee"),
+            ("['Comedy', 'Drama']", "Comedy|Drama"),
+        ],
+    )
+    def test_categories_however_they_are_separated(
+        self, given: str, kept: str, folder: Path, settings: Settings
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text(f'item_id,genres\ntea,"{given}"\n')
+        ingest(settings, folder)
+        assert landed(settings, "items", "categories") == [(kept,)]
+
+    def test_lists_of_categories_in_json(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.jsonl").write_text('{"item_id": 7, "tags": ["Hot", "Green tea"], "ok": true}\n')
+        ingest(settings, folder)
+        assert landed(settings, "items", "item_id, categories, text") == [("7", "Hot|Green tea", "true")]
+
+    def test_one_file_alone_is_a_log(self, folder: Path, settings: Settings) -> None:
+        (folder / "whatever.csv").write_text(LOG)
+        content = ingest(settings, folder / "whatever.csv")
+        assert (content["name"], len(landed(settings, "interactions"))) == ("whatever", 2)
+
+    def test_two_files_named_by_settings(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "x.csv").write_text(LOG)
+        (folder / "y.csv").write_text("item_id,title\ntea,Tea\n")
+        settings = workspace_settings(data={"interactions": "x.csv", "items": "y.csv"})
+        ingest(settings, folder)
+        assert (len(landed(settings, "interactions")), len(landed(settings, "items"))) == (2, 1)
+
+    def test_low_weights_are_counted_and_left_out(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "ratings.csv").write_text("user,item,ts,rating\na,x,1,2.5\na,y,2,4\na,z,3,?\n")
+        settings = workspace_settings(data={"min_weight": 3})
+        content = ingest(settings, folder)
+        assert landed(settings, "interactions", "item_id") == [("y",), ("z",)]
+        assert content["batches"][0]["below_min_weight"] == 1
+
+    def test_a_log_of_two_columns_is_split_by_chance_the_same_way_each_time(
+        self, folder: Path, workspace_settings: Make, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "log.csv").write_text("user,item\n" + "".join(f"u{n % 50},i{n}\n" for n in range(3000)))
+        settings = workspace_settings()
+        content = ingest(settings, folder)
+        assert "set data.timestamp_column" in capsys.readouterr().err
+        assert (content["split_mode"], content["has_event_ts"]) == ("assigned", False)
+        shares = {label: n / 3000 for label, n in landed_shares(settings)}
+        assert shares == {
+            "train": pytest.approx(0.8, abs=0.03),
+            "valid": pytest.approx(0.1, abs=0.03),
+            "test": pytest.approx(0.1, abs=0.03),
+        }
+
+
+def landed_shares(settings: Settings) -> list[tuple[str, int]]:
+    pattern = settings.workspace / "landing/interactions/*.parquet"
+    return duckdb.connect().execute(f"select split, count(*) from '{pattern}' group by split").fetchall()
+
+
+class TestWrongInputIsExplained:
+    def landed_files(self, settings: Settings) -> dict[str, bytes]:
+        return {name: data for name, data in tree(settings.workspace).items() if not name.endswith("_empty.parquet")}
+
+    def check(self, settings: Settings, source: Path, *words: str) -> None:
+        before = self.landed_files(settings)
+        with pytest.raises(InputError) as caught:
+            ingest(settings, source)
+        for word in words:
+            assert word in str(caught.value)
+        assert self.landed_files(settings) == before, "something half-written was left"
+
+    def test_a_missing_folder(self, folder: Path, settings: Settings) -> None:
+        self.check(settings, folder / "nowhere", "nowhere does not exist", "--data")
+
+    def test_a_folder_without_a_log(self, folder: Path, settings: Settings) -> None:
+        (folder / "notes.txt").write_text("hello")
+        self.check(settings, folder, "holds no log", "interactions", ".parquet", "notes.txt", "data.interactions")
+
+    def test_a_log_that_settings_name_and_that_is_not_there(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "log.csv").write_text(LOG)
+        self.check(workspace_settings(data={"interactions": "lgo.csv"}), folder, "lgo.csv does not exist", "log.csv")
+
+    def test_a_missing_column(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text("item_id,custmer,ts\ntea,ann,1\n")
+        self.check(settings, folder, "log.csv", "'custmer'", "customer_id", "data.user_column")
+
+    def test_a_column_that_settings_misspell(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "log.csv").write_text("item_id,shopper,ts\ntea,ann,1\n")
+        settings = workspace_settings(data={"user_column": "shoper"})
+        self.check(settings, folder, "no column 'shoper'", "the nearest is 'shopper'", "data.user_column=shopper")
+
+    def test_a_misspelt_text_column(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text("item_id,plot\ntea,grows\n")
+        self.check(workspace_settings(data={"text_columns": ("plto",)}), folder, "'plto'", "plot", "data.text_columns")
+
+    @pytest.mark.parametrize("name", ["log.csv", "log.parquet", "log.jsonl"])
+    def test_an_empty_file(self, name: str, folder: Path, settings: Settings) -> None:
+        (folder / name).touch()
+        self.check(settings, folder, name, "empty")
+
+    def test_a_header_and_nothing_else(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text("user_id,item_id\n")
+        self.check(settings, folder, "log.csv", "gives no rows")
+
+    @pytest.mark.parametrize("content", [b"user_id,item_id\na,b\n", b"PAR1 and then nothing of the kind"])
+    def test_a_parquet_file_that_is_none(self, content: bytes, folder: Path, settings: Settings) -> None:
+        (folder / "log.parquet").write_bytes(content)
+        self.check(settings, folder, "log.parquet", "not a whole parquet file")
+
+    def test_a_parquet_file_damaged_inside(self, folder: Path, settings: Settings) -> None:
+        path = folder / "log.parquet"
+        rows = "select md5(i::varchar) as user_id, md5((-i)::varchar) as item_id, i as ts from range(50000) t(i)"
+        duckdb.connect().execute(f"copy ({rows}) to '{path}' (compression zstd)")
+        data = bytearray(path.read_bytes())
+        data[1000:200_000] = bytes(199_000)
+        path.write_bytes(data)
+        self.check(settings, folder, "log.parquet", "cannot be read", "export it again")
+
+    def test_json_that_breaks_off(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.jsonl").write_text('{"user_id": 1, "item_id": 2}\n{"user_id": 1, \n')
+        self.check(settings, folder, "log.jsonl, line 2", "one JSON object a line")
+
+    def test_a_header_that_is_not_utf8(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_bytes("usér,item\na,b\n".encode("latin-1"))
+        self.check(settings, folder, "log.csv, line 1", "UTF-8")
+
+    def test_a_file_in_another_encoding(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_bytes("user,item,ts\nRené,thé,1\n".encode("latin-1"))
+        self.check(settings, folder, "log.csv, line 2", "utf-8")
+
+    def test_a_quote_that_never_closes(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text(LOG + 'cy,"tea,2025-01-03\n' + "dee,tea,2025-01-04\n" * 100)
+        self.check(settings, folder, "log.csv, line 4", "unterminated quote")
+
+    def test_a_time_column_without_a_value(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text("user,item,ts\na,b,\n")
+        self.check(settings, folder, "log.csv", "data.timestamp_column")
+
+    def test_a_later_log_that_lacks_the_times_of_the_first(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text(LOG)
+        ingest(settings, folder)
+        (folder / "log.csv").write_text("user_id,item_id\ncy,tea\n")
+        self.check(settings, folder, "split by time", "another --workspace")
+
+    def test_a_good_file_beside_a_bad_one_is_not_landed_alone(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.parquet").write_bytes(b"PAR1")
+        self.check(settings, folder, "items.parquet")
+
+    def test_an_importer_whose_files_are_missing(self, folder: Path, workspace_settings: Make) -> None:
+        (folder / "log.csv").write_text(LOG)
+        for importer, wanted in (
+            ("movielens", "ratings.dat"),
+            ("mind_raw", "behaviors.tsv"),
+            ("mind", "train.parquet"),
+        ):
+            self.check(workspace_settings(data={"importer": importer}), folder, wanted, "log.csv")
+        self.check(workspace_settings(data={"importer": "presplit"}), folder, "no column 'split'", "data.importer")
+
+
+class TestSingleUnreadableLines:
+    def test_they_keep_their_place_and_are_counted(self, folder: Path, settings: Settings) -> None:
+        lines = [f"u{n},tea,2025-01-01" for n in range(1, 101)]
+        lines[1] = "u2,tea,2025-01-01,what,is,this"
+        lines[2] = "u3"
+        lines[49] = '"u"50,tea,2025-01-01'
+        (folder / "log.csv").write_text("user_id,item_id,ts\n" + "\n".join(lines))
+        content = ingest(settings, folder)
+        assert (content["batches"][0]["rows"], content["batches"][0]["unreadable"]) == (100, 3)
+        rows = landed(settings, "interactions", "source_row, user_id")
+        assert rows == [(n, None if n in (2, 3, 50) else f"u{n}") for n in range(1, 101)]
+
+    def test_why_is_kept_beside_the_rows(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.csv").write_text(LOG + "only-one-field\n" + "cy,tea,2025-01-01\n" * 20)
+        ingest(settings, folder)
+        rejected = f"{settings.workspace}/landing/rejected/*.parquet"
+        found = (
+            duckdb.connect().execute(f"select \"table\", source_file, source_row, reason from '{rejected}'").fetchall()
+        )
+        assert found == [("interactions", "log.csv", 3, "Expected Number of Columns: 3 Found: 1")]
+
+
+class TestAMillionRowsWithGarbage:
+    def test_every_row_is_landed_and_none_is_lost(self, folder: Path, settings: Settings) -> None:
+        counts = write_garbage_log(folder)
+        content = ingest(settings, folder)
+        assert sum(counts.values()) == 1_000_000
+        assert {b["table"]: b["rows"] for b in content["batches"]} == {"interactions": 1_000_000, "items": 2_000}
+        pattern = settings.workspace / "landing/interactions/*.parquet"
+        found = (
+            duckdb.connect()
+            .execute(
+                "select count(*) filter (user_id is null), count(*) filter (item_id is null), "
+                "count(*) filter (try_cast(event_ts as timestamptz) is null), count(*) filter (event_ts > '2900'and event_ts < 'a'), "
+                f"count(*) filter (item_id like 'nowhere%'), count(*) - count(distinct source_row) from '{pattern}'"
+            )
+            .fetchall()[0]
+        )
+        n_each = counts["duplicate"]
+        assert found == (n_each, n_each, n_each, n_each, n_each, 0)
+
+
+class TestADelivery:
+    ITEMS = "item_id,title\ncocoa,Cocoa\n"
+
+    def test_joins_the_data_set_that_stands_whatever_its_folder_is_called(
+        self, folder: Path, tmp_path: Path, settings: Settings
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "interactions-2.csv").write_text("user_id,item_id,event_ts\nann,cocoa,2025-01-03\n")
+        with pytest.raises(WorkspaceError, match="another --workspace"):
+            ingest(settings, inbox)
+        content = ingest(settings, inbox, delivery=True)
+        assert content["name"] == "my shop" and len(landed(settings, "interactions")) == 3
+
+    def test_joins_the_demo_shop_and_takes_nothing_of_it_away(self, tmp_path: Path, workspace_settings: Make) -> None:
+        settings = workspace_settings(demo={"users": 20, "items": 20, "interactions": 100})
+        ingest(settings, None)
+        before = len(landed(settings, "interactions")), len(landed(settings, "items"))
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "items-new.csv").write_text(self.ITEMS)
+        ingest(settings, inbox, delivery=True)
+        assert (len(landed(settings, "interactions")), len(landed(settings, "items")) - 1) == before
+        with pytest.raises(WorkspaceError, match="another --workspace"):
+            ingest(settings, None)  # the shop made anew would sweep the delivery away
+
+    def test_of_items_alone_leaves_logs_where_they_are(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        (folder / "interactions-2.csv").write_text("user_id,item_id,event_ts\nann,cocoa,2025-01-03\n")
+        (folder / "items.csv").write_text(self.ITEMS)
+        ingest(settings, folder, delivery=True, only="items")
+        assert len(landed(settings, "interactions")) == 2 and len(landed(settings, "items")) == 1
+        ingest(settings, folder, delivery=True)
+        assert len(landed(settings, "interactions")) == 3

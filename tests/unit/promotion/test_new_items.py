@@ -1,0 +1,74 @@
+"""Where an item that came after the champion belongs, and that it can then be recommended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from unit import backbones_world as bw
+
+from reclm.backbones import create
+from reclm.backbones.base import Backbone
+from reclm.dataset import TrainingData, Variant
+from reclm.promotion.new_items import vectors_of_new_items
+
+
+def without(data: TrainingData, gone: np.ndarray) -> TrainingData:
+    assert data.item_content is not None and data.item_profile is not None
+    return replace(
+        data,
+        item_ids=data.item_ids[~gone],
+        interactions=data.interactions[:, ~gone],
+        texts=[text for text, away in zip(data.texts, gone, strict=True) if not away],
+        item_content=data.item_content[~gone],
+        item_profile=data.item_profile[~gone],
+    )
+
+
+def fitted(name: str, data: TrainingData, variant: Variant = "augment") -> Backbone:
+    backbone = create(name, bw.toy_settings())
+    backbone.fit(data, variant, seed=1)
+    return backbone
+
+
+@pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn", "als"])
+class TestANewItem:
+    def test_is_recommended_to_those_it_is_for_and_to_nobody_before_the_others(self, name: str) -> None:
+        data = bw.toy_data()
+        backbone = fitted(name, without(data, bw.COLD))
+        new = backbone.extended(data.item_ids[bw.COLD], vectors_of_new_items(backbone, data)[bw.COLD])
+        ids, scores = new.recommend(data.user_ids.tolist(), k=3, items=data.item_ids[bw.COLD].tolist())
+        best = [int(item.strip("item '")) // bw.ITEMS_EACH for item in ids[:, 0]]
+        assert np.mean(np.array(best) == bw.USER_CIRCLE) > 0.9
+        assert np.isfinite(scores).all()
+
+    def test_changes_nothing_for_the_items_that_were_there(self, name: str) -> None:
+        data = bw.toy_data()
+        backbone = fitted(name, without(data, bw.COLD))
+        new = backbone.extended(data.item_ids[bw.COLD], vectors_of_new_items(backbone, data)[bw.COLD])
+        users = np.arange(bw.N_USERS)
+        np.testing.assert_allclose(new.score(users)[:, : (~bw.COLD).sum()], backbone.score(users), rtol=1e-5)
+        assert backbone.fitted.known.nnz == new.fitted.known.nnz
+
+
+class TestAnItemOfWhichNothingIsKnown:
+    def test_has_no_place(self) -> None:
+        data = bw.toy_data()
+        backbone = fitted("biasmf", without(data, bw.COLD))
+        assert data.item_content is not None and data.item_profile is not None
+        silent = int(np.flatnonzero(bw.COLD)[0])
+        for rows in (data.item_content, data.item_profile):
+            rows[silent] = np.nan
+        data.texts[silent] = ""
+        places = vectors_of_new_items(backbone, data)
+        assert np.isnan(places[silent]).all()
+        assert np.isfinite(np.delete(places, silent, axis=0)).all()
+
+    def test_a_model_without_profiles_reads_none(self) -> None:
+        data = bw.toy_data()
+        backbone = fitted("biasmf", without(data, bw.COLD), "base")
+        assert data.item_profile is not None
+        before = vectors_of_new_items(backbone, data)
+        data.item_profile[bw.COLD] *= -1
+        np.testing.assert_array_equal(vectors_of_new_items(backbone, data), before)
