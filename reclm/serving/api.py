@@ -14,12 +14,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from reclm.serving import pages
 from reclm.serving.gate import Gate
-from reclm.serving.holder import Holder
-from reclm.serving.keys import Keys
-from reclm.serving.lookup import Lookup, StoreAwayError
+from reclm.serving.lookup import StoreAwayError
 from reclm.serving.recommender import (
-    Recommender,
     Wanted,
     ages,
     interests_of,
@@ -44,7 +42,8 @@ from reclm.serving.schemas import (
     User,
     is_fit,
 )
-from reclm.serving.search import Search
+from reclm.serving.service import Service
+from reclm.storage.version import VERSION
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -54,32 +53,8 @@ def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *more)}
 
 
-class Service:
-    """The parts of a running service, made by `create` and started with the application."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.holder = Holder(settings)
-        self.lookup = Lookup(settings)
-        self.recommender = Recommender(self.holder, self.lookup, max(settings.runtime.threads, 1) + 1)
-        self.search = Search(settings)
-        self.keys = Keys(settings.paths)
-
-    def problems(self) -> list[str]:
-        """What does not work just now; [] when all does."""
-        found = [self.holder.problem] if self.holder.problem else []
-        if self.lookup.breaker.away:
-            found.append(f"feature store: {self.lookup.breaker.reason}")
-        if self.search.problem:
-            found.append(self.search.problem)
-        return found
-
-
 def create(settings: Settings) -> FastAPI:
     """The application. Raises ReclmError where there is no champion, or the feature store was never filled."""
-    from reclm.serving import pages
-    from reclm.storage.version import VERSION
-
     service = Service(settings)
     service.holder.start()
     service.lookup.start()

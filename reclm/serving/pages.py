@@ -22,8 +22,8 @@ from reclm.serving.recommender import Wanted, answer, interests_of, item_of, mod
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
-    from reclm.serving.api import Service
     from reclm.serving.index import Index
+    from reclm.serving.service import Service
 
 TEMPLATES = Path(__file__).parent / "templates"
 K, FOUND, CHOSEN, MOST = 10, 20, 50, 500
