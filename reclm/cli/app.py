@@ -320,14 +320,13 @@ def recommend(
     settings_file: SettingsFileOption = None,
 ) -> None:
     """Recommend items to users with the champion, showing each user's profile from the feature store."""
-    from reclm.serving.offline import recommend as answer
-    from reclm.serving.offline import show
+    from reclm.serving.offline import format_recommendations, recommend_to_users
 
     if not users and not sample:
         raise typer.BadParameter("give user ids, or --sample N")
     settings = load(workspace, overrides, settings_file)
-    for result in answer(settings, users or [], top_k=top_k, sample=sample, exclude=exclude or []):
-        print(json.dumps(result) if output == "json" else show(result))
+    for result in recommend_to_users(settings, users or [], top_k=top_k, sample=sample, exclude=exclude or []):
+        print(json.dumps(result) if output == "json" else format_recommendations(result))
 
 
 @app.command("settings")

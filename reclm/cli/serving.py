@@ -56,9 +56,9 @@ def key_add(
     settings_file: SettingsFileOption = None,
 ) -> None:
     """Make a key and print it, once: only its hash is kept. A running service knows it at once."""
-    from reclm.serving import keys
+    from reclm.serving import api_keys
 
-    print(keys.add(load(workspace, overrides, settings_file).paths, name, scope, days))
+    print(api_keys.add(load(workspace, overrides, settings_file).paths, name, scope, days))
 
 
 @guarded
@@ -66,9 +66,9 @@ def key_list(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
     """Show names, scopes and days of the keys; never a key."""
-    from reclm.serving.keys import Keys
+    from reclm.serving.api_keys import ApiKeys
 
-    for key in Keys(load(workspace, overrides, settings_file).paths).all():
+    for key in ApiKeys(load(workspace, overrides, settings_file).paths).all():
         until = "expired" if key.expired else f"until {key.expires_at[:10]}" if key.expires_at else "no end"
         print(f"{key.name:<24}{key.scope:<8}since {key.created_at[:10]}  {until}")
 
@@ -81,9 +81,9 @@ def key_remove(
     settings_file: SettingsFileOption = None,
 ) -> None:
     """Take a key away; a running service refuses it at once."""
-    from reclm.serving import keys
+    from reclm.serving import api_keys
 
-    keys.remove(load(workspace, overrides, settings_file).paths, name)
+    api_keys.remove(load(workspace, overrides, settings_file).paths, name)
 
 
 @guarded

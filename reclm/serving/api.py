@@ -14,33 +14,27 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from reclm.serving import pages
-from reclm.serving.gate import Gate
-from reclm.serving.lookup import StoreAwayError
-from reclm.serving.recommender import (
-    Wanted,
-    ages,
-    interests_of,
-    item_of,
-    model_of,
-)
+from reclm.serving import explorer as pages
+from reclm.serving.access_control import AccessControl
+from reclm.serving.feature_client import StoreUnavailableError
+from reclm.serving.recommender import RankingRequest, describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.schemas import (
     MOST_CHARACTERS,
-    About,
-    Ages,
-    Alive,
+    FeatureAges,
     ItemDetails,
-    Items,
+    ItemList,
+    Liveness,
     Model,
     Problem,
-    Ready,
+    PublishedProfile,
+    Readiness,
     RecommendationRequest,
     Recommendations,
     Reloaded,
-    Scored,
+    ScoredItem,
     SearchRequest,
     User,
-    is_fit,
+    is_valid_id,
 )
 from reclm.serving.service import Service
 from reclm.storage.version import VERSION
@@ -53,21 +47,21 @@ def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *more)}
 
 
-def create(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> FastAPI:
     """The application. Raises ReclmError where there is no champion, or the feature store was never filled."""
     service = Service(settings)
-    service.holder.start()
-    service.lookup.start()
+    service.reloader.start()
+    service.feature_client.start()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.holder.watch()
+        service.reloader.watch()
         service.search.start()
         gc.collect()
         gc.freeze()  # the application itself and what it imported: walking it would hold up tens of requests
         yield
-        await service.holder.stop()
-        service.lookup.stop()
+        await service.reloader.stop()
+        service.feature_client.stop()
 
     app = FastAPI(
         title="reclm",
@@ -84,7 +78,7 @@ def create(settings: Settings) -> FastAPI:
     _add_look_ups(app, service)
     _add_operations(app, service)
     pages.add(app, service)
-    app.add_middleware(Gate, settings=settings.serve, keys=service.keys)
+    app.add_middleware(AccessControl, settings=settings.serve, keys=service.keys)
     return app
 
 
@@ -123,7 +117,7 @@ def _bounded(service: Service, k: int, *lists: list[str]) -> None:
 
 
 def _checked(value: str) -> str:
-    if not is_fit(value):
+    if not is_valid_id(value):
         raise HTTPException(422, f"the id is not fit; give 1 to {MOST_CHARACTERS} characters, none a control character")
     return value
 
@@ -133,39 +127,39 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
         """Ranked items for a user, for somebody with a history given here, or both."""
         _bounded(service, request.k, request.history, request.items, request.exclude, request.categories)
-        wanted = Wanted(**{name: getattr(request, name) for name in RecommendationRequest.model_fields})
+        wanted = RankingRequest(**{name: getattr(request, name) for name in RecommendationRequest.model_fields})
         return JSONResponse(await service.recommender.recommend(wanted))
 
-    @app.post("/v1/search", responses={200: {"model": Items}, **_problems()})
-    async def search(request: SearchRequest) -> Items:
+    @app.post("/v1/search", responses={200: {"model": ItemList}, **_problems()})
+    async def search(request: SearchRequest) -> ItemList:
         """Items whose text and profile are nearest in meaning to a free text."""
         _bounded(service, request.k)
         if not service.search.ready:
             raise HTTPException(
                 503, f"search is not there: {service.search.why_not}; try again later", {"retry-after": "5"}
             )
-        index = service.holder.index
+        index = service.reloader.index
         best, scores = await asyncio.to_thread(service.search.find, index, request.query, request.k)
         return _scored(index, best, scores)
 
 
-def _scored(index: Any, positions: Any, scores: Any) -> Items:
+def _scored(index: Any, positions: Any, scores: Any) -> ItemList:
     items = [
-        Scored(**item_of(index, position), score=float(score))
+        ScoredItem(**describe_item(index, position), score=float(score))
         for position, score in zip(positions.tolist(), scores, strict=True)
     ]
-    return Items(model=Model(**model_of(index)), items=items)
+    return ItemList(model=Model(**describe_model(index)), items=items)
 
 
 def _add_look_ups(app: FastAPI, service: Service) -> None:
     @app.get("/v1/users/{user_id:path}", responses=_problems(404))
     async def user(user_id: str) -> User:
         """What is published of a user: profile, activity, which model knows them."""
-        index, away, features = service.holder.index, "", None
+        index, away, features = service.reloader.index, "", None
         position = index.user(_checked(user_id))
         try:
-            features = await service.lookup.user(user_id, index.version)
-        except StoreAwayError as error:
+            features = await service.feature_client.user(user_id, index.version)
+        except StoreUnavailableError as error:
             away = f"feature store: {error}"
         if position is None and features is None and not away:
             raise HTTPException(
@@ -174,7 +168,7 @@ def _add_look_ups(app: FastAPI, service: Service) -> None:
         about = features.profile if features else None
         profile = None
         if about is not None:
-            profile = About(
+            profile = PublishedProfile(
                 text=about.text,
                 interests=list(interests_of(about.text)),
                 engine=about.engine,
@@ -190,33 +184,33 @@ def _add_look_ups(app: FastAPI, service: Service) -> None:
             n_interactions=features.n_interactions if features else None,
             days_since_last=features.days_since_last if features else None,
             degraded=away or None,
-            model=Model(**model_of(index)),
-            features=Ages(**ages(features)),
+            model=Model(**describe_model(index)),
+            features=FeatureAges(**feature_ages(features)),
         )
 
     @app.get("/v1/items/{item_id:path}/similar", responses=_problems(404))
     async def similar(
         item_id: str, k: Annotated[int, Query(ge=1, description="How many; at most serve.max_k.")] = 10
-    ) -> Items:
+    ) -> ItemList:
         """Items that the champion places nearest to this one."""
         _bounded(service, k)
-        index = service.holder.index
+        index = service.reloader.index
         best, scores = await asyncio.to_thread(index.similar, _position(index, item_id), k)
         return _scored(index, best, scores)
 
     @app.get("/v1/items/{item_id:path}", responses=_problems(404))
     async def item(item_id: str) -> ItemDetails:
         """What is known of an item: texts, profile, how many have it."""
-        index = service.holder.index
+        index = service.reloader.index
         position = _position(index, item_id)
         profile = index.catalogue.profiles[position]
         return ItemDetails(
-            **item_of(index, position),
+            **describe_item(index, position),
             profile=profile,
             interests=list(interests_of(profile)),
             n_users=int(index.counts[position]),
             added_since_training=position >= index.trained_items,
-            model=Model(**model_of(index)),
+            model=Model(**describe_model(index)),
         )
 
     def _position(index: Any, item_id: str) -> int:
@@ -228,22 +222,22 @@ def _add_look_ups(app: FastAPI, service: Service) -> None:
 
 def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/health/live")
-    async def live() -> Alive:
+    async def live() -> Liveness:
         """The process answers."""
-        return Alive(status="alive")
+        return Liveness(status="alive")
 
     @app.get("/health/ready")
-    async def ready() -> Ready:
+    async def ready() -> Readiness:
         """Recommendations can be had; `degraded` where they are made without something, and `problems` says what."""
-        index, problems = service.holder.index, service.problems()
-        return Ready(
+        index, problems = service.reloader.index, service.problems()
+        return Readiness(
             status="degraded" if problems else "ready",
             problems=problems,
-            model=Model(**model_of(index)),
+            model=Model(**describe_model(index)),
             items=len(index.item_ids),
             index="exact" if index.ann is None else "hnsw",
             recall=1.0 if index.ann_recall is None else index.ann_recall,
-            loaded_at=service.holder.loaded_at.isoformat(),
+            loaded_at=service.reloader.loaded_at.isoformat(),
         )
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=_problems())
@@ -254,5 +248,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.post("/admin/reload", responses=_problems())
     async def reload() -> Reloaded:
         """Makes the index anew now. Needs a key of scope admin where there are keys."""
-        done = await service.holder.refresh(force=True)
-        return Reloaded(reloaded=done, problem=service.holder.problem, model=Model(**model_of(service.holder.index)))
+        done = await service.reloader.refresh(force=True)
+        return Reloaded(
+            reloaded=done, problem=service.reloader.problem, model=Model(**describe_model(service.reloader.index))
+        )

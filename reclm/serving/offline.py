@@ -27,7 +27,7 @@ def _titles(settings: Settings, item_ids: Sequence[str]) -> dict[str, str]:
     return {item_id: title or "" for item_id, title in found}
 
 
-def recommend(
+def recommend_to_users(
     settings: Settings,
     user_ids: Sequence[str],
     *,
@@ -69,7 +69,7 @@ def recommend(
         }
 
 
-def show(result: dict[str, Any]) -> str:
+def format_recommendations(result: dict[str, Any]) -> str:
     """The block a person reads."""
     lines = [f"{result['user_id']}  ({result['model']})", f"  {result['profile'] or 'no profile'}"]
     lines += [

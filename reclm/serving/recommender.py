@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
-from reclm.serving.lookup import Lookup, StoreAwayError
+from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
 from reclm.serving.metrics import ANSWERS
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
-    from reclm.serving.holder import Holder
-    from reclm.serving.index import Index, Positions, Vector
+    from reclm.serving.candidate_index import CandidateIndex, Positions, Vector
+    from reclm.serving.reloading import IndexReloader
 
 MOST_PHRASES = 3
 OTHER_WIDTH = "profiles are published in another embedding than the champion was trained on"
@@ -36,7 +36,7 @@ TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "po
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RankingRequest:
     """What a request asks for; the lists are item ids, except `categories`."""
 
     user_id: str | None = None
@@ -50,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Person:
+class ResolvedUser:
     """Somebody as an index sees them: `vector` (width,) or None, `seen` the positions of the items they are known to have had."""
 
     source: str
@@ -62,35 +62,39 @@ class Person:
 
 
 class Recommender:
-    """Answers with what `holder` holds and `lookup` finds."""
+    """Answers with what `reloader` holds and `lookup` finds."""
 
-    def __init__(self, holder: Holder, lookup: Lookup, threads: int) -> None:
-        self.holder, self.lookup = holder, lookup
+    def __init__(self, reloader: IndexReloader, feature_client: FeatureClient, threads: int) -> None:
+        self.reloader, self.feature_client = reloader, feature_client
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="rank")
 
-    async def recommend(self, wanted: Wanted) -> dict[str, Any]:
+    async def recommend(self, wanted: RankingRequest) -> dict[str, Any]:
         """The answer as JSON has it; see `api.Recommendations` for its fields."""
-        index = self.holder.index
+        index = self.reloader.index
         features, away = await self.features(index, wanted.user_id)
         filtered = wanted.categories or wanted.items or wanted.created_after
         if index.seconds < QUICK and (index.ann is None or not filtered):
-            return answer(index, wanted, features, away)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, answer, index, wanted, features, away)
+            return rank_and_explain(index, wanted, features, away)
+        return await asyncio.get_running_loop().run_in_executor(
+            self.pool, rank_and_explain, index, wanted, features, away
+        )
 
-    async def features(self, index: Index, user_id: str | None) -> tuple[UserFeatures | None, str]:
+    async def features(self, index: CandidateIndex, user_id: str | None) -> tuple[UserFeatures | None, str]:
         """(what the feature store says of the user, '' or why it said nothing)."""
         if user_id is None:
             return None, ""
         try:
-            return await self.lookup.user(user_id, index.version), ""
-        except StoreAwayError as error:
+            return await self.feature_client.user(user_id, index.version), ""
+        except StoreUnavailableError as error:
             return None, f"feature store: {error}"
 
 
-def answer(index: Index, wanted: Wanted, features: UserFeatures | None, away: str) -> dict[str, Any]:
+def rank_and_explain(
+    index: CandidateIndex, wanted: RankingRequest, features: UserFeatures | None, away: str
+) -> dict[str, Any]:
     """Ranks and explains; no waiting."""
-    person = who(index, wanted, features)
-    banned = index_of(index, wanted.exclude)[0]
+    person = resolve_user(index, wanted, features)
+    banned = positions_of(index, wanted.exclude)[0]
     if wanted.exclude_seen:
         banned = np.concatenate([banned, person.seen])
     allowed = _allowed(index, wanted)
@@ -104,19 +108,19 @@ def answer(index: Index, wanted: Wanted, features: UserFeatures | None, away: st
         "user_id": wanted.user_id,
         "source": person.source,
         "degraded": problem or None,
-        "model": model_of(index),
-        "features": ages(features),
+        "model": describe_model(index),
+        "features": feature_ages(features),
         "unknown_items": list(person.unknown),
         "items": [
-            {**item_of(index, position), "score": score, "reasons": why}
+            {**describe_item(index, position), "score": score, "reasons": why}
             for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, person), strict=True)
         ],
     }
 
 
-def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
+def resolve_user(index: CandidateIndex, wanted: RankingRequest, features: UserFeatures | None) -> ResolvedUser:
     """The person that a request speaks of, in the index's space."""
-    given, unknown = index_of(index, wanted.history)
+    given, unknown = positions_of(index, wanted.history)
     user = None if wanted.user_id is None else index.user(wanted.user_id)
     known = np.zeros(0, dtype=np.int64) if user is None else index.known(user)
     seen = np.union1d(known, given) if len(given) else known
@@ -126,27 +130,27 @@ def who(index: Index, wanted: Wanted, features: UserFeatures | None) -> Person:
     if user is not None:
         trained = index.vector(user) if features is None or features.vector is None else features.vector
         if len(seen) == len(known):
-            return Person(TRAINED, trained, seen, interests, unknown)
+            return ResolvedUser(TRAINED, trained, seen, interests, unknown)
     embedding, problem = profile.embedding if profile and index.profile_width else None, ""
     if embedding is not None and len(embedding) != index.profile_width:
         embedding, problem = None, OTHER_WIDTH
     if trained is not None:
         moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
-        return Person(FOLDED_IN, trained + moved, seen, interests, unknown, problem)
+        return ResolvedUser(FOLDED_IN, trained + moved, seen, interests, unknown, problem)
     if len(given) or embedding is not None:
         source = FOLDED_IN if len(given) else PROFILE
-        return Person(source, index.folded_in(given, embedding), seen, interests, unknown, problem)
-    return Person(POPULARITY, None, seen, interests, unknown, problem)
+        return ResolvedUser(source, index.folded_in(given, embedding), seen, interests, unknown, problem)
+    return ResolvedUser(POPULARITY, None, seen, interests, unknown, problem)
 
 
-def index_of(index: Index, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
+def positions_of(index: CandidateIndex, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
     """(positions of those among the candidates, ascending and once each; the ids that are not)."""
     found = {item: index.item(item) for item in item_ids}
     there = sorted({position for position in found.values() if position is not None})
     return np.array(there, dtype=np.int64), tuple(item for item, position in found.items() if position is None)
 
 
-def _allowed(index: Index, wanted: Wanted) -> NDArray[np.bool_] | None:
+def _allowed(index: CandidateIndex, wanted: RankingRequest) -> NDArray[np.bool_] | None:
     masks = []
     if wanted.categories:
         mask = np.zeros(len(index.item_ids), dtype=bool)
@@ -158,7 +162,7 @@ def _allowed(index: Index, wanted: Wanted) -> NDArray[np.bool_] | None:
         masks.append(index.catalogue.created > after)  # not a time: not after anything
     if wanted.items:
         mask = np.zeros(len(index.item_ids), dtype=bool)
-        mask[index_of(index, wanted.items)[0]] = True
+        mask[positions_of(index, wanted.items)[0]] = True
         masks.append(mask)
     return np.logical_and.reduce(masks) if masks else None
 
@@ -175,7 +179,7 @@ def _words(phrase: str) -> frozenset[str]:
     return frozenset(words_of(phrase.casefold()))
 
 
-def reasons(index: Index, items: Positions, person: Person) -> list[dict[str, Any]]:
+def reasons(index: CandidateIndex, items: Positions, person: ResolvedUser) -> list[dict[str, Any]]:
     """For each item the phrases of the person's profile that it answers to, and the item of theirs that it is most like."""
     nearest = None if person.vector is None else index.most_like(items, person.seen)
     likes: list[dict[str, str] | None] = [None] * len(items)
@@ -187,11 +191,11 @@ def reasons(index: Index, items: Positions, person: Person) -> list[dict[str, An
     ]
 
 
-def _named(index: Index, position: int) -> dict[str, str]:
+def _named(index: CandidateIndex, position: int) -> dict[str, str]:
     return {"item_id": str(index.item_ids[position]), "title": index.catalogue.titles[position]}
 
 
-def _matched(index: Index, item: int, interests: Sequence[str]) -> list[str]:
+def _matched(index: CandidateIndex, item: int, interests: Sequence[str]) -> list[str]:
     if not interests:
         return []
     phrases, words = index.catalogue.words(item)
@@ -201,7 +205,7 @@ def _matched(index: Index, item: int, interests: Sequence[str]) -> list[str]:
     return matched[:MOST_PHRASES]
 
 
-def item_of(index: Index, position: int) -> dict[str, Any]:
+def describe_item(index: CandidateIndex, position: int) -> dict[str, Any]:
     """What an answer says of an item. `cold`: nobody was known to have touched it when the champion was fitted."""
     return {
         "item_id": str(index.item_ids[position]),
@@ -211,13 +215,13 @@ def item_of(index: Index, position: int) -> dict[str, Any]:
     }
 
 
-def model_of(index: Index) -> dict[str, Any]:
+def describe_model(index: CandidateIndex) -> dict[str, Any]:
     """Which model answered."""
     about = index.pointer
     return {key: about[key] for key in ("version", "model", "variant", "as_of", "promoted_at")}
 
 
-def ages(features: UserFeatures | None) -> dict[str, Any]:
+def feature_ages(features: UserFeatures | None) -> dict[str, Any]:
     """As of when each feature of the user is, and how many seconds ago the newest was."""
     found = {
         "profile_as_of": features.profile.as_of if features and features.profile else None,

@@ -15,12 +15,12 @@ def _as_id(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("give text or a whole number")
     value = str(value) if isinstance(value, int) else value
-    if isinstance(value, str) and not is_fit(value):
+    if isinstance(value, str) and not is_valid_id(value):
         raise ValueError(f"an id has 1 to {MOST_CHARACTERS} characters, none of them a control character")
     return value
 
 
-def is_fit(text: str) -> bool:
+def is_valid_id(text: str) -> bool:
     """Whether a text can be an id."""
     if not 0 < len(text) <= MOST_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
         return False
@@ -129,7 +129,7 @@ class Recommended(Item):
     reasons: Reasons
 
 
-class Ages(BaseModel):
+class FeatureAges(BaseModel):
     """As of when the feature store's values are, and seconds since the newest of them."""
 
     profile_as_of: str | None
@@ -146,21 +146,21 @@ class Recommendations(BaseModel):
     source: str
     degraded: str | None
     model: Model
-    features: Ages
+    features: FeatureAges
     unknown_items: list[str]
     items: list[Recommended]
 
 
-class Scored(Item):
+class ScoredItem(Item):
     score: float
 
 
-class Items(BaseModel):
+class ItemList(BaseModel):
     model: Model
-    items: list[Scored]
+    items: list[ScoredItem]
 
 
-class About(BaseModel):
+class PublishedProfile(BaseModel):
     """A profile as published."""
 
     text: str
@@ -176,13 +176,13 @@ class User(BaseModel):
     user_id: str
     trained: bool
     known_items: int
-    profile: About | None
+    profile: PublishedProfile | None
     activity: str | None
     n_interactions: int | None
     days_since_last: float | None
     degraded: str | None
     model: Model
-    features: Ages
+    features: FeatureAges
 
 
 class ItemDetails(Item):
@@ -201,11 +201,11 @@ class Problem(BaseModel):
     where: list[str] = Field(default_factory=list)
 
 
-class Alive(BaseModel):
+class Liveness(BaseModel):
     status: str
 
 
-class Ready(BaseModel):
+class Readiness(BaseModel):
     status: str
     problems: list[str]
     model: Model

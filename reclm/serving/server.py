@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from reclm.errors import SettingsError
-from reclm.serving.gate import is_loopback
-from reclm.serving.keys import Keys
+from reclm.serving.access_control import is_loopback
+from reclm.serving.api_keys import ApiKeys
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -25,10 +25,10 @@ def serve(settings: Settings) -> None:
     import torch
     import uvicorn
 
-    from reclm.serving.api import create
+    from reclm.serving.api import create_app
 
     where = settings.serve
-    if not is_loopback(where.host) and not Keys(settings.paths):
+    if not is_loopback(where.host) and not ApiKeys(settings.paths):
         raise SettingsError(
             f"serve.host = {where.host!r} would open the service to others, and it has no API key; `reclm key add NAME` makes "
             "one, or leave serve.host at 127.0.0.1"
@@ -38,7 +38,7 @@ def serve(settings: Settings) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     torch.set_num_threads(max(settings.runtime.threads, 1))
     sys.setswitchinterval(SWITCH_SECONDS)
-    app = create(settings)
+    app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=where.host,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reclm.serving.holder import Holder
-from reclm.serving.keys import Keys
-from reclm.serving.lookup import Lookup
+from reclm.serving.api_keys import ApiKeys
+from reclm.serving.feature_client import FeatureClient
 from reclm.serving.recommender import Recommender
-from reclm.serving.search import Search
+from reclm.serving.reloading import IndexReloader
+from reclm.serving.text_search import TextSearch
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -19,17 +19,17 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.holder = Holder(settings)
-        self.lookup = Lookup(settings)
-        self.recommender = Recommender(self.holder, self.lookup, max(settings.runtime.threads, 1) + 1)
-        self.search = Search(settings)
-        self.keys = Keys(settings.paths)
+        self.reloader = IndexReloader(settings)
+        self.feature_client = FeatureClient(settings)
+        self.recommender = Recommender(self.reloader, self.feature_client, max(settings.runtime.threads, 1) + 1)
+        self.search = TextSearch(settings)
+        self.keys = ApiKeys(settings.paths)
 
     def problems(self) -> list[str]:
         """What does not work just now; [] when all does."""
-        found = [self.holder.problem] if self.holder.problem else []
-        if self.lookup.breaker.away:
-            found.append(f"feature store: {self.lookup.breaker.reason}")
+        found = [self.reloader.problem] if self.reloader.problem else []
+        if self.feature_client.breaker.away:
+            found.append(f"feature store: {self.feature_client.breaker.reason}")
         if self.search.problem:
             found.append(self.search.problem)
         return found

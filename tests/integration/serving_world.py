@@ -19,7 +19,7 @@ from reclm.backbones import create
 from reclm.dataset import TrainingData
 from reclm.features.publish import publish
 from reclm.promotion import champion
-from reclm.serving.api import create as create_app
+from reclm.serving.api import create_app
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts

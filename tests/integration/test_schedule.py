@@ -13,7 +13,7 @@ import pytest
 from integration import airflow_world as world
 
 from reclm.features.fused import load_fused
-from reclm.serving.offline import recommend
+from reclm.serving.offline import recommend_to_users
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.files import read_json
@@ -124,7 +124,7 @@ class TestTheSecondDay:
 
     def test_the_champion_answers_for_every_user(self, story: Story) -> None:
         assert story.settings is not None
-        lists = list(recommend(story.settings, [], sample=5, top_k=10))
+        lists = list(recommend_to_users(story.settings, [], sample=5, top_k=10))
         assert len(lists) == 5 and all(len(one["items"]) == 10 for one in lists)
 
     def test_the_two_days_take_less_than_fifteen_minutes(self, story: Story) -> None:

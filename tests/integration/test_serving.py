@@ -19,8 +19,8 @@ from unit import backbones_world as bw
 from reclm.backbones.ranking import Bound, rank
 from reclm.dataset import EvaluationTask
 from reclm.features.fused import load_fused
-from reclm.serving import index as indexes
-from reclm.serving.recommender import Wanted, answer
+from reclm.serving import candidate_index
+from reclm.serving.recommender import RankingRequest, rank_and_explain
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 
@@ -242,7 +242,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_for_known_users_over_warm_and_cold_items(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = indexes.load(settings)
+        index = candidate_index.load(settings)
         data = world.shop_data()
         everybody = EvaluationTask(
             "final", "full_shot", data.interactions, data.interactions, np.ones(bw.N_ITEMS, dtype=bool)
@@ -262,7 +262,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_for_strangers_as_for_those_folded_in(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = indexes.load(settings)
+        index = candidate_index.load(settings)
         history = sparse.csr_matrix(([1.0, 1.0], ([0, 0], [10, 12])), shape=(1, bw.N_ITEMS))
         scores = index.backbone.score_vectors(index.backbone.fold_in(history))
         scores[0, [10, 12]] = -np.inf
@@ -273,7 +273,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = indexes.load(settings)
+        index = candidate_index.load(settings)
         scores = index.backbone.score(np.arange(bw.N_USERS))
         ids, vectors = load_fused(settings, "user", index.version)
         for user, vector in zip(ids.tolist(), vectors, strict=True):
@@ -300,12 +300,12 @@ class TestAChampionWithoutProfiles:
 
 class TestTheApproximateIndex:
     def test_knows_its_recall_and_leaves_out_what_it_must(self, shop: Settings) -> None:
-        exact = indexes.load(shop)
-        near = indexes.load(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
+        exact = candidate_index.load(shop)
+        near = candidate_index.load(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
         assert exact.ann is None
         assert near.ann_recall is not None and near.ann_recall > 0.95
-        wanted = Wanted(user_id=USER, k=5)
-        first, second = (answer(index, wanted, None, "") for index in (exact, near))
+        wanted = RankingRequest(user_id=USER, k=5)
+        first, second = (rank_and_explain(index, wanted, None, "") for index in (exact, near))
         assert [one["item_id"] for one in first["items"]] == [one["item_id"] for one in second["items"]]
         without = replace(wanted, exclude=[first["items"][0]["item_id"]], categories=["rocket"])
-        assert answer(near, without, None, "")["items"] == answer(exact, without, None, "")["items"]
+        assert rank_and_explain(near, without, None, "")["items"] == rank_and_explain(exact, without, None, "")["items"]

@@ -21,8 +21,8 @@ from reclm.errors import InputError
 from reclm.features import online, online_writer
 from reclm.features.store import write_parquet
 from reclm.promotion.new_items import add_new_items
-from reclm.serving import keys
-from reclm.serving.api import create
+from reclm.serving import api_keys
+from reclm.serving.api import create_app
 from reclm.storage import artifacts
 from reclm.storage.files import write_json
 
@@ -165,8 +165,8 @@ class TestAFeatureStoreThatIsAway:
 class TestKeys:
     def test_nobody_without_one_may_read_and_no_reader_may_administer(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path)
-        reader, admin = (keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
-        expired = keys.add(settings.paths, "old", "admin", days=1e-9)
+        reader, admin = (api_keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
+        expired = api_keys.add(settings.paths, "old", "admin", days=1e-9)
         with opened_client(settings) as client:
             for token in ("", "wrong", reader[:-1], expired):
                 headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -182,23 +182,23 @@ class TestKeys:
             assert client.post("/admin/reload", headers=bearer).status_code == 403
             done = client.post("/admin/reload", headers={"authorization": f"Bearer {admin}"})
             assert done.json()["reloaded"] is True
-            keys.remove(settings.paths, "read")
+            api_keys.remove(settings.paths, "read")
             assert client.get("/", headers=bearer).status_code == 401
 
     def test_a_service_that_others_reach_is_open_to_nobody_when_its_last_key_goes(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.host=0.0.0.0")
-        token = keys.add(settings.paths, "shop", "admin")
+        token = api_keys.add(settings.paths, "shop", "admin")
         with opened_client(settings) as client:
             headers = {"authorization": f"Bearer {token}"}
             assert client.post("/admin/reload", headers=headers).status_code == 200
-            keys.remove(settings.paths, "shop")
+            api_keys.remove(settings.paths, "shop")
             assert client.post("/admin/reload", headers=headers).status_code == 401
             assert client.get("/").status_code == 401
 
     @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
     def test_an_end_that_is_no_day_is_refused(self, tmp_path: Path, days: float) -> None:
         with pytest.raises(InputError, match="days"):
-            keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
+            api_keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
 
     def test_a_page_of_another_site_changes_nothing(self, client: TestClient) -> None:
         for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
@@ -208,15 +208,15 @@ class TestKeys:
 
     def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.open_metrics=true")
-        keys.add(settings.paths, "shop", "read")
+        api_keys.add(settings.paths, "shop", "read")
         with opened_client(settings) as client:
             assert client.get("/metrics").status_code == 200
             assert client.get("/openapi.json").status_code == 401
 
     def test_the_file_holds_no_token_and_is_its_owners_alone(self, tmp_path: Path) -> None:
         settings = world.settings_of(tmp_path)
-        token = keys.add(settings.paths, "shop", "read")
-        path = keys.path_of(settings.paths)
+        token = api_keys.add(settings.paths, "shop", "read")
+        path = api_keys.path_of(settings.paths)
         assert token not in path.read_text()
         assert path.stat().st_mode & 0o077 == 0
 
@@ -235,7 +235,7 @@ class TestLimits:
         import httpx
 
         settings = world.open_shop(tmp_path, "serve.max_in_flight=2")
-        app = create(settings)
+        app = create_app(settings)
 
         async def crowd() -> list[httpx.Response]:
             transport = httpx.ASGITransport(app=app)

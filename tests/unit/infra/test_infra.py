@@ -284,10 +284,10 @@ class TestDashboards:
         assert asked > 10
 
     def test_queries_name_metrics_and_labels_that_the_recommender_has(self) -> None:
-        from reclm.serving import metrics as made
+        from reclm.serving import metrics as serving_metrics
 
         known = {}
-        for metric in vars(made).values():
+        for metric in vars(serving_metrics).values():
             if isinstance(metric, Counter | Gauge | Histogram):
                 name = next(iter(metric.describe())).name
                 known[f"{name}_total" if isinstance(metric, Counter) else name] = set(metric._labelnames)

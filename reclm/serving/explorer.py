@@ -17,12 +17,12 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reclm.profiles import grammar
-from reclm.serving import records
-from reclm.serving.recommender import Wanted, answer, interests_of, item_of, model_of
+from reclm.serving import warehouse_records as records
+from reclm.serving.recommender import RankingRequest, describe_item, describe_model, interests_of, rank_and_explain
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
-    from reclm.serving.index import Index
+    from reclm.serving.candidate_index import CandidateIndex
     from reclm.serving.service import Service
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,7 +50,7 @@ def add(app: FastAPI, service: Service) -> None:
     style = (TEMPLATES / "style.css").read_text()
 
     def page(name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        about = {"model": model_of(service.holder.index), "problems": service.problems()}
+        about = {"model": describe_model(service.reloader.index), "problems": service.problems()}
         return HTMLResponse(templates.get_template(name).render(**about, **values), status_code=status)
 
     def missing(what: str, shown: str) -> HTMLResponse:
@@ -62,14 +62,14 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def home(q: Text = "") -> HTMLResponse:
-        index = service.holder.index
+        index = service.reloader.index
         found = await asyncio.to_thread(search, service, index, q) if q.strip() else None
         standing = await asyncio.to_thread(records.standing, service.settings)
         return page("home.html", q=q, found=found, standing=standing, samples=samples(index), index=about(index))
 
     @app.get("/user", include_in_schema=False)
     async def user(id: Text) -> HTMLResponse:
-        index = service.holder.index
+        index = service.reloader.index
         features, away = await service.recommender.features(index, id)
         if index.user(id) is None and features is None and not away:
             return missing("user", id)
@@ -81,18 +81,19 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/item", include_in_schema=False)
     async def item(id: Text) -> HTMLResponse:
-        index = service.holder.index
+        index = service.reloader.index
         position = index.item(id)
         if position is None:
             return missing("item", id)
         record = await asyncio.to_thread(records.item, service.settings, id)
         best, scores = await asyncio.to_thread(index.similar, position, K)
         similar = [
-            item_of(index, one) | {"score": float(score)} for one, score in zip(best.tolist(), scores, strict=True)
+            describe_item(index, one) | {"score": float(score)}
+            for one, score in zip(best.tolist(), scores, strict=True)
         ]
         return page(
             "item.html",
-            item=item_of(index, position),
+            item=describe_item(index, position),
             profile=parsed(index.catalogue.profiles[position]),
             n_users=int(index.counts[position]),
             added=position >= index.trained_items,
@@ -104,16 +105,16 @@ def add(app: FastAPI, service: Service) -> None:
     async def new_user(
         item: Annotated[list[str] | None, Query(max_length=CHOSEN)] = None, q: Text = ""
     ) -> HTMLResponse:
-        index = service.holder.index
+        index = service.reloader.index
         liked = [one for one in dict.fromkeys(item or []) if index.item(one) is not None]
-        chosen = [item_of(index, index.item(one) or 0) for one in liked]
-        wanted = Wanted(history=liked, k=K)
-        result = await asyncio.to_thread(answer, index, wanted, None, "") if liked else None
+        chosen = [describe_item(index, index.item(one) or 0) for one in liked]
+        wanted = RankingRequest(history=liked, k=K)
+        result = await asyncio.to_thread(rank_and_explain, index, wanted, None, "") if liked else None
         found = await asyncio.to_thread(search, service, index, q) if q.strip() else None
         return page("try.html", liked=liked, chosen=chosen, result=result, q=q, found=found, samples=samples(index))
 
 
-def about(index: Index) -> dict[str, Any]:
+def about(index: CandidateIndex) -> dict[str, Any]:
     """Figures of the first page."""
     return {
         "users": len(index.backbone.fitted.user_ids),
@@ -141,12 +142,17 @@ def parsed(text: str) -> dict[str, Any]:
     }
 
 
-def side_by_side(index: Index, user_id: str, features: UserFeatures | None, away: str) -> list[dict[str, Any]]:
+def side_by_side(index: CandidateIndex, user_id: str, features: UserFeatures | None, away: str) -> list[dict[str, Any]]:
     """What the champion recommends and, where it was trained too, what the same model without profiles would."""
-    lists = [{"name": index.pointer["variant"], **answer(index, Wanted(user_id=user_id, k=K), features, away)}]
+    lists = [
+        {
+            "name": index.pointer["variant"],
+            **rank_and_explain(index, RankingRequest(user_id=user_id, k=K), features, away),
+        }
+    ]
     bare = index.without_profiles
     if bare is not None and bare.user(user_id) is not None:
-        lists.append({"name": "base", **answer(bare, Wanted(user_id=user_id, k=K), None, "")})
+        lists.append({"name": "base", **rank_and_explain(bare, RankingRequest(user_id=user_id, k=K), None, "")})
     theirs = [{one["item_id"] for one in each["items"]} for each in lists]
     for at, each in enumerate(lists):
         others = set().union(*(ids for place, ids in enumerate(theirs) if place != at))
@@ -155,16 +161,16 @@ def side_by_side(index: Index, user_id: str, features: UserFeatures | None, away
     return lists
 
 
-def samples(index: Index) -> dict[str, list[Any]]:
+def samples(index: CandidateIndex) -> dict[str, list[Any]]:
     """Somebody and something to begin with."""
     users, items = index.examples
     return {
         "users": [{"user_id": str(index.backbone.fitted.user_ids[one]), "n": len(index.known(one))} for one in users],
-        "items": [item_of(index, one) for one in items],
+        "items": [describe_item(index, one) for one in items],
     }
 
 
-def search(service: Service, index: Index, text: str) -> dict[str, Any]:
+def search(service: Service, index: CandidateIndex, text: str) -> dict[str, Any]:
     """Users whose id begins so, items whose title or id holds the words, and items near in meaning."""
     wanted = text.strip()
     ids = index.backbone.fitted.user_ids
@@ -182,7 +188,7 @@ def search(service: Service, index: Index, text: str) -> dict[str, Any]:
         near = [row for row in service.search.find(index, wanted, K)[0].tolist() if row not in named]
     return {
         "users": users,
-        "items": [item_of(index, row) for row in named],
-        "near": [item_of(index, row) for row in near],
+        "items": [describe_item(index, row) for row in named],
+        "near": [describe_item(index, row) for row in near],
         "of": len(ids),
     }

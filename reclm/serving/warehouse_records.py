@@ -44,7 +44,7 @@ class ItemRecords:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServiceStatus:
     """How fresh everything is, the latest decisions, and the health checks that warn."""
 
     build: Row
@@ -104,7 +104,7 @@ def item(settings: Settings, item_id: str) -> ItemRecords:
     return ItemRecords(about["text"] or "", about["created_ts"], audience, people, profiles)
 
 
-def standing(settings: Settings) -> Standing:
+def standing(settings: Settings) -> ServiceStatus:
     """For the first page."""
     with _asking(settings) as ask:
         there = {row["table_name"] for row in ask("select table_name from information_schema.tables")}
@@ -119,7 +119,7 @@ def standing(settings: Settings) -> Standing:
                 "select name, subject, status, advice from fct_health where status not in ('ok', 'unknown') "
                 "and checked_at = (select max(checked_at) from fct_health) order by all limit 10"
             )
-    return Standing(read_json(settings.paths.current_build), promotions, warnings)
+    return ServiceStatus(read_json(settings.paths.current_build), promotions, warnings)
 
 
 def _profiles(kind: str) -> str:

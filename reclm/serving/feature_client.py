@@ -28,11 +28,11 @@ MOST_AT_ONCE = 64
 log = logging.getLogger("reclm.serve")
 
 
-class StoreAwayError(Exception):
+class StoreUnavailableError(Exception):
     """The feature store did not answer; the message says how."""
 
 
-class Question(NamedTuple):
+class FeatureRequest(NamedTuple):
     """One look-up on its way: for whom, of which model, and where the answer is waited for."""
 
     user_id: str
@@ -41,7 +41,7 @@ class Question(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
-class Breaker:
+class CircuitBreaker:
     """Whether the store may be asked. Not locked: only the event loop calls it."""
 
     def __init__(self, failures: int, seconds: float) -> None:
@@ -73,15 +73,15 @@ class Breaker:
         STORE_AWAY.set(0)
 
 
-class Lookup:
+class FeatureClient:
     """The service's way to the feature store."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.timeout = settings.serve.store_timeout_ms / 1000
-        self.breaker = Breaker(settings.serve.breaker_failures, settings.serve.breaker_seconds)
+        self.breaker = CircuitBreaker(settings.serve.breaker_failures, settings.serve.breaker_seconds)
         self._store: Store
-        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[FeatureRequest | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="feature-store", daemon=True)
 
     def start(self) -> None:
@@ -101,19 +101,19 @@ class Lookup:
     async def user(self, user_id: str, version: str) -> UserFeatures | None:
         """What is published of the user and of the vector of model `version`; None: nothing. Raises StoreAwayError."""
         if not self.breaker.lets_through():
-            raise StoreAwayError(self.breaker.reason)
+            raise StoreUnavailableError(self.breaker.reason)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         started = time.monotonic()
-        self._questions.put(Question(user_id, version, answer, loop))
+        self._questions.put(FeatureRequest(user_id, version, answer, loop))
         try:
             found: UserFeatures | None = await asyncio.wait_for(answer, self.timeout)
         except TimeoutError:
             self.breaker.failed(f"no answer within {self.timeout * 1000:g} ms")
-            raise StoreAwayError(self.breaker.reason) from None
+            raise StoreUnavailableError(self.breaker.reason) from None
         except Exception as error:
             self.breaker.failed(f"{type(error).__name__}")
-            raise StoreAwayError(self.breaker.reason) from None
+            raise StoreUnavailableError(self.breaker.reason) from None
         self.breaker.succeeded()
         STORE_SECONDS.observe(time.monotonic() - started)
         return found
@@ -130,7 +130,7 @@ class Lookup:
             if None in asked:  # the end; nothing is asked after it
                 return
 
-    def _ask(self, questions: Sequence[Question], version: str) -> None:
+    def _ask(self, questions: Sequence[FeatureRequest], version: str) -> None:
         from reclm.features.online import read_users
 
         try:

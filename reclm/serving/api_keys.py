@@ -30,7 +30,7 @@ MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """A key as it is kept. Times are ISO 8601, UTC; `expires_at` '' means never."""
 
     name: str
@@ -44,18 +44,18 @@ class Key:
         return bool(self.expires_at) and datetime.fromisoformat(self.expires_at) <= datetime.now(UTC)
 
 
-class Keys:
+class ApiKeys:
     """The keys of a workspace, read anew whenever the file changes."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.path = path_of(workspace)
         self._stamp: tuple[int, int] | None = None
-        self._keys: list[Key] = []
+        self._keys: list[ApiKey] = []
 
     def __bool__(self) -> bool:
         return bool(self.all())
 
-    def all(self) -> list[Key]:
+    def all(self) -> list[ApiKey]:
         """Every key, expired ones too."""
         try:
             about = self.path.stat()
@@ -64,10 +64,10 @@ class Keys:
             return []
         stamp = (about.st_mtime_ns, about.st_ino)
         if stamp != self._stamp:
-            self._keys, self._stamp = [Key(**row) for row in read_json(self.path)], stamp
+            self._keys, self._stamp = [ApiKey(**row) for row in read_json(self.path)], stamp
         return self._keys
 
-    def find(self, token: str) -> Key | None:
+    def find(self, token: str) -> ApiKey | None:
         """The key of this token, if it is one and has not expired. Every key is compared, each in constant time."""
         digest, found = _digest(token), None
         for key in self.all():
@@ -90,9 +90,9 @@ def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None
     token = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     expires = "" if days is None else (now + timedelta(days=days)).isoformat()
-    key = Key(name, scope, _digest(token), now.isoformat(), expires)
+    key = ApiKey(name, scope, _digest(token), now.isoformat(), expires)
     with alone(workspace.locks / "keys.lock", "the keys are being changed"):
-        keys = Keys(workspace).all()
+        keys = ApiKeys(workspace).all()
         if any(other.name == name for other in keys):
             raise InputError(
                 f"there is a key named {name!r} already; `reclm key remove {name}` first, or take another name"
@@ -104,7 +104,7 @@ def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None
 def remove(workspace: Workspace, name: str) -> None:
     """Removes a key; whoever has its token is turned away from then on. Raises InputError when there is none of that name."""
     with alone(workspace.locks / "keys.lock", "the keys are being changed"):
-        keys = Keys(workspace).all()
+        keys = ApiKeys(workspace).all()
         kept = [key for key in keys if key.name != name]
         if len(kept) == len(keys):
             raise InputError(f"no key is named {name!r}; `reclm key list` shows those there are")
@@ -115,7 +115,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _write(workspace: Workspace, keys: list[Key]) -> None:
+def _write(workspace: Workspace, keys: list[ApiKey]) -> None:
     path = path_of(workspace)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

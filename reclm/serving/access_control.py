@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from reclm.serving.keys import Key, Keys
+from reclm.serving.api_keys import ApiKey, ApiKeys
 from reclm.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, SHED
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Refusal(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class Allowance:
+class RateLimit:
     """Token buckets, one a client; the clients that were quiet longest are forgotten first."""
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -73,13 +73,13 @@ class Allowance:
         return wait
 
 
-class Gate:
+class AccessControl:
     """Wraps the application. `scope["reclm.key"]` is the caller's key, None where the service is open."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: ApiKeys) -> None:
         self.alone = is_loopback(settings.host)
         self.app, self.settings, self.keys = app, settings, keys
-        self.allowance = Allowance(settings.rate, settings.burst)
+        self.allowance = RateLimit(settings.rate, settings.burst)
         self.open_paths = (*OPEN_PATHS, METRICS_PATH) if settings.open_metrics else OPEN_PATHS
         self.in_flight = 0
 
@@ -142,7 +142,7 @@ class Gate:
             self.in_flight -= 1
             IN_FLIGHT.set(self.in_flight)
 
-    def _caller(self, scope: Scope, headers: dict[str, str]) -> Key | None:
+    def _caller(self, scope: Scope, headers: dict[str, str]) -> ApiKey | None:
         """The caller's key. Where there are none, a service on loopback lets those pass who call it by a loopback name: a page
         of another site that had its name point here would not. One that others reach lets nobody pass, also when the last
         key was removed while it ran."""

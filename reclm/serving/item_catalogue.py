@@ -26,7 +26,7 @@ Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemCatalogue:
     """Row i speaks of the index's item i. `meaning` (n, dim) is a unit vector of what an item is and whom it is for, zeros
     where neither is known; `created` (n,) is datetime64[us], NaT where unknown."""
 
@@ -58,7 +58,7 @@ class Catalogue:
         return self._words[row]
 
 
-def load(settings: Settings, item_ids: Sequence[str]) -> Catalogue:
+def load(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
     """The catalogue of these items, from what is published now."""
     from reclm.warehouse.reading import connect
 
@@ -78,7 +78,7 @@ def load(settings: Settings, item_ids: Sequence[str]) -> Catalogue:
     texts = [""] * n
     for row, text in zip(profiles["row"].to_pylist(), profiles["profile"].to_pylist(), strict=True):
         texts[row] = text or ""
-    return Catalogue(titles, categories, created, texts, _meaning([content, profiles], n))
+    return ItemCatalogue(titles, categories, created, texts, _meaning([content, profiles], n))
 
 
 def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa.Table:

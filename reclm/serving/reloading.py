@@ -16,34 +16,34 @@ from typing import TYPE_CHECKING
 
 from reclm.errors import ArtifactError, ReclmError
 from reclm.promotion import champion
-from reclm.serving import index as indexes
+from reclm.serving import candidate_index
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
 
 if TYPE_CHECKING:
-    from reclm.serving.index import Index
+    from reclm.serving.candidate_index import CandidateIndex
     from reclm.settings.tree import Settings
 
 log = logging.getLogger("reclm.serve")
-Stamp = tuple[object, ...]
+Fingerprint = tuple[object, ...]
 PATIENCE = 10  # looks until what could not be read is tried again
 
 
-class Holder:
+class IndexReloader:
     """Holds `index`. `problem` is '' or why the newest state could not be taken in."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.problem = ""
         self.loaded_at = datetime.now(UTC)
-        self._stamp: Stamp = ()
-        self._refused: Stamp = ()
+        self._stamp: Fingerprint = ()
+        self._refused: Fingerprint = ()
         self._again = 0.0
         self._task: asyncio.Task[None] | None = None
         self._making = asyncio.Lock()
-        self._index: Index | None = None
+        self._index: CandidateIndex | None = None
 
     @property
-    def index(self) -> Index:
+    def index(self) -> CandidateIndex:
         """The index that answers."""
         assert self._index is not None
         return self._index
@@ -52,7 +52,7 @@ class Holder:
         """Makes the first index. Raises ReclmError when there is no champion, or it cannot be read."""
         stamp = self._look()
         try:
-            made = indexes.load(self.settings)
+            made = candidate_index.load(self.settings)
         except ReclmError:
             raise
         except Exception as error:
@@ -78,7 +78,7 @@ class Holder:
         if self._making.locked():
             return False
         async with self._making:
-            stamp: Stamp = ()
+            stamp: Fingerprint = ()
             try:
                 stamp = self._look()
                 if stamp == self._stamp and not force:
@@ -86,7 +86,7 @@ class Holder:
                     return False
                 if stamp == self._refused and time.monotonic() < self._again and not force:
                     return False
-                made = await asyncio.to_thread(indexes.load, self.settings)
+                made = await asyncio.to_thread(candidate_index.load, self.settings)
             except Exception as error:  # whatever is wrong with what was promoted, the old index goes on
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self.problem:
@@ -98,7 +98,7 @@ class Holder:
             self._put(made, stamp)
             return True
 
-    def _put(self, made: Index, stamp: Stamp) -> None:
+    def _put(self, made: CandidateIndex, stamp: Fingerprint) -> None:
         self._index, self._stamp, self.problem, self.loaded_at = made, stamp, "", datetime.now(UTC)
         gc.freeze()  # an index is millions of objects that live long: walking them again and again would be felt
         RELOADS.labels("done").inc()
@@ -113,7 +113,7 @@ class Holder:
             await asyncio.sleep(self.settings.serve.reload_seconds)
             await self.refresh()
 
-    def _look(self) -> Stamp:
+    def _look(self) -> Fingerprint:
         """Changes when another index would come of it."""
         from reclm.features.store import offline_path, vector_file
 

@@ -20,8 +20,8 @@ from reclm.backbones.ranking import NO_ITEM, top_k
 from reclm.errors import ArtifactError, WorkspaceError
 from reclm.promotion import champion
 from reclm.promotion.new_items import with_new_items
-from reclm.serving import catalogue
-from reclm.serving.catalogue import Catalogue
+from reclm.serving import item_catalogue as catalogue
+from reclm.serving.item_catalogue import ItemCatalogue
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Index:
+class CandidateIndex:
     """One champion, ready to answer. `pointer` is the content of `champion.json`; `seconds` is how long ranking takes here."""
 
     settings: Settings
     pointer: dict[str, Any]
     backbone: Backbone
-    catalogue: Catalogue
+    catalogue: ItemCatalogue
     trained_items: int
     ann: Any = None
     ann_recall: float | None = None
@@ -147,7 +147,7 @@ class Index:
         return None
 
     @cached_property
-    def without_profiles(self) -> Index | None:
+    def without_profiles(self) -> CandidateIndex | None:
         """An index of the counterpart; None where there is none, or it knows other items."""
         other = self.counterpart
         if other is None or not np.array_equal(other.fitted.item_ids, self.item_ids[: len(other.fitted.item_ids)]):
@@ -186,7 +186,7 @@ class Index:
         return found[0][kept][:k], scores[0][kept][:k]
 
 
-def load(settings: Settings) -> Index:
+def load(settings: Settings) -> CandidateIndex:
     """The index of the champion that stands now. Raises ReclmError when there is none or it cannot be read."""
     from reclm.backbones import Backbone
 
@@ -206,13 +206,13 @@ def load(settings: Settings) -> Index:
     ann, recall = None, None
     if len(backbone.fitted.item_ids) > settings.serve.ann_above and backbone.inner_product:
         ann, recall = _approximate_index(settings, backbone)
-    index = Index(settings, pointer, backbone, about, len(trained.fitted.item_ids), ann, recall)
+    index = CandidateIndex(settings, pointer, backbone, about, len(trained.fitted.item_ids), ann, recall)
     index = replace(index, seconds=_seconds_of(index))
     index.directions, index.counts, index.catalogue.by_category  # noqa: B018  (made here, not in somebody's request)
     return index
 
 
-def _seconds_of(index: Index) -> float:
+def _seconds_of(index: CandidateIndex) -> float:
     """How long ranking for one user takes, the shortest of some."""
     nobody = np.zeros(0, dtype=np.int64)
     vector = index.backbone.fitted.vectors["full_shot"].users.mean(axis=0)

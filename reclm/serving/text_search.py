@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from reclm.backbones.ranking import NO_ITEM, top_k
 
 if TYPE_CHECKING:
-    from reclm.serving.index import Index
+    from reclm.serving.candidate_index import CandidateIndex
     from reclm.settings.tree import Settings
 
 
-class Search:
+class TextSearch:
     """Holds the text encoder, which is loaded beside the service's start: it takes seconds that nobody should wait for."""
 
     def __init__(self, settings: Settings) -> None:
@@ -48,7 +48,7 @@ class Search:
         except Exception as error:  # whatever is wrong with it, the rest of the service does without
             self.problem = f"search: {type(error).__name__}: {error}"
 
-    def find(self, index: Index, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def find(self, index: CandidateIndex, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(positions, cosines) of the `k` items nearest to the query; items without a text or profile are not found."""
         with self._one:
             vector = self._encode([query])[0]
