@@ -7,7 +7,7 @@ line and the schedule call these functions and nothing below them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -335,13 +335,15 @@ def report(settings: Settings) -> Path:
         return write_report(settings)
 
 
-def run(settings: Settings, source: Path | None) -> Artifact:
-    """All of it, from a log to a report and a champion. Returns the evaluation."""
-    from reclm.cli.estimate import announce
+def run(settings: Settings, source: Path | None, *, on_ingested: Callable[[Settings], None] | None = None) -> Artifact:
+    """Run every stage, from a log to a report and a champion. Returns the artifact `evaluation`.
 
+    `on_ingested` is called once the data has landed: the command line announces there how long the rest will take.
+    """
     with one_at_a_time(settings):
         ingest(settings, source)
-        announce(settings)
+        if on_ingested is not None:
+            on_ingested(settings)
         build(settings, "features")
         settings = fall_back_to_keywords(settings)
         learn(settings)
@@ -365,6 +367,20 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         result = tidy(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
     return result
+
+
+def forget(settings: Settings, user_id: str) -> dict[str, int]:
+    """Remove every row of a user from the workspace and rebuild the warehouse. Returns the removed rows by folder.
+
+    Raises InputError when no row carries the id.
+    """
+    from reclm.maintenance.forget import remove_user
+    from reclm.warehouse.reading import as_built
+
+    with one_at_a_time(settings):
+        removed = remove_user(settings, user_id)
+        build(as_built(settings), force=True)
+    return removed
 
 
 def stored(settings: Settings) -> dict[str, list[Artifact]]:

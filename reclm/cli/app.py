@@ -49,9 +49,10 @@ def run(
     Example: reclm run --data my-logs --set data.user_column=customer --set train.models=lightgcn,als
     """
     from reclm import stages
+    from reclm.cli.estimate import announce
 
     settings = load(workspace, overrides, settings_file)
-    _finish(settings, stages.run(settings, data))
+    _finish(settings, stages.run(settings, data, on_ingested=announce))
 
 
 @app.command()
@@ -63,9 +64,10 @@ def demo(
 ) -> None:
     """Run everything on a seeded, made-up shop whose truth is known (sizes: settings demo.*)."""
     from reclm import stages
+    from reclm.cli.estimate import announce
 
     settings = load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
-    _finish(settings, stages.run(settings, None))
+    _finish(settings, stages.run(settings, None, on_ingested=announce))
 
 
 def _finish(settings: Settings, evaluation: Any) -> None:

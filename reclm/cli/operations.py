@@ -106,10 +106,10 @@ def forget(
     settings_file: SettingsFileOption = None,
 ) -> None:
     """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
-    from reclm.maintenance.forget import forget as remove
+    from reclm import stages
 
     settings = load(workspace, overrides, settings_file)
     if not yes:
         typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
-    for place, count in remove(settings, user).items():
+    for place, count in stages.forget(settings, user).items():
         print(f"{place:<12}{count:>10} rows removed")

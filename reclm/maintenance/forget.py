@@ -69,32 +69,27 @@ def drop_rows(file: Path, user_id: str) -> int:
     return int(gone)
 
 
-def forget(settings: Settings, user_id: str) -> dict[str, int]:
-    """Removes a person everywhere. Returns rows removed by place.
+def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
+    """Remove a user's rows from every file and from the online store. Returns the number of removed rows by folder.
 
-    Raises InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
+    The warehouse that dbt builds in is deleted; the caller builds it again from what is left (`stages.forget`). Raises
+    InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
     """
-    from reclm import stages
     from reclm.features.online_writer import forget_user
-    from reclm.warehouse.reading import as_built
 
     workspace = settings.paths
     workspace.require_dataset()
-    with stages.one_at_a_time(settings):
-        places = [workspace.landing, workspace.artifacts, workspace.root / "warehouse", workspace.feast]
-        files = [
-            (place, file) for place in places for file in sorted(place.rglob("*.parquet")) if not file.is_symlink()
-        ]
-        if not _is_remembered(workspace, user_id) and not any(_holds(file, user_id) for _, file in files):
-            raise InputError(f"no row in {workspace.root} carries user id {user_id!r}; check the spelling")
-        _remember(workspace, user_id)
-        removed = {"online": forget_user(settings, user_id)}
-        for place, file in track(files, "forgetting"):
-            removed[place.name] = removed.get(place.name, 0) + drop_rows(file, user_id)
-        shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
-        for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
-            database.unlink(missing_ok=True)
-        stages.build(as_built(settings), force=True)
+    places = [workspace.landing, workspace.artifacts, workspace.root / "warehouse", workspace.feast]
+    files = [(place, file) for place in places for file in sorted(place.rglob("*.parquet")) if not file.is_symlink()]
+    if not _is_remembered(workspace, user_id) and not any(_holds(file, user_id) for _, file in files):
+        raise InputError(f"no row in {workspace.root} carries user id {user_id!r}; check the spelling")
+    _remember(workspace, user_id)
+    removed = {"online": forget_user(settings, user_id)}
+    for place, file in track(files, "forgetting"):
+        removed[place.name] = removed.get(place.name, 0) + drop_rows(file, user_id)
+    shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
+    for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
+        database.unlink(missing_ok=True)
     return removed
 
 

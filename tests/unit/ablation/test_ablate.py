@@ -157,7 +157,7 @@ class TestWhatIsCompared:
         def too_little(settings: Settings) -> Settings:
             return overridden(settings, {"profiles": {"engine": "extractive"}})
 
-        monkeypatch.setattr(stages, "with_words", too_little)
+        monkeypatch.setattr(stages, "fall_back_to_keywords", too_little)
         settings = Settings(workspace=tmp_path)
         for engine in ("transformers", "extractive"):
             asked = overridden(settings, {"profiles": {"engine": engine}})

@@ -31,7 +31,7 @@ def shop(workspace_settings: Callable[..., Settings], monkeypatch: pytest.Monkey
 
 def stand(monkeypatch: pytest.MonkeyPatch, models: Sequence[Artifact]) -> None:
     """These are the trained models of the current features."""
-    monkeypatch.setattr(stage, "standing", lambda settings: list(models))
+    monkeypatch.setattr(stage, "finished_backbones", lambda settings: list(models))
 
 
 def reclm(shop: Shop, *words: str) -> Result:
