@@ -316,20 +316,20 @@ def check_health(settings: Settings, *, require: bool = True) -> Artifact:
 
     With `require` raises HealthError, after the rows are in SQL, when a check named in `health.fail` is breached.
     """
-    from reclm import health
+    from reclm.health import checks
 
     with recorded(settings.paths, "health") as about:
-        checked = health.check_health(settings)
+        checked = checks.check_health(settings)
         about |= {"version": checked.version, "reused": _is_older(checked, about), **checked.metrics}
     build(settings, "evaluation")
     if require:
-        health.require_healthy(checked, settings)
+        checks.require_healthy(checked, settings)
     return checked
 
 
 def report(settings: Settings) -> Path:
     """One self-contained HTML page."""
-    from reclm.evaluation.report import write_report
+    from reclm.evaluation.report.page import write_report
 
     with recorded(settings.paths, "report"):
         return write_report(settings)

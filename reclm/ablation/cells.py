@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.dataset import EvaluationTask, TrainingData, Variant
-from reclm.evaluation import checkpoints as measured
-from reclm.evaluation.checkpoints import Measured
+from reclm.evaluation import checkpoints
+from reclm.evaluation.checkpoints import RankingResult
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash
 from reclm.storage.files import read_json, write_json
@@ -46,7 +46,7 @@ class Finished:
     """A finished cell: what it put where, by setting, its chosen epochs and its seconds."""
 
     cell: Cell
-    ranked: dict[str, Measured]
+    ranked: dict[str, RankingResult]
     epochs: dict[str, int]
     seconds: float
 
@@ -93,7 +93,7 @@ def finished(
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(held.glob(f"{cell.name}*"), key=lambda path: path.suffix == ".json"):  # the record last
             shutil.copy(path, folder / path.name)
-    ranked = {task.setting: measured.read(_ranks(folder, cell, task), task) for task in tasks}
+    ranked = {task.setting: checkpoints.read(_ranks(folder, cell, task), task) for task in tasks}
     if any(found is None for found in ranked.values()):
         return None
     record = read_json(about)
@@ -120,11 +120,11 @@ def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Fini
     backbone = backbones.create(cell.model, trained)
     backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs, placing=selected.placing)
     folder.mkdir(parents=True, exist_ok=True)
-    ranked: dict[str, Measured] = {}
+    ranked: dict[str, RankingResult] = {}
     for task in tasks:
         lists = rank(Bound(backbone, task.setting), task, K, settings.evaluation.batch_size)
-        ranked[task.setting] = Measured(truth_ranks(lists, task))
-        measured.write(_ranks(folder, cell, task), ranked[task.setting])
+        ranked[task.setting] = RankingResult(truth_ranks(lists, task))
+        checkpoints.write(_ranks(folder, cell, task), ranked[task.setting])
     seconds = round(time.monotonic() - began, 3)
     about = {"model": cell.model, "arm": cell.arm, "variant": cell.variant, "seed": cell.seed}
     how = {"epochs": epochs, "placing": selected.placing, "seconds": seconds}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.ablation import diagnostics, table
 from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
 from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
-from reclm.evaluation.evaluate import Final
+from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.progress import say, step, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -104,7 +104,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     if standing is not None:
         say(f"  ablation {version} stands: used again")
         return standing
-    final = Final(settings)
+    final = FinalSnapshot(settings)
     with artifacts.writing(settings.paths, KIND, parameters, parents, resumable=True) as draft:
         done = run_cells(settings, cells, written, final, draft.path / FOLDER)
         _write_results(settings, done, written, final, other, reward_of, draft)
@@ -127,7 +127,7 @@ def _cells(settings: Settings, written: Sequence[Written], parents: dict[str, st
 
 
 def run_cells(
-    settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: Final, folder: Path
+    settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: FinalSnapshot, folder: Path
 ) -> list[Finished]:
     """Every cell, trained or found; what remains is told after the first that had to be trained."""
     snapshots = Snapshots(settings, parents_of(settings))
@@ -169,7 +169,7 @@ def _write_results(
     settings: Settings,
     done: Sequence[Finished],
     written: Sequence[Written],
-    final: Final,
+    final: FinalSnapshot,
     other: Artifact | None,
     reward_of: Path | None,
     draft: artifacts.Draft,
@@ -190,7 +190,11 @@ def _write_results(
 
 
 def _diagnose(
-    settings: Settings, done: Sequence[Finished], written: Sequence[Written], final: Final, other: Artifact | None
+    settings: Settings,
+    done: Sequence[Finished],
+    written: Sequence[Written],
+    final: FinalSnapshot,
+    other: Artifact | None,
 ) -> list[dict[str, Any]]:
     from reclm.errors import WorkspaceError
     from reclm.llm.pipeline import Chain

@@ -71,7 +71,7 @@ def demo(
 
 
 def _finish(settings: Settings, evaluation: Any) -> None:
-    from reclm.evaluation.evaluate import comparison_table
+    from reclm.evaluation.console import comparison_table
 
     print(comparison_table(evaluation))
     root = settings.paths.root
@@ -284,7 +284,8 @@ def evaluate(
     json rows: dataset, regime, setting, model, variant, seed, metric, k, value, lo, hi (95 % bootstrap over users).
     """
     from reclm import stages
-    from reclm.evaluation.evaluate import comparison_table, result_rows
+    from reclm.evaluation.console import comparison_table
+    from reclm.evaluation.evaluate import result_rows
 
     evaluation = stages.evaluate(load(workspace, overrides, settings_file))
     if output == "json":

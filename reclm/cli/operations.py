@@ -30,12 +30,12 @@ def health(
 
     Every row is in SQL as fct_health. Bounds and what fails: settings health.*; other breaches warn.
     """
-    from reclm import health as checks
     from reclm import stages
+    from reclm.health import checks
 
     settings = load(workspace, overrides, settings_file)
     checked = stages.check_health(settings, require=False)
-    for row in checks.rows(checked):
+    for row in checks.check_rows(checked):
         print(
             json.dumps(row | {"value": _finite(row["value"])}, default=str) if output == "json" else _health_line(row)
         )

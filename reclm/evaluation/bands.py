@@ -97,7 +97,7 @@ def _place(row: Row) -> tuple[Any, ...]:
     return row["setting"], row["band_kind"], row["model"], position, row["band"]
 
 
-def crossing(band_gains: Sequence[tuple[str, float]]) -> str | None:
+def first_sign_change(band_gains: Sequence[tuple[str, float]]) -> str | None:
     """The first band, from sparse to dense, whose gain has another sign than the bands before it; None when it keeps its sign."""
     sign = 0.0
     for band, gain in band_gains:
@@ -108,13 +108,13 @@ def crossing(band_gains: Sequence[tuple[str, float]]) -> str | None:
     return None
 
 
-def crossings(gain_rows: Sequence[Row]) -> list[Row]:
+def sign_changes(gain_rows: Sequence[Row]) -> list[Row]:
     """One row for each (setting, band_kind, model) of `gains`: of how many bands, and the one where the gain crosses zero."""
     grouped: dict[tuple[str, str, str], list[tuple[str, float]]] = defaultdict(list)
     for row in gain_rows:
         grouped[row["setting"], row["band_kind"], row["model"]].append((row["band"], row["gain"]))
     return [
-        {"setting": setting, "band_kind": kind, "model": model, "bands": len(series), "band": crossing(series)}
+        {"setting": setting, "band_kind": kind, "model": model, "bands": len(series), "band": first_sign_change(series)}
         for (setting, kind, model), series in grouped.items()
     ]
 

@@ -22,19 +22,19 @@ FOLDER = "measured"
 
 
 @dataclass(frozen=True)
-class Measured:
+class RankingResult:
     """`ranks` (n_truth,) from `ranking.truth_ranks`; `favoured` from `ranking.list_metrics`."""
 
     ranks: NDArray[np.int16]
     favoured: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
-def write(path: Path, result: Measured) -> None:
+def write(path: Path, result: RankingResult) -> None:
     favoured = json.dumps([[metric, k, value] for (metric, k), value in result.favoured.items()])
     write_atomically(path, save({"ranks": result.ranks}, {"favoured": favoured}))
 
 
-def read(path: Path, task: EvaluationTask) -> Measured | None:
+def read(path: Path, task: EvaluationTask) -> RankingResult | None:
     """What stands in the file; None when there is none, or when it speaks of another truth."""
     if not path.exists():
         return None
@@ -43,4 +43,4 @@ def read(path: Path, task: EvaluationTask) -> Measured | None:
     if len(ranks) != task.truth.nnz:
         return None
     favoured = {(metric, int(k)): float(value) for metric, k, value in json.loads(about["favoured"])}
-    return Measured(ranks, favoured)
+    return RankingResult(ranks, favoured)

@@ -44,7 +44,7 @@ def comparison_table(evaluation: Artifact) -> str:
     return "\n\n".join(blocks)
 
 
-def collected(rows: Iterable[Mapping[str, Any]]) -> Values:
+def values_by_model(rows: Iterable[Mapping[str, Any]]) -> Values:
     """{(model, variant): {(metric, k): the value of each seed}}, baselines first, then models, variants in their usual order."""
     values: Values = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -55,7 +55,7 @@ def collected(rows: Iterable[Mapping[str, Any]]) -> Values:
 
 
 def _block(setting: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, int]]) -> str:
-    values = collected(rows)
+    values = values_by_model(rows)
     means = {who: [float(np.mean(cells[column])) for column in columns] for who, cells in values.items()}
     best = [max(means.values(), key=lambda row: row[c])[c] for c in range(len(columns))]
     first = rows[0]
@@ -87,17 +87,19 @@ def _number(seeds: Sequence[float]) -> str:
 
 def _published(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """The published table beside ours: Recall@20/NDCG@20, base → augment."""
-    ours = {setting: collected(r for r in rows if r["setting"] == setting) for setting in ("full_shot", "zero_shot")}
+    ours = {
+        setting: values_by_model(r for r in rows if r["setting"] == setting) for setting in ("full_shot", "zero_shot")
+    }
     width = 2 * CELL_WIDTH + 12
     lines = [f"{known['source']}, Recall@20/NDCG@20, base → augment"]
     for setting, models in known["models"].items():
         lines.append(f"  {setting.replace('_', '-'):<{NAME_WIDTH - 2}}{'published':<{width}}ours")
         for model, variants in models.items():
             paper = " → ".join(_pair(variants[variant]) for variant in ("base", "augment"))
-            mine = [reference.own(ours[setting], model, variant) for variant in ("base", "augment")]
+            mine = [reference.our_recall_and_ndcg(ours[setting], model, variant) for variant in ("base", "augment")]
             found = " → ".join("not run" if own is None else _pair(own) for own in mine)
             lines.append(f"  {model:<{NAME_WIDTH - 2}}{paper:<{width}}{found}")
-        popularity = reference.own(ours[setting], "popularity", "baseline")
+        popularity = reference.our_recall_and_ndcg(ours[setting], "popularity", "baseline")
         if popularity:
             lines.append(f"  {'popularity':<{NAME_WIDTH - 2}}{'':<{width}}{_pair(popularity)}")
     return "\n".join(lines)

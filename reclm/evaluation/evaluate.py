@@ -22,19 +22,15 @@ from reclm.backbones.baselines import ANSWERS, fit_baseline, strongest_predicted
 from reclm.backbones.ranking import Bound, Scorer, list_metrics, rank, truth_ranks
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError, WorkspaceError
-from reclm.evaluation import checkpoints as measured
-from reclm.evaluation import results as tables
+from reclm.evaluation import checkpoints, results
 from reclm.evaluation.bands import band_rows
-from reclm.evaluation.checkpoints import Measured
-from reclm.evaluation.console import comparison_table
+from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.tracking import log_evaluation
 from reclm.progress import say, track
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.training import tasks
-
-__all__ = ["comparison_table", "evaluate", "result_rows"]
 
 KIND = "evaluation"
 BASELINE = "baseline"
@@ -60,7 +56,7 @@ class Contender:
         return f"{self.model}-{self.variant}-{self.seed}"
 
 
-class Final:
+class FinalSnapshot:
     """The final snapshot, each part read when first needed and then kept.
 
     Items that came after one of `models` was trained are candidates for nobody: they have no interactions, and the
@@ -134,60 +130,62 @@ def _name(model: Artifact) -> str:
 
 
 def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draft) -> None:
-    final = Final(settings, models)
+    final = FinalSnapshot(settings, models)
     baselines, skipped = _baselines(settings, final)
     contenders = baselines + [_backbone(settings, final, model) for model in models]
     ranked = _rank_all(settings, final, contenders, draft)
     about = {"dataset": settings.paths.require_dataset()["name"], "regime": settings.data.regime}
     bands = tasks.load_bands(settings, "final")
-    rows = tables.Rows()
+    rows = results.Rows()
     for task in final.tasks:
         entries = [(c, ranked[task.setting, c.key]) for c in contenders if task.setting in c.settings]
         where = about | {"setting": task.setting}
-        tables.add_results(rows, where, task, entries, settings)
+        results.add_results(rows, where, task, entries, settings)
         for contender, result in track(entries, f"bands, {task.setting}"):
             who = where | {"model": contender.model, "variant": contender.variant, "seed": contender.seed}
             rows.bands += [who | row for row in band_rows(result.ranks, task, bands, settings.evaluation.ks)]
-    tables.write(rows, draft.path)
+    results.write(rows, draft.path)
     draft.metrics = {
         "skipped_baselines": skipped,
         "random_list": {
             task.setting: random_list_band(task, settings.seed) for task in final.tasks if not task.mask.nnz
         },
     }
-    shutil.rmtree(draft.path / measured.FOLDER)
+    shutil.rmtree(draft.path / checkpoints.FOLDER)
 
 
 def _rank_all(
-    settings: Settings, final: Final, contenders: Sequence[Contender], draft: artifacts.Draft
-) -> dict[tuple[str, str], Measured]:
+    settings: Settings, final: FinalSnapshot, contenders: Sequence[Contender], draft: artifacts.Draft
+) -> dict[tuple[str, str], RankingResult]:
     """What each contender puts where, by (setting, contender); taken from the draft where an interrupted run left it."""
-    ranked: dict[tuple[str, str], Measured] = {}
+    ranked: dict[tuple[str, str], RankingResult] = {}
     for contender in track(contenders, "ranking"):
         scorers: Scorers | None = None
         for task in final.tasks:
             if task.setting not in contender.settings:
                 continue
-            path = draft.path / measured.FOLDER / f"{task.setting}-{contender.key}.safetensors"
-            result = measured.read(path, task)
+            path = draft.path / checkpoints.FOLDER / f"{task.setting}-{contender.key}.safetensors"
+            result = checkpoints.read(path, task)
             if result is None:
                 scorers = scorers or contender.open()
                 result = _measure(settings, final, task, contender, scorers(task))
-                measured.write(path, result)
+                checkpoints.write(path, result)
             ranked[task.setting, contender.key] = result
     return ranked
 
 
-def _measure(settings: Settings, final: Final, task: EvaluationTask, contender: Contender, scorer: Scorer) -> Measured:
+def _measure(
+    settings: Settings, final: FinalSnapshot, task: EvaluationTask, contender: Contender, scorer: Scorer
+) -> RankingResult:
     try:
         lists = rank(scorer, task, max(settings.evaluation.ks), settings.evaluation.batch_size)
     except ModelError as error:
         raise ModelError(f"{contender.model} ({contender.variant}), {task.setting}: {error}") from None
     favoured = list_metrics(lists, task, final.data.interactions, settings.evaluation.ks)
-    return Measured(truth_ranks(lists, task), favoured)
+    return RankingResult(truth_ranks(lists, task), favoured)
 
 
-def _baselines(settings: Settings, final: Final) -> tuple[list[Contender], dict[str, str]]:
+def _baselines(settings: Settings, final: FinalSnapshot) -> tuple[list[Contender], dict[str, str]]:
     """The baselines that this data set allows, and why the others are left out."""
     contenders, skipped = [], {}
     for name in settings.evaluation.baselines:
@@ -200,7 +198,7 @@ def _baselines(settings: Settings, final: Final) -> tuple[list[Contender], dict[
     return contenders, skipped
 
 
-def _baseline(settings: Settings, final: Final, name: str) -> Contender:
+def _baseline(settings: Settings, final: FinalSnapshot, name: str) -> Contender:
     def one_for_all() -> Scorers:
         fitted = fit_baseline(name, final.data, settings.seed, available=final.available)
         return lambda task: fitted
@@ -212,7 +210,7 @@ def _baseline(settings: Settings, final: Final, name: str) -> Contender:
     return Contender(name, BASELINE, settings.seed, ANSWERS[name], opener)
 
 
-def _backbone(settings: Settings, final: Final, model: Artifact) -> Contender:
+def _backbone(settings: Settings, final: FinalSnapshot, model: Artifact) -> Contender:
     def load() -> Scorers:
         from reclm.backbones import Backbone
 

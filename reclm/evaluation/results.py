@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from reclm.backbones.ranking import metrics_per_user
 from reclm.dataset import EvaluationTask
-from reclm.evaluation.checkpoints import Measured
+from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.intervals import ITEM_METRICS, Column, Resamples, over_items, over_users, pair_gains
 from reclm.settings.tree import Settings
 
@@ -69,7 +69,7 @@ class Named(Protocol):
     def key(self) -> str: ...
 
 
-Entry = tuple[Named, Measured]
+Entry = tuple[Named, RankingResult]
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""What was written: the current profiles and the newest refined model come in, checks of both go out."""
+"""Health checks of profiles and of the refined language model.
+
+In: the current profiles and the newest refined model. Out: results on how distinct, how similar and how well formed
+profiles are, and on reward hacking: a reward that rises while held-out ranking quality falls.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm.health.measured import Measured
+from reclm.health.check_result import CheckResult
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.workspace import Workspace
@@ -20,67 +24,73 @@ KINDS = ("user", "item")
 NO_PROFILES = "There are no profiles yet; run `reclm profile`."
 
 
-def current(workspace: Workspace) -> Artifact | None:
-    """The profiles that the warehouse shows, else the newest, None when there are none."""
+def current_or_newest(workspace: Workspace) -> Artifact | None:
+    """Return the profiles that the warehouse shows, else the newest; None when there are none."""
     from reclm.warehouse.sources import current_profiles
 
     return current_profiles(workspace) if artifacts.all_of(workspace, "profiles") else None
 
 
 def newest_refined(workspace: Workspace) -> Artifact | None:
-    """The newest refined model, None when there is none."""
+    """Return the newest refined model, None when there is none."""
     found = artifacts.all_of(workspace, "refine")
     return found[-1] if found else None
 
 
-def measure(settings: Settings) -> list[Measured]:
-    """Rows of `profile_distinct`, `profile_similarity`, `profile_format` (users and items) and `reward_against_ranking`."""
-    profiles = current(settings.paths)
-    quality = pq.read_table(profiles.path / "quality.parquet").to_pylist() if profiles else []
-    found = {
+def measure(settings: Settings) -> list[CheckResult]:
+    """Run `profile_distinct`, `profile_similarity` and `profile_format` (users, items) and `reward_against_ranking`."""
+    profiles = current_or_newest(settings.paths)
+    rows = pq.read_table(profiles.path / "quality.parquet").to_pylist() if profiles else []
+    quality = {
         (row["kind"], row["metric"]): row["value"]
-        for row in quality
+        for row in rows
         if (row["snapshot"], row["severity"]) == ("final", "all")
     }
-    rows: list[Measured] = []
+    results: list[CheckResult] = []
     for kind in KINDS:
-        well_formed = _well_formed(profiles, kind) if profiles else None
-        rows += _of_kind(settings.health, kind, found, well_formed, NO_PROFILES if profiles is None else "")
-    return [*rows, *_reward(settings)]
+        well_formed = _well_formed_share(profiles, kind) if profiles else None
+        unknown = NO_PROFILES if profiles is None else ""
+        results += _quality_results(settings.health, kind, quality, well_formed, unknown)
+    return [*results, *_reward_results(settings)]
 
 
-def _of_kind(
-    health: HealthSettings, kind: str, found: dict[tuple[str, str], float], well_formed: float | None, why: str
-) -> list[Measured]:
-    too_few = why or f"Nothing is known of any {kind}, so no profile of one says anything."
-    smooth = (
-        "Profiles sound alike (over-smoothing): refine again with a lower refine.max_distinct_drop, or tune longer."
-    )
+def _quality_results(
+    health: HealthSettings,
+    kind: str,
+    quality: dict[tuple[str, str], float],
+    well_formed: float | None,
+    unknown: str,
+) -> list[CheckResult]:
+    no_profile = unknown or f"Every {kind} profile is empty, because nothing is known of any {kind}."
+    alike = "Profiles sound alike (over-smoothing): refine again with a lower refine.max_distinct_drop, or tune longer."
     return [
-        Measured("profile_distinct", kind, found.get((kind, "distinct")), health.min_distinct, None, smooth, too_few),
-        Measured(
+        CheckResult(
+            "profile_distinct", kind, quality.get((kind, "distinct")), health.min_distinct, None, alike, no_profile
+        ),
+        CheckResult(
             "profile_similarity",
             kind,
-            found.get((kind, "nearest_similarity")),
+            quality.get((kind, "nearest_similarity")),
             None,
             health.max_similarity,
-            smooth,
-            why or f"Fewer than two profiles of a {kind} can be compared.",
+            alike,
+            unknown or f"Fewer than two {kind} profiles can be compared.",
         ),
-        Measured(
+        CheckResult(
             "profile_format",
             kind,
             well_formed,
             health.min_format,
             None,
-            "Profiles break the grammar: raise profiles.retries or llm.max_profile_tokens, then run `reclm profile --full`.",
-            too_few,
+            "Profiles break the grammar: raise profiles.retries or llm.max_profile_tokens, "
+            "then run `reclm profile --full`.",
+            no_profile,
         ),
     ]
 
 
-def _well_formed(profiles: Artifact, kind: str) -> float | None:
-    """Share of the profiles that parse. One left empty because nothing is known of its entity is not written badly."""
+def _well_formed_share(profiles: Artifact, kind: str) -> float | None:
+    """The share of profiles that parse; a profile that is empty because nothing was known does not count."""
     table = pq.read_table(profiles.path / f"{kind}_profiles.parquet", columns=["snapshot", "parse_status", "flag"])
     statuses = [
         row["parse_status"]
@@ -90,41 +100,41 @@ def _well_formed(profiles: Artifact, kind: str) -> float | None:
     return sum(status == "ok" for status in statuses) / len(statuses) if statuses else None
 
 
-def _reward(settings: Settings) -> list[Measured]:
-    """By how much held-out ranking fell while the reward rose, in the state that was kept and in the last one seen."""
+def _reward_results(settings: Settings) -> list[CheckResult]:
+    """How far held-out ranking fell while the reward rose, at the step that was kept and at the last step."""
     refined = newest_refined(settings.paths)
-    looks = _looks(refined) if refined else {}
-    steps = (
-        {"kept": int(refined.metrics.get("kept_step", 0)), "last": max(looks, default=0)} if refined else {"kept": 0}
-    )
-    why = "No model was refined; nothing to hold the reward against." if len(looks) < 2 else ""
+    monitored = _held_out_metrics(refined) if refined else {}
+    steps = {"kept": 0}
+    if refined:
+        steps = {"kept": int(refined.metrics.get("kept_step", 0)), "last": max(monitored, default=0)}
+    unknown = "There is no refined model to check." if len(monitored) < 2 else ""
     return [
-        Measured(
+        CheckResult(
             "reward_against_ranking",
             subject,
-            None if why else _fall(looks[min(looks)], looks.get(step, {})),
+            None if unknown else _ranking_drop(monitored[min(monitored)], monitored.get(step, {})),
             None,
             settings.health.max_ranking_drop,
             "The reward rose while ranking by the profiles fell: train the reward model again, or lower refine.steps.",
-            why or "Held-out ranking could not be seen; raise refine.held_out_sample.",
+            unknown or "Held-out ranking was not measured; raise refine.held_out_sample.",
         )
         for subject, step in steps.items()
     ]
 
 
-def _looks(refined: Artifact) -> dict[int, dict[str, float]]:
-    """{step: {metric: value}} of what was seen of held-out answers."""
-    looks: dict[int, dict[str, Any]] = {}
+def _held_out_metrics(refined: Artifact) -> dict[int, dict[str, float]]:
+    """{step: {metric: value}} on held-out users and items during refinement."""
+    by_step: dict[int, dict[str, Any]] = {}
     for row in pq.read_table(refined.path / "curve.parquet").to_pylist():
         if row["metric"].startswith("held_out/"):
-            looks.setdefault(row["step"], {})[row["metric"].removeprefix("held_out/")] = row["value"]
-    return looks
+            by_step.setdefault(row["step"], {})[row["metric"].removeprefix("held_out/")] = row["value"]
+    return by_step
 
 
-def _fall(first: dict[str, float], then: dict[str, float]) -> float | None:
-    """How far ranking fell; 0 where the reward did not rise, None where either could not be seen."""
-    values = [look.get(name, math.nan) for name in ("reward", "ranking") for look in (first, then)]
+def _ranking_drop(first: dict[str, float], later: dict[str, float]) -> float | None:
+    """The drop of ranking quality; 0 where the reward did not rise, None where a value was not measured."""
+    values = [metrics.get(name, math.nan) for name in ("reward", "ranking") for metrics in (first, later)]
     if any(value is None or math.isnan(value) for value in values):
         return None
-    reward, reward_then, ranking, ranking_then = values
-    return ranking - ranking_then if reward_then > reward else 0.0
+    reward, later_reward, ranking, later_ranking = values
+    return ranking - later_ranking if later_reward > reward else 0.0

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.progress import say
 from reclm.promotion import champion
-from reclm.promotion.policy import K, Verdict, judge, name, value_of
+from reclm.promotion.policy import K, Verdict, apply_policy, model_label, validation_value
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.locks import alone
@@ -59,7 +59,7 @@ def decide(settings: Settings, trained: Sequence[Artifact], *, approved: bool | 
                 f"  decided already ({row['decided_by']}, {row['decided_at'][:19]}): {row['decision']}, {row['reason']}"
             )
             return found
-        verdict = judge(settings, trained)
+        verdict = apply_policy(settings, trained)
         row = _row(settings, verdict, as_of=trained[0].metrics["as_of"], **_answered(verdict, approved))
         return _carried_out(settings, parameters, parents, row, verdict.considered)
 
@@ -75,14 +75,14 @@ def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Ar
         raise ArtifactError(f"no trained model has version {version}; there {_are_models(settings)}")
     if chosen.manifest["parameters"]["variant"] == "shuffled":
         raise ModelError(
-            f"{version} is {name(chosen)}, the control that was trained on other people's profiles: it must not serve; "
+            f"{version} is {model_label(chosen)}, the control that was trained on other people's profiles: it must not serve; "
             "name a model of variant augment or base"
         )
     with _one_at_a_time(settings.paths):
         _finish_what_was_cut_short(settings)
         made = _that_made_the_champion(settings)
         if made is not None and made.metrics["candidate_version"] == version:
-            say(f"  {name(chosen)} ({version}) is the champion already")
+            say(f"  {model_label(chosen)} ({version}) is the champion already")
             return made
         return _by_hand(settings, chosen, "promoted", reason or "a person chose it and gave no reason")
 
@@ -235,7 +235,7 @@ def _by_hand(settings: Settings, chosen: Artifact, decision: str, reason: str) -
 
     parameters = {"decision": decision, "candidate": chosen.version, "standing": _state(settings)}
     data = {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
-    verdict = Verdict("promoted", reason, chosen, value_of(settings, chosen))
+    verdict = Verdict("promoted", reason, chosen, validation_value(settings, chosen))
     row = _row(settings, verdict, as_of=chosen.metrics["as_of"], decision=decision, decided_by="hand", reason=reason)
     return _carried_out(settings, parameters, data | {"backbone": chosen.version}, row, chosen)
 
@@ -283,7 +283,7 @@ def _champions_before(settings: Settings, version: str) -> list[str]:
 
 def _are_models(settings: Settings) -> str:
     models = [
-        f"{model.version} ({name(model)})"
+        f"{model.version} ({model_label(model)})"
         for model in reversed(artifacts.all_of(settings.paths, "backbone"))
         if model.manifest["parameters"]["variant"] != "shuffled"
     ]

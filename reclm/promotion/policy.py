@@ -74,18 +74,18 @@ class Verdict:
     guards: tuple[Guard, ...] = ()
 
 
-def name(model: Artifact) -> str:
+def model_label(model: Artifact) -> str:
     """`model/variant`, as a person reads it."""
     about = model.manifest["parameters"]
     return f"{about['model']}/{about['variant']}"
 
 
-def value_of(settings: Settings, model: Artifact) -> Interval | None:
+def validation_value(settings: Settings, model: Artifact) -> Interval | None:
     """The model's primary metric on the validation slice, with 95 % bounds over users; None where nobody was asked."""
     return _interval(settings, _values(settings, model))
 
 
-def candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact | None:
+def best_candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact | None:
     """The model with the best primary metric among those that use profiles, else among all; None if none was measured.
 
     The shuffled control is never a candidate. Validation alone decides: the test slice plays no part.
@@ -101,9 +101,9 @@ def candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact | Non
     return ranked[0][1] if ranked else None
 
 
-def judge(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
+def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     """What the policy makes of today's models. Reads files, writes none."""
-    best = candidate(settings, trained)
+    best = best_candidate(settings, trained)
     if best is None:
         return Verdict(
             "kept",
@@ -113,7 +113,9 @@ def judge(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     standing = artifacts.find(settings.paths, "backbone", pointer["version"]) if pointer else None
     if pointer is None or standing is None:
         gone = f"the champion's artifact {pointer['version']} is gone" if pointer else "there is no champion yet"
-        return _guarded(settings, Verdict("promoted", f"{gone}; {name(best)} is the best of today", best), None, None)
+        return _guarded(
+            settings, Verdict("promoted", f"{gone}; {model_label(best)} is the best of today", best), None, None
+        )
     own = _own(standing, trained)
     verdict = _contest(settings, best, standing, own)
     if verdict.decision == "kept":
@@ -127,17 +129,19 @@ def judge(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
 def _contest(settings: Settings, best: Artifact, standing: Artifact, own: Artifact | None) -> Verdict:
     """Who is considered: the best of today, or the champion's kind. The guards have not been asked yet."""
     if own is None and _is_configured(settings, standing):
-        reason = f"{name(standing)}, the champion's kind, was not trained today, so {name(best)} has nothing to be held against"
-        return Verdict("kept", reason, best, value_of(settings, best))
+        reason = f"{model_label(standing)}, the champion's kind, was not trained today, so {model_label(best)} has nothing to be held against"
+        return Verdict("kept", reason, best, validation_value(settings, best))
     if own is None:
-        return Verdict("promoted", f"{name(standing)} is trained no longer; {name(best)} is the best of today", best)
+        return Verdict(
+            "promoted", f"{model_label(standing)} is trained no longer; {model_label(best)} is the best of today", best
+        )
     if _kind(best) == _kind(own):
         return _stays_or_refreshed(standing, own, "the best of today")
     wins, compared, difference = _compared(settings, best, own)
     if wins:
         return Verdict("promoted", compared, best, difference=difference)
     if own == standing:
-        return Verdict("kept", compared, best, value_of(settings, best), difference)
+        return Verdict("kept", compared, best, validation_value(settings, best), difference)
     return _stays_or_refreshed(standing, own, compared)
 
 
@@ -157,8 +161,8 @@ def _own(standing: Artifact, trained: Sequence[Artifact]) -> Artifact | None:
 
 def _stays_or_refreshed(standing: Artifact, own: Artifact, why: str) -> Verdict:
     if own == standing:
-        return Verdict("kept", f"{name(standing)} is the champion already, trained on these very data", standing)
-    return Verdict("promoted", f"{name(own)}, the champion's kind, is fitted on newer data ({why})", own)
+        return Verdict("kept", f"{model_label(standing)} is the champion already, trained on these very data", standing)
+    return Verdict("promoted", f"{model_label(own)}, the champion's kind, is fitted on newer data ({why})", own)
 
 
 def _compared(settings: Settings, best: Artifact, own: Artifact) -> tuple[bool, str, Interval | None]:
@@ -169,12 +173,12 @@ def _compared(settings: Settings, best: Artifact, own: Artifact) -> tuple[bool, 
     difference = _interval(settings, paired)
     if difference is None or len(paired) < needed:
         few = f"{len(paired)} common users, and promotion.min_users asks for {needed}"
-        return False, f"{name(best)} cannot be compared with {name(own)}: {few}", difference
+        return False, f"{model_label(best)} cannot be compared with {model_label(own)}: {few}", difference
     wins = difference.lo > settings.promotion.min_gain
     asked = f"{metric}@{K} {difference} over {len(paired)} users, and promotion.min_gain asks for more than "
     return (
         wins,
-        f"{name(best)} {'beats' if wins else 'does not beat'} {name(own)}: {asked}{settings.promotion.min_gain:g}",
+        f"{model_label(best)} {'beats' if wins else 'does not beat'} {model_label(own)}: {asked}{settings.promotion.min_gain:g}",
         difference,
     )
 
@@ -189,7 +193,9 @@ def _guarded(
     value = _interval(settings, values)
     if value is None:
         return replace(
-            verdict, decision="kept", reason=f"{name(model)} is unmeasurable: no user was asked ({verdict.reason})"
+            verdict,
+            decision="kept",
+            reason=f"{model_label(model)} is unmeasurable: no user was asked ({verdict.reason})",
         )
     recorded = {
         setting: _recorded(settings, pointer, standing, setting) if pointer and standing else None
@@ -203,7 +209,7 @@ def _guarded(
     reason = f"{verdict.reason}; {about}"
     if failed:
         unmeasurable = "unmeasurable" if any(g.guard == "users" and not g.passed for g in guards) else "kept out"
-        reason = f"{name(model)} is {unmeasurable}: {', '.join(failed)} ({reason})"
+        reason = f"{model_label(model)} is {unmeasurable}: {', '.join(failed)} ({reason})"
     return replace(verdict, decision="kept" if failed else "promoted", reason=reason, value=value, guards=guards)
 
 

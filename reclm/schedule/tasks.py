@@ -118,10 +118,10 @@ def _sizes(settings: Settings) -> Result:
 def health(params: Params) -> Result:
     """The health checks, as rows of fct_health; fails on a breach of a check named in health.fail."""
     from reclm import stages
-    from reclm.health import drifted
+    from reclm.health.checks import drifted_checks
 
     checked = stages.check_health(as_built(params))
-    return {"version": checked.version, "drifted": drifted(checked)}
+    return {"version": checked.version, "drifted": drifted_checks(checked)}
 
 
 def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:

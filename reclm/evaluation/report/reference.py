@@ -13,27 +13,27 @@ from typing import Any
 
 
 @cache
-def figures() -> dict[str, Any]:
+def all_figures() -> dict[str, Any]:
     """The whole file."""
     return json.loads(resources.files(__package__).joinpath("reference_figures.json").read_text(encoding="utf-8"))
 
 
-def of_dataset(dataset: str) -> dict[str, Any]:
+def figures_of(dataset: str) -> dict[str, Any]:
     """What is known of a data set, by its name in any case; {} when nothing is."""
-    return figures()["datasets"].get(dataset.lower(), {})
+    return all_figures()["datasets"].get(dataset.lower(), {})
 
 
 def baseline_rows(dataset: str, regime: str, setting: str) -> dict[str, list[float]]:
     """{baseline: [R@20, N@20, R@40, N@40]} as published for that regime and setting."""
-    return of_dataset(dataset).get("baselines", {}).get(regime, {}).get(setting, {})
+    return figures_of(dataset).get("baselines", {}).get(regime, {}).get(setting, {})
 
 
 def published_models(dataset: str) -> dict[str, Any] | None:
     """{source, models: {setting: {model: {base: [R@20, N@20], augment: [...]}}}}, or None."""
-    return of_dataset(dataset).get("published")
+    return figures_of(dataset).get("published")
 
 
-def own(
+def our_recall_and_ndcg(
     values: Mapping[tuple[str, str], Mapping[tuple[str, int], Sequence[float]]], model: str, variant: str
 ) -> tuple[float, float] | None:
     """Our (Recall@20, NDCG@20) of a model and variant, seeds averaged; None when it did not run."""

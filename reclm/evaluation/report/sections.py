@@ -12,7 +12,7 @@ import numpy as np
 
 from reclm.backbones.baselines import ANSWERS
 from reclm.evaluation import bands
-from reclm.evaluation.console import Values, collected, shown_columns
+from reclm.evaluation.console import Values, shown_columns, values_by_model
 from reclm.evaluation.report import reference
 from reclm.evaluation.report.sources import Sources
 from reclm.settings.recommenders import BASELINES
@@ -33,7 +33,7 @@ def comparison_tables(sources: Sources) -> list[Row]:
         if not rows:
             continue
         known = reference.baseline_rows(rows[0]["dataset"], rows[0]["regime"], setting)
-        values = collected(rows)
+        values = values_by_model(rows)
         intervals = {
             (r["model"], r["variant"], r["metric"], r["k"]): (r["lo"], r["hi"]) for r in rows if _one_seed(values, r)
         }
@@ -64,7 +64,7 @@ def comparison_tables(sources: Sources) -> list[Row]:
                 "aims": _aims(rows[0]["dataset"], regime, setting, values),
                 "orientation": [
                     row
-                    for row in reference.of_dataset(rows[0]["dataset"]).get("orientation", {}).get(regime, [])
+                    for row in reference.figures_of(rows[0]["dataset"]).get("orientation", {}).get(regime, [])
                     if row["setting"] == setting
                 ],
             }
@@ -110,11 +110,11 @@ def _missing(
 
 def _aims(dataset: str, regime: str, setting: str, values: Values) -> Row | None:
     """The aim for this column and how far our best model with profiles is from it."""
-    aim = reference.of_dataset(dataset).get("aims", {}).get(regime, {}).get(setting)
+    aim = reference.figures_of(dataset).get("aims", {}).get(regime, {}).get(setting)
     with_profiles = [
         (pair, model)
         for model, variant in values
-        if variant == "augment" and (pair := reference.own(values, model, variant))
+        if variant == "augment" and (pair := reference.our_recall_and_ndcg(values, model, variant))
     ]
     if aim is None or not with_profiles:
         return None
@@ -137,23 +137,25 @@ def published_table(sources: Sources) -> Row | None:
         return None
     blocks = []
     for setting, models in known["models"].items():
-        values = collected(row for row in sources.results if row["setting"] == setting)
+        values = values_by_model(row for row in sources.results if row["setting"] == setting)
         lines = [
             {
                 "model": model,
                 "published": [_pair(variants["base"]), _pair(variants["augment"])],
-                "ours": [_pair(reference.own(values, model, v)) for v in ("base", "augment", "shuffled")],
+                "ours": [
+                    _pair(reference.our_recall_and_ndcg(values, model, v)) for v in ("base", "augment", "shuffled")
+                ],
             }
             for model, variants in models.items()
         ]
-        popularity = reference.own(values, "popularity", "baseline")
+        popularity = reference.our_recall_and_ndcg(values, "popularity", "baseline")
         blocks.append(
             {"title": SETTING_TITLES[setting], "lines": lines, "popularity": _pair(popularity) if popularity else ""}
         )
     return {
         "source": known["source"],
         "note": known["note"],
-        "caution": reference.of_dataset(dataset).get("caution", ""),
+        "caution": reference.figures_of(dataset).get("caution", ""),
         "blocks": blocks,
     }
 
@@ -173,12 +175,15 @@ def random_lists(sources: Sources) -> list[Row]:
 
 def headline(sources: Sources) -> Row:
     """The paper's headline, and the relative gain of augment over base of each of our models beside it."""
-    claimed = reference.figures()["headline"]
+    claimed = reference.all_figures()["headline"]
     lines = []
     for setting in SETTING_TITLES:
-        values = collected(row for row in sources.results if row["setting"] == setting)
+        values = values_by_model(row for row in sources.results if row["setting"] == setting)
         for model in dict.fromkeys(model for model, variant in values if variant == "augment"):
-            base, augment = reference.own(values, model, "base"), reference.own(values, model, "augment")
+            base, augment = (
+                reference.our_recall_and_ndcg(values, model, "base"),
+                reference.our_recall_and_ndcg(values, model, "augment"),
+            )
             if base and augment:
                 ratios = [_ratio(a, b) for a, b in zip(augment, base, strict=True)]
                 lines.append(
@@ -266,7 +271,7 @@ def severity(sources: Sources) -> Row:
     return {
         "k": k,
         "gains": rows,
-        "crossings": [row for row in bands.crossings(rows) if row["bands"] > 1],
+        "crossings": [row for row in bands.sign_changes(rows) if row["bands"] > 1],
         "families": [
             row | {"gain": f"{row['gain']:+.4f}", "relative": _percent(row["relative_gain"])} for row in families
         ],

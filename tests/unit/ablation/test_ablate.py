@@ -26,7 +26,7 @@ from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
 from reclm.backbones import base
 from reclm.errors import SettingsError, WorkspaceError
-from reclm.evaluation.evaluate import Final
+from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.evaluation.report import language
 from reclm.llm.lineage import matches_settings, preferred
 from reclm.llm.models.base import learned_with
@@ -302,7 +302,7 @@ class TestTheTable:
         assert {row["sd"] for row in rows} == {None}
         assert "±" not in table_of(rows)
         assert result_rows(settings, [], [], "shop") == []
-        assert Final(settings).tasks
+        assert FinalSnapshot(settings).tasks
 
 
 class TestRankCorrelation:

@@ -15,14 +15,8 @@ import reclm.backbones
 from reclm.backbones.ranking import Bound, metrics_per_user, rank, truth_ranks
 from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
-from reclm.evaluation.evaluate import (
-    ROW_FIELDS,
-    Final,
-    comparison_table,
-    evaluate,
-    random_list_band,
-    result_rows,
-)
+from reclm.evaluation.console import comparison_table
+from reclm.evaluation.evaluate import ROW_FIELDS, FinalSnapshot, evaluate, random_list_band, result_rows
 from reclm.evaluation.results import SCHEMAS
 from reclm.storage import artifacts
 
@@ -134,7 +128,7 @@ class TestItemsThatCameAfterTraining:
             lists = [rank(Bound(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]
             assert np.array_equal(*lists) and lists[0].max() < n_items
         monkeypatch.setattr(reclm.backbones.Backbone, "load", lambda path: older)
-        final = Final(world.settings, world.backbones)
+        final = FinalSnapshot(world.settings, world.backbones)
         assert not any(task.candidates[n_items:].any() for task in final.tasks)
         assert evaluate(world.settings, world.backbones).version
 
@@ -250,7 +244,7 @@ class TestBands:
     def test_name_the_band_where_the_gain_crosses_zero(
         self, series: list[tuple[str, float]], expected: str | None
     ) -> None:
-        assert bands.crossing(series) == expected
+        assert bands.first_sign_change(series) == expected
 
     def test_gains_average_seeds_and_keep_band_order(self) -> None:
         def row(variant: str, seed: int, band: str, value: float) -> dict[str, object]:

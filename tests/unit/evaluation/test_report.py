@@ -12,7 +12,8 @@ from unit import evaluation_world as ew
 
 from reclm.errors import WorkspaceError
 from reclm.evaluation.evaluate import evaluate
-from reclm.evaluation.report import reference, write_report
+from reclm.evaluation.report import reference
+from reclm.evaluation.report.page import write_report
 from reclm.settings.tree import Settings
 
 
@@ -109,7 +110,7 @@ class TestAKnownDataSet:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         html = page_of(ew.make_world(tmp_path, monkeypatch, name="anime", evaluation={"ks": (20, 40)}))
-        for rows in reference.of_dataset("anime")["baselines"]["dense"].values():
+        for rows in reference.figures_of("anime")["baselines"]["dense"].values():
             for figures in rows.values():
                 for figure in figures:
                     assert f"{figure:.4f}" in html
@@ -153,7 +154,7 @@ class TestReferenceFigures:
     def test_are_complete_for_the_data_sets_of_the_targets(self) -> None:
         for dataset in ("anime", "ml-100k"):
             for regime in ("dense", "sparse"):
-                settings = reference.of_dataset(dataset)["baselines"][regime]
+                settings = reference.figures_of(dataset)["baselines"][regime]
                 assert set(settings["full_shot"]) == {"popularity", "itemknn", "ease"}
                 assert set(settings["zero_shot"]) == {
                     *("random", "predicted_popularity"),
@@ -162,5 +163,5 @@ class TestReferenceFigures:
                 assert all(len(figures) == 4 for rows in settings.values() for figures in rows.values())
 
     def test_are_none_for_a_data_set_nobody_knows(self) -> None:
-        assert reference.of_dataset("my shop") == {}
+        assert reference.figures_of("my shop") == {}
         assert reference.published_models("my shop") is None

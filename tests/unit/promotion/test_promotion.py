@@ -13,7 +13,7 @@ from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.maintenance.forget import drop_rows
 from reclm.promotion import champion
 from reclm.promotion import decisions as promotion
-from reclm.promotion.policy import candidate
+from reclm.promotion.policy import best_candidate
 from reclm.settings.tree import Settings
 from reclm.training.validation import FILE
 
@@ -27,11 +27,11 @@ class TestTheCandidate:
     def test_validation_decides_among_models_with_profiles_and_the_control_never_wins(self, shop: Shop) -> None:
         base, low, high = shop.model(variant="base", value=0.9), shop.model(value=0.4), shop.model(value=0.5)
         control = shop.model(variant="shuffled", value=0.99)
-        assert candidate(shop.settings, [base, low, high, control]) == high
-        assert candidate(shop.settings, [base, control]) == base
+        assert best_candidate(shop.settings, [base, low, high, control]) == high
+        assert best_candidate(shop.settings, [base, control]) == base
 
     def test_a_model_that_nobody_was_asked_about_is_none(self, shop: Shop) -> None:
-        assert candidate(shop.settings, [shop.model(users=0)]) is None
+        assert best_candidate(shop.settings, [shop.model(users=0)]) is None
 
     def test_the_primary_metric_is_the_one_of_the_settings(self, shop: Shop) -> None:
         row = shop.decide(shop.model(value=0.5), metric="recall")

@@ -1,4 +1,7 @@
-"""One measured check: a value and its bounds come in, a row with a status and what to do goes out."""
+"""The result of one health check.
+
+In: a value and the bounds it has to keep. Out: a row of `checks.parquet` with a status and what to do.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ if TYPE_CHECKING:
     from reclm.settings.operations import HealthSettings
 
 BREACHES = ("warn", "fail")
-NOTHING = "Nothing to do."
+NO_ADVICE = "Nothing to do."
 
 
 @dataclass(frozen=True)
-class Measured:
-    """`value` None means that it cannot be told, and `unknown` why; `remedy` is what to do when a bound is broken."""
+class CheckResult:
+    """One value with its bounds; `value` is None when it cannot be computed, and `unknown` then says why.
+
+    `remedy` is the advice that is shown when a bound is broken.
+    """
 
     name: str
     subject: str
@@ -27,7 +33,7 @@ class Measured:
 
     @property
     def is_breached(self) -> bool:
-        """A value that is not a number breaches every bound."""
+        """Whether the value lies outside its bounds. A value that is not a number lies outside all bounds."""
         if self.value is None:
             return False
         if math.isnan(self.value):
@@ -37,8 +43,8 @@ class Measured:
         )
 
     def row(self, settings: HealthSettings) -> dict[str, Any]:
-        """The columns of `checks.parquet` that are the check's own."""
-        advice = self.remedy if self.is_breached else NOTHING
+        """Return the columns of `checks.parquet` that belong to this check."""
+        advice = self.remedy if self.is_breached else NO_ADVICE
         status = ("fail" if self.name in settings.fail else "warn") if self.is_breached else "ok"
         if self.value is None:
             status, advice = "unknown", self.unknown
