@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from reclm.llm.pipeline import Chain
     from reclm.settings.tree import Settings
 
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("what", "name", "metric")]
-    + [(name, pa.float64()) for name in ("value", "lo", "hi")]
-    + [("n", pa.int64())]
-)
 MIN_USERS = 10
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -163,7 +157,3 @@ def of_models(written: Sequence[Written]) -> list[Row]:
                 what = "reward_accuracy" if kind == "reward" else f"held_out_{kind}"
                 rows += [_with_error(what, name, row) for row in pq.read_table(file).to_pylist()]
     return rows
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")

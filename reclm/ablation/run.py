@@ -19,6 +19,8 @@ from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.progress import say, step, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import ABLATION_DIAGNOSTICS, ABLATION_RESULTS
 from reclm.training.stage import Snapshots, parents_of
 
 if TYPE_CHECKING:
@@ -178,10 +180,12 @@ def _write_results(
 
     dataset = str(settings.paths.require_dataset()["name"])
     rows = table.result_rows(settings, done, final.tasks, dataset)
-    table.write_rows(draft.path / "results.parquet", rows)
+    write_rows(draft.path / "results.parquet", rows, ABLATION_RESULTS)
     for plot, name in zip(plots_of(rows), dict.fromkeys(row["setting"] for row in rows), strict=True):
         (draft.path / f"{name}.svg").write_text(str(plot.svg).replace("currentColor", "#555555"))
-    diagnostics.write_rows(draft.path / "diagnostics.parquet", _diagnose(settings, done, written, final, other))
+    write_rows(
+        draft.path / "diagnostics.parquet", _diagnose(settings, done, written, final, other), ABLATION_DIAGNOSTICS
+    )
     draft.metrics.update(
         cells=len(done),
         seconds_of_cells=round(sum(one.seconds for one in done), 1),

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
 METRICS = ("recall", "ndcg")
 SHORT = {"recall": "R", "ndcg": "N"}
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("dataset", "arm", "model", "variant", "setting", "metric")]
-    + [("k", pa.int64()), ("n_users", pa.int64()), ("n_seeds", pa.int64()), ("values", pa.list_(pa.float64()))]
-    + [(name, pa.float64()) for name in ("value", "sd", "lo", "hi", "diff", "diff_lo", "diff_hi", "seconds")]
-)
 Who = tuple[str, str, str]  # (arm, model, variant)
 Row = dict[str, Any]
 PerUser = dict[tuple[Who, str], NDArray[np.float64]]
@@ -78,10 +72,6 @@ def result_rows(
                 row |= {"diff": difference, "diff_lo": low, "diff_hi": high}
             rows.append(row)
     return rows
-
-
-def write_rows(path: Any, rows: Sequence[Row]) -> None:
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")
 
 
 def ablation_table(ablation: Artifact) -> str:

@@ -23,7 +23,8 @@ from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
 from reclm.settings.recommenders import FusionSettings, TrainSettings
 from reclm.settings.tree import Settings
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json, write_json, write_table
+from reclm.storage.schemas import backbone_schema
 
 CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"
 FOLD_IN = "fold_in.safetensors"  # absent where a backbone never learned to
@@ -34,23 +35,22 @@ def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     known = fitted.known.tocsr()
     items_known = pa.ListArray.from_arrays(pa.array(known.indptr, pa.int32()), pa.array(known.indices, pa.int32()))
-    for file, ids, id_name, id_vectors, side in (
-        (USERS, fitted.user_ids, "user_id", fitted.user_id_vectors, "users"),
-        (ITEMS, fitted.item_ids, "item_id", fitted.item_id_vectors, "items"),
+    for file, kind, ids, id_vectors in (
+        (USERS, "user", fitted.user_ids, fitted.user_id_vectors),
+        (ITEMS, "item", fitted.item_ids, fitted.item_id_vectors),
     ):
-        columns: dict[str, Any] = {
-            id_name: pa.array(ids.tolist(), pa.string()),
-            "index": pa.array(np.arange(len(ids)), pa.int64()),
-            "id_vector": _lists(id_vectors),
-        }
+        matrices = {"id_vector": id_vectors}
         for setting in EVALUATION_SETTINGS:
             vectors = fitted.vectors[setting]
-            columns[f"{setting}_vector"] = _lists(getattr(vectors, side))
-            if side == "items" and vectors.unseen is not None:
-                columns[f"{setting}_unseen_vector"] = _lists(vectors.unseen)
-        if side == "users":
+            matrices[f"{setting}_vector"] = getattr(vectors, f"{kind}s")
+            if kind == "item" and vectors.unseen is not None:
+                matrices[f"{setting}_unseen_vector"] = vectors.unseen
+        columns: dict[str, Any] = {f"{kind}_id": ids.tolist(), "index": np.arange(len(ids))}
+        columns |= {column: _lists(rows) for column, rows in matrices.items()}
+        if kind == "user":
             columns["known_items"] = items_known
-        pq.write_table(pa.table(columns), path / file, compression="zstd")
+        schema = backbone_schema(kind, {column: rows.shape[1] for column, rows in matrices.items()})
+        write_table(path / file, pa.table(columns, schema=schema))
     save_file({key: np.ascontiguousarray(value) for key, value in fitted.networks.items()}, path / PARAMETERS)
     if fitted.fold_in is not None:
         save_file(fitted.fold_in.arrays(), path / FOLD_IN)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.backbones.ranking import metrics_per_user
@@ -21,38 +19,9 @@ from reclm.dataset import EvaluationTask
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.intervals import ITEM_METRICS, Column, Resamples, over_items, over_users, pair_gains
 from reclm.settings.tree import Settings
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import EVALUATION
 
-WHERE = [("dataset", pa.string()), ("regime", pa.string()), ("setting", pa.string())]
-WHO = [("model", pa.string()), ("variant", pa.string()), ("seed", pa.int64())]
-METRIC = [("metric", pa.string()), ("k", pa.int64())]
-SCHEMAS = {
-    "results": pa.schema(
-        [
-            *WHERE,
-            *WHO,
-            *METRIC,
-            ("value", pa.float64()),
-            ("lo", pa.float64()),
-            ("hi", pa.float64()),
-            ("n_users", pa.int64()),
-        ]
-    ),
-    "bands": pa.schema(
-        [
-            *WHERE,
-            *WHO,
-            ("band_kind", pa.string()),
-            ("band", pa.string()),
-            *METRIC,
-            ("value", pa.float64()),
-            ("n", pa.int64()),
-        ]
-    ),
-    "comparisons": pa.schema(
-        [*WHERE, *WHO[:2], ("other_model", pa.string()), ("other_variant", pa.string()), *METRIC, ("seed", pa.int64())]
-        + [(name, pa.float64()) for name in ("diff", "lo_users", "hi_users", "lo_items", "hi_items")]
-    ),
-}
 MAX_CELLS = 64_000_000  # per-user (or per-pair) values held at once: 256 MB in float32
 
 
@@ -81,8 +50,8 @@ class Rows:
 
 def write(rows: Rows, folder: Path) -> None:
     """`results.parquet`, `bands.parquet` and `comparisons.parquet`."""
-    for name, schema in SCHEMAS.items():
-        pq.write_table(pa.Table.from_pylist(getattr(rows, name), schema=schema), folder / f"{name}.parquet")
+    for name, schema in EVALUATION.items():
+        write_rows(folder / f"{name}.parquet", getattr(rows, name), schema)
 
 
 def add_results(

@@ -24,6 +24,7 @@ from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, stamped
 from reclm.progress import say
 from reclm.settings.tree import Settings
+from reclm.storage.files import write_table
 
 
 def publish_fused(
@@ -52,7 +53,7 @@ def publish_fused(
         feast = store.apply_definitions(settings)
         online_writer.claim(settings)
         for side in store.SIDES:
-            store.write_parquet(store.vector_file(workspace, side, model_version), tables[side])
+            write_table(store.vector_file(workspace, side, model_version), tables[side])
         written = sum(_write_changed(feast, f"{side}_fused", tables[side]) for side in store.SIDES)
     say(
         f"  model {model_version}: {len(user_ids)} user and {len(item_ids)} item vectors published, {written} of them new"
@@ -83,7 +84,7 @@ def publish_items(
         before = pq.read_table(file)
         new = pc.invert(pc.is_in(table["item_id"], before["item_id"].combine_chunks()))
         written = _write_changed(feast, "item_fused", table.filter(new))
-        store.write_parquet(file, pa.concat_tables([before, table.filter(new).cast(before.schema)]))
+        write_table(file, pa.concat_tables([before, table.filter(new).cast(before.schema)]))
     return written
 
 

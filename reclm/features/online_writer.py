@@ -27,12 +27,11 @@ from reclm.features.store import (
     redis_address,
     remove_other_versions,
     vector_file,
-    write_parquet,
     writing,
 )
 from reclm.progress import track
 from reclm.settings.tree import Settings
-from reclm.storage.files import read_json
+from reclm.storage.files import read_json, write_table
 
 OWNER_KEY = "reclm:workspace"
 
@@ -183,7 +182,7 @@ def _drop_user(file: Path, user_id: str) -> int:
     table = pq.read_table(file)
     kept = table.filter(pc.not_equal(table["user_id"], user_id))
     if kept.num_rows < table.num_rows:
-        write_parquet(file, kept)
+        write_table(file, kept)
     return int(table.num_rows - kept.num_rows)
 
 

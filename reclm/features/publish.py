@@ -31,7 +31,7 @@ from reclm.features import online, online_writer, store
 from reclm.features.checks import ViewSchema, checked, newest, stamped
 from reclm.progress import say
 from reclm.settings.tree import Settings
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
 
 MARTS = {
@@ -240,7 +240,7 @@ def _write_offline(workspace: Workspace, version: str, changes: Mapping[str, Cha
         return
     partial.mkdir(parents=True)
     for view, change in changes.items():
-        store.write_parquet(partial / f"{view}.parquet", change.history)
+        write_table(partial / f"{view}.parquet", change.history)
     partial.rename(final)
 
 

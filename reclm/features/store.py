@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock
 
@@ -100,17 +99,6 @@ def remove_other_versions(workspace: Workspace) -> None:
     for folder in offline_path(workspace).iterdir():
         if not folder.is_symlink() and folder.name not in kept:
             shutil.rmtree(folder)
-
-
-def write_parquet(file: Path, table: pa.Table) -> None:
-    """Replaces `file` in one step; a reader sees the old rows or the new."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

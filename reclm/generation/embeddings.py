@@ -25,21 +25,13 @@ from reclm.settings.llm import EmbeddingSettings
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash
-from reclm.storage.schemas import PROFILE_FILES
+from reclm.storage.files import write_table
+from reclm.storage.schemas import PROFILE_FILES, VECTORS
 from reclm.text.encoder import Encoder, embed_texts, load_encoder, model_name, text_hash
 from reclm.warehouse.sources import current_profiles
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-SCHEMA = pa.schema(
-    [
-        ("text_hash", pa.string()),
-        ("embedding", pa.list_(pa.float32())),
-        ("model", pa.string()),
-        ("version", pa.string()),
-    ]
-)
 
 
 def write_embeddings(
@@ -187,6 +179,4 @@ def _write_shard(
         pa.repeat(pa.scalar(model_name(settings), pa.string()), n),
         pa.repeat(pa.scalar(version, pa.string()), n),
     ]
-    temporary = shard.with_name(f".{shard.name}.tmp")
-    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), temporary, compression="zstd")
-    temporary.replace(shard)
+    write_table(shard, pa.Table.from_arrays(columns, schema=VECTORS))

@@ -28,7 +28,8 @@ from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.storage.schemas import PROFILE_FILES
+from reclm.storage.files import write_rows, write_table
+from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.sources import current_profiles
 
@@ -122,16 +123,14 @@ def _write(
     users, items = (_renamed(pq.read_table(current.path / PROFILE_FILES[kind]), version) for kind in engine.KINDS)
     items = pa.concat_tables([items, added])
     order = pc.sort_indices(items, [("as_of", "ascending"), ("item_id", "ascending")])
-    pq.write_table(users, folder / PROFILE_FILES["user"], compression="zstd")
-    pq.write_table(items.take(order), folder / PROFILE_FILES["item"], compression="zstd")
+    write_table(folder / PROFILE_FILES["user"], users)
+    write_table(folder / PROFILE_FILES["item"], items.take(order))
     old = pq.read_table(current.path / "quality.parquet").to_pylist()
     kept = [row for row in old if (row["snapshot"], row["kind"]) != (SNAPSHOT, "item")]
     measured = [{**row, "version": version} for row in kept] + [
         {**row, "version": version} for row in quality.measure(profiles, knowledge, truth, settings.seed)
     ]
-    pq.write_table(
-        pa.Table.from_pylist(measured, schema=quality.SCHEMA), folder / "quality.parquet", compression="zstd"
-    )
+    write_rows(folder / "quality.parquet", measured, PROFILE_QUALITY)
     return {f"{SNAPSHOT}.items": engine.summary_of(profiles)}
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reclm.dataset import SNAPSHOTS
 from reclm.generation import writer as language
@@ -28,7 +27,8 @@ from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.storage.schemas import PROFILE_FILES, profile_schema
+from reclm.storage.files import write_rows, write_table
+from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY, profile_schema
 from reclm.warehouse.reading import warehouse_fingerprint
 
 if TYPE_CHECKING:
@@ -209,8 +209,9 @@ class _Book:
 
     def write(self, folder: Path) -> dict[str, Any]:
         for kind, parts in self.tables.items():
-            pq.write_table(pa.concat_tables(parts), folder / PROFILE_FILES[kind], compression="zstd")
-        pq.write_table(quality.to_table(self.measured, self.version), folder / "quality.parquet", compression="zstd")
+            write_table(folder / PROFILE_FILES[kind], pa.concat_tables(parts))
+        rows = [{"version": self.version, **row} for row in self.measured]
+        write_rows(folder / "quality.parquet", rows, PROFILE_QUALITY)
         return self.metrics
 
 

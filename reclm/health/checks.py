@@ -98,7 +98,8 @@ def _write(
     rows: list[dict[str, Any]],
     version: str,
 ) -> None:
-    from reclm.warehouse.sources import write_rows
+    from reclm.storage.files import write_rows
+    from reclm.storage.schemas import HEALTH_CHECKS
 
     ((as_of,),) = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = 'final'").fetchall()
     shared = {
@@ -107,7 +108,7 @@ def _write(
         "as_of": datetime.fromtimestamp(as_of / 1e6, UTC),
         "version": version,
     }
-    write_rows(draft.path / FILE, "health/checks", [{**shared, **row} for row in rows])
+    write_rows(draft.path / FILE, [{**shared, **row} for row in rows], HEALTH_CHECKS)
 
 
 def check_rows(artifact: Artifact) -> list[dict[str, Any]]:

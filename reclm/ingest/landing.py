@@ -22,17 +22,13 @@ from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_li
 from reclm.progress import say, track
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json, write_json, write_table
+from reclm.storage.schemas import LANDING
 from reclm.storage.workspace import Workspace
 
 Table = Literal["interactions", "items", "users"]
 SplitMode = Literal["temporal", "assigned"]
 
-TABLES: Mapping[Table, tuple[str, ...]] = {
-    "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),
-    "items": ("item_id", "title", "text", "categories", "created_ts", "zero_shot", "full_shot_candidate"),
-    "users": ("user_id", "text"),
-}
 MOST_UNREADABLE = 0.1
 REJECTS = "reclm_rejects"
 PARQUET = "(format parquet, compression zstd)"
@@ -115,7 +111,7 @@ def land(
             wanted = {batch.name: batch for batch in plan.batches}
             fresh = [batch for key, batch in wanted.items() if key not in listed]
             with _connect(settings, partial) as con:
-                _write_empty(con, landing)
+                _write_empty(landing)
                 writer = _BatchWriter(con, partial, workspace)
                 entries = [writer.write(batch) for batch in track(fresh, "landing")]
                 if plan.truth and (fresh or not workspace.truth.exists()):
@@ -165,7 +161,7 @@ def _standing(workspace: Workspace, name: str, importer: str | None) -> list[dic
 
 def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
     listed = {(entry["table"], entry["batch"]) for entry in entries}
-    for table in TABLES:
+    for table in LANDING:
         for path in (workspace.landing / table).glob("*.parquet"):
             if path.stem != "_empty" and (table, path.stem) not in listed:
                 path.unlink()
@@ -192,17 +188,12 @@ def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def _write_empty(con: duckdb.DuckDBPyConnection, landing: Path) -> None:
-    for table, columns in TABLES.items():
+def _write_empty(landing: Path) -> None:
+    """An empty batch of each table, so that dbt can read the ones that no file filled."""
+    for table, schema in LANDING.items():
         path = landing / table / "_empty.parquet"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fields = ", ".join(f"null::varchar as {column}" for column in (*columns, "source_file"))
-            part = landing / ".partial" / f"{table}-empty.parquet"
-            con.execute(
-                f"copy (select {fields}, null::bigint as source_row limit 0) to {quote_text(str(part))} {PARQUET}"
-            )
-            part.replace(path)
+            write_table(path, schema.empty_table())
 
 
 class _BatchWriter:
@@ -297,7 +288,7 @@ class _BatchWriter:
         low = "false"
         if batch.min_weight is not None:
             low = f"coalesce(try_cast(weight as double) < {batch.min_weight}, false)"
-        forget = bool(self.forgotten) and "user_id" in TABLES[batch.table]
+        forget = bool(self.forgotten) and "user_id" in LANDING[batch.table].names
         if not n_rejected and not forget and low == "false":
             return 0
         rows = f"select * from {quote_text(str(path))}"
@@ -326,7 +317,8 @@ class _BatchWriter:
 
 
 def _landing_sql(batch: Batch, relation: str) -> str:
-    fields = [f"({batch.columns.get(c, 'null')})::varchar as {c}" for c in TABLES[batch.table]]
+    columns = [name for name in LANDING[batch.table].names if name not in ("source_file", "source_row")]
+    fields = [f"({batch.columns.get(c, 'null')})::varchar as {c}" for c in columns]
     return (
         f"with source as (select *, row_number() over () as reclm_row from {relation}), "
         f"picked as ({batch.rows}) "
@@ -357,7 +349,7 @@ def _publish(
 ) -> dict[str, Any]:
     """Moves what `.partial` holds into place, then lists it, then removes what is no longer listed."""
     partial = workspace.landing / ".partial"
-    for folder in (*TABLES, "rejected"):
+    for folder in (*LANDING, "rejected"):
         for path in (partial / folder).glob("*.parquet"):
             (workspace.landing / folder).mkdir(exist_ok=True)
             path.replace(workspace.landing / folder / path.name)

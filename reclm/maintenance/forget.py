@@ -10,7 +10,6 @@ stay, keyed by a hash of the text: they carry no id, and several people may shar
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.errors import InputError
 from reclm.progress import track
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ def drop_rows(file: Path, user_id: str) -> int:
     kept = table.filter(keep)
     gone = table.num_rows - kept.num_rows
     if gone:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        pq.write_table(kept, temporary, compression="zstd")
-        temporary.replace(file)
+        write_table(file, kept)
     return int(gone)
 
 

@@ -20,7 +20,7 @@ number per user or item, so that the bands of a metric add up to its `all` row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
@@ -43,17 +42,6 @@ SAMPLE = 2_000
 BLOCK = 16_384
 ALL = "all"
 TRUTH_FILES: dict[Kind, str] = {"user": "user_personas.parquet", "item": "item_audience.parquet"}
-SCHEMA = pa.schema(
-    [
-        ("version", pa.string()),
-        ("snapshot", pa.string()),
-        ("kind", pa.string()),
-        ("severity", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -105,10 +93,6 @@ def measure(
                 row = {"snapshot": knowledge.snapshot, "kind": profiles.kind, "severity": severity, "metric": name}
                 rows.append({**row, "value": float(chosen.mean()), "n": len(chosen)})
     return rows
-
-
-def to_table(rows: Iterable[Mapping[str, str | float | int]], version: str) -> pa.Table:
-    return pa.Table.from_pylist([{"version": version, **row} for row in rows], schema=SCHEMA)
 
 
 def distinctness(texts: Sequence[str]) -> NDArray[np.float64]:

@@ -248,7 +248,8 @@ def _carried_out(
     chosen: Artifact | None,
 ) -> Artifact:
     """Vectors first, then the decision, then the pointer."""
-    from reclm.warehouse.sources import write_rows
+    from reclm.storage.files import write_rows
+    from reclm.storage.schemas import PROMOTION_DECISION
 
     switches = chosen is not None and row["decision"] != "kept"
     if chosen is not None and switches:
@@ -257,7 +258,7 @@ def _carried_out(
     with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
         moments = {moment: datetime.fromisoformat(row[moment]) for moment in ("decided_at", "as_of")}
         told = row | moments | {"guards": json.dumps(row["guards"]), "version": version}
-        write_rows(draft.path / "decision.parquet", "promotion/decision", [told])
+        write_rows(draft.path / "decision.parquet", [told], PROMOTION_DECISION)
         draft.metrics = row
     decision = artifacts.load(settings.paths, KIND, version)
     say(f"  {row['decision']} by {row['decided_by']}: {row['reason']}")

@@ -7,33 +7,62 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reclm.errors import WorkspaceError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces `path` by `content` in one step; creates the folder above it."""
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` in one step when the block ends without an exception.
+
+    Creates the folder above. A killed writer leaves `.<name>.<process>.tmp`, which maintenance removes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one step; create the folder above it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def write_json(path: Path, content: Any) -> None:
+    """Replace `path` by `content` as sorted, indented JSON."""
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Replace the parquet file `path` by `table` in one step."""
+    import pyarrow.parquet as pq
+
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Replace the parquet file `path` by `rows`; a column that a row lacks is null."""
+    import pyarrow as pa
+
+    write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+
 def read_json(path: Path) -> Any:
-    """The parsed file. Raises WorkspaceError when it is missing or not JSON."""
+    """Return the parsed JSON file. Raises WorkspaceError when it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -12,14 +12,13 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from reclm.dataset import EvaluationSetting, EvaluationTask, Snapshot, TrainingData, Variant
 from reclm.errors import WorkspaceError
 from reclm.progress import say, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import BACKBONE_CURVE
 from reclm.training import pool as at_once
 
 if TYPE_CHECKING:
@@ -31,19 +30,6 @@ NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 LAYOUT = 7
 """What a finished model's folder and metrics hold, and how it was made; raised when that changes, so that older ones are
 trained again."""
-CURVE = pa.schema(
-    [
-        ("model", pa.string()),
-        ("variant", pa.string()),
-        ("seed", pa.int64()),
-        ("snapshot", pa.string()),
-        ("epoch", pa.int64()),
-        ("loss", pa.float64()),
-        ("setting", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-    ]
-)
 
 
 class Snapshots:
@@ -187,7 +173,7 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
             for snapshot, backbone in (("select", selected), ("final", fitted))
             for row in backbone.curve
         ]
-        pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), draft.path / "curve.parquet")
+        write_rows(draft.path / "curve.parquet", rows, BACKBONE_CURVE)
         draft.metrics = {
             "validation": _validation(selected.curve, epochs),
             "validation_lists": on_validation.write(selected, data, tasks, draft.path),

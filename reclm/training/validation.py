@@ -22,6 +22,8 @@ from scipy import sparse, stats
 from reclm.backbones.ranking import NO_ITEM, Bound, Scorer, list_metrics, metrics_per_user, rank, top_k, truth_ranks
 from reclm.backbones.validation import MAX_USERS, TOP
 from reclm.dataset import EvaluationTask, TrainingData
+from reclm.storage.files import write_table
+from reclm.storage.schemas import VALIDATION
 
 if TYPE_CHECKING:
     from reclm.backbones.base import Backbone
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 FILE = "validation.parquet"
 METRICS = ("recall", "ndcg")
 TIMED_USERS = 30
-SCHEMA = pa.schema(
-    [("setting", pa.string()), ("user_id", pa.string()), *((metric, pa.float64()) for metric in METRICS)]
-)
 
 
 def write(
@@ -49,14 +48,14 @@ def write(
         lists = rank(scorer, task, TOP)
         values = metrics_per_user(truth_ranks(lists, task), task, (TOP,))
         columns = {"setting": [task.setting] * len(task.users), "user_id": data.user_ids[task.users].tolist()}
-        parts.append(pa.table(columns | {metric: values[metric, TOP] for metric in METRICS}, schema=SCHEMA))
+        parts.append(pa.table(columns | {metric: values[metric, TOP] for metric in METRICS}, schema=VALIDATION))
         favoured = list_metrics(lists, task, data.interactions, (TOP,))
         lists_are[task.setting] = {
             "coverage": favoured["coverage", TOP],
             "popularity_lift": popularity_lift(lists, task.users, data.interactions),
             "latency_ms": _latency_ms(scorer, task),
         }
-    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *parts]), folder / FILE)
+    write_table(folder / FILE, pa.concat_tables([VALIDATION.empty_table(), *parts]))
     return lists_are
 
 

@@ -11,7 +11,6 @@ fingerprint is not the recorded one, and everything when `features` is among the
 
 from __future__ import annotations
 
-import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import BuildError, WorkspaceError
 from reclm.progress import say
 from reclm.storage.artifacts import content_hash
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.dbt import run_dbt, target_path
 from reclm.warehouse.reading import as_built
@@ -167,11 +166,8 @@ def _publish_copy(workspace: Workspace) -> None:
 
     with duckdb.connect(str(workspace.build_database)) as connection:
         connection.execute("checkpoint")
-    temporary = workspace.warehouse.with_name(f".{workspace.warehouse.name}.tmp")
-    shutil.copyfile(workspace.build_database, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(workspace.warehouse)
+    with replacing(workspace.warehouse) as temporary:
+        shutil.copyfile(workspace.build_database, temporary)
 
 
 def _remove_old_external(workspace: Workspace, keep: set[str]) -> None:

@@ -8,7 +8,6 @@ the build is made from.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,47 +16,16 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import WorkspaceError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash, find
+from reclm.storage.files import write_rows
 from reclm.storage.locks import alone
 from reclm.storage.version import VERSION
 from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from reclm.settings.tree import Settings
 
 LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
 PROJECT_FILES = {".sql", ".py", ".csv", ".yml", ".md"}
-
-PROFILE_COLUMNS = (
-    "dataset string, snapshot string, as_of timestamp, {entity}_id string, profile string, engine string, "
-    "engine_version string, prompt_hash string, parse_status string, flag string, seed int64, tokens int64, "
-    "latency_ms double, version string"
-)
-RUN_COLUMNS = "dataset string, regime string, setting string, model string, variant string, "
-ARTIFACT_FILES = {
-    "profiles/user_profiles": PROFILE_COLUMNS.format(entity="user"),
-    "profiles/item_profiles": PROFILE_COLUMNS.format(entity="item"),
-    "profiles/quality": "version string, snapshot string, kind string, severity string, metric string, value double, n int64",
-    "embeddings/vectors-00000": "text_hash string, embedding floats, model string, version string",
-    "evaluation/results": RUN_COLUMNS
-    + "seed int64, metric string, k int64, value double, lo double, hi double, n_users int64",
-    "evaluation/bands": RUN_COLUMNS
-    + "seed int64, band_kind string, band string, metric string, k int64, value double, n int64",
-    "evaluation/comparisons": RUN_COLUMNS
-    + "other_model string, other_variant string, metric string, k int64, seed int64, diff double, lo_users double, "
-    "hi_users double, lo_items double, hi_items double",
-    "backbone/curve": "model string, variant string, seed int64, snapshot string, epoch int64, loss double, "
-    "setting string, metric string, value double",
-    "promotion/decision": "decided_at timestamp, dataset string, as_of timestamp, decision string, decided_by string, "
-    "reason string, candidate_version string, candidate_model string, candidate_variant string, candidate_seed int64, "
-    "champion_version string, champion_model string, champion_variant string, metric string, k int64, "
-    "candidate_value double, candidate_lo double, candidate_hi double, champion_value double, diff double, "
-    "diff_lo double, diff_hi double, guards string, version string",
-    "health/checks": "checked_at timestamp, dataset string, as_of timestamp, name string, subject string, value double, "
-    "lower_bound double, upper_bound double, status string, advice string, version string",
-}
-CURRENT_ARTIFACTS = "kind string, version string, encoder string"
 
 
 def project() -> Path:
@@ -67,10 +35,9 @@ def project() -> Path:
 
 def write_parameters(settings: Settings) -> None:
     """Replaces `parameters.parquet`, the one row of settings that dbt's models depend on."""
-    row = _parameters(settings)
-    kinds = {bool: "bool", int: "int64", float: "double", str: "string"}
-    columns = ", ".join(f"{name} {kinds[type(value)]}" for name, value in row.items())
-    _write_table(settings.paths.parameters, columns, [row])
+    from reclm.storage.schemas import PARAMETERS
+
+    write_rows(settings.paths.parameters, [_parameters(settings)], PARAMETERS)
 
 
 def _parameters(settings: Settings) -> dict[str, Any]:
@@ -101,13 +68,15 @@ def prepare_sources(workspace: Workspace) -> None:
 
     Also the folder a bare `dbt build` writes external marts to.
     """
-    for name, columns in ARTIFACT_FILES.items():
+    from reclm.storage.schemas import CURRENT_ARTIFACTS, READ_BY_DBT
+
+    for name, schema in READ_BY_DBT.items():
         kind, file = name.split("/")
         path = workspace.artifacts / kind / "_schema" / f"{file}.parquet"
         if not path.exists():
-            _write_table(path, columns, [])
+            write_rows(path, [], schema)
     if not _current_path(workspace).exists():
-        _write_table(_current_path(workspace), CURRENT_ARTIFACTS, [])
+        write_rows(_current_path(workspace), [], CURRENT_ARTIFACTS)
     (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
 
 
@@ -133,6 +102,8 @@ def set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[st
 
 
 def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
+    from reclm.storage.schemas import CURRENT_ARTIFACTS
+
     rows = [row for row in _current_artifacts(workspace) if row["kind"] != kind]
     for version in versions:
         artifact = find(workspace, kind, version)
@@ -140,17 +111,12 @@ def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[s
         encoder = parameters.get("model") if kind == "embeddings" else None
         rows.append({"kind": kind, "version": version, "encoder": encoder})
     rows.sort(key=lambda row: (row["kind"], row["version"]))
-    _write_table(_current_path(workspace), CURRENT_ARTIFACTS, rows)
+    write_rows(_current_path(workspace), rows, CURRENT_ARTIFACTS)
 
 
 def current_versions(workspace: Workspace, kind: str) -> set[str]:
     """The versions of that kind that are current; none before anything was made so."""
     return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
-
-
-def write_rows(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    """Writes the artifact file that dbt knows as `name`, a key of ARTIFACT_FILES, with the columns given there."""
-    _write_table(path, ARTIFACT_FILES[name], rows)
 
 
 def _current_path(workspace: Workspace) -> Path:
@@ -162,31 +128,6 @@ def _current_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
 
     path = _current_path(workspace)
     return pq.read_table(path).to_pylist() if path.exists() else []
-
-
-def _schema(columns: str) -> pa.Schema:
-    import pyarrow as pa
-
-    kinds = {
-        "string": pa.string(),
-        "int64": pa.int64(),
-        "double": pa.float64(),
-        "bool": pa.bool_(),
-        "floats": pa.list_(pa.float32()),
-        "timestamp": pa.timestamp("us", tz="UTC"),
-    }
-    pairs = (column.split() for column in columns.split(", "))
-    return pa.schema([(name, kinds[kind]) for name, kind in pairs])
-
-
-def _write_table(path: Path, columns: str, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=_schema(columns)), temporary)
-    temporary.replace(path)
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:

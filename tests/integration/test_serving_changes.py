@@ -19,12 +19,11 @@ from unit import backbones_world as bw
 
 from reclm.errors import InputError
 from reclm.features import online, online_writer
-from reclm.features.store import write_parquet
 from reclm.promotion.new_items import add_new_items
 from reclm.serving import api_keys
 from reclm.serving.api import create_app
 from reclm.storage import artifacts
-from reclm.storage.files import write_json
+from reclm.storage.files import write_json, write_table
 
 USER = "user 3"
 
@@ -115,7 +114,7 @@ class TestSomebodyForgotten:
             version = json.loads(settings.paths.champion.read_text())["version"]
             users = artifacts.load(settings.paths, "backbone", version).path / "users.parquet"
             table = pq.read_table(users)
-            write_parquet(users, table.filter(pc.not_equal(table["user_id"], USER)))
+            write_table(users, table.filter(pc.not_equal(table["user_id"], USER)))
             waited(lambda: asked(client, user_id=USER)["source"] == "popularity")
             assert client.get("/v1/users/user%203").status_code == 404
 

@@ -21,7 +21,8 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
-from reclm.training.validation import FILE, SCHEMA
+from reclm.storage.schemas import VALIDATION
+from reclm.training.validation import FILE
 
 N_USERS = 60
 CUT_OFF = "2024-05-01T00:00:00+00:00"
@@ -80,7 +81,7 @@ class Shop:
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
             planted = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
-            pq.write_table(pa.Table.from_pylist(planted, schema=SCHEMA), draft.path / FILE)
+            pq.write_table(pa.Table.from_pylist(planted, schema=VALIDATION), draft.path / FILE)
             draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
 

@@ -16,34 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reclm.llm.engines.base import Engine
 from reclm.llm.prompts.messages import Kind, Message
 from reclm.profiles import grammar
 from reclm.progress import say, track
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import GENERATIONS
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 RETRY_TEMPERATURE = 0.7
 """Least temperature of a retry: the same words again would be malformed again."""
-SCHEMA = pa.schema(
-    [
-        ("prompt_hash", pa.string()),
-        ("kind", pa.string()),
-        ("text", pa.string()),
-        ("tokens", pa.int64()),
-        ("latency_ms", pa.float64()),
-        ("parse_status", pa.string()),
-        ("attempts", pa.int64()),
-        ("engine", pa.string()),
-        ("engine_version", pa.string()),
-        ("model_version", pa.string()),
-        ("seed", pa.int64()),
-    ]
-)
 
 
 class Request(NamedTuple):
@@ -103,7 +89,7 @@ def generate(
     started = time.monotonic()
     for shard, keys in track(list(pending.items()), "writing profiles"):
         rows = _answer(settings, engine, {key: distinct[key] for key in keys})
-        _write_shard(shard, rows.values())
+        write_rows(shard, map(vars, rows.values()), GENERATIONS)
         answered |= rows
     made = sum(map(len, pending.values()))
     if made:
@@ -176,17 +162,10 @@ def _answer(settings: Settings, engine: Engine, requests: Mapping[str, Request])
     return {key: rows[key] for key in requests}
 
 
-def _write_shard(shard: Path, rows: Iterable[GenerationRow]) -> None:
-    temporary = shard.with_name(f".{shard.name}.tmp")
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=SCHEMA), temporary, compression="zstd")
-    temporary.replace(shard)
-
-
 def read(shards: Iterable[Path]) -> Iterator[GenerationRow]:
     """The rows of some shards, in order."""
     for shard in shards:
-        for row in pq.read_table(shard, schema=SCHEMA).to_pylist():
+        for row in pq.read_table(shard, schema=GENERATIONS).to_pylist():
             yield GenerationRow(**row)
 
 

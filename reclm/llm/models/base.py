@@ -15,9 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from reclm.errors import ModelError
 from reclm.llm.models.tiny import RECIPE, SIZES, step_size, tokens_for, train_model, train_tokenizer
 from reclm.llm.models.training_cutoff import CUTOFF_KEY
@@ -27,6 +24,8 @@ from reclm.progress import quiet, say, step
 from reclm.settings.machine import device_of, dtype_of, use_threads
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import LANGUAGE_MODEL_CURVE
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ TINY = "tiny"
 ENDPOINT_TOKENS = 2048
 """Budget of a prompt to an endpoint: its model reads more than one that is trained here."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-CURVE = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 
 
 def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
@@ -108,7 +106,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
         model.save_pretrained(draft.path / "model")
         tokenizer.save_pretrained(draft.path / "model")
     rows = [{"step": at, "metric": "loss", "value": value} for at, value in curve]
-    pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), draft.path / "curve.parquet")
+    write_rows(draft.path / "curve.parquet", rows, LANGUAGE_MODEL_CURVE)
     draft.metrics.update(
         words=len(documents.words),
         lessons=len(documents.lessons),

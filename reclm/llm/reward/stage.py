@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.errors import WorkspaceError
 from reclm.llm.models.base import (
-    CURVE,
     is_first_rank,
     learned_with,
     load_tokenizer,
@@ -33,10 +30,12 @@ from reclm.llm.prompts.templates import token_counter
 from reclm.llm.reward.encoder import load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
 from reclm.llm.reward.pairs import Pair, fingerprint, make_pairs
-from reclm.llm.tuning.heldout import Row, write_rows
+from reclm.llm.tuning.heldout import Row
 from reclm.progress import quiet, say, step
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import HELD_OUT, LANGUAGE_MODEL_CURVE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,9 +112,9 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
         draft.metrics["too_long"] = too_long
     if model is None:
         return
-    pq.write_table(pa.Table.from_pylist(curve, schema=CURVE), draft.path / "curve.parquet")
+    write_rows(draft.path / "curve.parquet", curve, LANGUAGE_MODEL_CURVE)
     rows = accuracy_rows(model, held_out)
-    write_rows(draft.path / "held_out.parquet", rows)
+    write_rows(draft.path / "held_out.parquet", rows, HELD_OUT)
     draft.metrics["accuracy"] = {row["kind"]: round(row["value"], 4) for row in rows}
     say("  held-out accuracy: " + ", ".join(f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f}" for row in rows))
 

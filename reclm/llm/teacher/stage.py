@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reclm.dataset import SNAPSHOTS
@@ -37,6 +36,7 @@ from reclm.profiles.terms import Terms, item_terms
 from reclm.progress import say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.files import write_rows
 from reclm.storage.schemas import PROFILE_FILES, profile_schema
 from reclm.warehouse.reading import warehouse_fingerprint
 
@@ -234,9 +234,7 @@ def _write_entries(settings: Settings, entries: Sequence[Entry], folder: Path, v
             }
             for entry in chosen
         ]
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=profile_schema(kind)), folder / PROFILE_FILES[kind], compression="zstd"
-        )
+        write_rows(folder / PROFILE_FILES[kind], rows, profile_schema(kind))
 
 
 def _account(entries: Sequence[Entry]) -> dict[str, Any]:

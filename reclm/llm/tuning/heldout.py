@@ -24,12 +24,9 @@ similarity stands beside the one to somebody else. Each metric is the mean of on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.llm.models.base import shape_of
@@ -48,15 +45,6 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 KINDS: tuple[Kind, ...] = ("user", "item")
-SCHEMA = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("kind", pa.string()),
-        ("value", pa.float64()),
-        ("error", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
 Floats = NDArray[np.float64]
 
 
@@ -335,7 +323,3 @@ def _padded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], device: An
     tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     return {"input_ids": tokens, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), path)

@@ -16,12 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reclm.errors import WorkspaceError
 from reclm.llm.models.base import (
-    CURVE,
     is_first_rank,
     learned_with,
     load_tokenizer,
@@ -38,12 +36,14 @@ from reclm.llm.reward.pairs import fingerprint
 from reclm.llm.reward.stage import RewardModel, load_reward
 from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
-from reclm.llm.tuning.heldout import Row, measure, measured_by, write_rows
+from reclm.llm.tuning.heldout import Row, measure, measured_by
 from reclm.llm.tuning.monitor import HeldOutMonitor
 from reclm.llm.tuning.sft import merge_adapter
 from reclm.progress import quiet, say, step
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import HELD_OUT, LANGUAGE_MODEL_CURVE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -142,7 +142,7 @@ def _copy(sft: Artifact, location: str, draft: Draft) -> None:
     draft.metrics.update(method="none", kept_step=0, stopped="")
     if is_first_rank():
         shutil.copytree(location, draft.path / "model")
-        pq.write_table(pa.Table.from_pylist([], schema=CURVE), draft.path / "curve.parquet")
+        write_rows(draft.path / "curve.parquet", [], LANGUAGE_MODEL_CURVE)
         _inherit_held_out(sft, draft, [])
 
 
@@ -150,7 +150,7 @@ def _inherit_held_out(sft: Artifact, draft: Draft, rows: list[Row]) -> None:
     """What was measured of the tuned model holds for an unchanged one."""
     measured = sft.path / "held_out.parquet"
     inherited: list[Any] = pq.read_table(measured).to_pylist() if measured.exists() else []
-    write_rows(draft.path / "held_out.parquet", [*inherited, *rows])
+    write_rows(draft.path / "held_out.parquet", [*inherited, *rows], HELD_OUT)
 
 
 def _refine(
@@ -191,7 +191,7 @@ def _refine(
         return
     watch.adapter(kept.step).rename(draft.path / "adapter")
     shutil.rmtree(states)
-    pq.write_table(pa.Table.from_pylist(watch.curve, schema=CURVE), draft.path / "curve.parquet")
+    write_rows(draft.path / "curve.parquet", watch.curve, LANGUAGE_MODEL_CURVE)
     with quiet():
         model = merge_adapter(settings, location, tokenizer, draft.path / "adapter", draft.path / "model")
     rows = [_reward_row("reward_before", first, lookout), _reward_row("reward", kept, lookout)]
@@ -200,7 +200,7 @@ def _refine(
     else:
         with step("measuring held-out users and items"):
             rows = [*measure(settings, dialogues, teacher, model, tokenizer), *rows]
-        write_rows(draft.path / "held_out.parquet", rows)
+        write_rows(draft.path / "held_out.parquet", rows, HELD_OUT)
 
 
 def _reward_row(metric: str, look: HeldOutMetrics, lookout: HeldOutMonitor) -> Row:

@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm.models.base import (
-    CURVE,
     is_first_rank,
     learned_with,
     load_model,
@@ -39,6 +36,8 @@ from reclm.progress import quiet, say, step
 from reclm.settings.machine import device_of, dtype_of
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft, content_hash
+from reclm.storage.files import write_rows
+from reclm.storage.schemas import DIALOGUES, HELD_OUT, LANGUAGE_MODEL_CURVE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 KIND = "sft"
-DIALOGUES = pa.schema([("dialogue_id", pa.string()), ("user_id", pa.string()), ("messages", pa.string())])
 LOGGED = {"loss", "learning_rate", "grad_norm", "mean_token_accuracy", "entropy"}
 BATCHES_SORTED_TOGETHER = 32
 
@@ -87,7 +85,7 @@ def _fingerprint(dialogues: Sequence[Dialogue], teacher: ProfileSource) -> str:
 def _tune(
     settings: Settings, dialogues: Sequence[Dialogue], teacher: ProfileSource, location: str, draft: Draft
 ) -> None:
-    from reclm.llm.tuning.heldout import measure, write_rows
+    from reclm.llm.tuning.heldout import measure
 
     tokenizer = load_tokenizer(location)
     tune = settings.tune
@@ -124,11 +122,11 @@ def _tune(
         return
     with quiet():
         model = merge_adapter(settings, location, tokenizer, draft.path / "adapter", draft.path / "model")
-    pq.write_table(pa.Table.from_pylist(curve, schema=CURVE), draft.path / "curve.parquet")
+    write_rows(draft.path / "curve.parquet", curve, LANGUAGE_MODEL_CURVE)
     _write_dialogues(draft.path / "dialogues.parquet", conversations.found)
     with step("measuring held-out users and items"):
         rows = measure(settings, dialogues, teacher, model, tokenizer)
-    write_rows(draft.path / "held_out.parquet", rows)
+    write_rows(draft.path / "held_out.parquet", rows, HELD_OUT)
     draft.metrics["held_out"] = {f"{row['metric']}/{row['kind']}": round(row["value"], 4) for row in rows}
     shutil.rmtree(draft.path / "trainer", ignore_errors=True)
 
@@ -297,4 +295,4 @@ def _write_dialogues(path: Path, conversations: Sequence[Conversation]) -> None:
         for conversation in conversations
         for about in [conversation.dialogue]
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=DIALOGUES), path, compression="zstd")
+    write_rows(path, rows, DIALOGUES)

@@ -17,8 +17,8 @@ from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
 from reclm.evaluation.console import comparison_table
 from reclm.evaluation.evaluate import ROW_FIELDS, FinalSnapshot, evaluate, random_list_band, result_rows
-from reclm.evaluation.results import SCHEMAS
 from reclm.storage import artifacts
+from reclm.storage.schemas import EVALUATION
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class TestAnEvaluation:
 
     def test_writes_the_columns_that_the_warehouse_expects(self, world: ew.World) -> None:
         path = evaluate(world.settings, world.backbones).path
-        for name, schema in SCHEMAS.items():
+        for name, schema in EVALUATION.items():
             assert pq.read_schema(path / f"{name}.parquet").equals(schema)
             assert pq.read_metadata(path / f"{name}.parquet").num_rows > 0
 
@@ -155,7 +155,7 @@ class TestAnInterruptedEvaluation:
         assert len(world.loaded) == 3  # the three ranked before the kill are not ranked again
         other = ew.make_world(tmp_path / "undisturbed", monkeypatch)
         undisturbed = evaluate(other.settings, other.backbones)
-        for name in SCHEMAS:
+        for name in EVALUATION:
             assert pq.read_table(resumed.path / f"{name}.parquet").equals(
                 pq.read_table(undisturbed.path / f"{name}.parquet")
             )

@@ -18,11 +18,11 @@ from unit.profiles_world import HISTORIES, ITEMS, workspace
 from reclm.errors import WorkspaceError
 from reclm.generation import stage as engine
 from reclm.generation import writer as language
-from reclm.profiles import grammar, quality
+from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.storage.schemas import profile_schema
+from reclm.storage.schemas import PROFILE_QUALITY, profile_schema
 
 
 class TestArtifact:
@@ -49,7 +49,7 @@ class TestArtifact:
     def test_quality_speaks_of_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
         table = pq.read_table(engine.write_profiles(settings).path / "quality.parquet")
-        assert table.schema.equals(quality.SCHEMA)
+        assert table.schema.equals(PROFILE_QUALITY)
         rows = table.to_pylist()
         assert {(row["snapshot"], row["kind"]) for row in rows} == {
             (snapshot, kind) for snapshot in ("select", "final") for kind in ("user", "item")

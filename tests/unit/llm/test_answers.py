@@ -23,6 +23,7 @@ from reclm.llm.models.base import load_tokenizer
 from reclm.llm.prompts.messages import Message, profile_request
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
+from reclm.storage.schemas import GENERATIONS
 
 
 def requests(*contents: str) -> list[Request]:
@@ -75,7 +76,7 @@ class TestShards:
         shards = sorted(tmp_path.iterdir())
         assert [shard.name for shard in shards] == [f"generations-{n:05d}.parquet" for n in range(4)]
         table = pq.read_table(tmp_path)
-        assert table.schema.equals(write.SCHEMA)
+        assert table.schema.equals(GENERATIONS)
         for row in table.to_pylist():
             assert (row["engine"], row["engine_version"], row["model_version"]) == ("stub", "1", "model-1")
             assert (row["tokens"], row["latency_ms"], row["attempts"], row["seed"]) == (7, 2.0, 1, Settings().seed)
