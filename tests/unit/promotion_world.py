@@ -80,7 +80,7 @@ class Shop:
         rows = [("full_shot", f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
-            planted = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+            planted = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
             pq.write_table(pa.Table.from_pylist(planted, schema=VALIDATION), draft.path / FILE)
             draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
