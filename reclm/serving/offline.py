@@ -1,8 +1,12 @@
-"""Offline recommendations from the champion: a ranked list for each user, beside the profile the feature store holds."""
+"""Recommends in batches, without a running service: user ids come in, a ranked list of items for each user goes out.
+
+The champion scores all its candidates. Each list carries the user's profile as the online feature store has it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +15,21 @@ from reclm.promotion import champion
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
+    from reclm.backbones.base import Backbone
     from reclm.settings.tree import Settings
 
 
-def _titles(settings: Settings, item_ids: Sequence[str]) -> dict[str, str]:
-    from reclm.warehouse.reading import connect
+def load_champion(settings: Settings) -> Backbone:
+    """Load the champion of a workspace, with the items that were added to its candidates since it was trained.
 
-    connection = connect(settings)
-    try:
-        found = connection.execute(
-            "select item_id, title from dim_items where item_id in (select unnest(?))", [list(item_ids)]
-        ).fetchall()
-    finally:
-        connection.close()
-    return {item_id: title or "" for item_id, title in found}
+    Raises WorkspaceError when no model has been promoted, ArtifactError when its files cannot be read.
+    """
+    from reclm.backbones import Backbone
+    from reclm.promotion.new_items import with_new_items
+
+    version = champion.current(settings)["version"]
+    trained = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
+    return with_new_items(settings, trained, version)
 
 
 def recommend_to_users(
@@ -35,19 +40,17 @@ def recommend_to_users(
     sample: int = 0,
     exclude: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Yields `{user_id, profile, model, items: [{item_id, title, score}]}` for each user, known items left out.
+    """Recommend items to each user, leaving out the items that the user is known to have interacted with.
 
-    `sample` users, evenly spread over the user table, take the place of ids when none are given. Raises ModelError for
-    an id the champion was not fitted on and WorkspaceError when there is no champion.
+    Yields `{user_id, model, version, profile, items: [{item_id, title, score}]}` per user. Without `user_ids`, `sample`
+    users are taken, evenly spread over the user table. Raises ModelError for a user that the champion was not trained
+    on, and WorkspaceError when there is no champion.
     """
-    from reclm.backbones import Backbone
     from reclm.features.online import read_user
     from reclm.features.store import open_store
-    from reclm.promotion.new_items import with_new_items
 
     pointer = champion.current(settings)
-    model = Backbone.load(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
-    model = with_new_items(settings, model, pointer["version"])
+    model = load_champion(settings)
     if not user_ids:
         positions = np.linspace(0, len(model.fitted.user_ids) - 1, sample).astype(int)
         user_ids = [str(model.fitted.user_ids[position]) for position in np.unique(positions)]
@@ -70,9 +73,19 @@ def recommend_to_users(
 
 
 def format_recommendations(result: dict[str, Any]) -> str:
-    """The block a person reads."""
+    """Format one result of `recommend_to_users` as lines of text."""
     lines = [f"{result['user_id']}  ({result['model']})", f"  {result['profile'] or 'no profile'}"]
     lines += [
         f"  {rank:>3}. {item['item_id']:<12} {item['title'][:70]}" for rank, item in enumerate(result["items"], start=1)
     ]
     return "\n".join(lines)
+
+
+def _titles(settings: Settings, item_ids: Sequence[str]) -> dict[str, str]:
+    from reclm.warehouse.reading import connect
+
+    with closing(connect(settings)) as connection:
+        found = connection.execute(
+            "select item_id, title from dim_items where item_id in (select unnest(?))", [list(item_ids)]
+        ).fetchall()
+    return {item_id: title or "" for item_id, title in found}
