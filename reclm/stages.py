@@ -90,35 +90,35 @@ def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
 
 def tune(settings: Settings) -> Artifact:
     """The base model tuned on two-turn dialogues: artifacts `base` and `sft`."""
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
 
     teach(settings)
-    chain = Chain(settings)
+    chain = ModelPipeline(settings)
     with recorded(settings.paths, "base", model=settings.llm.base_model) as about:
-        base = chain.base()
+        base = chain.base_model()
         about |= {"version": base.version, "reused": _is_older(base, about)}
     with recorded(settings.paths, "tune", turns=settings.tune.turns) as about:
-        tuned = chain.tuned()
+        tuned = chain.tuned_model()
         about |= {"version": tuned.version, "reused": _is_older(tuned, about)}
     return tuned
 
 
 def reward(settings: Settings) -> Artifact:
     """What judges a profile: artifact `reward`."""
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
 
     with recorded(settings.paths, "reward", model=settings.reward.model) as about:
-        rewarded = Chain(settings).rewarded()
+        rewarded = ModelPipeline(settings).reward_model()
         about |= {"version": rewarded.version, "reused": _is_older(rewarded, about)}
     return rewarded
 
 
 def refine(settings: Settings) -> Artifact:
     """The tuned model after reinforcement learning against the reward model: artifact `refine`."""
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
 
     with recorded(settings.paths, "refine", method=settings.refine.method) as about:
-        refined = Chain(settings).refined()
+        refined = ModelPipeline(settings).refined_model()
         about |= {"version": refined.version, "reused": _is_older(refined, about)}
     return refined
 
@@ -126,7 +126,7 @@ def refine(settings: Settings) -> Artifact:
 def fall_back_to_keywords(settings: Settings) -> Settings:
     """The settings, or the same with the keyword engine, and why is said, where a language model has too little to learn:
     no texts at all, or hardly anybody the teacher can write of."""
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
     from reclm.warehouse.reading import connect
 
     if settings.profiles.engine not in LEARNING_ENGINES:
@@ -139,7 +139,7 @@ def fall_back_to_keywords(settings: Settings) -> Settings:
         reason = "no item has a title, category or text, so profiles stay empty"
     else:
         teach(settings)
-        reason = Chain(settings).too_little()
+        reason = ModelPipeline(settings).lack_of_data()
     if not reason:
         return settings
     say(f"no language model is trained: {reason} (profiles.engine=extractive)")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reclm.dataset import TrainingData, Variant
 from reclm.generation.embeddings import write_embeddings
 from reclm.generation.stage import write_profiles
-from reclm.llm.pipeline import Chain
+from reclm.llm.pipeline import ModelPipeline
 from reclm.profiles import grammar
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -107,12 +107,12 @@ def write_arm(settings: Settings, arm: Arm) -> Written:
     models: dict[str, Artifact] = {}
     if arm.stage != "keywords":
         own = overridden(own, {"profiles": {"engine": _engine(own)}})
-        chain = Chain(own)
-        models["base"] = chain.base()
+        chain = ModelPipeline(own)
+        models["base"] = chain.base_model()
         if arm.stage != "base":
-            models["sft"] = chain.tuned()
+            models["sft"] = chain.tuned_model()
         if arm.stage == "refined":
-            models["reward"], models["refine"] = chain.rewarded(), chain.refined()
+            models["reward"], models["refine"] = chain.reward_model(), chain.refined_model()
     writer = models.get("refine") or models.get("sft") or models.get("base")
     profiles = write_profiles(own, model=writer, current=False)
     write_embeddings(settings, profiles=profiles)

@@ -24,7 +24,7 @@ from reclm.storage.artifacts import Artifact
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
     from reclm.settings.tree import Settings
 
 MIN_USERS = 10
@@ -62,7 +62,7 @@ def spearman_interval(one: Floats, other: Floats, resamples: int, seed: int) -> 
 
 def gain_by_reward(
     settings: Settings,
-    chain: Chain,
+    chain: ModelPipeline,
     reward: Artifact,
     written: Sequence[Written],
     cells: Sequence[Finished],
@@ -90,11 +90,12 @@ def gain_by_reward(
     return rows
 
 
-def _rewards(settings: Settings, chain: Chain, reward: Artifact, written: Written) -> dict[str, float]:
+def _rewards(settings: Settings, chain: ModelPipeline, reward: Artifact, written: Written) -> dict[str, float]:
     """{user: reward of their profile at `final`}, of those of whom something is known."""
-    from reclm.llm.models.base import load_tokenizer, model_location, shape_of
+    from reclm.llm.models.loading import load_tokenizer, model_location
     from reclm.llm.prompts.facts import load_user_facts
     from reclm.llm.prompts.messages import fitted, is_silent
+    from reclm.llm.prompts.shape import shape_of
     from reclm.llm.prompts.templates import token_counter
     from reclm.llm.reward.stage import load_reward
     from reclm.warehouse.reading import connect
@@ -103,10 +104,10 @@ def _rewards(settings: Settings, chain: Chain, reward: Artifact, written: Writte
     with closing(connect(settings)) as connection:
         facts = {user: known for user, known in load_user_facts(connection, "final").items() if user in texts}
     spoken = [user for user, known in facts.items() if not is_silent(known)]
-    count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
+    count = token_counter(load_tokenizer(model_location(settings, chain.current_model("sft"))))
     requests = [fitted(facts[user], shape_of(settings), count)[0] for user in spoken]
     judge = load_reward(settings, reward)
-    judge.inform(requests, [facts[user].history for user in spoken])
+    judge.add_context(requests, [facts[user].history for user in spoken])
     values = judge.score(requests, [texts[user] for user in spoken])
     return dict(zip(spoken, values.tolist(), strict=True))
 
@@ -119,14 +120,14 @@ def other_reward(folder: Path) -> Artifact:
     return found[-1]
 
 
-def accuracy_on(settings: Settings, chain: Chain, reward: Artifact, name: str) -> list[Row]:
+def accuracy_on(settings: Settings, chain: ModelPipeline, reward: Artifact, name: str) -> list[Row]:
     """Accuracy of a reward model, per kind of negative, on this workspace's held-out pairs."""
-    from reclm.llm.models.base import load_tokenizer, model_location
+    from reclm.llm.models.loading import load_tokenizer, model_location
     from reclm.llm.prompts.templates import token_counter
     from reclm.llm.reward.pairs import make_pairs
     from reclm.llm.reward.stage import accuracy_rows, load_reward
 
-    count = token_counter(load_tokenizer(model_location(settings, chain.standing("sft"))))
+    count = token_counter(load_tokenizer(model_location(settings, chain.current_model("sft"))))
     pairs = make_pairs(chain.dialogues, chain.teacher[1], settings, count=count)
     rows = accuracy_rows(load_reward(settings, reward), [pair for pair in pairs if pair.fold == "held_out"])
     return [_with_error("reward_accuracy", name, row) for row in rows]

@@ -201,14 +201,14 @@ def _diagnose(
     other: Artifact | None,
 ) -> list[dict[str, Any]]:
     from reclm.errors import WorkspaceError
-    from reclm.llm.pipeline import Chain
+    from reclm.llm.pipeline import ModelPipeline
 
     rows = diagnostics.of_models(written)
-    chain = Chain(overridden(settings, {"tune": {"turns": "two", "masking": True}}))
+    chain = ModelPipeline(overridden(settings, {"tune": {"turns": "two", "masking": True}}))
     judged = [one.models["reward"] for one in written if "reward" in one.models and not one.arm.extra]
     if not judged and any(one.models for one in written):
         try:
-            judged = [chain.standing("reward")]
+            judged = [chain.current_model("reward")]
         except WorkspaceError:
             say("  no reward model stands, so nothing is said of reward against gain")
     if judged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reclm.llm.models.tiny import tokens_for
+from reclm.llm.models.tiny import token_budget
 from reclm.progress import say
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def estimate(settings: Settings) -> dict[str, float]:
     per_training = 4 + 60 * users * items / 37e6 + 20 * interactions / 5e5
     writes = settings.profiles.engine in ("transformers", "vllm")
     dialogues = users * (1 + settings.tune.sparse_views / 2) + items
-    read = tokens_for(int(dialogues), settings.llm.tiny_tokens)
+    read = token_budget(int(dialogues), settings.llm.tiny_tokens)
     learn = (
         read / 8000
         + settings.tune.epochs * dialogues / 50

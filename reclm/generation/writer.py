@@ -61,7 +61,7 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
     Raises WorkspaceError naming the command that makes the model when there is none.
     """
     from reclm.llm.engines.openai import model_asked
-    from reclm.llm.models.base import style_of
+    from reclm.llm.prompts.shape import style_of
 
     if settings.profiles.engine != "openai":
         model = newest_model(settings, warehouse) if model is None else model
@@ -187,7 +187,8 @@ def flag_of(facts: Facts) -> str:
 
 def prompt_batch(settings: Settings, writer: Writer) -> PromptBatch:
     """An empty gathering, with the budget counted by the writer's own tokenizer, or estimated for an endpoint."""
-    from reclm.llm.models.base import load_tokenizer, model_location, shape_of
+    from reclm.llm.models.loading import load_tokenizer, model_location
+    from reclm.llm.prompts.shape import shape_of
     from reclm.llm.prompts.templates import token_counter
 
     count: Count = estimated_tokens
@@ -213,7 +214,7 @@ def ask(
     Unless `full`, answers that the same engine and model gave by the same decoding settings are taken from earlier
     artifacts. New ones stand in `folder`.
     """
-    from reclm.llm.models.base import model_location
+    from reclm.llm.models.loading import model_location
 
     location = "" if writer.model is None else model_location(settings, writer.model)
     with open_engine(settings, location, writer.model_version) as engine:

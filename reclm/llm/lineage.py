@@ -51,10 +51,10 @@ def _suits_base(settings: Settings, parameters: Mapping[str, Any]) -> bool:
 
 def _made_by(settings: Settings) -> dict[str, Any]:
     """What a model depends on outside its sections. Not the machine: a model of another one is as good."""
-    from reclm.llm.tuning.heldout import measured_by
+    from reclm.llm.tuning.heldout import decoding_settings
     from reclm.text.encoder import model_name
 
-    return {"seed": settings.seed, "encoder": model_name(settings.embedding), "decoding": measured_by(settings)}
+    return {"seed": settings.seed, "encoder": model_name(settings.embedding), "decoding": decoding_settings(settings)}
 
 
 def _suits_teacher(settings: Settings, parameters: Mapping[str, Any]) -> bool:

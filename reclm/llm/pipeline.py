@@ -1,8 +1,9 @@
-"""The line from a warehouse to a language model that writes profiles: teacher, base, tuned, reward, refined.
+"""The language model's pipeline: a warehouse comes in; a teacher, a base, a tuned, a reward and a refined model go out.
 
-Each link is made from the one before it or found standing. All of them learn from snapshot `select` alone, so what they
-write at either snapshot knows nothing that the snapshot does not; and what the teacher said of held-out users and items
-is in no prompt, no corpus and no answer that anything is trained on.
+Each model is made from the one before it, or reused when nothing it depends on has changed. All of them learn from
+snapshot `select` alone, so that what they write at either snapshot uses nothing later. What the teacher wrote about
+held-out users and items is in no prompt, no corpus and no answer that a model is trained on. The order of the steps is
+RecLM's (arXiv 2412.19302, section 3).
 """
 
 from __future__ import annotations
@@ -24,32 +25,33 @@ if TYPE_CHECKING:
     from reclm.llm.teacher.stage import Teacher
     from reclm.settings.tree import Settings
 
-LEAST_LESSONS = 50
-"""Train dialogues with a teacher's profile under which a language model learns nothing worth having."""
-LEAST_WATCHED = 2
-"""Held-out ones of a kind, to measure tuning and watch refinement by."""
+MIN_TRAIN_DIALOGUES = 50
+"""With fewer train dialogues that have a teacher's profile, no language model is trained."""
+MIN_HELD_OUT = 2
+"""Held-out entities of at least one kind that measuring the tuning and the refinement needs."""
+MAX_IDENTITIES = 10
 COMMANDS = {"teacher": "reclm tune", "base": "reclm tune", "sft": "reclm tune", "reward": "reclm reward"}
 
 
 @dataclass
-class Chain:
-    """What the links share, read when first needed."""
+class ModelPipeline:
+    """The steps from a warehouse to a refined language model; what several steps read is loaded once, when needed."""
 
     settings: Settings
 
     @cached_property
     def teacher(self) -> tuple[Artifact, Teacher]:
-        """The teacher's artifact and its words, written now if need be."""
+        """The teacher's artifact and its profiles; writes them when they do not exist yet."""
         from reclm.llm.teacher.stage import load_teacher, write_teacher
 
         artifact = write_teacher(self.settings)
         if artifact is None:
-            raise ArtifactError("the teacher wrote nothing")
+            raise ArtifactError("the teacher wrote no profile")
         return artifact, load_teacher(self.settings, artifact)
 
     @cached_property
     def dialogues(self) -> list[Dialogue]:
-        """Every dialogue, those of held-out entities too; no prompt shows what was said of held-out items' audiences."""
+        """Every dialogue, train and held out. No prompt shows what the teacher wrote about a held-out item."""
         from reclm.llm.prompts.facts import load_dialogues
         from reclm.warehouse.reading import connect
 
@@ -58,39 +60,41 @@ class Chain:
             rows = connection.execute(
                 "select distinct item_id from fct_item_dialogues where fold = 'held_out'"
             ).fetchall()
-            unspoken = {row[0] for row in rows}
-            return load_dialogues(connection, lambda item: "" if item in unspoken else teacher.interests(item))
+            held_out = {row[0] for row in rows}
+            return load_dialogues(connection, lambda item: "" if item in held_out else teacher.interests(item))
 
     @cached_property
     def parents(self) -> dict[str, str]:
+        """The versions of the teacher and the warehouse, which every model of the pipeline names as its parents."""
         from reclm.warehouse.reading import warehouse_fingerprint
 
         return {"teacher": self.teacher[0].version, "warehouse": warehouse_fingerprint(self.settings.paths)}
 
-    def too_little(self) -> str:
-        """Why there is too little to learn from, '' when there is enough."""
+    def lack_of_data(self) -> str:
+        """Return the reason why there is too little data to train a language model, or '' when there is enough."""
         from reclm.llm.tuning.heldout import KINDS, sample
 
         _, teacher = self.teacher
-        lessons = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in self.dialogues)
-        watched = max(len(sample(self.dialogues, teacher, kind, LEAST_WATCHED, self.settings.seed)) for kind in KINDS)
-        if lessons >= LEAST_LESSONS and watched >= LEAST_WATCHED:
+        train = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in self.dialogues)
+        held_out = max(len(sample(self.dialogues, teacher, kind, MIN_HELD_OUT, self.settings.seed)) for kind in KINDS)
+        if train >= MIN_TRAIN_DIALOGUES and held_out >= MIN_HELD_OUT:
             return ""
         return (
-            f"the teacher wrote of {lessons} users and items to learn from and {watched} to measure by; "
-            f"{LEAST_LESSONS} and {LEAST_WATCHED} are the least. It writes of users with a few picks that have something "
-            "in common, and of items with texts and a few readers"
+            f"the teacher wrote of {train} users and items to learn from and {held_out} to measure by; "
+            f"at least {MIN_TRAIN_DIALOGUES} and {MIN_HELD_OUT} are needed. It writes of users whose items have "
+            "something in common, and of items with a text and a few users"
         )
 
-    def base(self) -> Artifact:
-        """The base model, trained from scratch on the train fold's conversations and the items' texts, or pinned.
+    def base_model(self) -> Artifact:
+        """Make the base model: train it from scratch on dialogues and item texts, or pin the one that is configured.
 
         Raises WorkspaceError when there is too little to learn from, before anything is trained.
         """
-        if reason := self.too_little():
+        if reason := self.lack_of_data():
             raise WorkspaceError(f"{reason}; bring a longer log, or set profiles.engine to 'extractive'")
-        from reclm.llm.models.base import shape_of, write_base
+        from reclm.llm.models.base import write_base
         from reclm.llm.prompts.corpus import Corpus, corpus
+        from reclm.llm.prompts.shape import shape_of
 
         def documents() -> Corpus:
             practices = self.settings.llm.practices if self.settings.teacher.engine != "extractive" else 0
@@ -98,17 +102,19 @@ class Chain:
                 self.dialogues,
                 self.teacher[1],
                 shape_of(self.settings),
-                self._texts(),
-                self._practice() if practices else None,
+                self._item_texts(),
+                self._keyword_profiles() if practices else None,
                 practices,
             )
-            return replace(found, knows=self.teacher[0].metrics.get(CUTOFF_KEY, {}))
+            return replace(found, training_cutoff=self.teacher[0].metrics.get(CUTOFF_KEY, {}))
 
         return write_base(self.settings, documents)
 
-    def _practice(self) -> Teacher:
-        """What the keyword engine says at `select` of everybody of whom anything is known, of users in as many phrases as
-        the teacher mostly does."""
+    def _keyword_profiles(self) -> Teacher:
+        """Write keyword profiles of all users and items at `select`, with as many phrases as the teacher uses most often.
+
+        The base model practises on them where the teacher wrote nothing.
+        """
         from reclm.llm.teacher.stage import Teacher
         from reclm.profiles import grammar
         from reclm.profiles.keywords import Written, write_profiles
@@ -116,32 +122,32 @@ class Chain:
         from reclm.profiles.terms import item_terms
         from reclm.warehouse.reading import connect
 
-        learned = {d.entity_id for d in self.dialogues if (d.kind, d.fold) == ("user", "train")}
-        said = [text for user, text in self.teacher[1].profiles["user", "select"].items() if user in learned]
-        parsed = [profile for text in said if (profile := grammar.parse(text).profile)]
-        wanted = {
-            "identities": Counter(min(len(profile.identity), 10) for profile in parsed),
+        train_users = {d.entity_id for d in self.dialogues if (d.kind, d.fold) == ("user", "train")}
+        texts = [text for user, text in self.teacher[1].profiles["user", "select"].items() if user in train_users]
+        parsed = [profile for text in texts if (profile := grammar.parse(text).profile)]
+        lengths = {
+            "identities": Counter(min(len(profile.identity), MAX_IDENTITIES) for profile in parsed),
             "interests": Counter(len(profile.interests) for profile in parsed),
         }
-        usual = {name: counts.most_common(1)[0][0] for name, counts in wanted.items() if counts}
+        most_common = {name: counts.most_common(1)[0][0] for name, counts in lengths.items() if counts}
         with closing(connect(self.settings)) as connection:
             catalogue = load_catalogue(connection, self.settings.features.max_text_length)
-            knowledge = load_snapshot_data(connection, "select", catalogue)
-        profiles = self.settings.profiles.model_copy(update=usual)
-        users, items = write_profiles(knowledge, item_terms(catalogue), profiles)
+            snapshot_data = load_snapshot_data(connection, "select", catalogue)
+        profiles = self.settings.profiles.model_copy(update=most_common)
+        users, items = write_profiles(snapshot_data, item_terms(catalogue), profiles)
 
-        def said_by(ids: Sequence[str], written: Written) -> dict[str, str]:
+        def unflagged(ids: Sequence[str], written: Written) -> dict[str, str]:
             rows = zip(ids, written.texts, written.flags, strict=True)
             return {entity: text for entity, text, flag in rows if not flag}
 
         return Teacher(
             {
-                ("user", "select"): said_by(knowledge.user_ids, users),
-                ("item", "select"): said_by(catalogue.item_ids, items),
+                ("user", "select"): unflagged(snapshot_data.user_ids, users),
+                ("item", "select"): unflagged(catalogue.item_ids, items),
             }
         )
 
-    def _texts(self) -> list[str]:
+    def _item_texts(self) -> list[str]:
         from reclm.warehouse.reading import connect
 
         with closing(connect(self.settings)) as connection:
@@ -150,27 +156,30 @@ class Chain:
             )
             return [" | ".join(filter(None, row)) for row in rows.fetchall()]
 
-    def tuned(self) -> Artifact:
-        """The base model tuned on two-turn dialogues."""
+    def tuned_model(self) -> Artifact:
+        """Tune the base model on two-turn dialogues."""
         from reclm.llm.tuning.sft import write_sft
 
-        return write_sft(self.settings, self.dialogues, self.teacher[1], self.base(), self.parents)
+        return write_sft(self.settings, self.dialogues, self.teacher[1], self.base_model(), self.parents)
 
-    def rewarded(self) -> Artifact:
-        """The reward model. Raises WorkspaceError when there is no tuned model of this warehouse."""
+    def reward_model(self) -> Artifact:
+        """Train the reward model. Raises WorkspaceError when there is no tuned model of the current warehouse."""
         from reclm.llm.reward.stage import write_reward
 
-        return write_reward(self.settings, self.dialogues, self.teacher[1], self.standing("sft"), self.parents)
+        return write_reward(self.settings, self.dialogues, self.teacher[1], self.current_model("sft"), self.parents)
 
-    def refined(self) -> Artifact:
-        """The tuned model refined against the reward model. Raises WorkspaceError when one of them is missing."""
+    def refined_model(self) -> Artifact:
+        """Refine the tuned model against the reward model. Raises WorkspaceError when one of them is missing."""
         from reclm.llm.tuning.refine import write_refine
 
-        sft, reward = self.standing("sft"), self.standing("reward")
+        sft, reward = self.current_model("sft"), self.current_model("reward")
         return write_refine(self.settings, self.dialogues, self.teacher[1], sft, reward, self.parents)
 
-    def standing(self, kind: str) -> Artifact:
-        """The artifact of that kind whose teacher and warehouse are the current ones, the settings' own before newer others."""
+    def current_model(self, kind: str) -> Artifact:
+        """Return the model of that kind made from the current teacher and warehouse; the settings' own comes first.
+
+        Raises WorkspaceError when there is none.
+        """
         from reclm.llm.lineage import preferred
 
         found = [

@@ -10,7 +10,7 @@ import pytest
 from integration import pipeline
 
 from reclm.generation.writer import answers_as
-from reclm.llm.pipeline import Chain
+from reclm.llm.pipeline import ModelPipeline
 from reclm.llm.prompts.messages import ItemFacts
 from reclm.settings.loading import load
 from reclm.storage import artifacts
@@ -76,7 +76,7 @@ class TestTheChain:
             ).fetchall()
         trained = set(pq.read_table(newest(shop, "sft").path / "dialogues.parquet")["dialogue_id"].to_pylist())
         assert held_out and trained and not held_out & trained
-        chain = Chain(load(flags=[*pipeline.SMALL_SHOP, *pipeline.LANGUAGE_MODEL], workspace=shop))
+        chain = ModelPipeline(load(flags=[*pipeline.SMALL_SHOP, *pipeline.LANGUAGE_MODEL], workspace=shop))
         lines = {line for item, line in told if chain.teacher[1].interests(item)}
         shown = [pair for one in chain.dialogues if isinstance(one.facts, ItemFacts) for pair in one.facts.neighbours]
         assert lines & {line for line, _ in shown}

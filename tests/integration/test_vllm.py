@@ -37,7 +37,7 @@ def make_models(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
-    from reclm.llm.models.base import load_model, load_tokenizer
+    from reclm.llm.models.loading import load_model, load_tokenizer
     from reclm.llm.models.tiny import Size, train_model, train_tokenizer
 
     tokenizer = train_tokenizer(documents(), 600)
@@ -66,7 +66,7 @@ def with_adapter(folder: Path) -> list[str]:
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    from reclm.llm.models.base import load_tokenizer
+    from reclm.llm.models.loading import load_tokenizer
     from reclm.llm.prompts.templates import encode
 
     tokenizer = load_tokenizer(folder / "base")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 STAGES = {"base": "base", "sft": "tuned", "reward": "reward", "refine": "refined"}
 TOLD = {
-    "base": ("parameters", "vocabulary", "words", "lessons"),
+    "base": ("parameters", "vocabulary", "background", "dialogues"),
     "sft": ("dialogues", "trimmed", "longest"),
     "reward": ("pairs", "too_long"),
     "refine": ("method", "requests", "kept_step", "last_step", "stopped"),

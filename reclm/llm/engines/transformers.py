@@ -62,7 +62,7 @@ class TransformersEngine:
         max_tokens: int,
         structured: bool,
     ) -> Iterator[tuple[int, Answer]]:
-        from reclm.llm.models.base import load_model, load_tokenizer
+        from reclm.llm.models.loading import load_model, load_tokenizer
         from reclm.llm.prompts.templates import decode, encode
 
         if not prompts:

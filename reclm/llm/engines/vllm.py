@@ -59,7 +59,7 @@ class VllmEngine:
         max_tokens: int,
         structured: bool,
     ) -> Iterator[tuple[int, Answer]]:
-        from reclm.llm.models.base import load_tokenizer
+        from reclm.llm.models.loading import load_tokenizer
         from reclm.llm.prompts.templates import decode, encode
 
         if not prompts:

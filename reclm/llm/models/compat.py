@@ -49,7 +49,7 @@ def unwrap_policy(trainer: Trainer) -> None:
         wrapper.__dict__["policy"] = model.policy  # seen, and not registered as a part a second time
 
 
-def tell_progress(trainer: Trainer, rate: str) -> None:
+def report_progress(trainer: Trainer, rate: str) -> None:
     """Has a trainer speak through `progress.say`, ten times a run, in place of its own prints on standard output, and raise
     ModelError when its loss is no number any more: by itself it would report 0 and go on. `rate` is the settings key of its
     step size."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+TINY = "tiny"
+"""The value of `llm.base_model` that asks for a model trained from scratch."""
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
@@ -40,13 +42,13 @@ WORD_LENGTH = 3
 """Letters of a token that may be a word; one more where it does not open one."""
 SORTED_TOGETHER = 16
 """Batches sorted by length together."""
-WORDS_SHARE, WORDS_PASSES = 1 / 3, 4
+BACKGROUND_SHARE, BACKGROUND_PASSES = 1 / 3, 4
 """What is read first of the words: this share of all tokens at most, and each document so often at most."""
 WORD_SCALE = 0.04
 """Standard deviation of the entries of a token vector that begins with a meaning; the others' is 0.02, as is usual."""
 PROMPT_WEIGHT = 0.1
 """What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
-LEAST_TOKENS, MOST_TOKENS, TOKENS_PER_LESSON = 1_200_000, 4_000_000, 280
+MIN_TOKENS, MAX_TOKENS, TOKENS_PER_DIALOGUE = 1_200_000, 4_000_000, 280
 """What is read, when nobody says how much: each of 4,300 to 14,300 conversations about once, after the words. Of anime's
 14,103 a model of 1.2 million tokens wrote of all users alike (distinct .44, own-minus-other .073); of 4 million: .69, .117."""
 
@@ -75,9 +77,9 @@ def step_size(rate: float, size: Size) -> float:
     return rate * (SIZES["small"].hidden / size.hidden)
 
 
-def tokens_for(lessons: int, wanted: int = 0) -> int:
+def token_budget(dialogues: int, requested: int = 0) -> int:
     """Tokens that a model of so many conversations reads: those `wanted`, or by their number when that is 0."""
-    return wanted or min(max(LEAST_TOKENS, TOKENS_PER_LESSON * lessons), MOST_TOKENS)
+    return requested or min(max(MIN_TOKENS, TOKENS_PER_DIALOGUE * dialogues), MAX_TOKENS)
 
 
 def as_document(messages: Sequence[Message]) -> str:
@@ -133,33 +135,34 @@ def train_model(
     tokens: int,
     learning_rate: float,
     seed: int,
-    words: Sequence[str] = (),
-    meanings: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
+    background: Sequence[str] = (),
+    embed: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
 ) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
     """A model that has read about `tokens` tokens, repeats included, and its curve of (step, mean loss).
 
     `words` are read first (WORDS_SHARE, WORDS_PASSES), then the documents: what is read last is what it writes like. `meanings`
-    turns words into vectors of a sentence encoder, (n, d): tokens that are words begin with them (`give_meanings`). A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
+    turns words into vectors of a sentence encoder, (n, d): tokens that are words begin with them (`initialise_from_encoder`). A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
     cosine to a twentieth of the peak. Raises ModelError without documents, and when the loss is no number any more.
     """
     import torch
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    read, plan = _encoded(tokenizer, words), []
-    if read:
-        of_words = int(min(tokens * WORDS_SHARE, WORDS_PASSES * sum(row.shape[1] for row in read)))
-        plan = _plan(read, of_words, batch_tokens, rng)
-        tokens -= of_words
-    lessons = _encoded(tokenizer, documents)
-    if not lessons:
+    background_rows, plan = _encoded(tokenizer, background), []
+    if background_rows:
+        total = sum(row.shape[1] for row in background_rows)
+        background_tokens = int(min(tokens * BACKGROUND_SHARE, BACKGROUND_PASSES * total))
+        plan = _plan(background_rows, background_tokens, batch_tokens, rng)
+        tokens -= background_tokens
+    rows = _encoded(tokenizer, documents)
+    if not rows:
         raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, and there are none")
-    plan += _plan(lessons, tokens, batch_tokens, rng)
+    plan += _plan(rows, tokens, batch_tokens, rng)
     model: Any = _untrained(tokenizer, size).train()
-    if meanings is not None:
-        give_meanings(model, tokenizer, meanings)
+    if embed is not None:
+        initialise_from_encoder(model, tokenizer, embed)
     model.to(device)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05},
@@ -170,8 +173,8 @@ def train_model(
     curve: list[tuple[int, float]] = []
     every = max(1, len(plan) // 50)
     losses: list[float] = []
-    for step, rows in enumerate(track(plan, "training tiny")):
-        ids, weights = (tensor.to(device) for tensor in _padded(rows, tokenizer.get_vocab()[PAD]))
+    for step, batch in enumerate(track(plan, "training tiny")):
+        ids, weights = (tensor.to(device) for tensor in _padded(batch, tokenizer.get_vocab()[PAD]))
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
             loss = _loss(model(input_ids=ids, use_cache=False).logits, ids, weights)
         loss.backward()
@@ -210,8 +213,8 @@ def _untrained(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
     return LlamaForCausalLM(config)
 
 
-def give_meanings(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, meanings: Callable[[Sequence[str]], NDArray[np.float32]]
+def initialise_from_encoder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, embed: Callable[[Sequence[str]], NDArray[np.float32]]
 ) -> None:
     """Lets the token vectors of whole words, or of pieces long enough to be one, begin as a sentence encoder's vectors of
     them, on the leading directions of these: words of like meaning begin alike, which a small log is too short to teach.
@@ -226,7 +229,7 @@ def give_meanings(
     }
     if len(words) < 2:
         return
-    vectors = meanings(list(words.values())).astype(np.float64)
+    vectors = embed(list(words.values())).astype(np.float64)
     vectors -= vectors.mean(axis=0)
     left, values, _ = np.linalg.svd(vectors, full_matrices=False)
     table: Any = model.get_input_embeddings().weight

@@ -101,12 +101,12 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that `tiny` is trained on from scratch: first `words`, then the `lessons` that it is to write like; `knows`
-    tells until when they know the log (`reclm.llm.models.training_cutoff`)."""
+    """Documents that `tiny` is trained on from scratch: first `background`, then the `dialogues`, whose form
+    it is to learn; `training_cutoff` tells until when they know the log (`reclm.llm.models.training_cutoff`)."""
 
-    words: list[str]
-    lessons: list[str]
-    knows: Mapping[str, Any] = field(default_factory=dict)
+    background: list[str]
+    dialogues: list[str]
+    training_cutoff: Mapping[str, Any] = field(default_factory=dict)
 
 
 def corpus(
@@ -114,28 +114,32 @@ def corpus(
     teacher: ProfileSource,
     shape: Shape,
     texts: Iterable[str] = (),
-    practice: ProfileSource | None = None,
-    practices: int = 0,
+    keyword_profiles: ProfileSource | None = None,
+    max_keyword_dialogues: int = 0,
 ) -> Corpus:
-    """Words are `texts` (items' own, cleaned) and turn 1 of at most `practices` train dialogues that the teacher says
-    nothing of, answered by `practice`: a teacher of few leaves it unlearned that an answer is made of the prompt's own
-    words. Lessons are the conversations of the train dialogues whose entities the teacher wrote of. Nothing that was said
+    """Make the documents that `tiny` reads. Background is `texts` (items' own, cleaned) and turn 1 of at most `max_keyword_dialogues` train dialogues that the teacher says
+    nothing of, answered by `keyword_profiles`: a teacher of few leaves it unlearned that an answer is made of the prompt's own
+    words. `dialogues` are the conversations of the train dialogues whose entities the teacher wrote of. Nothing that was said
     of a held-out entity, or is shown of a held-out user, is in either.
     """
-    words = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
-    lessons: list[str] = []
+    background = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
+    documents: list[str] = []
     untold: dict[Facts, tuple[Dialogue, str]] = {}
     for dialogue in dialogues:
         if dialogue.fold != "train" or is_silent(dialogue.facts):
             continue
         profile = teacher.of(dialogue.kind, dialogue.entity_id)
         if profile and not _unusable(profile, silent=False):
-            lessons.append(as_document(_uncounted(dialogue, profile, shape)))
-        elif not profile and practice is not None and (said := practice.of(dialogue.kind, dialogue.entity_id)):
+            documents.append(as_document(_uncounted(dialogue, profile, shape)))
+        elif (
+            not profile
+            and keyword_profiles is not None
+            and (said := keyword_profiles.of(dialogue.kind, dialogue.entity_id))
+        ):
             untold.setdefault(dialogue.facts, (replace(dialogue, asks=False), said))
-    drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:practices]
-    practised = [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn]
-    return Corpus(words + practised, lessons)
+    drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:max_keyword_dialogues]
+    keyword_documents = [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn]
+    return Corpus(background + keyword_documents, documents)
 
 
 def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import ModelError
-from reclm.llm.models.base import is_first_rank, load_model, load_tokenizer
-from reclm.llm.models.compat import prepare, tell_progress
+from reclm.llm.models.compat import prepare, report_progress
+from reclm.llm.models.loading import load_model, load_tokenizer
+from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import answered
 from reclm.llm.reward.pairs import Pair
@@ -62,7 +63,7 @@ class CausalReward:
             found[batch] = logits[:, 0].float().cpu().numpy()
         return found
 
-    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
         """Nothing: a causal model judges by what the request shows, as RecLM's does."""
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
@@ -115,10 +116,10 @@ def train_causal_reward(
         train_dataset=Dataset.from_list(fitting),
         peft_config=_lora(settings),
     )
-    tell_progress(trainer, "reward.learning_rate")
+    report_progress(trainer, "reward.learning_rate")
     trainer.train()
     tuned = trainer.accelerator.unwrap_model(trainer.model)
-    if not is_first_rank():
+    if not is_main_process():
         return None, [], 0
     tuned.save_pretrained(folder / "adapter")
     _merge(settings, tokenizer, train[:SCALED_BY], location, folder)

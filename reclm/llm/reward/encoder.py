@@ -93,7 +93,7 @@ class EncoderReward:
         self.head, self._memory, self._encoder = head.eval(), memory, encoder
         self._known: dict[Reading, Reading] = {}
 
-    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
         """Lets the judge know more of whom request i is about than the request shows: the lines `known[i]`."""
         for messages, lines in zip(requests, known, strict=True):
             reading = read_request(messages)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reclm.llm.models.base import shape_of
 from reclm.llm.prompts.corpus import ProfileSource
 from reclm.llm.prompts.dialogues import Dialogue, Fold
 from reclm.llm.prompts.messages import Kind, Message, fitted, is_silent
+from reclm.llm.prompts.shape import shape_of
 from reclm.profiles import grammar
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, Profile
 from reclm.storage.artifacts import content_hash

@@ -15,14 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import WorkspaceError
-from reclm.llm.models.base import (
-    is_first_rank,
-    learned_with,
-    load_tokenizer,
-    model_location,
-    reusable,
-    writing_once,
-)
+from reclm.llm.models.loading import load_tokenizer, model_location
+from reclm.llm.models.processes import is_main_process, write_in_main_process
+from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import ProfileSource
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message
@@ -53,7 +48,7 @@ class RewardModel(Protocol):
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         """(n,) how good profile i is as the answer to request i (turn 1); higher is better, the scale is its own."""
 
-    def inform(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
+    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
         """Lets the judge know more of whom request i is about than the request shows, where it can use it: the lines of
         the whole history, or of what an item's audience picks."""
 
@@ -75,10 +70,10 @@ def write_reward(
     parents = {"sft": sft.version, **(parents or {})}
     parameters = {
         "reward": settings.reward.model_dump(mode="json"),
-        **learned_with(settings),
+        **shared_parameters(settings),
         "dialogues": fingerprint(dialogues, teacher),
     }
-    if found := reusable(settings, KIND, parameters, parents):
+    if found := find_reusable(settings, KIND, parameters, parents):
         return found
     location = model_location(settings, sft)
     pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
@@ -86,7 +81,7 @@ def write_reward(
         raise WorkspaceError(
             "no reward pair can be made; see that the teacher wrote of several users or items, and the reward rates"
         )
-    with writing_once(settings.paths, KIND, parameters, parents) as draft:
+    with write_in_main_process(settings.paths, KIND, parameters, parents) as draft:
         _train(settings, pairs, location, draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
@@ -98,7 +93,7 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
     say(f"  {len(pairs) - len(held_out):,} pairs to learn from, {len(held_out):,} held out")
     model: RewardModel | None
     if settings.reward.model == "encoder":
-        if not is_first_rank():
+        if not is_main_process():
             return
         with step("reward model: encoder and head"):
             encoder_reward, curve = train_encoder_reward(settings, pairs)
@@ -124,7 +119,7 @@ def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:
     if not pairs:
         return []
     requests = [pair.messages for pair in pairs]
-    model.inform(requests, [pair.known for pair in pairs])
+    model.add_context(requests, [pair.known for pair in pairs])
     better = model.score(requests, [pair.chosen for pair in pairs])
     worse = model.score(requests, [pair.rejected for pair in pairs])
     right = np.where(better == worse, 0.5, better > worse).astype(np.float64)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.llm.engines.answers import Request, generate, prompt_hash
-from reclm.llm.models.base import ENDPOINT_TOKENS
 from reclm.llm.prompts.messages import MAX_TEXT, Shape, audience_request, estimated_tokens, fitted, is_silent
+from reclm.llm.prompts.shape import ENDPOINT_TOKENS
 from reclm.llm.teacher.entries import KINDS, Entry, drawn
 from reclm.llm.teacher.table import normalised
 from reclm.profiles import grammar

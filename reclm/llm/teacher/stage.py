@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from reclm.dataset import SNAPSHOTS
 from reclm.errors import ModelError
 from reclm.llm.engines.openai import model_asked
-from reclm.llm.models.base import is_first_rank, reusable, writing_once
+from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.training_cutoff import CUTOFF_KEY, training_cutoff
+from reclm.llm.models.versions import find_reusable
 from reclm.llm.prompts.messages import Kind
 from reclm.llm.teacher import endpoint as teacher_endpoint
 from reclm.llm.teacher import table as teacher_table
@@ -110,10 +111,10 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
     parameters = parameters_of(settings)
     version = artifacts.version_of(KIND, parameters, parents)
-    if found := reusable(settings, KIND, parameters, parents):
+    if found := find_reusable(settings, KIND, parameters, parents):
         return found
-    with writing_once(workspace, KIND, parameters, parents, resumable=True) as draft:
-        if is_first_rank():
+    with write_in_main_process(workspace, KIND, parameters, parents, resumable=True) as draft:
+        if is_main_process():
             with closing(connect(settings)) as connection:
                 entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
                 draft.metrics.update(metrics, **_account(entries), **{CUTOFF_KEY: training_cutoff(connection)})

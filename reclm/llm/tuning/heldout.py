@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.llm.models.base import shape_of
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts, question
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import NO, YES, Facts, Kind, Message, Shape, UserFacts, is_silent
+from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import answered, token_counter
 from reclm.profiles import grammar
 from reclm.profiles.quality import distinctness
@@ -134,7 +134,7 @@ def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, li
     return [found[row] for row in rows]
 
 
-def measured_by(settings: Settings) -> dict[str, Any]:
+def decoding_settings(settings: Settings) -> dict[str, Any]:
     """The settings that held-out answers, as they are served, depend on besides those of the language model."""
     return settings.profiles.model_dump(include={"temperature", "retries"})
 

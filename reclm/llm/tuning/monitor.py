@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import WorkspaceError
-from reclm.llm.models.base import shape_of
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message
+from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import answered, encode, token_counter
 from reclm.llm.tuning.guards import HeldOutMetrics
 from reclm.llm.tuning.heldout import KINDS, profile_rows, sample, write_answers

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from reclm.errors import ModelError
-from reclm.llm.models.base import load_model
 from reclm.llm.models.compat import prepare, unwrap_policy
+from reclm.llm.models.loading import load_model
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import encode, render
 from reclm.llm.tuning.rollouts import draw_as_served

@@ -19,24 +19,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from reclm.errors import WorkspaceError
-from reclm.llm.models.base import (
-    is_first_rank,
-    learned_with,
-    load_tokenizer,
-    model_location,
-    reusable,
-    shape_of,
-    writing_once,
-)
+from reclm.llm.models.loading import load_tokenizer, model_location
+from reclm.llm.models.processes import is_main_process, write_in_main_process
+from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message, is_silent
+from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import token_counter
 from reclm.llm.reward.pairs import fingerprint
 from reclm.llm.reward.stage import RewardModel, load_reward
 from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
-from reclm.llm.tuning.heldout import Row, measure, measured_by
+from reclm.llm.tuning.heldout import Row, decoding_settings, measure
 from reclm.llm.tuning.monitor import HeldOutMonitor
 from reclm.llm.tuning.sft import merge_adapter
 from reclm.progress import quiet, say, step
@@ -91,7 +86,7 @@ class RefinementMonitor:
         if self.verdict is not None:
             say(f"  stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
             raise Stopped
-        if is_first_rank():
+        if is_main_process():
             policy.save_pretrained(str(self.adapter(step)))
 
     def adapter(self, step: int) -> Path:
@@ -122,15 +117,15 @@ def write_refine(
     parameters = {
         "refine": settings.refine.model_dump(mode="json"),
         "recipe": RECIPE,
-        **learned_with(settings),
-        "decoding": measured_by(settings),
+        **shared_parameters(settings),
+        "decoding": decoding_settings(settings),
         "tune": {"turns": settings.tune.turns, "held_out_sample": settings.tune.held_out_sample},
         "dialogues": fingerprint(dialogues, teacher),
     }
-    if found := reusable(settings, KIND, parameters, parents):
+    if found := find_reusable(settings, KIND, parameters, parents):
         return found
     location = model_location(settings, sft)
-    with writing_once(settings.paths, KIND, parameters, parents) as draft:
+    with write_in_main_process(settings.paths, KIND, parameters, parents) as draft:
         if settings.refine.method == "none":
             _copy(sft, location, draft)
         else:
@@ -140,7 +135,7 @@ def write_refine(
 
 def _copy(sft: Artifact, location: str, draft: Draft) -> None:
     draft.metrics.update(method="none", kept_step=0, stopped="")
-    if is_first_rank():
+    if is_main_process():
         shutil.copytree(location, draft.path / "model")
         write_rows(draft.path / "curve.parquet", [], LANGUAGE_MODEL_CURVE)
         _inherit_held_out(sft, draft, [])
@@ -167,7 +162,7 @@ def _refine(
     tokenizer = load_tokenizer(location)
     requests = training_requests(settings, dialogues, tokenizer)
     shown = first_prompts(dialogues, shape_of(settings), token_counter(tokenizer))
-    reward.inform(shown, [dialogue.known for dialogue in dialogues])
+    reward.add_context(shown, [dialogue.known for dialogue in dialogues])
     lookout = HeldOutMonitor(settings, dialogues, teacher, reward, tokenizer)
     states = draft.path / "states"
     watch = RefinementMonitor(settings, lookout, states)
@@ -187,7 +182,7 @@ def _refine(
         after=asdict(kept),
     )
     say(f"  kept step {kept.step}: held-out reward {first.reward:.3f} before, {kept.reward:.3f} after")
-    if not is_first_rank():
+    if not is_main_process():
         return
     watch.adapter(kept.step).rename(draft.path / "adapter")
     shutil.rmtree(states)

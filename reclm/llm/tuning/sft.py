@@ -18,19 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reclm.errors import ModelError, WorkspaceError
-from reclm.llm.models.base import (
-    is_first_rank,
-    learned_with,
-    load_model,
-    load_tokenizer,
-    model_location,
-    reusable,
-    shape_of,
-    writing_once,
-)
-from reclm.llm.models.compat import prepare, tell_progress
+from reclm.llm.models.compat import prepare, report_progress
+from reclm.llm.models.loading import load_model, load_tokenizer, model_location
+from reclm.llm.models.processes import is_main_process, write_in_main_process
+from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import Conversation, ProfileSource, converse
 from reclm.llm.prompts.dialogues import Dialogue
+from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import Example, examples, token_counter
 from reclm.progress import quiet, say, step
 from reclm.settings.machine import device_of, dtype_of
@@ -68,12 +62,12 @@ def write_sft(
     parents = {"base": base.version, **(parents or {})}
     parameters = {
         "tune": settings.tune.model_dump(mode="json"),
-        **learned_with(settings),
+        **shared_parameters(settings),
         "dialogues": _fingerprint(dialogues, teacher),
     }
-    if found := reusable(settings, KIND, parameters, parents):
+    if found := find_reusable(settings, KIND, parameters, parents):
         return found
-    with writing_once(settings.paths, KIND, parameters, parents, resumable=True) as draft:
+    with write_in_main_process(settings.paths, KIND, parameters, parents, resumable=True) as draft:
         _tune(settings, dialogues, teacher, model_location(settings, base), draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
@@ -118,7 +112,7 @@ def _tune(
     )
     with step("supervised tuning"), quiet():
         curve = train_adapter(settings, location, tokenizer, sequences, draft.path)
-    if not is_first_rank():
+    if not is_main_process():
         return
     with quiet():
         model = merge_adapter(settings, location, tokenizer, draft.path / "adapter", draft.path / "model")
@@ -157,12 +151,12 @@ def train_adapter(
         train_dataset=ordered(sequences, settings),
         peft_config=lora(settings.tune.lora_rank, settings.tune.lora_alpha),
     )
-    tell_progress(trainer, "tune.learning_rate")
+    report_progress(trainer, "tune.learning_rate")
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint is not None:
         say(f"  going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if is_first_rank():
+    if is_main_process():
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder / "adapter")
     return [
@@ -254,7 +248,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in folder.glob("checkpoint-*"):
         if (path / "trainer_state.json").exists() and _is_json(path / "trainer_state.json"):
             found.append(path)
-        elif is_first_rank():
+        elif is_main_process():
             shutil.rmtree(path)
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 

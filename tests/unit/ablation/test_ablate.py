@@ -29,9 +29,9 @@ from reclm.errors import SettingsError, WorkspaceError
 from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.evaluation.report import language
 from reclm.llm.lineage import matches_settings, preferred
-from reclm.llm.models.base import learned_with
+from reclm.llm.models.versions import shared_parameters
 from reclm.llm.teacher.stage import parameters_of
-from reclm.llm.tuning.heldout import measured_by
+from reclm.llm.tuning.heldout import decoding_settings
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -88,7 +88,7 @@ class TestTheModelThatIsMeant:
     ) -> None:
         settings = Settings(workspace=tmp_path)
         teacher = model(settings, "teacher", **parameters_of(settings))
-        about = {**learned_with(settings), "decoding": measured_by(settings)}
+        about = {**shared_parameters(settings), "decoding": decoding_settings(settings)}
         base = model(settings, "base", base_model="tiny", size="small", learning_rate=3e-3, encoder=about["encoder"])
         sft = model(settings, "sft", {"teacher": teacher.version, "base": base.version}, **about)
         assert matches_settings(settings, sft)

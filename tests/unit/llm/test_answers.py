@@ -19,7 +19,7 @@ from reclm.llm.engines.answers import Request, earlier, generate, prompt_hash
 from reclm.llm.engines.base import Answer, open_engine
 from reclm.llm.engines.decoding import NoPhraseTwice
 from reclm.llm.engines.transformers import TransformersEngine
-from reclm.llm.models.base import load_tokenizer
+from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.messages import Message, profile_request
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
@@ -211,7 +211,7 @@ class TestTransformers:
     def test_samples_follow_the_models_probabilities(self, folder: Path) -> None:
         import torch
 
-        from reclm.llm.models.base import load_model, load_tokenizer
+        from reclm.llm.models.loading import load_model, load_tokenizer
         from reclm.llm.prompts.templates import encode
 
         model, tokenizer = load_model(folder, Settings()), load_tokenizer(folder)
@@ -225,7 +225,7 @@ class TestTransformers:
         assert abs(drawn.count(word) / 300 - expected) < 3.5 * (expected * (1 - expected) / 300) ** 0.5
 
     def test_an_answer_ends_at_the_end_token_and_counts_it(self, folder: Path) -> None:
-        from reclm.llm.models.base import load_tokenizer
+        from reclm.llm.models.loading import load_tokenizer
 
         whole = written(folder, PROMPTS, 64)
         tokenizer = load_tokenizer(folder)

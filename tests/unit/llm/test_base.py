@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.models import base
+from reclm.llm.models.loading import load_model, load_tokenizer, model_location
 from reclm.llm.models.tiny import (
     SIZES,
     Size,
     _loss,
     _untrained,
     as_document,
-    give_meanings,
-    tokens_for,
+    initialise_from_encoder,
+    token_budget,
     train_model,
     train_tokenizer,
 )
 from reclm.llm.prompts.corpus import Corpus
 from reclm.llm.prompts.messages import Message, profile_request
+from reclm.llm.prompts.shape import shape_of, style_of
 from reclm.llm.prompts.templates import answered, decode, encode, render, takes_system, token_counter
 from reclm.settings.tree import Settings
 
@@ -109,7 +111,7 @@ class TestTinyModel:
             train_model(tokenizer, documents(), size, tokens=8000, learning_rate=1e30, seed=3, batch_tokens=512)
 
     def test_reads_more_of_more_conversations_within_bounds(self) -> None:
-        assert [tokens_for(lessons) for lessons in (0, 1000, 10_000, 10**6)] == [
+        assert [token_budget(dialogues) for dialogues in (0, 1000, 10_000, 10**6)] == [
             1_200_000,
             1_200_000,
             2_800_000,
@@ -125,7 +127,7 @@ class TestTinyModel:
             return np.eye(3, dtype=np.float32)[[kinds.get(word, 2) for word in words]]
 
         before = model.get_input_embeddings().weight.detach().clone()
-        give_meanings(model, tokenizer, meanings)
+        initialise_from_encoder(model, tokenizer, meanings)
         table = model.get_input_embeddings().weight.detach()
         vocabulary = tokenizer.get_vocab()
         mug, rope, tent = (table[vocabulary[f"\u0120{word}"]][:3] for word in kinds)
@@ -159,8 +161,8 @@ class TestWriteBase:
         first = base.write_base(settings, lambda: Corpus([], documents()))
         again = base.write_base(settings, lambda: Corpus([], list(documents())))
         assert (first.version, first.manifest["created_at"]) == (again.version, again.manifest["created_at"])
-        location = base.model_location(settings, first)
-        assert base.load_model(location, settings)(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 400)
+        location = model_location(settings, first)
+        assert load_model(location, settings)(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2, 400)
         assert capfd.readouterr().out == ""
 
     def test_a_wider_model_takes_smaller_steps(self, tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ class TestWriteBase:
         folder = checkpoint("llama", tmp_path / "llama", documents())
         settings = settings_of(tmp_path, base_model=str(folder))
         first = base.write_base(settings, lambda: Corpus([], []))
-        assert base.model_location(settings, first) == str(folder)
+        assert model_location(settings, first) == str(folder)
         assert sorted(path.name for path in first.path.iterdir()) == ["manifest.json"]
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
@@ -202,7 +204,7 @@ class TestWriteBase:
         settings = settings_of(tmp_path, base_model="maker/model")
         artifact = base.write_base(settings, lambda: Corpus([], []))
         assert artifact.manifest["parameters"]["revision"] == "c0ffee"
-        assert base.model_location(settings, artifact) == str(commit)
+        assert model_location(settings, artifact) == str(commit)
         assert asked == [("maker/model", None), ("maker/model", "c0ffee")]
 
     def test_weights_in_another_format_are_refused(self, tmp_path: Path) -> None:
@@ -216,16 +218,16 @@ class TestWriteBase:
 class TestStyle:
     def test_follows_the_model_unless_it_is_set(self, tmp_path: Path) -> None:
         cases = [({}, "compact"), ({"base_model": "maker/model"}, "full"), ({"style": "full"}, "full")]
-        assert [base.style_of(settings_of(tmp_path, **llm)) for llm, _ in cases] == [style for _, style in cases]
+        assert [style_of(settings_of(tmp_path, **llm)) for llm, _ in cases] == [style for _, style in cases]
         cases = [({}, "full"), ({"style": "compact"}, "compact")]
         for llm, style in cases:
-            assert base.shape_of(settings_of(tmp_path, **llm), endpoint=True).style == style
+            assert shape_of(settings_of(tmp_path, **llm), endpoint=True).style == style
 
 
 class TestFamilies:
     def test_every_request_renders_and_counts(self, family: tuple[str, Path]) -> None:
         name, folder = family
-        tokenizer = base.load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         messages = profile_request(dialogues()[0].facts, "full")
         text = render(tokenizer, messages, generation=True)
         assert all(message["content"] in text for message in messages)
@@ -236,13 +238,13 @@ class TestFamilies:
         self, family: tuple[str, Path]
     ) -> None:
         name, folder = family
-        tokenizer = base.load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         assert tokenizer.padding_side == "left"
         assert tokenizer.eos_token == CLOSES[name]
         assert tokenizer.pad_token_id not in {None, tokenizer.eos_token_id}
 
     def test_an_answer_stands_behind_the_prompt_that_asks_for_it(self, family: tuple[str, Path]) -> None:
-        tokenizer = base.load_tokenizer(family[1])
+        tokenizer = load_tokenizer(family[1])
         messages: list[Message] = [
             {"role": "user", "content": "one"},
             {"role": "assistant", "content": "two"},
@@ -255,16 +257,16 @@ class TestFamilies:
     def test_models_load_for_both_tasks_with_room_for_the_padding_token(
         self, family: tuple[str, Path], tmp_path: Path
     ) -> None:
-        settings, tokenizer = settings_of(tmp_path), base.load_tokenizer(family[1])
+        settings, tokenizer = settings_of(tmp_path), load_tokenizer(family[1])
         ids = torch.tensor([[tokenizer.pad_token_id, 5, 6]])
-        causal, score = base.load_model(family[1], settings), base.load_model(family[1], settings, task="score")
+        causal, score = load_model(family[1], settings), load_model(family[1], settings, task="score")
         assert causal(input_ids=ids).logits.shape[:2] == (1, 3)
         assert score(input_ids=ids).logits.shape == (1, 1)
         assert causal.generation_config.eos_token_id == tokenizer.eos_token_id
         assert score.config.pad_token_id == tokenizer.pad_token_id
 
     def test_a_new_head_is_the_same_each_time(self, family: tuple[str, Path], tmp_path: Path) -> None:
-        models = [base.load_model(family[1], settings_of(tmp_path), task="score") for _ in range(2)]
+        models = [load_model(family[1], settings_of(tmp_path), task="score") for _ in range(2)]
         assert torch.equal(models[0].score.weight, models[1].score.weight)  # type: ignore[arg-type,union-attr]
 
 
@@ -272,7 +274,7 @@ class TestWithoutTemplate:
     def test_gets_ours_in_plain_words(self, tmp_path: Path) -> None:
         folder = checkpoint("llama", tmp_path / "llama", documents())
         (folder / "chat_template.jinja").unlink()
-        tokenizer = base.load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         prompt, whole = answered(tokenizer, [{"role": "user", "content": "Who?"}], "Jazz")
         assert (prompt, whole) == ("User: Who?\nAssistant: ", "User: Who?\nAssistant: Jazz<|end_of_text|>")
 
@@ -281,11 +283,11 @@ class TestRefusals:
     @pytest.mark.parametrize("load_in", ["8bit", "4bit"])
     def test_fewer_bits_without_cuda_name_the_remedy(self, tmp_path: Path, load_in: str) -> None:
         with pytest.raises(ModelError, match="needs a CUDA device and the package bitsandbytes"):
-            base.load_model(tiny_base(tmp_path), settings_of(tmp_path, load_in=load_in))
+            load_model(tiny_base(tmp_path), settings_of(tmp_path, load_in=load_in))
 
     def test_a_folder_without_a_model_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="nowhere"):
-            base.load_tokenizer(tmp_path / "nowhere")
+            load_tokenizer(tmp_path / "nowhere")
 
     def test_a_model_that_brings_code_is_not_run(self, tmp_path: Path) -> None:
         folder = checkpoint("llama", tmp_path / "llama", documents())
@@ -294,5 +296,5 @@ class TestRefusals:
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
         with pytest.raises(ModelError):
-            base.load_model(folder, settings_of(tmp_path))
+            load_model(folder, settings_of(tmp_path))
         assert not (tmp_path / "ran").exists()

@@ -14,10 +14,11 @@ from model_families import FAMILIES, checkpoint
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from reclm.llm.models import base
+from reclm.llm.models.loading import load_model, load_tokenizer
 from reclm.llm.prompts.corpus import first_prompts, question
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Facts, Message, UserFacts, answer, profile_request
+from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import encode, token_counter
 from reclm.llm.tuning import heldout
 from reclm.settings.loading import load
@@ -178,7 +179,7 @@ class TestAsking:
         ]
 
     def test_probability_of_yes_is_the_softmax_over_both_words(self, folder: Path, tmp_path: Path) -> None:
-        tokenizer, model = base.load_tokenizer(folder), base.load_model(folder, settings_of(tmp_path))
+        tokenizer, model = load_tokenizer(folder), load_model(folder, settings_of(tmp_path))
         found = heldout.yes_probabilities(model, tokenizer, self.asked(), 7)
         for messages, probability in list(zip(self.asked(), found, strict=True))[:3]:
             ids = encode(tokenizer, messages)
@@ -188,7 +189,7 @@ class TestAsking:
             assert logits[[yes, no]].softmax(0)[0].item() == pytest.approx(probability, abs=1e-4)
 
     def test_answers_do_not_depend_on_the_batch(self, folder: Path, tmp_path: Path) -> None:
-        tokenizer, model = base.load_tokenizer(folder), base.load_model(folder, settings_of(tmp_path))
+        tokenizer, model = load_tokenizer(folder), load_model(folder, settings_of(tmp_path))
         prompts = [messages[:-2] for messages in self.asked()][:9]
         together, alone = (
             heldout.write_answers(
@@ -208,8 +209,8 @@ class TestMeasure:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50)
-        model, tokenizer = base.load_model(folder, settings), base.load_tokenizer(folder)
-        shape, count = base.shape_of(settings), token_counter(tokenizer)
+        model, tokenizer = load_model(folder, settings), load_tokenizer(folder)
+        shape, count = shape_of(settings), token_counter(tokenizer)
         right = {
             str(prompt): teacher().of(d.kind, d.entity_id)
             for served in (False, True)
@@ -229,7 +230,7 @@ class TestMeasure:
 
     def test_single_turn_tuning_is_not_asked_the_second(self, tmp_path: Path) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=3, turns="one")
-        model, tokenizer = base.load_model(folder, settings), base.load_tokenizer(folder)
+        model, tokenizer = load_model(folder, settings), load_tokenizer(folder)
         rows = heldout.measure(settings, dialogues(), teacher(), model, tokenizer)
         assert not [row for row in rows if row["metric"].startswith("turn2")]
 
@@ -254,9 +255,9 @@ class TestMeasure:
         monkeypatch.setattr(heldout, "profile_rows", lambda *given: measured.append(given[2]) or [])
         # served another order and other neighbours than the dialogue knows, as the marts do
         known = [replace(d, served=turned(d.served)) if d.kind == "user" else d for d in dialogues()]
-        found = heldout.measure(settings, known, teacher(), None, base.load_tokenizer(folder))  # type: ignore[arg-type]
+        found = heldout.measure(settings, known, teacher(), None, load_tokenizer(folder))  # type: ignore[arg-type]
         people = [d for d in known if d.kind == "user" and d.fold == "held_out" and new_to_training(d)]
-        shape = base.shape_of(settings)
+        shape = shape_of(settings)
         whole, masked = (
             [prompt[-1]["content"] for prompt in first_prompts(people, shape, lambda _: 0, served=served)]
             for served in (True, False)
@@ -283,7 +284,7 @@ class TestMeasure:
         counts = [
             next(
                 row["n"]
-                for row in heldout.measure(settings, known, teacher(), None, base.load_tokenizer(folder))  # type: ignore[arg-type]
+                for row in heldout.measure(settings, known, teacher(), None, load_tokenizer(folder))  # type: ignore[arg-type]
                 if (row["metric"], row["kind"]) == ("format", "user")
             )
             for known in (dialogues(), [*dialogues(), shown])

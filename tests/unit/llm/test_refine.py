@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm.engines.decoding import NoPhraseTwice, _marks
-from reclm.llm.models.base import load_tokenizer
+from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message, UserFacts
 from reclm.llm.reward.encoder import judging_module
@@ -48,7 +48,7 @@ UNGUARDED = {
 class LovesSilence:
     """A reward that has nothing to do with anybody: the shorter the better, so that one answer suits all."""
 
-    def inform(self, requests: object, known: object) -> None:
+    def add_context(self, requests: object, known: object) -> None:
         """Knows enough."""
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reclm.errors import ModelError
-from reclm.llm.models.base import load_tokenizer
+from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.messages import ItemFacts, UserFacts, profile_request
 from reclm.llm.prompts.parsing import Reading, Splitter, informed, read_phrases, read_request
 from reclm.llm.prompts.templates import answered, render
@@ -84,12 +84,12 @@ class TestAJudgeKnowsMoreThanTheWriter:
         asked, said = [shown.messages, other.messages], [shown.chosen, other.chosen]
         before = reward.score(asked, said)
         lines = ["a thing that nobody else has", "another such thing"]
-        reward.inform([shown.messages], [lines])
+        reward.add_context([shown.messages], [lines])
         after = reward.score(asked, said)
         told = reward.score_readings([informed(read_request(shown.messages), lines)], [shown.chosen])
         assert after[0] != before[0] and after[0] == pytest.approx(told[0], abs=1e-5)
         assert after[1] == pytest.approx(before[1], abs=1e-5)
-        reward.inform([shown.messages], [[]])
+        reward.add_context([shown.messages], [[]])
 
 
 class TestAnAnswerIsRead:

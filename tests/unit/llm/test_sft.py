@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm.models import base
+from reclm.llm.models.loading import load_model, load_tokenizer, model_location
 from reclm.llm.prompts.corpus import Corpus, converse, corpus
 from reclm.llm.prompts.messages import Message, Shape, UserFacts, profile_request
 from reclm.llm.prompts.templates import IGNORED, Example, encode, examples, token_counter
@@ -57,13 +58,13 @@ TURNS: list[Message] = [
 
 class TestLossIsOnTheAssistantsWordsOnly:
     def test_with_our_own_template(self, tmp_path: Path) -> None:
-        tokenizer = base.load_tokenizer(tiny_base(tmp_path))
+        tokenizer = load_tokenizer(tiny_base(tmp_path))
         [sequence] = examples(tokenizer, [TURNS])
         assert spoken(tokenizer, sequence) == ["User identity: a, b; User interests: c, d<|end|>", "Yes<|end|>"]
         assert sequence.input_ids == encode(tokenizer, TURNS, generation=False)
 
     def test_our_mask_is_the_one_the_template_marks(self, tmp_path: Path) -> None:
-        tokenizer = base.load_tokenizer(tiny_base(tmp_path))
+        tokenizer = load_tokenizer(tiny_base(tmp_path))
         marked = tokenizer.apply_chat_template(
             [dict(turn) for turn in TURNS], return_assistant_tokens_mask=True, return_dict=True
         )
@@ -72,7 +73,7 @@ class TestLossIsOnTheAssistantsWordsOnly:
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_with_the_template_of_each_family(self, family: str, tmp_path: Path) -> None:
-        tokenizer = base.load_tokenizer(checkpoint(family, tmp_path / family, documents()))
+        tokenizer = load_tokenizer(checkpoint(family, tmp_path / family, documents()))
         sequences = examples(tokenizer, [TURNS])
         end = CLOSES[family]
         wanted = [f"User identity: a, b; User interests: c, d{end}", f"Yes{end}"]
@@ -81,7 +82,7 @@ class TestLossIsOnTheAssistantsWordsOnly:
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_every_answer_stands_behind_the_tokens_that_ask_for_it(self, family: str, tmp_path: Path) -> None:
-        tokenizer = base.load_tokenizer(checkpoint(family, tmp_path / family, documents()))
+        tokenizer = load_tokenizer(checkpoint(family, tmp_path / family, documents()))
         first, *_ = examples(tokenizer, [TURNS])
         asked = encode(tokenizer, TURNS[:2])
         assert first.input_ids[: len(asked)] == asked
@@ -90,7 +91,7 @@ class TestLossIsOnTheAssistantsWordsOnly:
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_a_hostile_title_adds_no_turn(self, family: str, tmp_path: Path) -> None:
-        tokenizer = base.load_tokenizer(checkpoint(family, tmp_path / family, documents()))
+        tokenizer = load_tokenizer(checkpoint(family, tmp_path / family, documents()))
         special = set(tokenizer.all_special_ids)
 
         def turns_of(title: str) -> list[int]:
@@ -158,11 +159,11 @@ class TestWriteSft:
         from peft import PeftModel
 
         settings, start, artifact = made
-        plain = base.load_model(base.model_location(settings, start), settings)
+        plain = load_model(model_location(settings, start), settings)
         ids = torch.arange(5, 45)[None]
         before = plain(input_ids=ids).logits.detach()
         adapted = PeftModel.from_pretrained(plain, str(artifact.path / "adapter")).eval()(input_ids=ids).logits
-        merged = base.load_model(base.model_location(settings, artifact), settings)(input_ids=ids).logits
+        merged = load_model(model_location(settings, artifact), settings)(input_ids=ids).logits
         torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=1e-4)
         assert not torch.allclose(merged, before, atol=1e-3)
 
@@ -182,7 +183,7 @@ class TestWhatTrlTrainsOn:
     def test_is_each_train_answer_once_an_epoch_and_nothing_else(self, tmp_path: Path, batches: Recorded) -> None:
         settings = settings_of(tmp_path, {"max_steps": 0, "epochs": 2.0})
         sft.write_sft(settings, dialogues(), teacher(), base_of(settings, tmp_path))
-        tokenizer = base.load_tokenizer(tiny_base(tmp_path))
+        tokenizer = load_tokenizer(tiny_base(tmp_path))
         said = [
             text
             for batch in batches
@@ -208,15 +209,15 @@ class TestEveryFamily:
             tmp_path, llm={"base_model": str(folder), "max_prompt_tokens": 512, "max_profile_tokens": 8}
         )
         artifact = sft.write_sft(settings, dialogues(), teacher(), base.write_base(settings, lambda: Corpus([], [])))
-        tokenizer = base.load_tokenizer(base.model_location(settings, artifact))
+        tokenizer = load_tokenizer(model_location(settings, artifact))
         assert tokenizer.eos_token == CLOSES[family]
-        assert base.load_model(base.model_location(settings, artifact), settings).num_parameters() > 0
+        assert load_model(model_location(settings, artifact), settings).num_parameters() > 0
         assert artifact.metrics["sequences"] == artifact.metrics["dialogues"] * (2 if family == "qwen3" else 1)
 
 
 class TestConversations:
     def of(self, tmp_path: Path, **options: Any) -> Any:
-        tokenizer = base.load_tokenizer(tiny_base(tmp_path))
+        tokenizer = load_tokenizer(tiny_base(tmp_path))
         shape = options.pop("shape", Shape())
         source = options.pop("teacher", teacher())
         found = options.pop("dialogues", dialogues())
@@ -253,10 +254,10 @@ class TestConversations:
 
     def test_the_corpus_of_tiny_knows_nothing_of_the_held_out(self) -> None:
         documents = corpus(dialogues(), teacher(), Shape(), ["A <|end|> text"])
-        found = "\n".join(documents.lessons)
+        found = "\n".join(documents.dialogues)
         held_out = [teacher().of(d.kind, d.entity_id) for d in dialogues() if d.fold == "held_out"]
         learned = {teacher().of(d.kind, d.entity_id) for d in dialogues() if d.fold == "train"}
-        assert documents.words == ["A text"]
+        assert documents.background == ["A text"]
         assert not [profile for profile in held_out if profile not in learned and str(profile) in found]
 
     def test_what_the_teacher_says_nothing_of_is_practised_on_once_for_each_prompt(self) -> None:
@@ -267,9 +268,9 @@ class TestConversations:
         said = {d.entity_id: "User identity: a; User interests: words" for d in (first, twin, other, held_out)}
         practice = WorldTeacher(said, {}, {})
         found = corpus([first, twin, other, held_out], told, Shape(), [], practice, 10)
-        assert len(found.words) == len(found.lessons) == 1
-        assert found.words[0].endswith("interests: words<|end|>") and "interests: words" not in found.lessons[0]
-        assert corpus([first], told, Shape(), [], practice, 0).words == []
+        assert len(found.background) == len(found.dialogues) == 1
+        assert found.background[0].endswith("interests: words<|end|>") and "interests: words" not in found.dialogues[0]
+        assert corpus([first], told, Shape(), [], practice, 0).background == []
 
 
 class TestRefusals:
@@ -281,7 +282,7 @@ class TestRefusals:
 
     def test_a_dialogue_longer_than_the_model_reads_is_not_cut(self, tmp_path: Path) -> None:
         settings, location = settings_of(tmp_path), tiny_base(tmp_path)
-        tokenizer = base.load_tokenizer(location)
+        tokenizer = load_tokenizer(location)
         with pytest.raises(ModelError, match=r"never cut; lower llm\.max_prompt_tokens"):
             sft.train_adapter(settings, str(location), tokenizer, [Example([5] * 3000, [5] * 3000)], tmp_path)
 
@@ -338,12 +339,13 @@ SEVERAL = """
 import sys
 from pathlib import Path
 from llm_world import dialogues, teacher
-from reclm.llm.base import shape_of, write_base
-from reclm.llm.conversations import corpus
-from reclm.llm.refine import write_refine
-from reclm.llm.reward import write_reward
-from reclm.llm.sft import write_sft
-from reclm.settings import Settings
+from reclm.llm.models.base import write_base
+from reclm.llm.prompts.corpus import corpus
+from reclm.llm.prompts.shape import shape_of
+from reclm.llm.tuning.refine import write_refine
+from reclm.llm.reward.stage import write_reward
+from reclm.llm.tuning.sft import write_sft
+from reclm.settings.tree import Settings
 
 settings = Settings(
     workspace=Path(sys.argv[1]),

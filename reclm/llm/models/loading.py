@@ -1,0 +1,162 @@
+"""Loading of language models: a folder, a Hub id or an artifact comes in, a tokenizer or a model ready for use goes out.
+
+Loading never runs a model's own code and reads weights from safetensors files alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from reclm.errors import ModelError
+from reclm.llm.models.tiny import TINY
+from reclm.llm.prompts.templates import PLAIN_TEMPLATE, end_token
+from reclm.progress import quiet
+from reclm.settings.machine import device_of, dtype_of, use_threads
+from reclm.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reclm.settings.tree import Settings
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def hub_snapshot(name: str, revision: str) -> Path:
+    """The folder of a Hub model in the local cache, fetched when it is not there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"llm.base_model = {name!r} is neither a folder nor a Hub id that can be fetched ({error}); "
+            f"give {TINY!r}, a folder, or the id of a causal language model"
+        ) from None
+
+
+def require_weights(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} holds no .safetensors weights; other formats can run code and are not read")
+
+
+def model_location(settings: Settings, artifact: Artifact) -> str:
+    """The folder to load an artifact's model from: its own `model/`, or the one that a base artifact pins."""
+    name = artifact.manifest["parameters"].get("base_model", TINY)
+    if artifact.kind != "base" or name == TINY:
+        return str(artifact.path / "model")
+    return name if Path(name).is_dir() else str(hub_snapshot(name, artifact.manifest["parameters"]["revision"]))
+
+
+def load_tokenizer(
+    folder_or_name: str | Path, *, padding_side: Literal["left", "right"] = "left"
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, made fit for dialogues: it has a chat template, its end token is the one that closes an
+    answer, and its padding token is another one. Raises ModelError when it cannot be read or has no end token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder_or_name), padding_side=padding_side, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the tokenizer of {folder_or_name} cannot be read: {error}") from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {folder_or_name} has no tokenizer.json; convert it with transformers first")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        if tokenizer.eos_token is None:
+            raise ModelError(f"the tokenizer of {folder_or_name} names no end token (eos_token); name one there")
+    closing = end_token(tokenizer)
+    if closing is not None and closing != tokenizer.eos_token:
+        tokenizer.eos_token = closing
+    if tokenizer.eos_token is None:
+        raise ModelError(f"neither the tokenizer of {folder_or_name} nor its chat template names an end token")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _spare_token(tokenizer)
+    return tokenizer
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token that nothing else uses, for padding; a new one when there is none."""
+    used = {tokenizer.eos_token, tokenizer.bos_token}
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    free = [token for token in special if token not in used and token not in str(tokenizer.chat_template)]
+    for wanted in ("pad", "endoftext", "reserved", "unused", "unk"):
+        for token in free:
+            if wanted in token.lower():
+                return token
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return "<|pad|>"
+
+
+def load_model(
+    folder_or_name: str | Path,
+    settings: Settings,
+    *,
+    task: Literal["causal", "score"] = "causal",
+    load_in: Literal["full", "8bit", "4bit"] | None = None,
+) -> PreTrainedModel:
+    """A model on the settings' device, in evaluation mode; `score` gives it a head of one number in place of words.
+
+    Weights are `llm.load_in` (or `load_in`), of `runtime.dtype` on CUDA and float32 on the CPU. Its padding and end
+    tokens are those of `load_tokenizer`, and nothing that its makers prefer for sampling is kept. Raises ModelError.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+
+    use_threads(settings)
+    device = device_of(settings)
+    quantized = _quantization(load_in or settings.llm.load_in, device)
+    tokenizer = load_tokenizer(folder_or_name)
+    kind = AutoModelForCausalLM if task == "causal" else AutoModelForSequenceClassification
+    options: dict[str, Any] = {"num_labels": 1} if task == "score" else {}
+    if quantized is not None:
+        options |= {"quantization_config": quantized, "device_map": {"": device}}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # what a checkpoint lacks (a head, a padding row) is drawn
+        try:
+            model: Any = kind.from_pretrained(
+                str(folder_or_name), dtype=dtype_of(settings), use_safetensors=True, trust_remote_code=False, **options
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the model in {folder_or_name} cannot be loaded: {error}") from None
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if task == "causal":
+        model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    if quantized is None:
+        model.to(device)
+    model.eval()
+    return cast("PreTrainedModel", model)
+
+
+def _quantization(load_in: str, device: str) -> Any | None:
+    if load_in == "full":
+        return None
+    from importlib.util import find_spec
+
+    if device == "cpu" or find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"llm.load_in = {load_in!r} needs a CUDA device and the package bitsandbytes; set it to 'full', or "
+            "pip install bitsandbytes on a machine with CUDA"
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
+    )

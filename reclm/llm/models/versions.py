@@ -1,0 +1,39 @@
+"""What the version of a tuned model depends on: settings come in, shared parameters or a finished artifact go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reclm.progress import say
+from reclm.settings.machine import device_of
+from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+
+
+def shared_parameters(settings: Settings) -> dict[str, Any]:
+    """What every model tuned from a base depends on besides its own section of the settings and its dialogues."""
+    from reclm.text.encoder import model_name
+
+    return {
+        "llm": settings.llm.model_dump(
+            mode="json", exclude={"tiny_tokens", "tiny_learning_rate", "tiny_vocabulary", "practices"}
+        ),
+        "dtype": settings.runtime.dtype,
+        "device": device_of(settings).split(":")[0],
+        "encoder": model_name(settings.embedding),
+        "seed": settings.seed,
+    }
+
+
+def find_reusable(
+    settings: Settings, kind: str, parameters: Mapping[str, Any], parents: Mapping[str, str]
+) -> Artifact | None:
+    """The finished artifact of these parameters and parents, told of when there is one."""
+    found = artifacts.find(settings.paths, kind, artifacts.version_of(kind, parameters, parents))
+    if found is not None:
+        say(f"{kind} {found.version} stands already: used again")
+    return found
