@@ -61,9 +61,9 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     import pyarrow.parquet as pq
     from scipy import sparse
 
-    from reclm.backbones import create
-    from reclm.backbones.base import Fitted, Vectors
+    from reclm.backbones.fitted import Fitted, Vectors
     from reclm.backbones.fold_in import learn
+    from reclm.backbones.loading import create_backbone
     from reclm.features.publish import publish
     from reclm.promotion import champion
     from reclm.storage import artifacts
@@ -131,13 +131,13 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     nothing = np.zeros((0, 1), np.float32)
     parameters = {"model": "biasmf", "variant": "augment", "seed": 7}
     with artifacts.writing(workspace, "backbone", parameters, {}) as draft:
-        backbone = create("biasmf", settings)
+        backbone = create_backbone("biasmf", settings)
         network = {
             f"{s}/network.{k}": v.numpy()
             for s in ("full_shot", "zero_shot")
             for k, v in backbone.network().state_dict().items()
         }
-        backbone._restore(
+        backbone.restore(
             Fitted(
                 user_ids=np.array(user_ids),
                 item_ids=np.array(item_ids),

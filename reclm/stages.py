@@ -148,7 +148,7 @@ def fall_back_to_keywords(settings: Settings) -> Settings:
 
 def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     """Every writer's profiles under the same backbones and seeds: artifact `ablation`. `reward_of`: another workspace."""
-    from reclm.ablation import ablate as compare
+    from reclm.ablation.run import ablate as compare
 
     with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
         ablation = compare(_with_arms(settings), reward_of=reward_of)

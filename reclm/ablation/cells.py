@@ -64,7 +64,7 @@ def trained_by(settings: Settings) -> Settings:
 
 def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
     from reclm.text.encoder import model_name
-    from reclm.training.stage import LAYOUT, NOT_PART_OF_A_MODEL
+    from reclm.training.model import LAYOUT, NOT_PART_OF_A_MODEL
 
     trained = trained_by(settings)
     return content_hash(
@@ -108,16 +108,16 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
 
 def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
     """Chooses the epochs on `select`, refits on `final`, ranks its tasks, and keeps the result in `folder`."""
-    from reclm import backbones
+    from reclm.backbones.loading import create_backbone
     from reclm.backbones.ranking import Bound, rank, truth_ranks
 
     began = time.monotonic()
     trained = trained_by(settings)
     select, select_tasks, final, tasks = data()
-    selected = backbones.create(cell.model, trained)
+    selected = create_backbone(cell.model, trained)
     chosen = selected.fit(select, cell.variant, seed=cell.seed, tasks=select_tasks)
     epochs = {str(setting): int(epoch) for setting, epoch in chosen.items()}
-    backbone = backbones.create(cell.model, trained)
+    backbone = create_backbone(cell.model, trained)
     backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs, placing=selected.placing)
     folder.mkdir(parents=True, exist_ok=True)
     ranked: dict[str, RankingResult] = {}

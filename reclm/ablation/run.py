@@ -21,7 +21,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import ABLATION_DIAGNOSTICS, ABLATION_RESULTS
-from reclm.training.stage import Snapshots, parents_of
+from reclm.training.snapshots import Snapshots, parents_of
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings

@@ -8,65 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reclm.backbones import storage
 from reclm.backbones.features import Matrix
+from reclm.backbones.fitted import ColdStart, Fitted, Vectors
 from reclm.backbones.fold_in import FoldIn, learn
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.settings.tree import Settings
 
 Epochs = int | Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
-
-    `unseen` (n_items, width) are those that the items would have if nobody had touched them: what their texts and
-    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said.
-    """
-
-    users: Matrix
-    items: Matrix
-    unseen: Matrix | None = None
-
-
-@dataclass
-class Fitted:
-    """All that fitting leaves behind. `known` is (n_users, n_items); id vectors are NaN where an entity has none.
-
-    `networks` maps parameter names to arrays; none of them has a row that belongs to a user or an item. `fold_in` places
-    people who come later; None until `learn_to_fold_in`.
-    """
-
-    user_ids: NDArray[np.str_]
-    item_ids: NDArray[np.str_]
-    known: sparse.csr_matrix
-    vectors: dict[EvaluationSetting, Vectors]
-    user_id_vectors: Matrix
-    item_id_vectors: Matrix
-    description: dict[str, Any]
-    networks: dict[str, NDArray[Any]] = field(default_factory=dict)
-    fold_in: FoldIn | None = None
-
-    def __post_init__(self) -> None:
-        self.user_position = {user: row for row, user in enumerate(self.user_ids.tolist())}
-        self.item_position = {item: row for row, item in enumerate(self.item_ids.tolist())}
-
-
-class ColdStart(NamedTuple):
-    """Where cold items stand: the kernel's `share` of their vectors, and whether it reads all that is known of them or,
-    without `profiles`, texts alone."""
-
-    share: float = 0.0
-    profiles: bool = True
 
 
 class Backbone(ABC):
@@ -226,20 +184,8 @@ class Backbone(ABC):
             ) from None
 
     def save(self, path: Path) -> None:
-        """Writes the fitted backbone into the folder `path`; see `storage.py` for the files."""
-        from reclm.backbones import storage
-
+        """Write the fitted backbone into the folder `path`; see `storage.py` for the files."""
         storage.write(self.fitted, self.settings, self.name, path)
-
-    @staticmethod
-    def load(path: Path) -> Backbone:
-        """The backbone saved in `path`, ready to score. Users or items whose rows were dropped are unknown to it."""
-        from reclm.backbones import create, storage
-
-        name, settings, fitted = storage.read(path)
-        backbone = create(name, settings)
-        backbone._restore(fitted)
-        return backbone
 
     def extended(self, item_ids: NDArray[np.str_], vectors: Matrix) -> Backbone:
         """Another backbone that knows further items (n,), nobody's yet, by their final vectors (n, width); these count for
@@ -248,7 +194,7 @@ class Backbone(ABC):
         nobody = sparse.csr_matrix((len(fitted.user_ids), n_new), dtype=fitted.known.dtype)
         no_ids = np.full((n_new, fitted.item_id_vectors.shape[1]), np.nan, dtype=np.float32)
         other = type(self)(self.settings)
-        other._restore(
+        other.restore(
             replace(
                 fitted,
                 item_ids=np.concatenate([fitted.item_ids, item_ids]),
@@ -266,7 +212,7 @@ class Backbone(ABC):
         )
         return other
 
-    def _restore(self, fitted: Fitted) -> None:
+    def restore(self, fitted: Fitted) -> None:
         self._fitted = fitted
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from reclm.backbones.base import ColdStart, Vectors
 from reclm.backbones.features import Matrix, Whitening, landmarks, present, tfidf, unit_length
+from reclm.backbones.fitted import ColdStart, Vectors
 from reclm.backbones.fusion.fusion import EMBEDDING_WIDTH
 from reclm.dataset import TrainingData
 

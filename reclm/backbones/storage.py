@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from reclm.backbones.base import Fitted, Vectors
+from reclm.backbones.fitted import Fitted, Vectors
 from reclm.backbones.fold_in import FoldIn
 from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError

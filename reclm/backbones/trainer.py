@@ -19,7 +19,8 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.utils import deterministic as memory
 
-from reclm.backbones.base import Matrix, Vectors
+from reclm.backbones.features import Matrix
+from reclm.backbones.fitted import Vectors
 from reclm.backbones.fusion.fusion import Fusion, HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
 from reclm.backbones.sampler import InteractionSampler

@@ -196,7 +196,8 @@ def ablate(
     Example: reclm ablate --set ablate.seeds=42 --set ablate.extras=masking,sizes
     """
     from reclm import stages
-    from reclm.ablation import ablation_table, plan
+    from reclm.ablation.run import plan
+    from reclm.ablation.table import ablation_table
 
     settings = load(workspace, overrides, settings_file)
     if dry_run:

@@ -212,9 +212,9 @@ def _baseline(settings: Settings, final: FinalSnapshot, name: str) -> Contender:
 
 def _backbone(settings: Settings, final: FinalSnapshot, model: Artifact) -> Contender:
     def load() -> Scorers:
-        from reclm.backbones import Backbone
+        from reclm.backbones.loading import load_backbone
 
-        backbone = Backbone.load(model.path)
+        backbone = load_backbone(model.path)
         fitted = backbone.fitted
         users, items = final.ids
         require_same_ids(

@@ -36,10 +36,10 @@ def find(settings: Settings) -> dict[str, Any] | None:
 
 def publish(settings: Settings, chosen: Artifact) -> None:
     """Puts the model's fused vectors into the feature store; rows that are there already are not written again."""
-    from reclm.backbones import Backbone
+    from reclm.backbones.loading import load_backbone
     from reclm.features.fused import publish_fused
 
-    fitted = Backbone.load(chosen.path).fitted
+    fitted = load_backbone(chosen.path).fitted
     publish_fused(
         settings,
         model_version=chosen.version,

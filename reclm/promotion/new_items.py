@@ -21,7 +21,7 @@ from reclm.promotion import champion
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
-    from reclm.backbones import Backbone
+    from reclm.backbones.base import Backbone
     from reclm.dataset import EvaluationSetting, TrainingData
     from reclm.settings.tree import Settings
 
@@ -34,7 +34,7 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
     Adding twice does nothing twice. Items of which neither text nor profile is known stay out, and are what is `missing`.
     Raises WorkspaceError without a champion or when the published features are not those of the build.
     """
-    from reclm.backbones import Backbone
+    from reclm.backbones.loading import load_backbone
     from reclm.features.frame import load_training_data
     from reclm.features.fused import load_fused, publish_items
     from reclm.warehouse.reading import snapshot_as_of
@@ -47,7 +47,7 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
     held, _ = load_fused(settings, "item", version)
     data = load_training_data(settings, "final")
     missing = ~np.isin(data.item_ids, held)
-    backbone = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
+    backbone = load_backbone(artifacts.load(settings.paths, "backbone", version).path)
     vectors = vectors_of_new_items(backbone, data)
     known = np.isfinite(vectors).all(axis=1)
     new = np.flatnonzero(missing & known)
@@ -77,9 +77,9 @@ def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.f
     Only rows of items that the backbone was not fitted on are of use: the others are predictions too. Where validation
     found texts alone to know better, profiles speak for items without a text.
     """
-    from reclm.backbones.base import ColdStart
     from reclm.backbones.cold_start import blended, item_kernels, levelled, mapped, silent
     from reclm.backbones.features import present
+    from reclm.backbones.fitted import ColdStart
 
     fitted = backbone.fitted
     learned = fitted.vectors[SETTING]

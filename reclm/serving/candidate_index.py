@@ -25,7 +25,7 @@ from reclm.serving.item_catalogue import ItemCatalogue
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
-    from reclm.backbones import Backbone
+    from reclm.backbones.base import Backbone
     from reclm.settings.tree import Settings
 
 SAMPLE, SAMPLE_K = 200, 20
@@ -141,9 +141,9 @@ class CandidateIndex:
                 all(its.get(key) == mine.get(key) for key in ("model", "seed", "layout")) and its["variant"] == "base"
             )
             if same and other.version != self.version and other.manifest["parents"] == about.manifest["parents"]:
-                from reclm.backbones import Backbone
+                from reclm.backbones.loading import load_backbone
 
-                return Backbone.load(other.path)
+                return load_backbone(other.path)
         return None
 
     @cached_property
@@ -188,14 +188,14 @@ class CandidateIndex:
 
 def load(settings: Settings) -> CandidateIndex:
     """The index of the champion that stands now. Raises ReclmError when there is none or it cannot be read."""
-    from reclm.backbones import Backbone
+    from reclm.backbones.loading import load_backbone
 
     pointer = champion.current(settings)
     lacking = sorted(POINTER - pointer.keys())
     if lacking:
         raise WorkspaceError(f"{settings.paths.champion} lacks {', '.join(lacking)}; `reclm promote` writes it anew")
     datetime.fromisoformat(pointer["as_of"])
-    trained = Backbone.load(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
+    trained = load_backbone(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
     if trained.fitted.fold_in is None:
         raise ArtifactError(
             f"model {pointer['version']} was trained by an earlier reclm and cannot place new people; run `reclm train` and promote"

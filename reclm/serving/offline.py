@@ -24,11 +24,11 @@ def load_champion(settings: Settings) -> Backbone:
 
     Raises WorkspaceError when no model has been promoted, ArtifactError when its files cannot be read.
     """
-    from reclm.backbones import Backbone
+    from reclm.backbones.loading import load_backbone
     from reclm.promotion.new_items import with_new_items
 
     version = champion.current(settings)["version"]
-    trained = Backbone.load(artifacts.load(settings.paths, "backbone", version).path)
+    trained = load_backbone(artifacts.load(settings.paths, "backbone", version).path)
     return with_new_items(settings, trained, version)
 
 

@@ -42,7 +42,7 @@ def processes(settings: Settings, models: int) -> int:
     return wanted if device_of(settings.runtime).type == "cpu" else 1
 
 
-def train(settings: Settings, jobs: int, wanted: Sequence[Identity]) -> Iterator[str]:
+def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]) -> Iterator[str]:
     """Trains all of `wanted`, no two of them the same, in `jobs` processes; yields the version of each as it is finished.
 
     Raises what training raises, and ModelError when a process dies.
@@ -116,7 +116,8 @@ def _work() -> None:
     """The process: settings are the first line of its input, each other line is what to train."""
     from reclm import progress
     from reclm.settings.tree import Settings
-    from reclm.training.stage import Snapshots, train_one
+    from reclm.training.model import train_one
+    from reclm.training.snapshots import Snapshots
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints, this way stays free

@@ -33,7 +33,7 @@ METRICS = ("recall", "ndcg")
 TIMED_USERS = 30
 
 
-def write(
+def write_validation(
     backbone: Backbone, data: TrainingData, tasks: Sequence[EvaluationTask], folder: Path
 ) -> dict[str, dict[str, float | None]]:
     """Writes `validation.parquet` into `folder`, a row a setting and user; returns by setting what the lists of 20 are like.

@@ -15,7 +15,7 @@ from integration import feast_world as fw
 from numpy.typing import NDArray
 from unit import backbones_world as bw
 
-from reclm.backbones import create
+from reclm.backbones.loading import create_backbone
 from reclm.dataset import TrainingData
 from reclm.features.publish import publish
 from reclm.promotion import champion
@@ -141,7 +141,7 @@ def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: 
     """A trained model as `reclm train` leaves it."""
     parameters = {"model": model, "variant": variant, "seed": seed}
     with artifacts.writing(settings.paths, "backbone", parameters, {"features": "toy"}) as draft:
-        backbone = create(model, settings)
+        backbone = create_backbone(model, settings)
         backbone.fit(data, variant, seed=seed)  # type: ignore[arg-type]
         backbone.learn_to_fold_in(data, seed)
         backbone.save(draft.path)

@@ -133,7 +133,7 @@ def training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
 
 def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "shop", **sections: Any) -> World:
     """Lays the workspace out and lets the evaluation stage find its training data and its models there."""
-    import reclm.backbones
+
     import reclm.features.frame
 
     settings = Settings(
@@ -173,7 +173,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "sho
         loaded.append(Noisy(about["model"], about["variant"]))
         return loaded[-1]
 
-    monkeypatch.setattr(reclm.backbones.Backbone, "load", load)
+    monkeypatch.setattr("reclm.backbones.loading.load_backbone", load)
     monkeypatch.setattr(reclm.features.frame, "load_training_data", training_data)
     return World(settings, found, loaded)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 
-from reclm.backbones.base import Matrix
+from reclm.backbones.features import Matrix
 from reclm.backbones.models.factors import FactorBackbone
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.backbones.base import Backbone, ColdStart, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
+from reclm.backbones.base import Backbone, Epochs, epoch_of_each_setting
 from reclm.backbones.cold_start import embedding_kernels, item_kernels, mapped
+from reclm.backbones.features import Matrix
+from reclm.backbones.fitted import ColdStart, Fitted, Vectors
 from reclm.backbones.fusion.fusion import profiles_of
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
@@ -61,7 +63,7 @@ class FactorBackbone(Backbone):
         chosen = epoch_of_each_setting(0 if epochs is None else epochs)
         if tasks and epochs is None:
             chosen = epoch_of_each_setting(self._best_blends(blended, tasks))
-        self._restore(
+        self.restore(
             Fitted(
                 user_ids=data.user_ids,
                 item_ids=data.item_ids,

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from reclm.backbones.base import Matrix
+from reclm.backbones.features import Matrix
 from reclm.backbones.graph import BipartiteGraph
 from reclm.backbones.models.neural import NeuralBackbone
 from reclm.backbones.trainer import Network

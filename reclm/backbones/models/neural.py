@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reclm.backbones.base import Backbone, ColdStart, Epochs, Fitted, Matrix, Vectors, epoch_of_each_setting
+from reclm.backbones.base import Backbone, Epochs, epoch_of_each_setting
 from reclm.backbones.cold_start import KEPT_CELLS, SHARES, KernelMap, Placing, between, levelled
-from reclm.backbones.features import present
+from reclm.backbones.features import Matrix, present
+from reclm.backbones.fitted import ColdStart, Fitted, Vectors
 from reclm.backbones.fold_in import learn
 from reclm.backbones.fusion.fusion import Fusion, profiles_of
 from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
@@ -174,7 +175,7 @@ class NeuralBackbone(Backbone):
     ) -> None:
         sides = (fusion.users, fusion.items)
         tables = [np.where(s.known.cpu().numpy()[:, None], s.ids.detach().cpu().numpy(), np.nan) for s in sides]
-        self._restore(
+        self.restore(
             Fitted(
                 user_ids=data.user_ids,
                 item_ids=data.item_ids,
@@ -193,8 +194,8 @@ class NeuralBackbone(Backbone):
             )
         )
 
-    def _restore(self, fitted: Fitted) -> None:
-        super()._restore(fitted)
+    def restore(self, fitted: Fitted) -> None:
+        super().restore(fitted)
         for setting in EVALUATION_SETTINGS:
             prefix = f"{setting}/network."
             state = {

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
 
-from reclm import backbones, stages
+from reclm import stages
 from reclm.ablation import arms as writers
 from reclm.ablation import cells as trainings
 from reclm.ablation import run as stage
@@ -216,7 +216,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     made = ew.make_world(
         tmp_path, monkeypatch, ablate={"models": ("biasmf",), "seeds": (1, 2), "arms": ("extractive",)}
     )
-    monkeypatch.setattr(backbones, "create", lambda model, settings: Learner(model))
+    monkeypatch.setattr("reclm.backbones.loading.create_backbone", lambda model, settings: Learner(model))
     data = ew.training_data(made.settings, "select")
     monkeypatch.setattr(stage, "Snapshots", lambda settings, warehouse: SimpleNamespace(select=(data, [])))
     monkeypatch.setattr(stage, "with_profiles", lambda settings, data, profiles: replace(data))

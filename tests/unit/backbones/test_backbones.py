@@ -20,10 +20,12 @@ from unit.backbones_world import (
     toy_tasks,
 )
 
-from reclm.backbones import BACKBONES, Backbone, create
+from reclm.backbones.base import Backbone
 from reclm.backbones.fusion.fusion import profiles_of
+from reclm.backbones.loading import create_backbone, load_backbone
 from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
+from reclm.settings.recommenders import BACKBONES
 
 DATA = toy_data()
 USERS, ITEMS = DATA.user_ids.tolist(), DATA.item_ids.tolist()
@@ -31,7 +33,7 @@ NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
 
 
 def fitted(name: str, variant: str = "augment", **options) -> Backbone:
-    backbone = create(name, toy_settings())
+    backbone = create_backbone(name, toy_settings())
     backbone.fit(options.pop("data", DATA), variant, seed=1, **options)
     return backbone
 
@@ -108,17 +110,17 @@ class TestErrorsSayWhatToDo:
     @pytest.mark.parametrize("name", BACKBONES)
     def test_an_unfitted_backbone_says_so(self, name):
         with pytest.raises(ModelError, match="not fitted yet; call fit"):
-            create(name, toy_settings()).recommend("anyone")
+            create_backbone(name, toy_settings()).recommend("anyone")
 
     def test_an_unknown_name_lists_the_known_ones(self):
         with pytest.raises(ModelError, match="lightgcn"):
-            create("lightgnc", toy_settings())
+            create_backbone("lightgnc", toy_settings())
 
 
 class TestSaving:
     def test_a_loaded_backbone_answers_the_same(self, backbone, tmp_path):
         backbone.save(tmp_path)
-        again = Backbone.load(tmp_path)
+        again = load_backbone(tmp_path)
         for setting in EVALUATION_SETTINGS:
             everybody = np.arange(N_USERS)
             np.testing.assert_array_equal(again.score(everybody, setting), backbone.score(everybody, setting))
@@ -130,7 +132,7 @@ class TestSaving:
         rows = pq.read_table(tmp_path / "users.parquet")
         keep = [user != USERS[2] for user in rows["user_id"].to_pylist()]
         pq.write_table(rows.filter(keep), tmp_path / "users.parquet")
-        again = Backbone.load(tmp_path)
+        again = load_backbone(tmp_path)
         with pytest.raises(ModelError, match="does not know user"):
             again.recommend(USERS[2])
         rest = [user for user in USERS if user != USERS[2]]
@@ -146,7 +148,7 @@ class TestSaving:
 
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(ModelError, match=r"config\.json does not exist"):
-            Backbone.load(tmp_path)
+            load_backbone(tmp_path)
 
 
 class TestOlderModels:
@@ -158,7 +160,7 @@ class TestOlderModels:
         }
         backbone.save(tmp_path)
         with pytest.raises(ModelError, match=r"ncf was trained by a reclm that built it otherwise; run `reclm train`"):
-            Backbone.load(tmp_path)
+            load_backbone(tmp_path)
 
 
 class TestFitting:
@@ -171,7 +173,7 @@ class TestFitting:
     @pytest.mark.parametrize("name", BACKBONES)
     @pytest.mark.parametrize("variant", ["base", "augment", "shuffled"])
     def test_selection_returns_an_epoch_a_setting_and_records_its_curve(self, name, variant):
-        backbone = create(name, toy_settings("train.epochs=6"))
+        backbone = create_backbone(name, toy_settings("train.epochs=6"))
         chosen = backbone.fit(DATA, variant, seed=1, tasks=toy_tasks(DATA))
         assert set(chosen) == set(EVALUATION_SETTINGS)
         measured = {(row["setting"], row["metric"]) for row in backbone.curve if row["setting"]}
@@ -241,7 +243,7 @@ class TestFitting:
 
     @pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn"])
     def test_learns_by_bpr_as_well(self, name):
-        backbone = create(name, toy_settings("train.loss=bpr", "train.batch_size=32"))
+        backbone = create_backbone(name, toy_settings("train.loss=bpr", "train.batch_size=32"))
         backbone.fit(DATA, "base", seed=1, epochs=40)
         warm = np.array(ITEMS)[~COLD].tolist()
         ids, _ = backbone.recommend(USERS, k=1, items=warm)

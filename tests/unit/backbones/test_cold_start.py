@@ -10,8 +10,7 @@ import pytest
 from scipy import sparse
 from unit import backbones_world as bw
 
-from reclm.backbones import create
-from reclm.backbones.base import Backbone, ColdStart, Vectors
+from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import (
     KEPT_CELLS,
     PENALTY,
@@ -25,6 +24,8 @@ from reclm.backbones.cold_start import (
     mapped,
     silent,
 )
+from reclm.backbones.fitted import ColdStart, Vectors
+from reclm.backbones.loading import create_backbone
 from reclm.backbones.models.neural import _Question
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.promotion.new_items import vectors_of_new_items
@@ -36,7 +37,7 @@ TEXTS_ALONE = ColdStart(1.0, profiles=False)
 
 
 def selected(name: str = "biasmf", variant: Any = "augment", *flags: str) -> Backbone:
-    backbone = create(name, bw.toy_settings("train.epochs=4", *flags))
+    backbone = create_backbone(name, bw.toy_settings("train.epochs=4", *flags))
     backbone.fit(DATA, variant, seed=1, tasks=bw.toy_tasks(DATA))
     return backbone
 
@@ -231,7 +232,7 @@ class TestWhatWasChosen:
     @pytest.mark.parametrize("name", ["biasmf", "lightgcn"])
     def test_a_refit_gives_the_same_vectors(self, name: str) -> None:
         chosen = selected(name)
-        again = create(name, bw.toy_settings("train.epochs=4"))
+        again = create_backbone(name, bw.toy_settings("train.epochs=4"))
         epochs = {str(setting): epoch for setting, epoch in chosen.fitted.description["epochs"].items()}
         again.fit(DATA, "augment", seed=1, epochs=epochs, placing=chosen.placing)
         assert again.placing == chosen.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
@@ -288,17 +289,17 @@ class TestSelection:
         assert (place.share == 0, place.profiles) == (tower, profiles)
 
     def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
-        backbone = create("biasmf", bw.toy_settings("train.epochs=4"))
+        backbone = create_backbone("biasmf", bw.toy_settings("train.epochs=4"))
         backbone.fit(DATA, "augment", seed=1, tasks=bw.toy_tasks(DATA)[:1])
         assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), ColdStart())
-        als = create("als", bw.toy_settings())
+        als = create_backbone("als", bw.toy_settings())
         als.fit(DATA, "base", seed=1, tasks=bw.toy_tasks(DATA))
         assert als.placing == {}
 
 
 class TestItemsThatComeLater:
     def test_go_where_cold_items_were_put_best(self) -> None:
-        backbone = create("biasmf", bw.toy_settings())
+        backbone = create_backbone("biasmf", bw.toy_settings())
         backbone.fit(DATA, "augment", seed=1, epochs=4, placing=dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE))
         sources = item_kernels(DATA, None)
         learned = backbone.fitted.vectors["full_shot"]
@@ -310,7 +311,7 @@ class TestItemsThatComeLater:
             assert not np.allclose(vectors_of_new_items(backbone, DATA), by_touch, atol=1e-3)
 
     def test_profiles_speak_for_those_without_a_text(self) -> None:
-        backbone = create("biasmf", bw.toy_settings())
+        backbone = create_backbone("biasmf", bw.toy_settings())
         backbone.fit(DATA, "augment", seed=1, epochs=4, placing={"full_shot": TEXTS_ALONE})
         assert DATA.item_content is not None
         texts, content = ["", *DATA.texts[1:]], DATA.item_content.copy()
@@ -320,7 +321,7 @@ class TestItemsThatComeLater:
         assert np.isnan(vectors_of_new_items(backbone, replace(bare, item_profile=None))[0]).all()
 
     def test_an_older_models_place_is_its_share_alone(self) -> None:
-        backbone = create("biasmf", bw.toy_settings())
+        backbone = create_backbone("biasmf", bw.toy_settings())
         backbone.fit(DATA, "augment", seed=1, epochs=1)
         backbone.fitted.description["placing"] = {"full_shot": 0.25}
         assert backbone.placing == {"full_shot": ColdStart(0.25)}

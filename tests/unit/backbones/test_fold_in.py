@@ -9,15 +9,15 @@ import pytest
 from scipy import sparse
 from unit import backbones_world as bw
 
-from reclm.backbones import create
 from reclm.backbones.base import Backbone
 from reclm.backbones.fold_in import learn
+from reclm.backbones.loading import create_backbone, load_backbone
 from reclm.errors import ModelError
 
 
 @pytest.fixture(scope="module", params=["biasmf", "ncf", "lightgcn", "als"])
 def fitted(request: pytest.FixtureRequest) -> Backbone:
-    backbone = create(request.param, bw.toy_settings())
+    backbone = create_backbone(request.param, bw.toy_settings())
     data = bw.toy_data()
     backbone.fit(data, "augment", seed=1)
     backbone.learn_to_fold_in(data, 1)
@@ -71,10 +71,10 @@ class TestSomebodyNew:
     def test_has_it_still_after_saving_and_loading(self, fitted: Backbone, tmp_path: Path) -> None:
         fitted.save(tmp_path)
         seen = histories([3, 5])
-        np.testing.assert_array_equal(Backbone.load(tmp_path).fold_in(seen), fitted.fold_in(seen))
+        np.testing.assert_array_equal(load_backbone(tmp_path).fold_in(seen), fitted.fold_in(seen))
 
     def test_needs_a_backbone_that_has_learned_to(self) -> None:
-        backbone = create("biasmf", bw.toy_settings("train.epochs=1"))
+        backbone = create_backbone("biasmf", bw.toy_settings("train.epochs=1"))
         backbone.fit(bw.toy_data(), "base", seed=1, epochs=1)
         with pytest.raises(ModelError, match="learn_to_fold_in"):
             backbone.fold_in(histories([0]))
@@ -92,7 +92,7 @@ class TestLearning:
 
     def test_serves_people_without_any_profile_where_others_had_one(self) -> None:
         data = bw.toy_data()
-        backbone = create("biasmf", bw.toy_settings())
+        backbone = create_backbone("biasmf", bw.toy_settings())
         backbone.fit(data, "augment", seed=1)
         backbone.learn_to_fold_in(data, 1)
         missing = np.full((1, 12), np.nan, dtype=np.float32)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
 
-import reclm.backbones
+from reclm.backbones import loading
 from reclm.backbones.ranking import Bound, metrics_per_user, rank, truth_ranks
 from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
@@ -107,7 +107,9 @@ class TestAnEvaluation:
             evaluate(world.settings, world.backbones)
 
     def test_refuses_a_model_of_other_users(self, world: ew.World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reclm.backbones.Backbone, "load", lambda path: ew.Noisy("biasmf", "base", ew.USER_IDS[:-1]))
+        monkeypatch.setattr(
+            "reclm.backbones.loading.load_backbone", lambda path: ew.Noisy("biasmf", "base", ew.USER_IDS[:-1])
+        )
         with pytest.raises(ModelError, match="89 users"):
             evaluate(world.settings, world.backbones)
         assert artifacts.all_of(world.settings.paths, "evaluation") == []
@@ -127,7 +129,7 @@ class TestItemsThatCameAfterTraining:
             task.candidates[n_items:] = False
             lists = [rank(Bound(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]
             assert np.array_equal(*lists) and lists[0].max() < n_items
-        monkeypatch.setattr(reclm.backbones.Backbone, "load", lambda path: older)
+        monkeypatch.setattr("reclm.backbones.loading.load_backbone", lambda path: older)
         final = FinalSnapshot(world.settings, world.backbones)
         assert not any(task.candidates[n_items:].any() for task in final.tasks)
         assert evaluate(world.settings, world.backbones).version
@@ -137,7 +139,7 @@ class TestAnInterruptedEvaluation:
     def test_goes_on_where_it_stopped_and_ends_with_the_same_tables(
         self, world: ew.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        load, started = reclm.backbones.Backbone.load, []
+        load, started = loading.load_backbone, []
 
         def killed_at_the_fourth(path: Path) -> ew.Noisy:
             started.append(path)
@@ -145,11 +147,11 @@ class TestAnInterruptedEvaluation:
                 raise KeyboardInterrupt
             return load(path)
 
-        monkeypatch.setattr(reclm.backbones.Backbone, "load", killed_at_the_fourth)
+        monkeypatch.setattr("reclm.backbones.loading.load_backbone", killed_at_the_fourth)
         with pytest.raises(KeyboardInterrupt):
             evaluate(world.settings, world.backbones)
         assert artifacts.all_of(world.settings.paths, "evaluation") == []
-        monkeypatch.setattr(reclm.backbones.Backbone, "load", load)
+        monkeypatch.setattr("reclm.backbones.loading.load_backbone", load)
         world.loaded.clear()
         resumed = evaluate(world.settings, world.backbones)
         assert len(world.loaded) == 3  # the three ranked before the kill are not ranked again

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from unit import backbones_world as bw
 
-from reclm.backbones import create
 from reclm.backbones.base import Backbone
+from reclm.backbones.loading import create_backbone
 from reclm.dataset import TrainingData, Variant
 from reclm.promotion.new_items import vectors_of_new_items
 
@@ -27,7 +27,7 @@ def without(data: TrainingData, gone: np.ndarray) -> TrainingData:
 
 
 def fitted(name: str, data: TrainingData, variant: Variant = "augment") -> Backbone:
-    backbone = create(name, bw.toy_settings())
+    backbone = create_backbone(name, bw.toy_settings())
     backbone.fit(data, variant, seed=1)
     return backbone
 

@@ -8,7 +8,7 @@ import pytest
 
 from reclm.errors import WorkspaceError
 from reclm.settings.tree import Settings
-from reclm.training import pool as at_once
+from reclm.training.pool import processes, train_in_processes
 
 Make = Callable[..., Settings]
 
@@ -30,7 +30,7 @@ def test_no_more_than_asked_for_nor_than_threads_and_two_models_for_each(
     workspace_settings: Make, jobs: int, threads: int, models: int, found: int
 ) -> None:
     settings = workspace_settings(train={"jobs": jobs}, runtime={"threads": threads, "device": "cpu"})
-    assert at_once.processes(settings, models) == found
+    assert processes(settings, models) == found
 
 
 def test_an_error_of_ours_keeps_its_kind_and_words(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
@@ -39,12 +39,12 @@ def test_an_error_of_ours_keeps_its_kind_and_words(workspace_settings: Make, cap
         ({"model": "als", "variant": "base", "seed": seed}, {"features": "", "warehouse": ""}) for seed in (1, 2)
     ]
     with pytest.raises(WorkspaceError, match="reclm"):
-        list(at_once.train(settings, 2, identities))
+        list(train_in_processes(settings, 2, identities))
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_any_other_is_told_with_where_it_happened(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
     settings = workspace_settings(runtime={"threads": 2, "device": "cpu"})
     with pytest.raises(RuntimeError, match="KeyError"):
-        list(at_once.train(settings, 2, [({"model": "als"}, {})] * 2))
+        list(train_in_processes(settings, 2, [({"model": "als"}, {})] * 2))
     assert "Traceback" in capfd.readouterr().err

@@ -14,8 +14,8 @@ from unit import backbones_world as bw
 
 from reclm.backbones.base import Backbone
 from reclm.dataset import EvaluationTask
-from reclm.training import validation as on_validation
-from reclm.training.validation import mean, per_user, popularity_lift
+from reclm.training import validation
+from reclm.training.validation import mean, per_user, popularity_lift, write_validation
 
 DATA = bw.toy_data()
 TASKS = bw.toy_tasks(DATA)
@@ -31,7 +31,7 @@ KNOWS_WARM = model(TASKS[0].truth.toarray())
 
 class TestTheFile:
     def test_holds_a_row_a_setting_and_user_that_was_asked(self, tmp_path: Path) -> None:
-        on_validation.write(KNOWS_WARM, DATA, TASKS, tmp_path)
+        write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
         rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
         assert {(row["setting"], row["user_id"]) for row in rows} == {
             (setting, user) for setting in ("full_shot", "zero_shot") for user in DATA.user_ids.tolist()
@@ -43,20 +43,20 @@ class TestTheFile:
         table = TASKS[0].truth.toarray()
         table[0, (bw.WITHHELD[0] + 1) % bw.WARM_EACH] = 2  # known to the user, so it is left out
         table[1, bw.ITEMS_EACH] = 2  # of another circle, so it stands before the withheld one
-        on_validation.write(model(table), DATA, TASKS, tmp_path)
+        write_validation(model(table), DATA, TASKS, tmp_path)
         values = per_user(tmp_path, "full_shot", "ndcg")
         assert (values["user 0"], values["user 1"]) == (1.0, pytest.approx(1 / np.log2(3)))
         assert set(per_user(tmp_path, "full_shot", "recall").values()) == {1.0}
         assert mean(tmp_path, "full_shot", "ndcg") == pytest.approx(np.mean(list(values.values())))
 
     def test_without_tasks_is_there_and_empty(self, tmp_path: Path) -> None:
-        assert on_validation.write(KNOWS_WARM, DATA, [], tmp_path) == {}
+        assert write_validation(KNOWS_WARM, DATA, [], tmp_path) == {}
         assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
         assert mean(tmp_path, "full_shot", "ndcg") is None
 
     def test_of_many_users_an_even_sample_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(on_validation, "MAX_USERS", 3)
-        on_validation.write(KNOWS_WARM, DATA, TASKS, tmp_path)
+        monkeypatch.setattr(validation, "MAX_USERS", 3)
+        write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
         assert per_user(tmp_path, "full_shot", "ndcg") == {"user 0": 1.0, "user 11": 1.0, "user 23": 1.0}
 
 
@@ -64,15 +64,15 @@ class TestTheLists:
     def test_coverage_is_the_share_of_candidates_shown_to_anyone(self, tmp_path: Path) -> None:
         few = EvaluationTask("select", "full_shot", TASKS[0].truth, sparse.csr_matrix(TASKS[0].mask.shape), ~bw.COLD)
         same_for_all = model(np.tile(np.arange(bw.N_ITEMS), (bw.N_USERS, 1)))
-        lists = on_validation.write(same_for_all, DATA, [few], tmp_path)
+        lists = write_validation(same_for_all, DATA, [few], tmp_path)
         assert lists["full_shot"]["coverage"] == 20 / 24
 
     def test_the_time_of_one_user_is_told_in_milliseconds(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         clock = iter(np.cumsum(np.full(4 * bw.N_USERS, 0.25)))
-        monkeypatch.setattr(on_validation.time, "perf_counter", lambda: float(next(clock)))
-        assert on_validation.write(KNOWS_WARM, DATA, TASKS, tmp_path)["full_shot"]["latency_ms"] == 250.0
+        monkeypatch.setattr(validation.time, "perf_counter", lambda: float(next(clock)))
+        assert write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)["full_shot"]["latency_ms"] == 250.0
 
 
 class TestPopularityLift:

@@ -1,0 +1,56 @@
+"""The training data and evaluation tasks of both snapshots, read once from the feature store and the warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from reclm.dataset import EvaluationTask, Snapshot, TrainingData
+from reclm.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+
+
+class Snapshots:
+    """Training data and tasks, read when first needed, all at once, and then kept: the warehouse may move on meanwhile.
+
+    Raises WorkspaceError when they are not what `parents` of the models to train name.
+    """
+
+    def __init__(self, settings: Settings, parents: Mapping[str, str]) -> None:
+        self.settings, self.parents = settings, parents
+
+    @cached_property
+    def _read(self) -> tuple[TrainingData, list[EvaluationTask], TrainingData]:
+        from reclm.training.tasks import load_tasks
+
+        read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
+        if parents_of(self.settings) != self.parents:
+            raise WorkspaceError(
+                "features were built or published anew while training read them; run `reclm train` again"
+            )
+        return read
+
+    @property
+    def select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+        return self._read[:2]
+
+    @property
+    def final(self) -> TrainingData:
+        """Without tasks: the test slice is evaluation's alone."""
+        return self._read[2]
+
+    def _data(self, snapshot: Snapshot) -> TrainingData:
+        from reclm.features.frame import load_training_data
+
+        return load_training_data(self.settings, snapshot)
+
+
+def parents_of(settings: Settings) -> dict[str, str]:
+    """The versions that a model trained now learns from."""
+    from reclm.features.publish import features_version
+    from reclm.warehouse.reading import features_fingerprint
+
+    return {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
