@@ -22,14 +22,14 @@ from reclm.errors import WorkspaceError
 from reclm.generation import stage as engine
 from reclm.generation import writer as language
 from reclm.llm.engines.answers import GenerationRow
-from reclm.profiles import quality
+from reclm.profiles import grammar, quality
 from reclm.profiles.snapshot_data import Catalogue, SnapshotData, load_catalogue, load_snapshot_data
 from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows, write_table
-from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY
+from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY, profile_schema
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.sources import current_profiles
 
@@ -120,7 +120,10 @@ def _write(
     truth = settings.paths.truth if settings.paths.truth.exists() else None
     profiles, _, told = engine.generated("item", knowledge, asked, rows)
     added = engine.table_of(profiles, knowledge, dataset, version, told)
-    users, items = (_renamed(pq.read_table(current.path / PROFILE_FILES[kind]), version) for kind in engine.KINDS)
+    users, items = (
+        _renamed(pq.read_table(current.path / PROFILE_FILES[kind]), profile_schema(kind), version)
+        for kind in engine.KINDS
+    )
     items = pa.concat_tables([items, added])
     order = pc.sort_indices(items, [("as_of", "ascending"), ("item_id", "ascending")])
     write_table(folder / PROFILE_FILES["user"], users)
@@ -134,6 +137,11 @@ def _write(
     return {f"{SNAPSHOT}.items": engine.summary_of(profiles)}
 
 
-def _renamed(table: pa.Table, version: str) -> pa.Table:
-    place = table.schema.get_field_index("version")
-    return table.set_column(place, table.schema.field(place), pa.repeat(pa.scalar(version, pa.string()), len(table)))
+def _renamed(table: pa.Table, schema: pa.Schema, version: str) -> pa.Table:
+    """The rows under the artifact's version, in the columns of today's files: an older file has no phrase lists."""
+    columns = {name: table[name] for name in table.column_names}
+    columns["version"] = pa.repeat(pa.scalar(version, pa.string()), len(table))
+    if "interests" not in columns:
+        phrases = [grammar.phrases_of(text) for text in table["profile"].to_pylist()]
+        columns["identity"], columns["interests"] = [one for one, _ in phrases], [one for _, one in phrases]
+    return pa.table(columns, schema=schema)

@@ -28,7 +28,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows, write_table
-from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY, profile_schema
+from reclm.storage.schemas import PROFILE_FILE_FORMAT, PROFILE_FILES, PROFILE_QUALITY, profile_schema
 from reclm.warehouse.reading import warehouse_fingerprint
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _write_all(settings: Settings, fingerprint: str, *, full: bool, model: Artif
             "engine_version": extractive.ENGINE_VERSION,
             "max_text_length": settings.features.max_text_length,
             "seed": settings.seed,
+            "file_format": PROFILE_FILE_FORMAT,
         }
 
         def write(connection: DuckDBPyConnection, folder: Path, version: str) -> dict[str, Any]:
@@ -221,6 +222,7 @@ def table_of(
     """The rows of one kind and snapshot, by id."""
     order = sorted(range(len(profiles.ids)), key=profiles.ids.__getitem__)
     statuses = {text: grammar.parse(text).status for text in set(profiles.texts)}
+    phrases = {text: grammar.phrases_of(text) for text in statuses}
     columns = {
         **told,
         "dataset": dataset,
@@ -228,6 +230,8 @@ def table_of(
         "as_of": knowledge.as_of,
         f"{profiles.kind}_id": profiles.ids,
         "profile": profiles.texts,
+        "identity": [phrases[text][0] for text in profiles.texts],
+        "interests": [phrases[text][1] for text in profiles.texts],
         "parse_status": [statuses[text] for text in profiles.texts],
         "flag": profiles.flags,
         "version": version,

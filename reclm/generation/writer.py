@@ -23,6 +23,7 @@ from reclm.profiles import grammar
 from reclm.profiles.keywords import KNOWN, NO_HISTORY, NO_TEXT
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import PROFILE_FILE_FORMAT
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def writer_of(settings: Settings, warehouse: str, model: Artifact | None = None)
         "style": style_of(settings, endpoint=profiles.engine == "openai"),
         "prompt": llm.model_dump(include={"history", "neighbours", "neighbour_items", "max_prompt_tokens"}),
         "model_version": version,
+        "file_format": PROFILE_FILE_FORMAT,
     }
     if profiles.engine == "openai":
         parameters |= {"base_url": endpoint.base_url, "model": model_asked(settings)}

@@ -146,6 +146,12 @@ def parse(text: str | None) -> Parsed:
     return Parsed(*_verdict(profile))
 
 
+def phrases_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the identity phrases and the interest phrases of a profile text; both are empty when it does not parse."""
+    profile = parse(text).profile
+    return (profile.identity, profile.interests) if profile is not None else ((), ())
+
+
 def _phrases(part: str) -> tuple[str, ...]:
     return tuple(phrase.strip() for phrase in part.split(","))
 

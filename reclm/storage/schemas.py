@@ -45,6 +45,8 @@ CURRENT_ARTIFACTS = pa.schema(_columns("kind version encoder", TEXT))
 """`current_artifacts.parquet`: the artifacts that the warehouse's current tables show."""
 
 PROFILE_FILES = {"user": "user_profiles.parquet", "item": "item_profiles.parquet"}
+PROFILE_FILE_FORMAT = 2
+"""Part of a profile artifact's version. Format 2 added the list columns `identity` and `interests`."""
 
 
 def profile_schema(kind: str) -> pa.Schema:
@@ -53,7 +55,10 @@ def profile_schema(kind: str) -> pa.Schema:
         [
             *_columns("dataset snapshot", TEXT),
             ("as_of", MOMENT),
-            *_columns(f"{kind}_id profile engine engine_version prompt_hash parse_status flag", TEXT),
+            *_columns(f"{kind}_id profile", TEXT),
+            ("identity", pa.list_(TEXT)),
+            ("interests", pa.list_(TEXT)),
+            *_columns("engine engine_version prompt_hash parse_status flag", TEXT),
             *_columns("seed tokens", INTEGER),
             ("latency_ms", REAL),
             ("version", TEXT),

@@ -22,6 +22,8 @@ from reclm.storage.version import VERSION
 from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from reclm.settings.tree import Settings
 
 LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
@@ -73,11 +75,18 @@ def prepare_sources(workspace: Workspace) -> None:
     for name, schema in READ_BY_DBT.items():
         kind, file = name.split("/")
         path = workspace.artifacts / kind / "_schema" / f"{file}.parquet"
-        if not path.exists():
+        if not _has_columns(path, schema):
             write_rows(path, [], schema)
     if not _current_path(workspace).exists():
         write_rows(_current_path(workspace), [], CURRENT_ARTIFACTS)
     (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
+
+
+def _has_columns(path: Path, schema: pa.Schema) -> bool:
+    """True when the file exists and holds these columns; an older release may have written it with others."""
+    import pyarrow.parquet as pq
+
+    return path.exists() and pq.read_schema(path).equals(schema)
 
 
 @contextmanager

@@ -223,6 +223,7 @@ def _write_entries(settings: Settings, entries: Sequence[Entry], folder: Path, v
                 "as_of": entry.as_of,
                 f"{kind}_id": entry.entity_id,
                 "profile": entry.profile,
+                **dict(zip(("identity", "interests"), grammar.phrases_of(entry.profile), strict=True)),
                 "engine": engine,
                 "engine_version": entry.row.model_version if entry.row else made_by,
                 "prompt_hash": entry.row.prompt_hash if entry.row else None,
