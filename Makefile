@@ -14,7 +14,7 @@ WORKSPACE ?= workspace-demo
 # A process a core takes whole files, each with one thread: what a file makes for its tests is made once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-all lint format lock airflow docs clean
+.PHONY: help setup demo test test-all lint format lock airflow docs site clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,5 +66,8 @@ airflow: setup ## Start Airflow over the DAGs on the demo workspace, for a look;
 docs: setup ## Build dbt's documentation of every table into the workspace
 	@$(BIN)/reclm build --docs --workspace $(WORKSPACE)
 
+site: setup ## Render docs/ and the Python API into site/index.html (dead links fail)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean: ## Remove the environment, caches and the demo workspace (never ./workspace)
-	rm -rf .venv $(STAMP) $(WORKSPACE) .pytest_cache .mypy_cache .ruff_cache dbt/target dbt/logs *.egg-info
+	rm -rf .venv $(STAMP) $(WORKSPACE) .pytest_cache .mypy_cache .ruff_cache dbt/target dbt/logs site *.egg-info
