@@ -1,7 +1,8 @@
-"""The one pointer to the model in use: `<workspace>/champion.json`, switched atomically, read by `recommend` and `serve`.
+"""The champion: the one model that `recommend` and `serve` use, named by `<workspace>/champion.json`.
 
-The champion's fused vectors are in the feature store before the pointer moves, keyed by id and model version, so a
-reader never meets a version whose vectors are missing and never mixes two vector spaces. Who becomes champion is decided
+In: a finished `backbone` artifact and the decision to use it. Out: its vectors in the feature store and the pointer file,
+replaced atomically. The vectors are published before the pointer moves and are keyed by id and model version, so a reader
+always finds the vectors of the version it reads and never mixes two vector spaces. Which model becomes champion is decided
 in `reclm/promotion/decisions.py`, the only caller of `publish` and `switch`.
 """
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def current(settings: Settings) -> dict[str, Any]:
-    """The pointer's content. Raises WorkspaceError when no model has been promoted."""
+    """Read the pointer. Raises WorkspaceError when no model has been promoted."""
     pointer = find(settings)
     if pointer is None:
         raise WorkspaceError(
@@ -30,57 +31,58 @@ def current(settings: Settings) -> dict[str, Any]:
 
 
 def find(settings: Settings) -> dict[str, Any] | None:
-    """The pointer's content, or None when no model has been promoted."""
+    """Read the pointer, or return None when no model has been promoted."""
     return read_json(settings.paths.champion) if settings.paths.champion.exists() else None
 
 
-def publish(settings: Settings, chosen: Artifact) -> None:
-    """Puts the model's fused vectors into the feature store; rows that are there already are not written again."""
+def publish(settings: Settings, model: Artifact) -> None:
+    """Write the model's fused vectors into the feature store; rows that are already there are not written again."""
     from reclm.backbones.loading import load_backbone
     from reclm.features.fused import publish_fused
 
-    fitted = load_backbone(chosen.path).fitted
+    fitted = load_backbone(model.path).fitted
     publish_fused(
         settings,
-        model_version=chosen.version,
+        model_version=model.version,
         user_ids=fitted.user_ids,
         user_vectors=fitted.vectors["full_shot"].users,
         item_ids=fitted.item_ids,
         item_vectors=fitted.vectors["full_shot"].items,
-        as_of=_as_of(chosen),
+        as_of=_as_of(model),
     )
 
 
-def _as_of(chosen: Artifact) -> datetime:
-    """The moment of knowledge of the data that a model was fitted on."""
-    if "as_of" not in chosen.metrics:
-        raise ArtifactError(
-            f"model {chosen.version} was trained by an earlier reclm; run `reclm train` for one of today"
-        )
-    return datetime.fromisoformat(chosen.metrics["as_of"])
+def _as_of(model: Artifact) -> datetime:
+    """The as-of of the data that a model was fitted on."""
+    if "as_of" not in model.metrics:
+        raise ArtifactError(f"model {model.version} was trained by an older reclm; train it again with `reclm train`")
+    return datetime.fromisoformat(model.metrics["as_of"])
 
 
-def switch(settings: Settings, chosen: Artifact, decision: Artifact) -> dict[str, Any]:
-    """Points at `chosen`, as the `promotion` artifact `decision` says. Its vectors must be published. Returns the pointer."""
+def switch(settings: Settings, model: Artifact, decision: Artifact) -> dict[str, Any]:
+    """Point to `model`, as the `promotion` artifact `decision` says, and return the pointer.
+
+    The model's vectors must have been published.
+    """
     from reclm.training.validation import mean
 
-    parameters, row = chosen.manifest["parameters"], decision.metrics
+    parameters, row = model.manifest["parameters"], decision.metrics
     pointer = {
-        "version": chosen.version,
+        "version": model.version,
         "model": parameters["model"],
         "variant": parameters["variant"],
         "seed": parameters["seed"],
         "setting": "full_shot",
         "metric": row["metric"],
         "value": row["candidate_value"],
-        "zero_shot": mean(chosen.path, "zero_shot", row["metric"]),
-        "parents": chosen.manifest["parents"],
-        "as_of": chosen.metrics["as_of"],
+        "zero_shot": mean(model.path, "zero_shot", row["metric"]),
+        "parents": model.manifest["parents"],
+        "as_of": model.metrics["as_of"],
         "promoted_at": datetime.now(UTC).isoformat(),
         "selected_by": row["decided_by"],
         "decision": decision.version,
         "previous": row["champion_version"],
     }
     write_json(settings.paths.champion, pointer)
-    say(f"champion is {pointer['model']}/{pointer['variant']} ({chosen.version})")
+    say(f"champion is {pointer['model']}/{pointer['variant']} ({model.version})")
     return pointer

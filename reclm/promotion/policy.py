@@ -1,11 +1,11 @@
-"""The policy of promotion: which of today's models may take the champion's place, and why.
+"""The promotion policy: decide which of today's models, if any, replaces the champion, and why.
 
-In: finished `backbone` artifacts of one day, the champion that stands, the settings `promotion.*` and two figures of the
-warehouse. Out: a `Verdict`; nothing is written. A champion is a *kind* (model, variant, seed) fitted on some data. On newer
-data its kind is fitted again, a *refresh*, and that takes its place unless it has fallen; a model of another kind, a
-*newcomer*, must first beat the refresh user by user, and leaves the way to it where a guard keeps it out. Everything is
-measured on the validation slice, where days differ in users and truth: two models of one day are compared in pairs, two
-days only by value, with room for chance.
+In: the finished `backbone` artifacts of one day, the current champion, the settings `promotion.*` and two figures of the
+warehouse. Out: a `Verdict`; nothing is written. A champion is of a *kind* (model, variant, seed), fitted on some data. When
+newer data come, a model of the same kind is fitted on them, a *refresh*, and replaces the champion unless a guard fails. A
+model of another kind, a *newcomer*, must first beat the refresh user by user; where a guard fails for it, the refresh is
+considered instead. All values are measured on the validation slice. Two models of one day are compared in pairs; models of
+two days have different users and truth, so only their mean values are compared, within the bounds of the settings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 K = 20
 WARM, COLD = "full_shot", "zero_shot"
-AT_MOST = {"popularity_lift", "latency_ms"}
+UPPER_BOUNDS = {"popularity_lift", "latency_ms"}
+"""Guards whose bound is a maximum; the bound of every other guard is a minimum."""
 GUARDS = {
     "users": ("min_users", "users with validation truth"),
     "interactions": ("min_interactions", "known interactions"),
@@ -38,7 +39,7 @@ GUARDS = {
     "latency_ms": ("max_latency_ms", "milliseconds to rank all items for one user"),
     "format": ("min_format", "share of profiles that parse"),
 }
-"""The setting of `promotion` behind each guard, and what it measures, in words."""
+"""{guard: (its setting in `promotion`, what it measures)}."""
 
 
 class Interval(NamedTuple):
@@ -54,7 +55,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Guard:
-    """One bound that a model has to keep, and whether it did."""
+    """One bound that a model has to keep, and whether it does."""
 
     guard: str
     value: float
@@ -64,7 +65,10 @@ class Guard:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the policy says of `considered`; `difference` is a newcomer's against the champion's kind on the same data."""
+    """The policy's answer: whether the model `considered` replaces the champion.
+
+    `difference` is the paired difference of a newcomer to the model of the champion's kind on the same data.
+    """
 
     decision: Literal["promoted", "kept"]
     reason: str
@@ -75,20 +79,20 @@ class Verdict:
 
 
 def model_label(model: Artifact) -> str:
-    """`model/variant`, as a person reads it."""
-    about = model.manifest["parameters"]
-    return f"{about['model']}/{about['variant']}"
+    """Return `model/variant`, such as `lightgcn/augment`."""
+    parameters = model.manifest["parameters"]
+    return f"{parameters['model']}/{parameters['variant']}"
 
 
 def validation_value(settings: Settings, model: Artifact) -> Interval | None:
-    """The model's primary metric on the validation slice, with 95 % bounds over users; None where nobody was asked."""
+    """Return the model's primary metric on the validation slice with 95 % bounds; None when it has no users there."""
     return _interval(settings, _values(settings, model))
 
 
 def best_candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact | None:
-    """The model with the best primary metric among those that use profiles, else among all; None if none was measured.
+    """Return the model with the best primary metric among those with profiles, else among all; None if none has one.
 
-    The shuffled control is never a candidate. Validation alone decides: the test slice plays no part.
+    The shuffled control is never a candidate. Only the validation slice is read, never the test slice.
     """
     values = {
         model.version: mean(model.path, WARM, settings.promotion.metric)
@@ -102,129 +106,135 @@ def best_candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact 
 
 
 def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
-    """What the policy makes of today's models. Reads files, writes none."""
+    """Decide on today's models `trained`. Reads files and writes none."""
     best = best_candidate(settings, trained)
     if best is None:
         return Verdict(
             "kept",
-            "unmeasurable: no model has users with validation truth; a longer log or a larger split.valid_share gives some",
+            "unmeasurable: no model has users with validation truth; "
+            "bring a longer log or raise split.valid_share",
         )
     pointer = champion.find(settings)
-    standing = artifacts.find(settings.paths, "backbone", pointer["version"]) if pointer else None
-    if pointer is None or standing is None:
-        gone = f"the champion's artifact {pointer['version']} is gone" if pointer else "there is no champion yet"
-        return _guarded(
-            settings, Verdict("promoted", f"{gone}; {model_label(best)} is the best of today", best), None, None
-        )
-    own = _own(standing, trained)
-    verdict = _contest(settings, best, standing, own)
+    current = artifacts.find(settings.paths, "backbone", pointer["version"]) if pointer else None
+    if pointer is None or current is None:
+        why = f"the champion's artifact {pointer['version']} is gone" if pointer else "there is no champion yet"
+        verdict = Verdict("promoted", f"{why}; {model_label(best)} is the best of today", best)
+        return _apply_guards(settings, verdict, None, None)
+    same_kind = _same_kind_on_todays_data(current, trained)
+    verdict = _compare_with_champion(settings, best, current, same_kind)
     if verdict.decision == "kept":
         return verdict
-    guarded = _guarded(settings, verdict, pointer, standing)
-    if guarded.decision == "promoted" or own is None or own in (standing, verdict.considered):
+    guarded = _apply_guards(settings, verdict, pointer, current)
+    if guarded.decision == "promoted" or same_kind is None or same_kind in (current, verdict.considered):
         return guarded
-    return _guarded(settings, _stays_or_refreshed(standing, own, guarded.reason), pointer, standing)
+    return _apply_guards(settings, _keep_or_refresh(current, same_kind, guarded.reason), pointer, current)
 
 
-def _contest(settings: Settings, best: Artifact, standing: Artifact, own: Artifact | None) -> Verdict:
-    """Who is considered: the best of today, or the champion's kind. The guards have not been asked yet."""
-    if own is None and _is_configured(settings, standing):
-        reason = f"{model_label(standing)}, the champion's kind, was not trained today, so {model_label(best)} has nothing to be held against"
-        return Verdict("kept", reason, best, validation_value(settings, best))
-    if own is None:
-        return Verdict(
-            "promoted", f"{model_label(standing)} is trained no longer; {model_label(best)} is the best of today", best
+def _compare_with_champion(
+    settings: Settings, best: Artifact, current: Artifact, same_kind: Artifact | None
+) -> Verdict:
+    """The verdict before the guards: on the best model of today or on the model of the champion's kind."""
+    if same_kind is None and _is_configured(settings, current):
+        reason = (
+            f"{model_label(current)}, the champion's kind, was not trained today, "
+            f"so {model_label(best)} cannot be compared with it"
         )
-    if _kind(best) == _kind(own):
-        return _stays_or_refreshed(standing, own, "the best of today")
-    wins, compared, difference = _compared(settings, best, own)
+        return Verdict("kept", reason, best, validation_value(settings, best))
+    if same_kind is None:
+        reason = f"the settings no longer train {model_label(current)}; {model_label(best)} is the best of today"
+        return Verdict("promoted", reason, best)
+    if _kind(best) == _kind(same_kind):
+        return _keep_or_refresh(current, same_kind, "the best of today")
+    wins, comparison, difference = _paired_comparison(settings, best, same_kind)
     if wins:
-        return Verdict("promoted", compared, best, difference=difference)
-    if own == standing:
-        return Verdict("kept", compared, best, validation_value(settings, best), difference)
-    return _stays_or_refreshed(standing, own, compared)
+        return Verdict("promoted", comparison, best, difference=difference)
+    if same_kind == current:
+        return Verdict("kept", comparison, best, validation_value(settings, best), difference)
+    return _keep_or_refresh(current, same_kind, comparison)
 
 
 def _is_configured(settings: Settings, model: Artifact) -> bool:
-    """Whether the settings have models of its kind trained: a run of fewer models is no reason to give it up."""
-    kind, train = model.manifest["parameters"], settings.train
-    return kind["model"] in train.models and kind["variant"] in train.variants and kind["seed"] in train.seeds
-
-
-def _own(standing: Artifact, trained: Sequence[Artifact]) -> Artifact | None:
-    """The champion's kind on today's data: itself where it was trained on them, else its refresh; None where its kind is
-    trained no longer."""
-    if any(model.manifest["parents"] == standing.manifest["parents"] for model in trained):
-        return standing
-    return next((model for model in trained if _kind(model) == _kind(standing)), None)
-
-
-def _stays_or_refreshed(standing: Artifact, own: Artifact, why: str) -> Verdict:
-    if own == standing:
-        return Verdict("kept", f"{model_label(standing)} is the champion already, trained on these very data", standing)
-    return Verdict("promoted", f"{model_label(own)}, the champion's kind, is fitted on newer data ({why})", own)
-
-
-def _compared(settings: Settings, best: Artifact, own: Artifact) -> tuple[bool, str, Interval | None]:
-    """(whether `best` beats `own`, the sentence that says so, the paired difference over the users both were asked about)."""
-    needed, metric = settings.promotion.min_users, settings.promotion.metric
-    here, there = _values(settings, best), _values(settings, own)
-    paired = {user: value - there[user] for user, value in here.items() if user in there}
-    difference = _interval(settings, paired)
-    if difference is None or len(paired) < needed:
-        few = f"{len(paired)} common users, and promotion.min_users asks for {needed}"
-        return False, f"{model_label(best)} cannot be compared with {model_label(own)}: {few}", difference
-    wins = difference.lo > settings.promotion.min_gain
-    asked = f"{metric}@{K} {difference} over {len(paired)} users, and promotion.min_gain asks for more than "
+    """Whether the settings train models of this kind; a run of fewer models is no reason to give it up."""
+    parameters, train = model.manifest["parameters"], settings.train
     return (
-        wins,
-        f"{model_label(best)} {'beats' if wins else 'does not beat'} {model_label(own)}: {asked}{settings.promotion.min_gain:g}",
-        difference,
+        parameters["model"] in train.models
+        and parameters["variant"] in train.variants
+        and parameters["seed"] in train.seeds
     )
 
 
-def _guarded(
-    settings: Settings, verdict: Verdict, pointer: Mapping[str, Any] | None, standing: Artifact | None
+def _same_kind_on_todays_data(current: Artifact, trained: Sequence[Artifact]) -> Artifact | None:
+    """The champion where it was trained on today's data, else its refresh; None where its kind was not trained."""
+    if any(model.manifest["parents"] == current.manifest["parents"] for model in trained):
+        return current
+    return next((model for model in trained if _kind(model) == _kind(current)), None)
+
+
+def _keep_or_refresh(current: Artifact, same_kind: Artifact, why: str) -> Verdict:
+    if same_kind == current:
+        return Verdict("kept", f"{model_label(current)} is the champion already, trained on the same data", current)
+    reason = f"{model_label(same_kind)}, the champion's kind, is fitted on newer data ({why})"
+    return Verdict("promoted", reason, same_kind)
+
+
+def _paired_comparison(settings: Settings, best: Artifact, same_kind: Artifact) -> tuple[bool, str, Interval | None]:
+    """(whether `best` beats `same_kind`, a sentence about it, the paired difference over their common users)."""
+    min_users, metric = settings.promotion.min_users, settings.promotion.metric
+    values, other_values = _values(settings, best), _values(settings, same_kind)
+    paired = {user: value - other_values[user] for user, value in values.items() if user in other_values}
+    difference = _interval(settings, paired)
+    names = model_label(best), model_label(same_kind)
+    if difference is None or len(paired) < min_users:
+        few = f"{len(paired)} common users, and promotion.min_users requires {min_users}"
+        return False, f"{names[0]} cannot be compared with {names[1]}: {few}", difference
+    wins = difference.lo > settings.promotion.min_gain
+    sentence = (
+        f"{names[0]} {'beats' if wins else 'does not beat'} {names[1]}: {metric}@{K} {difference} over "
+        f"{len(paired)} users, and promotion.min_gain requires more than {settings.promotion.min_gain:g}"
+    )
+    return wins, sentence, difference
+
+
+def _apply_guards(
+    settings: Settings, verdict: Verdict, pointer: Mapping[str, Any] | None, current: Artifact | None
 ) -> Verdict:
-    """The verdict with its figures; kept in place of promoted where a guard failed."""
+    """Add value and guards to a verdict; it becomes `kept` where a guard fails."""
     model = verdict.considered
     assert model is not None
     values = _values(settings, model)
     value = _interval(settings, values)
     if value is None:
-        return replace(
-            verdict,
-            decision="kept",
-            reason=f"{model_label(model)} is unmeasurable: no user was asked ({verdict.reason})",
-        )
+        reason = f"{model_label(model)} is unmeasurable: it has no users with validation truth ({verdict.reason})"
+        return replace(verdict, decision="kept", reason=reason)
     recorded = {
-        setting: _recorded(settings, pointer, standing, setting) if pointer and standing else None
+        setting: _recorded_value(settings, pointer, current, setting) if pointer and current else None
         for setting in (WARM, COLD)
     }
     guards = _guards(settings, model, len(values), value, recorded)
-    failed = [_complaint(settings, guard) for guard in guards if not guard.passed]
-    about = f"{settings.promotion.metric}@{K} {value}"
+    failed = [_failure(settings, guard) for guard in guards if not guard.passed]
+    figures = f"{settings.promotion.metric}@{K} {value}"
     if recorded[WARM] is not None:
-        about += f" where the champion had {recorded[WARM]:.4f}"
-    reason = f"{verdict.reason}; {about}"
+        figures += f" where the champion had {recorded[WARM]:.4f}"
+    reason = f"{verdict.reason}; {figures}"
     if failed:
-        unmeasurable = "unmeasurable" if any(g.guard == "users" and not g.passed for g in guards) else "kept out"
-        reason = f"{model_label(model)} is {unmeasurable}: {', '.join(failed)} ({reason})"
+        unmeasurable = any(guard.guard == "users" and not guard.passed for guard in guards)
+        status = "unmeasurable" if unmeasurable else "kept out"
+        reason = f"{model_label(model)} is {status}: {', '.join(failed)} ({reason})"
     return replace(verdict, decision="kept" if failed else "promoted", reason=reason, value=value, guards=guards)
 
 
-def _recorded(settings: Settings, pointer: Mapping[str, Any], standing: Artifact, setting: str) -> float | None:
+def _recorded_value(settings: Settings, pointer: Mapping[str, Any], current: Artifact, setting: str) -> float | None:
     """The champion's value when it was promoted; from its artifact where another metric was primary then."""
     if pointer.get("metric") == settings.promotion.metric:
         value = pointer["value" if setting == WARM else "zero_shot"]
         return None if value is None else float(value)
-    return mean(standing.path, setting, settings.promotion.metric)
+    return mean(current.path, setting, settings.promotion.metric)
 
 
 def _guards(
     settings: Settings, model: Artifact, n_users: int, value: Interval, recorded: Mapping[str, float | None]
 ) -> tuple[Guard, ...]:
-    """Every guard that has both a figure and a bound: what could not be measured bounds nothing."""
+    """Every guard that has both a value and a bound."""
     policy, lists = settings.promotion, model.metrics["validation_lists"][WARM]
     interactions, format_share = _from_warehouse(settings)
     warm, cold = recorded[WARM], recorded[COLD]
@@ -243,7 +253,7 @@ def _guards(
         "format": (format_share if uses_profiles else None, policy.min_format),
     }
     return tuple(
-        Guard(guard, float(figure), float(bound), figure <= bound if guard in AT_MOST else figure >= bound)
+        Guard(guard, float(figure), float(bound), figure <= bound if guard in UPPER_BOUNDS else figure >= bound)
         for guard, (figure, bound) in figures.items()
         if figure is not None and bound is not None
     )
@@ -264,16 +274,17 @@ def _from_warehouse(settings: Settings) -> tuple[int, float | None]:
     return int(known), share
 
 
-def _complaint(settings: Settings, guard: Guard) -> str:
-    side = "above" if guard.guard in AT_MOST else "below"
-    bounded_by, what = GUARDS[guard.guard]
-    said = what.format(metric=settings.promotion.metric)
-    return f"{said} {guard.value:.4g} is {side} {guard.bound:.4g} (promotion.{bounded_by})"
+def _failure(settings: Settings, guard: Guard) -> str:
+    """A guard that failed, in words: what was measured, the bound and its setting."""
+    direction = "above" if guard.guard in UPPER_BOUNDS else "below"
+    setting, description = GUARDS[guard.guard]
+    measured = description.format(metric=settings.promotion.metric)
+    return f"{measured} {guard.value:.4g} is {direction} {guard.bound:.4g} (promotion.{setting})"
 
 
 def _kind(model: Artifact) -> tuple[Any, Any, Any]:
-    about = model.manifest["parameters"]
-    return about["model"], about["variant"], about["seed"]
+    parameters = model.manifest["parameters"]
+    return parameters["model"], parameters["variant"], parameters["seed"]
 
 
 def _values(settings: Settings, model: Artifact) -> dict[str, float]:
@@ -281,7 +292,7 @@ def _values(settings: Settings, model: Artifact) -> dict[str, float]:
 
 
 def _interval(settings: Settings, values: Mapping[str, float]) -> Interval | None:
-    """Mean and bootstrap bounds over users; None where nobody was measured."""
+    """Mean and bootstrap bounds over users; None without users."""
     if not values:
         return None
     column = ("model", settings.promotion.metric, K)
