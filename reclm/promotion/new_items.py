@@ -1,11 +1,11 @@
-"""The items that can be recommended: those the champion was trained with, and those that have come since.
+"""Give the champion vectors of items that came after it was trained, so that they can be recommended without training.
 
-A new item has a text and a profile in the feature store, and no place in the champion's space. It gets one by kernel
-ridge regression from texts, text embeddings and, where validation found them of use, profile embeddings to where the
-champion would see each of its own items if nobody had touched it (`Vectors.unseen`), or, by as much as validation found
-good for cold items (`Backbone.placing`), to where it sees them, less their lead over the untouched; learned on all items
-that it was trained with. Its vector is published beside the others under the champion's version, so whoever fills an index
-from there has it, and nothing is trained.
+In: the champion and the current texts, text embeddings and profile embeddings of all items. Out: vectors of the new items,
+published beside the others under the champion's version, where serving finds them. A new item's vector is predicted by
+kernel ridge regression that is fitted on all items of the champion: from texts, text embeddings and, where validation
+found them useful, profile embeddings to the vector that the item would have without interactions (`Vectors.unseen`),
+blended with its trained vector by the share that validation found best for cold items. From the trained vector the mean
+advantage of items with interactions is subtracted first.
 """
 
 from __future__ import annotations
@@ -29,53 +29,54 @@ SETTING: EvaluationSetting = "full_shot"
 
 
 def add_new_items(settings: Settings) -> dict[str, Any]:
-    """Gives every item that the champion has no vector of one, and publishes it; returns `{version, items, missing, added}`.
+    """Publish a vector for each item that has none of the champion; return `{version, items, missing, added}`.
 
-    Adding twice does nothing twice. Items of which neither text nor profile is known stay out, and are what is `missing`.
-    Raises WorkspaceError without a champion or when the published features are not those of the build.
+    `missing` counts items without text and profile, which get no vector. A second call adds nothing. Raises
+    WorkspaceError without a champion or when the published features are not those of the build.
     """
     from reclm.backbones.loading import load_backbone
     from reclm.features.frame import load_training_data
     from reclm.features.fused import load_fused, publish_items
     from reclm.warehouse.reading import snapshot_as_of
 
-    about = candidate_status(settings)
-    if not about["missing"]:
-        say(f"  all {about['items']:,} items have a vector of the champion {about['version']}")
-        return about
-    version = about["version"]
-    held, _ = load_fused(settings, "item", version)
+    status = candidate_status(settings)
+    if not status["missing"]:
+        say(f"  all {status['items']:,} items have a vector of the champion {status['version']}")
+        return status
+    version = status["version"]
+    published, _ = load_fused(settings, "item", version)
     data = load_training_data(settings, "final")
-    missing = ~np.isin(data.item_ids, held)
+    missing = ~np.isin(data.item_ids, published)
     backbone = load_backbone(artifacts.load(settings.paths, "backbone", version).path)
     vectors = vectors_of_new_items(backbone, data)
     known = np.isfinite(vectors).all(axis=1)
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "final"))
-    about |= {"items": len(held) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
-    say(f"  {len(new):,} new items are candidates of {version}; {about['missing']:,} have neither text nor profile")
-    return about
+    status |= {"items": len(published) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
+    say(f"  {len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
+    return status
 
 
 def candidate_status(settings: Settings) -> dict[str, Any]:
-    """`{version, items, missing, added: 0}`: the champion, the items that have a vector of it, and how many have none.
+    """Return `{version, items, missing, added: 0}`: the champion, how many items have a vector of it, how many have none.
 
-    Raises WorkspaceError without a champion. Asks the warehouse and one file, so it may be asked every few minutes.
+    Reads the warehouse and one file, so it is cheap enough for every few minutes. Raises WorkspaceError without a champion.
     """
     from reclm.features.fused import load_fused
     from reclm.training.tasks import load_ids
 
     version = champion.current(settings)["version"]
-    held, _ = load_fused(settings, "item", version)
-    missing = int((~np.isin(load_ids(settings)[1], held)).sum())
-    return {"version": version, "items": len(held), "missing": missing, "added": 0}
+    published, _ = load_fused(settings, "item", version)
+    missing = int((~np.isin(load_ids(settings)[1], published)).sum())
+    return {"version": version, "items": len(published), "missing": missing, "added": 0}
 
 
 def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
-    """(n_items, width) float32: where each item of `data` belongs in the space of a fitted backbone; NaN: nobody can tell.
+    """Predict a vector in the space of a fitted backbone for each item of `data`: (n_items, width) float32.
 
-    Only rows of items that the backbone was not fitted on are of use: the others are predictions too. Where validation
-    found texts alone to know better, profiles speak for items without a text.
+    A row is NaN where neither text nor profile is known. Use only the rows of items that the backbone was not fitted on;
+    the other rows are predictions too. Where validation found texts alone to be better, profiles are used only for items
+    without a text.
     """
     from reclm.backbones.cold_start import blended, item_kernels, levelled, mapped, silent
     from reclm.backbones.features import present
@@ -87,7 +88,7 @@ def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.f
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
     source, place = learned.items, backbone.placing.get(SETTING, ColdStart())
     if learned.unseen is not None:
-        cold = ~present(fitted.item_id_vectors)  # when it was fitted; people may have been forgotten since
+        cold = ~present(fitted.item_id_vectors)  # at the time of the fit; users may have been forgotten since
         source = blended(learned.unseen, levelled(learned, ~cold), place.share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
@@ -100,13 +101,13 @@ def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.f
         sources: list[Any] = item_kernels(data, read)
         found = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
         if found is not None:
-            told = missing & ~silent(sources)
-            vectors[told] = found[told]
+            predicted = missing & ~silent(sources)
+            vectors[predicted] = found[predicted]
     return vectors
 
 
 def with_new_items(settings: Settings, backbone: Backbone, version: str) -> Backbone:
-    """The fitted backbone, knowing also the items that were added to its candidates since."""
+    """Return the fitted backbone extended by the items whose vectors were published after it was trained."""
     from reclm.features.fused import load_fused
 
     ids, vectors = load_fused(settings, "item", version)

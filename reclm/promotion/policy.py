@@ -111,8 +111,7 @@ def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     if best is None:
         return Verdict(
             "kept",
-            "unmeasurable: no model has users with validation truth; "
-            "bring a longer log or raise split.valid_share",
+            "unmeasurable: no model has users with validation truth; bring a longer log or raise split.valid_share",
         )
     pointer = champion.find(settings)
     current = artifacts.find(settings.paths, "backbone", pointer["version"]) if pointer else None

@@ -1,7 +1,7 @@
-"""A workspace in which models stand that were trained on planted users: no training, no feature store, no dbt.
+"""A workspace with finished models of made-up users, without training, feature store or dbt.
 
-`Shop.model` plants a finished backbone: what each of `N_USERS` users got from it on the validation slice, and what its lists
-are like. The feature store is a list of the versions published into it.
+`Shop.model` writes a finished backbone: the metrics of each of `N_USERS` users on the validation slice and the figures of its
+lists. The feature store is a list of the versions published into it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reclm.promotion import champion
-from reclm.promotion import decisions as promotion
+from reclm.promotion import champion, decisions
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -36,7 +35,7 @@ class Shop:
     day: str = "monday"
 
     def warehouse(self, interactions: int = 500, parsed: float = 1.0) -> None:
-        """The two tables that the guards ask: one row an interaction, and the current profiles' quality."""
+        """The two tables that the guards read: one row per interaction, and the quality of the current profiles."""
         path = self.settings.paths.warehouse
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -56,7 +55,7 @@ class Shop:
             )
 
     def new_day(self, day: str) -> None:
-        """Other data: models planted from now on are of that day."""
+        """Switch to other data: models made from now on are of that day."""
         self.day = day
         write_json(self.settings.paths.current_build, {"features_fingerprint": day})
         write_json(self.settings.paths.feast / "published.json", {"version": f"features of {day}"})
@@ -74,14 +73,14 @@ class Shop:
         **lists: float | None,
     ) -> Artifact:
         """`value` is the mean over users of NDCG, whose own values are spread evenly around it; half of it is Recall."""
-        parameters = {"model": model, "variant": variant, "seed": seed, "planted": [value, users, zero_shot, lists]}
+        parameters = {"model": model, "variant": variant, "seed": seed, "figures": [value, users, zero_shot, lists]}
         parents = {"features": f"features of {self.day}", "warehouse": self.day}
         each = value + (np.linspace(-spread, spread, users) if users > 1 else np.zeros(users))
         rows = [("full_shot", f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
-            planted = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
-            pq.write_table(pa.Table.from_pylist(planted, schema=VALIDATION), draft.path / FILE)
+            rows_of_users = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
+            pq.write_table(pa.Table.from_pylist(rows_of_users, schema=VALIDATION), draft.path / FILE)
             draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
 
@@ -89,7 +88,7 @@ class Shop:
         """The row of the decision. `policy` overrides settings of promotion."""
         changed = self.settings.promotion.model_copy(update=policy)
         settings = self.settings.model_copy(update={"promotion": changed})
-        return promotion.decide(settings, trained, approved=approved).metrics
+        return decisions.decide(settings, trained, approved=approved).metrics
 
     @property
     def champion(self) -> str:
@@ -98,7 +97,7 @@ class Shop:
     @property
     def history(self) -> list[tuple[str, str]]:
         """(decision, version of its candidate), oldest first."""
-        return [(d.metrics["decision"], d.metrics["candidate_version"]) for d in promotion.decisions(self.settings)]
+        return [(d.metrics["decision"], d.metrics["candidate_version"]) for d in decisions.decisions(self.settings)]
 
 
 def make_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Shop:
@@ -106,7 +105,7 @@ def make_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Shop:
     write_json(settings.paths.dataset, {"name": "shop", "batches": []})
     shop.warehouse()
     shop.new_day("monday")
-    monkeypatch.setattr(champion, "publish", lambda settings, chosen: shop.published.append(chosen.version))
+    monkeypatch.setattr(champion, "publish", lambda settings, model: shop.published.append(model.version))
     return shop
 
 

@@ -29,7 +29,7 @@ def shop(workspace_settings: Callable[..., Settings], monkeypatch: pytest.Monkey
     return make_shop(workspace_settings(), monkeypatch)
 
 
-def stand(monkeypatch: pytest.MonkeyPatch, models: Sequence[Artifact]) -> None:
+def trained_models_are(monkeypatch: pytest.MonkeyPatch, models: Sequence[Artifact]) -> None:
     """These are the trained models of the current features."""
     monkeypatch.setattr(stage, "finished_backbones", lambda settings: list(models))
 
@@ -39,10 +39,10 @@ def reclm(shop: Shop, *words: str) -> Result:
 
 
 class TestPromote:
-    def test_without_a_version_the_policy_decides_over_the_models_that_stand(
+    def test_without_a_version_the_policy_decides_on_the_trained_models(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, built: list[str]
     ) -> None:
-        stand(monkeypatch, [best := shop.model(value=0.5), shop.model("als", value=0.4)])
+        trained_models_are(monkeypatch, [best := shop.model(value=0.5), shop.model("als", value=0.4)])
         done = reclm(shop, "promote")
         assert done.exit_code == 0, done.output
         assert f"promoted    ncf/augment {best.version}, by policy" in done.stdout
@@ -61,7 +61,9 @@ class TestPromote:
     def test_an_unknown_version_is_one_line_and_an_exit_code(self, shop: Shop) -> None:
         done = reclm(shop, "promote", "nonsense")
         assert done.exit_code == 7
-        assert done.stderr.splitlines()[-1].startswith("error: no trained model has version nonsense; there are none")
+        assert done.stderr.splitlines()[-1].startswith(
+            "error: no trained model has version nonsense; no model has been trained yet"
+        )
 
     def test_a_reason_for_the_policy_is_refused(self, shop: Shop) -> None:
         assert reclm(shop, "promote", "--reason", "why not").exit_code == 2
@@ -83,7 +85,7 @@ class TestRollback:
 
 
 class TestChampion:
-    def test_tells_which_since_when_why_and_all_that_was_decided(self, shop: Shop) -> None:
+    def test_shows_the_model_since_when_why_and_every_decision(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
         shop.decide(first, shop.model("als", value=0.3))
         lines = reclm(shop, "champion").stdout.splitlines()
@@ -100,7 +102,7 @@ class TestChampion:
         assert about["reason"] == about["decisions"][0]["reason"]
         assert [row["candidate_version"] for row in about["decisions"]] == [first.version]
 
-    def test_before_there_is_one_tells_why_not(self, shop: Shop) -> None:
+    def test_before_there_is_one_says_why(self, shop: Shop) -> None:
         shop.decide(shop.model(coverage=0.0))
         shown = reclm(shop, "champion").stdout
         assert "none yet" in shown and "promotion.min_coverage" in shown

@@ -1,4 +1,4 @@
-"""Where an item that came after the champion belongs, and that it can then be recommended."""
+"""Vectors of items that came after the champion, and that such items can then be recommended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fitted(name: str, data: TrainingData, variant: Variant = "augment") -> Backb
 
 @pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn", "als"])
 class TestANewItem:
-    def test_is_recommended_to_those_it_is_for_and_to_nobody_before_the_others(self, name: str) -> None:
+    def test_is_recommended_to_the_users_of_its_circle(self, name: str) -> None:
         data = bw.toy_data()
         backbone = fitted(name, without(data, bw.COLD))
         new = backbone.extended(data.item_ids[bw.COLD], vectors_of_new_items(backbone, data)[bw.COLD])
@@ -52,8 +52,8 @@ class TestANewItem:
         assert backbone.fitted.known.nnz == new.fitted.known.nnz
 
 
-class TestAnItemOfWhichNothingIsKnown:
-    def test_has_no_place(self) -> None:
+class TestAnItemWithoutTextAndProfile:
+    def test_gets_no_vector(self) -> None:
         data = bw.toy_data()
         backbone = fitted("biasmf", without(data, bw.COLD))
         assert data.item_content is not None and data.item_profile is not None
@@ -61,9 +61,9 @@ class TestAnItemOfWhichNothingIsKnown:
         for rows in (data.item_content, data.item_profile):
             rows[silent] = np.nan
         data.texts[silent] = ""
-        places = vectors_of_new_items(backbone, data)
-        assert np.isnan(places[silent]).all()
-        assert np.isfinite(np.delete(places, silent, axis=0)).all()
+        vectors = vectors_of_new_items(backbone, data)
+        assert np.isnan(vectors[silent]).all()
+        assert np.isfinite(np.delete(vectors, silent, axis=0)).all()
 
     def test_a_model_without_profiles_reads_none(self) -> None:
         data = bw.toy_data()
