@@ -1,1 +1,1 @@
-"""Ranking metrics, intervals, bands, comparisons, tracking and the report: what every claim of this project is read from."""
+"""Measure trained models and baselines on the test slice: metrics, intervals, bands, comparisons and the report."""

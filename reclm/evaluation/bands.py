@@ -1,8 +1,8 @@
-"""Where profiles help: metrics by how much is known of a user, of an item, and of a user's neighbourhood.
+"""Split metrics by how much is known of a user, of an item, and of a user's neighbourhood, to show where profiles help.
 
-In: the ranks of the truth pairs and the band of every user and item. Out: one row a band, and from those rows the gain of
-augment over base in each band, the band where that gain crosses zero, and the gains of graph backbones beside those of
-factor and neural ones (RecLM, arXiv 2412.19302, sections 4.3 and 4.5, splits its gains the same way).
+In: the ranks of the truth pairs, and the band of every user and item. Out: one row per band; from these rows the gain
+of augment over base in each band, the band where the gain changes its sign, and the mean gains of graph backbones and
+of factor and neural ones. RecLM (arXiv 2412.19302, sections 4.3 and 4.5) splits its gains in the same way.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Row = dict[str, Any]
 
 
 def band_rows(ranks: NDArray[np.int16], task: EvaluationTask, bands: Bands, ks: Sequence[int]) -> list[Row]:
-    """Rows of (band_kind, band, metric, k, value, n): means over the n users that a band speaks of; empty bands are left out.
+    """Return the mean metrics of each band as rows of (band_kind, band, metric, k, value, n users); no rows for empty
+    bands.
 
-    In an item band, a user's truth is cut down to the items of that band; users without such an item do not count.
+    In an item band, only the truth items of that band count; users without such an item are left out.
     """
     per_user = metrics_per_user(ranks, task, ks)
     rows: list[Row] = []
@@ -51,14 +52,14 @@ def _item_band_rows(
     rows: list[Row] = []
     for band in BANDS["coldness"]:
         inside = pair_band == band
-        wanted = np.bincount(pair_user[inside], minlength=len(sizes))
-        asked = wanted > 0
-        for k in ks if asked.any() else ():
+        n_truth = np.bincount(pair_user[inside], minlength=len(sizes))
+        has_truth = n_truth > 0
+        for k in ks if has_truth.any() else ():
             hits = (ranks[inside] > 0) & (ranks[inside] <= k)
             found = np.bincount(pair_user[inside], weights=hits, minlength=len(sizes))
             gain = np.bincount(pair_user[inside], weights=discounts(ranks[inside], k), minlength=len(sizes))
-            rows.append(_row("coldness", band, "recall", k, found[asked] / wanted[asked]))
-            rows.append(_row("coldness", band, "ndcg", k, gain[asked] / ideal_gains(wanted[asked], k)))
+            rows.append(_row("coldness", band, "recall", k, found[has_truth] / n_truth[has_truth]))
+            rows.append(_row("coldness", band, "ndcg", k, gain[has_truth] / ideal_gains(n_truth[has_truth], k)))
     return rows
 
 
@@ -67,10 +68,10 @@ def _row(kind: str, band: str, metric: str, k: int, values: NDArray[np.float64])
 
 
 def gains(rows: Iterable[Mapping[str, Any]], metric: str, k: int) -> list[Row]:
-    """Augment minus base in each band, averaged over seeds.
+    """Compute augment minus base in each band, averaged over seeds.
 
-    `rows` carry setting, model, variant, seed, band_kind, band, metric, k, value, n. The result has one row for each
-    (setting, model, band_kind, band) that both variants have, in band order: base, augment, gain, n.
+    `rows` have setting, model, variant, seed, band_kind, band, metric, k, value, n. Returns one row for each
+    (setting, model, band_kind, band) that both variants have, in band order, with base, augment, gain and n.
     """
     values: dict[tuple[str, str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     sizes: dict[tuple[str, str, str, str], int] = {}
@@ -88,28 +89,28 @@ def gains(rows: Iterable[Mapping[str, Any]], metric: str, k: int) -> list[Row]:
                 {"setting": setting, "model": model, "band_kind": kind, "band": band, "n": sizes[key]}
                 | {"base": base, "augment": augment, "gain": augment - base}
             )
-    return sorted(result, key=_place)
+    return sorted(result, key=_order)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
-    order = BANDS.get(row["band_kind"], ())
-    position = order.index(row["band"]) if row["band"] in order else len(order)
+def _order(row: Row) -> tuple[Any, ...]:
+    bands = BANDS.get(row["band_kind"], ())
+    position = bands.index(row["band"]) if row["band"] in bands else len(bands)
     return row["setting"], row["band_kind"], row["model"], position, row["band"]
 
 
 def first_sign_change(band_gains: Sequence[tuple[str, float]]) -> str | None:
-    """The first band, from sparse to dense, whose gain has another sign than the bands before it; None when it keeps its sign."""
+    """Return the first band, from sparse to dense, whose gain has another sign than before; None if there is none."""
     sign = 0.0
     for band, gain in band_gains:
-        here = float(np.sign(gain))
-        if sign and here and here != sign:
+        sign_here = float(np.sign(gain))
+        if sign and sign_here and sign_here != sign:
             return band
-        sign = sign or here
+        sign = sign or sign_here
     return None
 
 
 def sign_changes(gain_rows: Sequence[Row]) -> list[Row]:
-    """One row for each (setting, band_kind, model) of `gains`: of how many bands, and the one where the gain crosses zero."""
+    """Return a row for each (setting, band_kind, model) of `gains`: the number of bands and the first sign change."""
     grouped: dict[tuple[str, str, str], list[tuple[str, float]]] = defaultdict(list)
     for row in gain_rows:
         grouped[row["setting"], row["band_kind"], row["model"]].append((row["band"], row["gain"]))
@@ -120,9 +121,9 @@ def sign_changes(gain_rows: Sequence[Row]) -> list[Row]:
 
 
 def family_gains(results: Iterable[Mapping[str, Any]], metric: str, k: int) -> list[Row]:
-    """The mean gain of profiles for graph backbones and for factor and neural ones (`FAMILIES`), per setting.
+    """Compute the mean gain of profiles for graph backbones and for factor and neural ones (`FAMILIES`), per setting.
 
-    `results` carry setting, model, variant, metric, k, value. Rows: setting, family, models, gain, relative_gain.
+    `results` have setting, model, variant, metric, k, value. Rows: setting, family, models, gain, relative_gain.
     """
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in results:

@@ -1,4 +1,4 @@
-"""The comparison on a terminal: baselines and models side by side, and what was published for a data set that is known.
+"""The comparison as text for a terminal: baselines and models, and the published figures for known data sets.
 
 In: an `evaluation` artifact. Out: text.
 """
@@ -23,14 +23,17 @@ Values = dict[tuple[str, str], dict[tuple[str, int], list[float]]]
 
 
 def shown_columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Recall and NDCG at 20 and 40, or at the two largest K there are when the settings ask for others."""
+    """Return Recall and NDCG at 20 and 40, or at the two largest K when neither was computed."""
     ks = sorted({int(row["k"]) for row in rows})
-    wanted = [k for k in (20, 40) if k in ks] or ks[-2:]
-    return [(metric, k) for k in wanted for metric in ("recall", "ndcg")]
+    shown = [k for k in (20, 40) if k in ks] or ks[-2:]
+    return [(metric, k) for k in shown for metric in ("recall", "ndcg")]
 
 
 def comparison_table(evaluation: Artifact) -> str:
-    """One block a setting: a row a model and variant, seeds averaged (± their standard deviation), the best of a column starred."""
+    """Return the comparison, one block per evaluation setting and one row per model and variant.
+
+    Seeds are averaged (± their standard deviation); the best value of a column has a star.
+    """
     rows = pq.read_table(evaluation.path / "results.parquet").to_pylist()
     blocks = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -40,23 +43,23 @@ def comparison_table(evaluation: Artifact) -> str:
     if known:
         blocks.append(_published(known, rows))
     blocks += _random_list(evaluation.metrics.get("random_list", {}))
-    blocks += [f"left out: {name} {why}" for name, why in evaluation.metrics.get("skipped_baselines", {}).items()]
+    blocks += [f"left out: {name} {reason}" for name, reason in evaluation.metrics.get("skipped_baselines", {}).items()]
     return "\n\n".join(blocks)
 
 
 def values_by_model(rows: Iterable[Mapping[str, Any]]) -> Values:
-    """{(model, variant): {(metric, k): the value of each seed}}, baselines first, then models, variants in their usual order."""
+    """Group results as {(model, variant): {(metric, k): the value of each seed}}: baselines first, then models."""
     values: Values = defaultdict(lambda: defaultdict(list))
     for row in rows:
         values[row["model"], row["variant"]][row["metric"], int(row["k"])].append(row["value"])
     models = list(dict.fromkeys(model for model, _ in values))
-    order = sorted(values, key=lambda who: (who[1] != "baseline", models.index(who[0]), VARIANT_ORDER.index(who[1])))
-    return {who: values[who] for who in order}
+    order = sorted(values, key=lambda key: (key[1] != "baseline", models.index(key[0]), VARIANT_ORDER.index(key[1])))
+    return {key: values[key] for key in order}
 
 
 def _block(setting: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, int]]) -> str:
     values = values_by_model(rows)
-    means = {who: [float(np.mean(cells[column])) for column in columns] for who, cells in values.items()}
+    means = {key: [float(np.mean(cells[column])) for column in columns] for key, cells in values.items()}
     best = [max(means.values(), key=lambda row: row[c])[c] for c in range(len(columns))]
     first = rows[0]
     head = f"{first['dataset']} ({first['regime']}), {setting.replace('_', '-')}, {first['n_users']:,} users"
@@ -86,7 +89,7 @@ def _number(seeds: Sequence[float]) -> str:
 
 
 def _published(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The published table beside ours: Recall@20/NDCG@20, base → augment."""
+    """The published figures beside ours: Recall@20/NDCG@20, base → augment."""
     ours = {
         setting: values_by_model(r for r in rows if r["setting"] == setting) for setting in ("full_shot", "zero_shot")
     }
@@ -96,9 +99,11 @@ def _published(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
         lines.append(f"  {setting.replace('_', '-'):<{NAME_WIDTH - 2}}{'published':<{width}}ours")
         for model, variants in models.items():
             paper = " → ".join(_pair(variants[variant]) for variant in ("base", "augment"))
-            mine = [reference.our_recall_and_ndcg(ours[setting], model, variant) for variant in ("base", "augment")]
-            found = " → ".join("not run" if own is None else _pair(own) for own in mine)
-            lines.append(f"  {model:<{NAME_WIDTH - 2}}{paper:<{width}}{found}")
+            our_pairs = [
+                reference.our_recall_and_ndcg(ours[setting], model, variant) for variant in ("base", "augment")
+            ]
+            ours_shown = " → ".join("not run" if pair is None else _pair(pair) for pair in our_pairs)
+            lines.append(f"  {model:<{NAME_WIDTH - 2}}{paper:<{width}}{ours_shown}")
         popularity = reference.our_recall_and_ndcg(ours[setting], "popularity", "baseline")
         if popularity:
             lines.append(f"  {'popularity':<{NAME_WIDTH - 2}}{'':<{width}}{_pair(popularity)}")

@@ -1,8 +1,9 @@
-"""The evaluation stage: every model and every baseline, ranked over all candidates of the test slice, once.
+"""The evaluation stage: rank all candidates of the test slice with every model and every baseline, once.
 
-In: finished `backbone` artifacts, and the final snapshot from the warehouse and the feature store. Out: one `evaluation`
-artifact with `results`, `bands` and `comparisons`, which dbt turns into `fct_evaluation` and its kin. What is kept of a model
-while the rest are still being ranked is the rank of each truth pair; a killed run finds those files and goes on.
+In: finished `backbone` artifacts, and the final snapshot from the warehouse and the feature store. Out: one
+`evaluation` artifact with the tables `results`, `bands` and `comparisons`, which dbt shows in `fct_evaluation`,
+`fct_evaluation_bands` and `fct_comparisons`. The ranks of the truth pairs are written as checkpoints, so a killed run
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ Scorers = Callable[[EvaluationTask], Scorer]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model in the comparison. `open` fits or loads it once; what it returns gives the scorer of a task."""
+    """A model or baseline in the comparison.
+
+    `open` fits or loads it, once; the function that it returns gives the scorer of a task.
+    """
 
     model: str
     variant: str
@@ -57,10 +61,9 @@ class Contender:
 
 
 class FinalSnapshot:
-    """The final snapshot, each part read when first needed and then kept.
+    """The final snapshot; each part is read when it is first needed.
 
-    Items that came after one of `models` was trained are candidates for nobody: they have no interactions, and the
-    comparison is of the same lists.
+    Items that came after one of `models` was trained are no candidates, so that all models rank the same items.
     """
 
     def __init__(self, settings: Settings, models: Sequence[Artifact] = ()) -> None:
@@ -74,7 +77,7 @@ class FinalSnapshot:
                 "no interaction falls into the test slice, so there is nothing to evaluate on; "
                 "lower split.train_share + split.valid_share or bring a longer log"
             )
-        n_items = min((items_of(model) for model in self.models), default=len(found[0].candidates))
+        n_items = min((n_fitted_items(model) for model in self.models), default=len(found[0].candidates))
         for task in found:
             task.candidates[n_items:] = False
         return found
@@ -93,12 +96,13 @@ class FinalSnapshot:
 
     @property
     def available(self) -> NDArray[np.bool_] | None:
-        """Items that could have been touched before the cut-off: the candidates of full-shot."""
+        """The items that could have interactions before the cut-off: the full-shot candidates."""
         return next((task.candidates for task in self.tasks if task.setting == "full_shot"), None)
 
 
 def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
-    """Ranks `models` (backbone artifacts) and all baselines of the settings on the final snapshot: artifact `evaluation`.
+    """Rank with `models` (backbone artifacts) and all baselines on the final snapshot; return the artifact
+    `evaluation`.
 
     Raises WorkspaceError when there is no test slice, ModelError when a model was trained on other users or items.
     """
@@ -119,7 +123,7 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
             _write(settings, models, draft)
         log_evaluation(settings, artifacts.load(settings.paths, KIND, version))
     else:
-        say(f"  evaluation {version} stands; nothing to rank")
+        say(f"  reusing evaluation {version}: nothing it depends on has changed")
     set_current_artifacts(settings.paths, KIND, [version])
     return artifacts.load(settings.paths, KIND, version)
 
@@ -134,16 +138,16 @@ def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draf
     baselines, skipped = _baselines(settings, final)
     contenders = baselines + [_backbone(settings, final, model) for model in models]
     ranked = _rank_all(settings, final, contenders, draft)
-    about = {"dataset": settings.paths.require_dataset()["name"], "regime": settings.data.regime}
+    data = {"dataset": settings.paths.require_dataset()["name"], "regime": settings.data.regime}
     bands = tasks.load_bands(settings, "final")
     rows = results.Rows()
     for task in final.tasks:
-        entries = [(c, ranked[task.setting, c.key]) for c in contenders if task.setting in c.settings]
-        where = about | {"setting": task.setting}
-        results.add_results(rows, where, task, entries, settings)
-        for contender, result in track(entries, f"bands, {task.setting}"):
-            who = where | {"model": contender.model, "variant": contender.variant, "seed": contender.seed}
-            rows.bands += [who | row for row in band_rows(result.ranks, task, bands, settings.evaluation.ks)]
+        ranked_task = [(c, ranked[task.setting, c.key]) for c in contenders if task.setting in c.settings]
+        task_fields = data | {"setting": task.setting}
+        results.add_results(rows, task_fields, task, ranked_task, settings)
+        for contender, result in track(ranked_task, f"bands, {task.setting}"):
+            fields = task_fields | {"model": contender.model, "variant": contender.variant, "seed": contender.seed}
+            rows.bands += [fields | row for row in band_rows(result.ranks, task, bands, settings.evaluation.ks)]
     results.write(rows, draft.path)
     draft.metrics = {
         "skipped_baselines": skipped,
@@ -157,7 +161,7 @@ def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draf
 def _rank_all(
     settings: Settings, final: FinalSnapshot, contenders: Sequence[Contender], draft: artifacts.Draft
 ) -> dict[tuple[str, str], RankingResult]:
-    """What each contender puts where, by (setting, contender); taken from the draft where an interrupted run left it."""
+    """{(setting, contender key): its ranks}; read from checkpoints where an interrupted run has written them."""
     ranked: dict[tuple[str, str], RankingResult] = {}
     for contender in track(contenders, "ranking"):
         scorers: Scorers | None = None
@@ -168,25 +172,25 @@ def _rank_all(
             result = checkpoints.read(path, task)
             if result is None:
                 scorers = scorers or contender.open()
-                result = _measure(settings, final, task, contender, scorers(task))
+                result = _rank_task(settings, final, task, contender, scorers(task))
                 checkpoints.write(path, result)
             ranked[task.setting, contender.key] = result
     return ranked
 
 
-def _measure(
+def _rank_task(
     settings: Settings, final: FinalSnapshot, task: EvaluationTask, contender: Contender, scorer: Scorer
 ) -> RankingResult:
     try:
         lists = rank(scorer, task, max(settings.evaluation.ks), settings.evaluation.batch_size)
     except ModelError as error:
         raise ModelError(f"{contender.model} ({contender.variant}), {task.setting}: {error}") from None
-    favoured = list_metrics(lists, task, final.data.interactions, settings.evaluation.ks)
-    return RankingResult(truth_ranks(lists, task), favoured)
+    figures = list_metrics(lists, task, final.data.interactions, settings.evaluation.ks)
+    return RankingResult(truth_ranks(lists, task), figures)
 
 
 def _baselines(settings: Settings, final: FinalSnapshot) -> tuple[list[Contender], dict[str, str]]:
-    """The baselines that this data set allows, and why the others are left out."""
+    """(the baselines that can run on this data set, {name of another: why it cannot run})."""
     contenders, skipped = [], {}
     for name in settings.evaluation.baselines:
         reason = why_not(name, final.data)
@@ -199,15 +203,15 @@ def _baselines(settings: Settings, final: FinalSnapshot) -> tuple[list[Contender
 
 
 def _baseline(settings: Settings, final: FinalSnapshot, name: str) -> Contender:
-    def one_for_all() -> Scorers:
+    def fit_once() -> Scorers:
         fitted = fit_baseline(name, final.data, settings.seed, available=final.available)
         return lambda task: fitted
 
-    def one_a_task() -> Scorers:
+    def fit_per_task() -> Scorers:
         return lambda task: strongest_predicted_popularity(final.data, task, final.available)[0]
 
-    opener = one_a_task if name == "predicted_popularity" else one_for_all
-    return Contender(name, BASELINE, settings.seed, ANSWERS[name], opener)
+    fit = fit_per_task if name == "predicted_popularity" else fit_once
+    return Contender(name, BASELINE, settings.seed, ANSWERS[name], fit)
 
 
 def _backbone(settings: Settings, final: FinalSnapshot, model: Artifact) -> Contender:
@@ -222,12 +226,12 @@ def _backbone(settings: Settings, final: FinalSnapshot, model: Artifact) -> Cont
         )
         return lambda task: Bound(backbone, task.setting, len(items))
 
-    about = model.manifest["parameters"]
-    return Contender(about["model"], about["variant"], int(about["seed"]), EVALUATION_SETTINGS, load)
+    parameters = model.manifest["parameters"]
+    return Contender(parameters["model"], parameters["variant"], int(parameters["seed"]), EVALUATION_SETTINGS, load)
 
 
-def items_of(model: Artifact) -> int:
-    """How many items a backbone was fitted on."""
+def n_fitted_items(model: Artifact) -> int:
+    """Return the number of items that a backbone was fitted on."""
     return int(pq.read_metadata(model.path / "items.parquet").num_rows)
 
 
@@ -238,26 +242,27 @@ def require_same_ids(
     expected_users: NDArray[np.str_],
     expected_items: NDArray[np.str_],
 ) -> None:
-    """Raises ModelError unless row u and column i mean the same user and item on both sides."""
-    for kind, given, expected in (("users", user_ids, expected_users), ("items", item_ids, expected_items)):
-        if not np.array_equal(given, expected):
+    """Raise ModelError unless both sides have the same users and the same items in the same order."""
+    for kind, found, expected in (("users", user_ids, expected_users), ("items", item_ids, expected_items)):
+        if not np.array_equal(found, expected):
             raise ModelError(
-                f"{what} knows {len(given)} {kind} that are not, in this order, the {len(expected)} {kind} of the warehouse; "
+                f"{what} has {len(found)} {kind} that are not, in this order, the {len(expected)} {kind} of the "
+                "warehouse; "
                 "the data changed since it was made: run `reclm publish` and `reclm train` again"
             )
 
 
 def random_list_band(task: EvaluationTask, seed: int, k: int = 20, n_lists: int = RANDOM_LISTS) -> dict[str, float]:
-    """Mean and standard deviation of Recall@k and NDCG@k of fixed random lists of k candidates, the same list for every user.
+    """Return mean and standard deviation of Recall@k and NDCG@k of random lists that are the same for every user.
 
-    What chance alone can reach on a task where a few items carry most of the truth. Without masks both are sums over a
-    list's items of what an item is worth on average, so no ranking is needed.
+    They show what chance alone can reach on a task where a few items have most of the truth. Without masks both metrics
+    are sums over the items of a list of the mean gain of an item, so no ranking is needed.
     """
     from reclm.evaluation.intervals import pair_gains
 
     candidates = np.flatnonzero(task.candidates)
     first, n_users = np.ones(task.truth.nnz, np.int16), max(len(task.users), 1)
-    worth = {
+    mean_gain = {
         metric: np.bincount(task.truth.indices, pair_gains(first, task, metric, k), len(task.candidates)) / n_users
         for metric in ("recall", "ndcg")
     }
@@ -265,7 +270,7 @@ def random_list_band(task: EvaluationTask, seed: int, k: int = 20, n_lists: int 
     length = min(k, len(candidates))
     lists = np.stack([generator.choice(candidates, length, replace=False) for _ in range(n_lists)])
     discount = 1 / np.log2(np.arange(2, lists.shape[1] + 2))
-    recall, ndcg = worth["recall"][lists].sum(axis=1), worth["ndcg"][lists] @ discount
+    recall, ndcg = mean_gain["recall"][lists].sum(axis=1), mean_gain["ndcg"][lists] @ discount
     return {
         "k": k,
         "lists": n_lists,
@@ -277,7 +282,7 @@ def random_list_band(task: EvaluationTask, seed: int, k: int = 20, n_lists: int 
 
 
 def result_rows(evaluation: Artifact) -> Iterator[dict[str, Any]]:
-    """One dictionary a row of the results, in the order and with the names of `ROW_FIELDS`; no value is None, never NaN."""
+    """Yield the results as dictionaries with the keys of `ROW_FIELDS`; a value that is not finite is None."""
     for row in pq.read_table(evaluation.path / "results.parquet", columns=list(ROW_FIELDS)).to_pylist():
         yield {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""From ranks to the three tables of an evaluation: results with intervals, bands, paired comparisons.
+"""Build the three tables of an evaluation from ranks: results with intervals, bands, and paired comparisons.
 
-In: what each contender puts where, per task. Out: rows, and their parquet files. Every contender of a task sees the same
-resamples, so comparisons are paired.
+In: the ranks of each model or baseline, per task. Out: rows, and their parquet files. All models of a task use the same
+bootstrap resamples, so comparisons are paired.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from reclm.storage.schemas import EVALUATION
 MAX_CELLS = 64_000_000  # per-user (or per-pair) values held at once: 256 MB in float32
 
 
-class Named(Protocol):
-    """Who a row speaks of."""
+class RankedModel(Protocol):
+    """The identity of a model or baseline in a table row."""
 
     @property
     def model(self) -> str: ...
@@ -38,48 +38,53 @@ class Named(Protocol):
     def key(self) -> str: ...
 
 
-Entry = tuple[Named, RankingResult]
+Ranked = tuple[RankedModel, RankingResult]
 
 
 @dataclass
 class Rows:
+    """The rows of the three tables."""
+
     results: list[dict[str, Any]] = field(default_factory=list)
     bands: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write(rows: Rows, folder: Path) -> None:
-    """`results.parquet`, `bands.parquet` and `comparisons.parquet`."""
+    """Write `results.parquet`, `bands.parquet` and `comparisons.parquet` into `folder`."""
     for name, schema in EVALUATION.items():
         write_rows(folder / f"{name}.parquet", getattr(rows, name), schema)
 
 
 def add_results(
-    rows: Rows, where: dict[str, Any], task: EvaluationTask, entries: Sequence[Any], settings: Settings
+    rows: Rows, task_fields: dict[str, Any], task: EvaluationTask, ranked: Sequence[Any], settings: Settings
 ) -> None:
-    """Appends the results of one task, with intervals over users, and its paired comparisons."""
+    """Append the results of one task, with intervals over users, and its paired comparisons.
+
+    `task_fields` are the columns dataset, regime and setting; `ranked` are pairs of a model and its ranks.
+    """
     ks = settings.evaluation.ks
-    means, by_users = _resampled_users(task, entries, settings)
-    by_items = _resampled_items(task, entries, settings)
-    for who, result in entries:
-        about = where | {"model": who.model, "variant": who.variant, "seed": who.seed, "n_users": len(task.users)}
-        for column in [c for c in by_users.columns if c[0] == who.key]:
+    means, by_users = _resampled_users(task, ranked, settings)
+    by_items = _resampled_items(task, ranked, settings)
+    for model, result in ranked:
+        fields = task_fields | {"model": model.model, "variant": model.variant, "seed": model.seed}
+        fields |= {"n_users": len(task.users)}
+        for column in [c for c in by_users.columns if c[0] == model.key]:
             low, high = by_users.interval(column)
-            rows.results.append(about | _metric(column) | {"value": means[column], "lo": low, "hi": high})
-        for (metric, k), value in result.favoured.items():
-            rows.results.append(about | {"metric": metric, "k": k, "value": value if np.isfinite(value) else None})
-    people = [who for who, _ in entries]
-    for one, other in _pairs(people):
-        about = where | {"model": one.model, "variant": one.variant, "seed": one.seed}
-        about |= {"other_model": other.model, "other_variant": other.variant}
+            rows.results.append(fields | _metric(column) | {"value": means[column], "lo": low, "hi": high})
+        for (metric, k), value in result.list_metrics.items():
+            rows.results.append(fields | {"metric": metric, "k": k, "value": value if np.isfinite(value) else None})
+    for one, other in _compared_pairs([model for model, _ in ranked]):
+        fields = task_fields | {"model": one.model, "variant": one.variant, "seed": one.seed}
+        fields |= {"other_model": other.model, "other_variant": other.variant}
         for metric, k in [(metric, k) for metric in ITEM_METRICS for k in ks]:
-            here, there = (one.key, metric, k), (other.key, metric, k)
-            low, high = by_users.difference(here, there)
-            low_items, high_items = by_items.difference(here, there)
+            column, other_column = (one.key, metric, k), (other.key, metric, k)
+            low, high = by_users.difference(column, other_column)
+            low_items, high_items = by_items.difference(column, other_column)
             rows.comparisons.append(
-                about
-                | _metric(here)
-                | {"diff": means[here] - means[there], "lo_users": low, "hi_users": high}
+                fields
+                | _metric(column)
+                | {"diff": means[column] - means[other_column], "lo_users": low, "hi_users": high}
                 | {"lo_items": low_items, "hi_items": high_items}
             )
 
@@ -88,39 +93,39 @@ def _metric(column: Column) -> dict[str, Any]:
     return {"metric": column[1], "k": column[2]}
 
 
-def _pairs(people: Sequence[Named]) -> Iterator[tuple[Named, Named]]:
-    """(augment, what it is held against): its own base, its shuffled control, every baseline."""
-    for one in people:
+def _compared_pairs(models: Sequence[RankedModel]) -> Iterator[tuple[RankedModel, RankedModel]]:
+    """Pairs of an augment model with its own base, its shuffled control and every baseline."""
+    for one in models:
         if one.variant == "augment":
-            for other in people:
+            for other in models:
                 own = other.model == one.model and other.seed == one.seed and other.variant in ("base", "shuffled")
                 if own or other.variant == "baseline":
                     yield one, other
 
 
 def _resampled_users(
-    task: EvaluationTask, entries: Sequence[Entry], settings: Settings
+    task: EvaluationTask, ranked: Sequence[Ranked], settings: Settings
 ) -> tuple[dict[Column, float], Resamples]:
     ks = settings.evaluation.ks
     means: dict[Column, float] = {}
 
-    def columns(entry: Entry) -> Iterator[tuple[Column, NDArray[np.float32]]]:
-        who, result = entry
+    def columns(entry: Ranked) -> Iterator[tuple[Column, NDArray[np.float32]]]:
+        model, result = entry
         for (metric, k), values in metrics_per_user(result.ranks, task, ks).items():
-            means[who.key, metric, k] = float(values.mean())
-            yield (who.key, metric, k), values.astype(np.float32)
+            means[model.key, metric, k] = float(values.mean())
+            yield (model.key, metric, k), values.astype(np.float32)
 
     parts = [
         over_users(names, values, settings.evaluation.bootstrap, settings.seed, task.setting)
-        for names, values in _grouped((column for entry in entries for column in columns(entry)), len(task.users))
+        for names, values in _grouped((column for entry in ranked for column in columns(entry)), len(task.users))
     ]
     return means, _joined(parts)
 
 
-def _resampled_items(task: EvaluationTask, entries: Sequence[Entry], settings: Settings) -> Resamples:
+def _resampled_items(task: EvaluationTask, ranked: Sequence[Ranked], settings: Settings) -> Resamples:
     columns = (
-        ((who.key, metric, k), pair_gains(result.ranks, task, metric, k))
-        for who, result in entries
+        ((model.key, metric, k), pair_gains(result.ranks, task, metric, k))
+        for model, result in ranked
         for metric in ITEM_METRICS
         for k in settings.evaluation.ks
     )
@@ -134,7 +139,7 @@ def _resampled_items(task: EvaluationTask, entries: Sequence[Entry], settings: S
 def _grouped(
     columns: Iterable[tuple[Column, NDArray[np.float32]]], n_rows: int
 ) -> Iterator[tuple[list[Column], NDArray[np.float32]]]:
-    """Columns side by side, as many at once as memory is meant to hold."""
+    """Stack columns side by side, in groups of at most MAX_CELLS values."""
     names: list[Column] = []
     values: list[NDArray[np.float32]] = []
     for name, column in columns:

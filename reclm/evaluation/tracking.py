@@ -1,7 +1,7 @@
-"""Logs an evaluation to MLflow when `tracking.mlflow` is on: one MLflow run a model, variant and seed.
+"""Log an evaluation to MLflow when `tracking.mlflow` is on: one MLflow run per model, variant and seed.
 
-In: an `evaluation` artifact. Out: runs in the experiment named after the data set, at `tracking.mlflow_uri` or in the
-workspace's own `mlruns`. Nothing else depends on it.
+In: an `evaluation` artifact. Out: runs in the experiment that has the data set's name, at `tracking.mlflow_uri` or in
+the workspace's own `mlruns`. No other stage reads them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_ALLOW_FILE_STORE": "true",  # the default store is a plain folder; recent MLflow wants consent for that
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # the default store is a plain folder; recent MLflow requires this consent
 }
 
 
 def log_evaluation(settings: Settings, evaluation: Artifact) -> None:
-    """Logs every result; does nothing when `tracking.mlflow` is off.
+    """Log every result; do nothing when `tracking.mlflow` is off.
 
     Raises SettingsError when it is on and the `tracking` extra is not installed.
     """
@@ -48,11 +48,11 @@ def log_evaluation(settings: Settings, evaluation: Artifact) -> None:
             for row in results
             if row["value"] is not None and math.isfinite(row["value"])
         ]
-        about = {"model": model, "variant": variant, "seed": str(seed), "regime": regime}
+        parameters = {"model": model, "variant": variant, "seed": str(seed), "regime": regime}
         client.log_batch(
             run.info.run_id,
             metrics=metrics,
-            params=[Param(key, value) for key, value in about.items()],
+            params=[Param(key, value) for key, value in parameters.items()],
             tags=[RunTag("evaluation", evaluation.version)],
         )
         client.set_terminated(run.info.run_id)
@@ -72,5 +72,5 @@ def _client(settings: Settings) -> Any:
 
 
 def _experiment(client: Any, dataset: str) -> str:
-    known = client.get_experiment_by_name(dataset)
-    return known.experiment_id if known else client.create_experiment(dataset)
+    experiment = client.get_experiment_by_name(dataset)
+    return experiment.experiment_id if experiment else client.create_experiment(dataset)

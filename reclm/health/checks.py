@@ -130,7 +130,7 @@ def require_healthy(artifact: Artifact, settings: Settings) -> None:
 
 
 def drifted_checks(artifact: Artifact) -> list[str]:
-    """Return the names of the checks in `DRIFT_CHECKS` whose bounds are broken: the data differ from those trained on."""
+    """Return the checks in `DRIFT_CHECKS` whose bounds are broken: the data differ from those trained on."""
     breached = {row["name"] for row in check_rows(artifact) if row["status"] in BREACHES}
     return [name for name in DRIFT_CHECKS if name in breached]
 

@@ -1,8 +1,9 @@
 """Health checks of the interactions: volume, category mix, new items and neighbourhoods.
 
-In: the interactions known at snapshot `final`. Out: one result per check. The newest days before the cut-off are compared
-with all the time before them. Only known interactions count, so a check sees nothing of the test slice; rows of a new log
-count as soon as they lie before the cut-off. The category mix is compared by the Jensen-Shannon distance (Lin 1991).
+In: the interactions known at snapshot `final`. Out: one result per check. The newest days before the cut-off are
+compared with all the time before them. Only known interactions count, so a check sees nothing of the test slice; rows
+of a new log count as soon as they lie before the cut-off. The category mix is compared by the Jensen-Shannon distance
+(Lin 1991).
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Skew:
-    """The comparison of all views: `counts` is {view: [rows that differ, rows compared]}; `unknown` says why it is empty."""
+    """The comparison of all views.
+
+    `counts` is {view: [rows that differ, rows compared]}; `unknown` says why it is empty.
+    """
 
     counts: dict[str, list[int]] = field(default_factory=dict)
     unknown: str = ""

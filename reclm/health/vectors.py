@@ -51,8 +51,8 @@ class EmbeddingSets:
 class VectorSum:
     """The sum and the worst length error of the vectors of a group of texts.
 
-    `hashes` (n_texts,) are the texts, `counts` (n_texts,) how many users or items have each. A text whose vector has been
-    added gets count 0.
+    `hashes` (n_texts,) are the texts, `counts` (n_texts,) how many users or items have each. A text whose vector has
+    been added gets count 0.
     """
 
     hashes: pa.Array

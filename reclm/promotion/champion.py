@@ -1,9 +1,9 @@
 """The champion: the one model that `recommend` and `serve` use, named by `<workspace>/champion.json`.
 
-In: a finished `backbone` artifact and the decision to use it. Out: its vectors in the feature store and the pointer file,
-replaced atomically. The vectors are published before the pointer moves and are keyed by id and model version, so a reader
-always finds the vectors of the version it reads and never mixes two vector spaces. Which model becomes champion is decided
-in `reclm/promotion/decisions.py`, the only caller of `publish` and `switch`.
+In: a finished `backbone` artifact and the decision to use it. Out: its vectors in the feature store and the pointer
+file, replaced atomically. The vectors are published before the pointer moves and are keyed by id and model version,
+so a reader always finds the vectors of the version it reads and never mixes two vector spaces. Which model becomes
+champion is decided in `reclm/promotion/decisions.py`, the only caller of `publish` and `switch`.
 """
 
 from __future__ import annotations

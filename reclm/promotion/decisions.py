@@ -1,14 +1,16 @@
 """Promotion: decide on today's models, record the decision, and switch the champion where it says so.
 
 In: today's finished models. Out: an artifact `promotion` with one row, which dbt shows in `fct_promotions`.
-`promotion/policy.py` gives the verdict; this module records it and carries it out: first the model's vectors go into the
-feature store, then the decision is written, then the pointer moves. When a process is killed between the last two, the
-next decision completes the switch. A decision is named by everything it depends on, including the champion at that time
-and the decision that had chosen it. So deciding twice changes nothing, and an old decision is not carried out again after
-a later one has moved the pointer. A model that a person has chosen stays until there are models of other data.
+`promotion/policy.py` gives the verdict; this module records it and carries it out: first the model's vectors go into
+the feature store, then the decision is written, then the pointer moves. When a process is killed between the last
+two, the next decision completes the switch. A decision is named by everything it depends on, including the champion
+at that time and the decision that had chosen it. So deciding twice changes nothing, and an old decision is not
+carried out again after a later one has moved the pointer. A model that a person has chosen stays until there are
+models of other data.
 
-When its refresh is kept out, a champion of older data stays in use. The rows of forgotten users have been removed from it
-by then; what its networks learned from all users together is replaced by the next refresh (`reclm/maintenance/forget.py`).
+When its refresh is kept out, a champion of older data stays in use. The rows of forgotten users have been removed
+from it by then; what its networks learned from all users together is replaced by the next refresh
+(`reclm/maintenance/forget.py`).
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ def decisions(settings: Settings) -> list[Artifact]:
 def decide(settings: Settings, trained: Sequence[Artifact], *, approved: bool | None = None) -> Artifact:
     """Let the policy decide on today's models, record the decision, and switch the champion if it says so.
 
-    `trained` are models of the same data. `approved` is a person's answer, where approval was requested: a model that the
-    policy would promote is then promoted or kept out in that person's name. A second call with the same models returns
-    the same decision. Raises WorkspaceError without models.
+    `trained` are models of the same data. `approved` is a person's answer, where approval was requested: a model that
+    the policy would promote is then promoted or kept out in that person's name. A second call with the same models
+    returns the same decision. Raises WorkspaceError without models.
     """
     if not trained:
         raise WorkspaceError(f"{settings.paths.root} has no trained models of the current features; run `reclm train`")
@@ -149,8 +151,8 @@ def _reusable_decision(
 ) -> Artifact | None:
     """The earlier decision that also holds for these models, if any.
 
-    That is a person's decision on the same data, a decision with the same inputs, or the decision that chose the current
-    champion among the same models.
+    That is a person's decision on the same data, a decision with the same inputs, or the decision that chose the
+    current champion among the same models.
     """
     newest = next(iter(reversed(decisions(settings))), None)
     if newest is not None and parameters["approved"] is None and newest.metrics["decided_by"] in BY_A_PERSON:

@@ -1,11 +1,11 @@
 """Give the champion vectors of items that came after it was trained, so that they can be recommended without training.
 
-In: the champion and the current texts, text embeddings and profile embeddings of all items. Out: vectors of the new items,
-published beside the others under the champion's version, where serving finds them. A new item's vector is predicted by
-kernel ridge regression that is fitted on all items of the champion: from texts, text embeddings and, where validation
-found them useful, profile embeddings to the vector that the item would have without interactions (`Vectors.unseen`),
-blended with its trained vector by the share that validation found best for cold items. From the trained vector the mean
-advantage of items with interactions is subtracted first.
+In: the champion and the current texts, text embeddings and profile embeddings of all items. Out: vectors of the new
+items, published beside the others under the champion's version, where serving finds them. A new item's vector is
+predicted by kernel ridge regression that is fitted on all items of the champion: from texts, text embeddings and,
+where validation found them useful, profile embeddings to the vector that the item would have without interactions
+(`Vectors.unseen`), blended with its trained vector by the share that validation found best for cold items. From the
+trained vector the mean advantage of items with interactions is subtracted first.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
 
 
 def candidate_status(settings: Settings) -> dict[str, Any]:
-    """Return `{version, items, missing, added: 0}`: the champion, how many items have a vector of it, how many have none.
+    """Return `{version, items, missing, added: 0}`: the champion, how many items have a vector of it, how many have
+    none.
 
-    Reads the warehouse and one file, so it is cheap enough for every few minutes. Raises WorkspaceError without a champion.
+    Reads the warehouse and one file, so it is cheap enough for every few minutes. Raises WorkspaceError without a
+    champion.
     """
     from reclm.features.fused import load_fused
     from reclm.training.tasks import load_ids
@@ -74,9 +76,9 @@ def candidate_status(settings: Settings) -> dict[str, Any]:
 def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.float32]:
     """Predict a vector in the space of a fitted backbone for each item of `data`: (n_items, width) float32.
 
-    A row is NaN where neither text nor profile is known. Use only the rows of items that the backbone was not fitted on;
-    the other rows are predictions too. Where validation found texts alone to be better, profiles are used only for items
-    without a text.
+    A row is NaN where neither text nor profile is known. Use only the rows of items that the backbone was not fitted
+    on; the other rows are predictions too. Where validation found texts alone to be better, profiles are used only
+    for items without a text.
     """
     from reclm.backbones.cold_start import blended, item_kernels, levelled, mapped, silent
     from reclm.backbones.features import present

@@ -1,7 +1,7 @@
 """A workspace that looks built and trained, small enough for unit tests: 90 users, 60 items of which 15 are zero-shot.
 
-`World.backbones` are finished artifacts whose scores are the truth plus noise: augment the least noisy, base more, shuffled
-the most. No dbt, no feature store, no training.
+`World.backbones` are finished artifacts whose scores are the truth plus noise: augment the least noisy, base more,
+shuffled the most. No dbt, no feature store, no training.
 """
 
 from __future__ import annotations

@@ -54,11 +54,13 @@ class World:
         with duckdb.connect(str(file)) as connection:
             connection.execute("set TimeZone = 'UTC'")
             connection.execute(
-                "create table int_snapshots as select 'final' as snapshot, ?::timestamptz as as_of, false as ts_is_synthetic",
+                "create table int_snapshots as "
+                "select 'final' as snapshot, ?::timestamptz as as_of, false as ts_is_synthetic",
                 [CUT_OFF],
             )
             connection.execute(
-                "create table fct_known_interactions (snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz)"
+                "create table fct_known_interactions "
+                "(snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz)"
             )
             connection.execute("create table dim_items (item_id varchar, categories varchar[], full_text varchar)")
             connection.execute(

@@ -1,7 +1,7 @@
 """A workspace with finished models of made-up users, without training, feature store or dbt.
 
-`Shop.model` writes a finished backbone: the metrics of each of `N_USERS` users on the validation slice and the figures of its
-lists. The feature store is a list of the versions published into it.
+`Shop.model` writes a finished backbone: the metrics of each of `N_USERS` users on the validation slice and the
+figures of its lists. The feature store is a list of the versions published into it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Shop:
         spread: float = 0.1,
         **lists: float | None,
     ) -> Artifact:
-        """`value` is the mean over users of NDCG, whose own values are spread evenly around it; half of it is Recall."""
+        """`value` is the mean NDCG over users, whose values are spread evenly around it; Recall is half of NDCG."""
         parameters = {"model": model, "variant": variant, "seed": seed, "figures": [value, users, zero_shot, lists]}
         parents = {"features": f"features of {self.day}", "warehouse": self.day}
         each = value + (np.linspace(-spread, spread, users) if users > 1 else np.zeros(users))

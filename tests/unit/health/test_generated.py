@@ -144,12 +144,14 @@ class TestTrainServeSkew:
         [
             (
                 "user_activity",
-                "update {table} set value = (select value from {table} where feature_name = 'n_interactions' limit 1) where feature_name = 'as_of_us'",
+                "update {table} set value = (select value from {table} where feature_name = 'n_interactions' limit 1) "
+                "where feature_name = 'as_of_us'",
             ),
             ("item_content", "delete from {table} where entity_key = (select min(entity_key) from {table})"),
             (
                 "item_content",
-                "update {table} set value = (select max(value) from {table} where feature_name = 'title') where feature_name = 'title'",
+                "update {table} set value = (select max(value) from {table} where feature_name = 'title') "
+                "where feature_name = 'title'",
             ),
             ("item_fused", "delete from {table}"),
         ],
