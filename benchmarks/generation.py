@@ -55,7 +55,7 @@ def measure(
 ) -> dict:
     """Profiles and tokens a second, after one prompt to warm up; `at_once` batches together at most, by transformers."""
     from reclm.llm.engines import transformers
-    from reclm.llm.engines.base import open_engine
+    from reclm.llm.engines.opening import open_engine
     from reclm.settings.tree import Settings
 
     transformers.AT_ONCE = at_once

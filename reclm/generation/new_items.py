@@ -1,8 +1,8 @@
-"""New items added to the current profiles: the way of minutes for a cold item.
+"""New items added to the current profiles within minutes: current profiles and a newer warehouse come in, an artifact goes out.
 
-The current `profiles` artifact and a warehouse that knows new items come in. Out goes an artifact that holds all the
-current one holds, and at snapshot `final` a profile of every item it lacks, by the very model that wrote the others: no
-model is trained, no user is asked about, and vectors of one artifact stay comparable.
+The new artifact holds everything that the current one holds and, at snapshot `final`, a profile of every item that the
+current one lacks, written by the same model. No model is trained, no user's profile is written, and all vectors stay
+comparable.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from reclm.dataset import Snapshot
 from reclm.errors import WorkspaceError
-from reclm.generation import stage as engine
-from reclm.generation import writer as language
+from reclm.generation.tables import KINDS, profile_table, profiles_from_answers, summary_of
+from reclm.generation.writer import answer_batch, find_writer, load_facts, new_prompt_batch, teacher_for_prompts
 from reclm.llm.engines.answers import GenerationRow
+from reclm.llm.lineage import KIND_OF_MODEL
+from reclm.llm.prompts.requests import EntityPrompts
 from reclm.profiles import grammar, quality
 from reclm.profiles.snapshot_data import Catalogue, SnapshotData, load_catalogue, load_snapshot_data
 from reclm.progress import say
@@ -37,7 +39,10 @@ SNAPSHOT: Snapshot = "final"
 
 
 def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
-    """The artifact with the new items, or the current one when it lacks none. Raises WorkspaceError."""
+    """Write the profiles of new items; return the artifact with them, or the current one when it lacks no item.
+
+    Raises WorkspaceError when there are no current profiles or another engine wrote them.
+    """
     from reclm.warehouse.reading import connect
 
     workspace = settings.paths
@@ -50,95 +55,96 @@ def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
         )
     with closing(connect(settings)) as connection:
         catalogue = load_catalogue(connection, settings.features.max_text_length)
-        standing = set(_items(current)["item_id"].to_pylist())
-        new = [item for item in catalogue.item_ids if item not in standing]
+        described = _described_items(current)
+        new = [item for item in catalogue.item_ids if item not in described]
         if not new:
-            say(f"profiles {current.version} lack no item: used again")
+            say(f"reusing profiles {current.version}: they lack no item")
             return current
-        say(f"  {len(new):,} new items; all else stays as profiles {current.version} have it")
-        writer = language.writer_of(settings, fingerprint, _model_of(workspace, current))
-        teacher = language.teacher_of(settings, fingerprint, writer.model)
+        say(f"  {len(new):,} new items; all other profiles are kept from {current.version}")
+        writer = find_writer(settings, fingerprint, _writing_model(workspace, current))
+        teacher = teacher_for_prompts(settings, fingerprint, writer.model)
         parameters = {**writer.parameters, "new_items": artifacts.content_hash(new)}
         parents = {"warehouse": fingerprint, **writer.parents, "teacher": teacher.version, "profiles": current.version}
         version = artifacts.version_of("profiles", parameters, parents)
         with artifacts.writing(workspace, "profiles", parameters, parents, resumable=True) as draft:
-            gathered = language.prompt_batch(settings, writer)
-            asked = gathered.add("item", language.facts_of(connection, "item", SNAPSHOT, teacher), new)
-            rows, metrics = language.ask(settings, writer, gathered, draft.path, full=False)
-            knowledge = load_snapshot_data(connection, SNAPSHOT, catalogue)
-            summary = _write(settings, current, _of_items(knowledge, new), asked, rows, draft.path, version)
-            draft.metrics.update(metrics, trimmed=asked.trimmed, new_items=len(new), **summary)
+            batch = new_prompt_batch(settings, writer)
+            prompts = batch.add("item", load_facts(connection, "item", SNAPSHOT, teacher), new)
+            answers, metrics = answer_batch(settings, writer, batch, draft.path, full=False)
+            snapshot_data = _restricted_to(load_snapshot_data(connection, SNAPSHOT, catalogue), new)
+            summary = _write(settings, current, snapshot_data, prompts, answers, draft.path, version)
+            draft.metrics.update(metrics, trimmed=prompts.trimmed, new_items=len(new), **summary)
     return artifacts.load(workspace, "profiles", version)
 
 
-def _model_of(workspace: Workspace, current: Artifact) -> Artifact | None:
-    """The model that wrote the current profiles; None for an endpoint's. Raises ArtifactError when it is gone."""
+def _writing_model(workspace: Workspace, current: Artifact) -> Artifact | None:
+    """Return the model that wrote the current profiles, None for an endpoint's. Raises ArtifactError when it is missing."""
     parents = current.manifest["parents"]
-    kinds = [kind for kind in language.COMMAND_OF_KIND if kind in parents]
+    kinds = [kind for kind in KIND_OF_MODEL.values() if kind in parents]
     return artifacts.load(workspace, kinds[0], parents[kinds[0]]) if kinds else None
 
 
-def _items(current: Artifact) -> pa.Table:
+def _described_items(current: Artifact) -> set[str]:
     table = pq.read_table(current.path / PROFILE_FILES["item"])
-    return table.filter(pc.equal(table["snapshot"], SNAPSHOT))
+    return set(table.filter(pc.equal(table["snapshot"], SNAPSHOT))["item_id"].to_pylist())
 
 
-def _of_items(knowledge: SnapshotData, item_ids: list[str]) -> SnapshotData:
-    """`knowledge` about some items alone."""
-    place = {item: row for row, item in enumerate(knowledge.catalogue.item_ids)}
-    rows = [place[item] for item in item_ids]
-    old = knowledge.catalogue
+def _restricted_to(snapshot_data: SnapshotData, item_ids: list[str]) -> SnapshotData:
+    """Return the snapshot data with only the items `item_ids`, in that order."""
+    row_of = {item: row for row, item in enumerate(snapshot_data.catalogue.item_ids)}
+    rows = [row_of[item] for item in item_ids]
+    whole = snapshot_data.catalogue
     catalogue = Catalogue(
         item_ids,
-        [old.titles[row] for row in rows],
-        [old.categories[row] for row in rows],
-        [old.texts[row] for row in rows],
+        [whole.titles[row] for row in rows],
+        [whole.categories[row] for row in rows],
+        [whole.texts[row] for row in rows],
     )
     return replace(
-        knowledge,
+        snapshot_data,
         catalogue=catalogue,
-        histories=knowledge.histories[:, rows],
-        item_neighbours=knowledge.item_neighbours[rows][:, rows],
-        item_bands=np.asarray(knowledge.item_bands[rows]),
+        histories=snapshot_data.histories[:, rows],
+        item_neighbours=snapshot_data.item_neighbours[rows][:, rows],
+        item_bands=np.asarray(snapshot_data.item_bands[rows]),
     )
 
 
 def _write(
     settings: Settings,
     current: Artifact,
-    knowledge: SnapshotData,
-    asked: language.Asked,
-    rows: dict[str, GenerationRow],
+    snapshot_data: SnapshotData,
+    prompts: EntityPrompts,
+    answers: dict[str, GenerationRow],
     folder: Path,
     version: str,
 ) -> dict[str, Any]:
-    """The three files: the current ones under the new version, with the rows of the new items.
+    """Write the three files: the rows of the current ones under the new version, and the rows of the new items.
 
-    What `quality.parquet` says of items at `final` is measured on the new ones; the rest is carried over.
+    In `quality.parquet`, the rows about items at `final` are measured on the new items; the others are copied.
     """
     dataset = str(settings.paths.require_dataset()["name"])
     truth = settings.paths.truth if settings.paths.truth.exists() else None
-    profiles, _, told = engine.generated("item", knowledge, asked, rows)
-    added = engine.table_of(profiles, knowledge, dataset, version, told)
+    profiles, provenance = profiles_from_answers("item", snapshot_data, prompts, answers)
+    added = profile_table(profiles, snapshot_data, dataset, version, provenance)
     users, items = (
-        _renamed(pq.read_table(current.path / PROFILE_FILES[kind]), profile_schema(kind), version)
-        for kind in engine.KINDS
+        _with_version(pq.read_table(current.path / PROFILE_FILES[kind]), profile_schema(kind), version)
+        for kind in KINDS
     )
     items = pa.concat_tables([items, added])
     order = pc.sort_indices(items, [("as_of", "ascending"), ("item_id", "ascending")])
     write_table(folder / PROFILE_FILES["user"], users)
     write_table(folder / PROFILE_FILES["item"], items.take(order))
     old = pq.read_table(current.path / "quality.parquet").to_pylist()
-    kept = [row for row in old if (row["snapshot"], row["kind"]) != (SNAPSHOT, "item")]
-    measured = [{**row, "version": version} for row in kept] + [
-        {**row, "version": version} for row in quality.measure(profiles, knowledge, truth, settings.seed)
+    copied = [row for row in old if (row["snapshot"], row["kind"]) != (SNAPSHOT, "item")]
+    rows = [
+        {**row, "version": version}
+        for row in [*copied, *quality.measure(profiles, snapshot_data, truth, settings.seed)]
     ]
-    write_rows(folder / "quality.parquet", measured, PROFILE_QUALITY)
-    return {f"{SNAPSHOT}.items": engine.summary_of(profiles)}
+    write_rows(folder / "quality.parquet", rows, PROFILE_QUALITY)
+    return {f"{SNAPSHOT}.items": summary_of(profiles)}
 
 
-def _renamed(table: pa.Table, schema: pa.Schema, version: str) -> pa.Table:
-    """The rows under the artifact's version, in the columns of today's files: an older file has no phrase lists."""
+def _with_version(table: pa.Table, schema: pa.Schema, version: str) -> pa.Table:
+    """Return the rows under another version, in the columns of `schema`; older files have no phrase lists."""
     columns = {name: table[name] for name in table.column_names}
     columns["version"] = pa.repeat(pa.scalar(version, pa.string()), len(table))
     if "interests" not in columns:

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from reclm.errors import ArtifactError, WorkspaceError
-from reclm.llm.models.training_cutoff import CUTOFF_KEY
+from reclm.llm.models.training_cutoff import recorded_cutoff
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -30,7 +30,6 @@ MIN_TRAIN_DIALOGUES = 50
 MIN_HELD_OUT = 2
 """Held-out entities of at least one kind that measuring the tuning and the refinement needs."""
 MAX_IDENTITIES = 10
-COMMANDS = {"teacher": "reclm tune", "base": "reclm tune", "sft": "reclm tune", "reward": "reclm reward"}
 
 
 @dataclass
@@ -106,7 +105,7 @@ class ModelPipeline:
                 self._keyword_profiles() if practices else None,
                 practices,
             )
-            return replace(found, training_cutoff=self.teacher[0].metrics.get(CUTOFF_KEY, {}))
+            return replace(found, training_cutoff=recorded_cutoff(self.teacher[0]))
 
         return write_base(self.settings, documents)
 
@@ -180,7 +179,7 @@ class ModelPipeline:
 
         Raises WorkspaceError when there is none.
         """
-        from reclm.llm.lineage import preferred
+        from reclm.llm.lineage import COMMANDS, preferred
 
         found = [
             a

@@ -128,7 +128,7 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     """`reason`: why the language model should be tuned now; empty: no reason."""
     from reclm import stages
     from reclm.errors import WorkspaceError
-    from reclm.generation.writer import newest_model
+    from reclm.llm.lineage import newest_model
     from reclm.warehouse.reading import warehouse_fingerprint
 
     settings, reason = stages.fall_back_to_keywords(as_built(params)), ""

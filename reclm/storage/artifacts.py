@@ -114,6 +114,18 @@ def all_of(workspace: Workspace, kind: str) -> list[Artifact]:
     return sorted((a for a in found if a is not None), key=lambda a: (a.manifest["created_at"], a.version))
 
 
+def ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> Artifact | None:
+    """Return the artifact of `kind` among an artifact and everything it was made from; None when there is none."""
+    waiting = [artifact] if artifact else []
+    while waiting:
+        one = waiting.pop()
+        if one.kind == kind:
+            return one
+        parents = ((name, version) for name, version in one.manifest["parents"].items() if name in KINDS)
+        waiting += [found for name, version in parents if (found := find(workspace, name, version))]
+    return None
+
+
 @contextmanager
 def writing(
     workspace: Workspace,

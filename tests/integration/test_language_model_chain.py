@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from integration import pipeline
 
-from reclm.generation.writer import answers_as
+from reclm.generation.writer import writer_version
 from reclm.llm.pipeline import ModelPipeline
 from reclm.llm.prompts.messages import ItemFacts
 from reclm.settings.loading import load
@@ -53,7 +53,7 @@ class TestTheChain:
             users, written = connection.execute(
                 "select (select count(*) from dim_users), (select count(*) from dim_user_profiles)"
             ).fetchall()[0]
-        assert rows == [("transformers", answers_as(newest(shop, "refine")), 64, True)]
+        assert rows == [("transformers", writer_version(newest(shop, "refine")), 64, True)]
         assert users == written
 
     def test_the_language_model_never_saw_what_a_held_out_entity_was_told(self, shop: Path) -> None:

@@ -20,9 +20,10 @@ import pytest
 from faulty_endpoint import FAULTS, Server
 from llm_world import dialogues, tiny_base
 
-from reclm.llm.engines.answers import GenerationRow, Request, generate
-from reclm.llm.engines.base import open_engine
+from reclm.llm.engines.answers import GenerationRow, generate
+from reclm.llm.engines.opening import open_engine
 from reclm.llm.prompts.messages import profile_request
+from reclm.llm.prompts.requests import Request
 from reclm.settings.tree import Settings
 
 pytestmark = pytest.mark.full
@@ -140,6 +141,6 @@ class TestVllmsServer:
 
 
 def ask_hashes() -> list[str]:
-    from reclm.llm.engines.answers import prompt_hash
+    from reclm.llm.prompts.requests import prompt_hash
 
     return [prompt_hash(request.messages) for request in REQUESTS]

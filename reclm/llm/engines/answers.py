@@ -8,18 +8,16 @@ kept as it was said.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
 from reclm.llm.engines.base import Engine
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.llm.prompts.requests import Request, prompt_hash
 from reclm.profiles import grammar
 from reclm.progress import say, track
 from reclm.storage.files import write_rows
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
 
 RETRY_TEMPERATURE = 0.7
 """Least temperature of a retry: the same words again would be malformed again."""
-
-
-class Request(NamedTuple):
-    """A prompt and what it asks a profile of."""
-
-    kind: Kind
-    messages: list[Message]
 
 
 @dataclass(frozen=True)
@@ -54,12 +45,6 @@ class GenerationRow:
     engine_version: str
     model_version: str
     seed: int
-
-
-def prompt_hash(messages: Sequence[Message]) -> str:
-    """SHA-256 of the messages as canonical JSON, in hex."""
-    canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def generate(
@@ -169,7 +154,7 @@ def read(shards: Iterable[Path]) -> Iterator[GenerationRow]:
             yield GenerationRow(**row)
 
 
-def earlier(folders: Iterable[Path], engine: Engine) -> dict[str, GenerationRow]:
+def earlier_answers(folders: Iterable[Path], engine: Engine) -> dict[str, GenerationRow]:
     """{prompt_hash: answer} of what this engine, version and model wrote into `folders`; the later folder counts."""
     return {
         row.prompt_hash: row

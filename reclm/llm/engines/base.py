@@ -1,25 +1,22 @@
-"""What every engine that answers prompts with a language model offers: messages come in, answers go out as they are ready.
+"""The interface of an engine, which answers prompts with a language model: messages come in, answers go out.
 
-Three stand behind it: `transformers` and `vllm` load a model folder into this process, `openai` asks any compatible
-endpoint. An engine loads nothing before its first prompt, so that its name and version can be had for nothing.
+An engine loads nothing before its first prompt, so its name and version can be read without loading a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
-from reclm.errors import ModelError
 from reclm.llm.prompts.messages import Kind, Message
-
-if TYPE_CHECKING:
-    from reclm.settings.tree import Settings
 
 
 class Answer(NamedTuple):
-    """What a model said: the text without special tokens, stripped; its tokens, the end token included; and the
-    milliseconds from the moment it was asked, together with what was asked at the same time."""
+    """A model's answer to one prompt.
+
+    `text` is stripped and without special tokens; `tokens` counts the end token too; `latency_ms` is the time from
+    sending the prompt (or its batch) to the answer, in milliseconds.
+    """
 
     text: str
     tokens: int
@@ -27,7 +24,7 @@ class Answer(NamedTuple):
 
 
 class Engine(Protocol):
-    """`name` and `version` are those of the software, `model_version` tells what it runs; all three stand with every answer."""
+    """Answers prompts. `name` and `version` name the software, `model_version` the model; all are stored with answers."""
 
     name: str
     version: str
@@ -43,52 +40,11 @@ class Engine(Protocol):
         max_tokens: int,
         structured: bool,
     ) -> Iterator[tuple[int, Answer]]:
-        """(position in `prompts`, answer) of every prompt once, in any order.
+        """Yield (position in `prompts`, answer) for every prompt once, in any order, as soon as it is ready.
 
-        Temperature 0 is greedy. `kinds[i]` says what `prompts[i]` asks for. `structured` confines answers to the profile
-        grammar where the engine can, and is ignored where it cannot. Raises ModelError.
+        Temperature 0 is greedy decoding. `kinds[i]` says whether `prompts[i]` describes a user or an item. `structured`
+        restricts answers to the profile grammar; an engine that cannot do so ignores it. Raises ModelError.
         """
 
     def close(self) -> None:
-        """Frees what the engine holds."""
-
-
-@contextmanager
-def open_engine(settings: Settings, model_folder: str, model_version: str = "") -> Iterator[Engine]:
-    """The engine of `profiles.engine` over the model in `model_folder` (a Hub id will do); `openai` has its own model.
-
-    Raises ModelError when its package is not installed, or for `extractive`, which reads no prompts.
-    """
-    name = settings.profiles.engine
-    if name not in _MAKERS:
-        raise ModelError(f"profiles.engine = {name!r} answers no prompts; those that do are {', '.join(_MAKERS)}")
-    engine = _MAKERS[name](settings, model_folder, model_version)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _transformers(settings: Settings, model_folder: str, model_version: str) -> Engine:
-    from reclm.llm.engines.transformers import TransformersEngine
-
-    return TransformersEngine(settings, model_folder, model_version)
-
-
-def _vllm(settings: Settings, model_folder: str, model_version: str) -> Engine:
-    from reclm.llm.engines.vllm import VllmEngine
-
-    return VllmEngine(settings, model_folder, model_version)
-
-
-def _openai(settings: Settings, model_folder: str, model_version: str) -> Engine:
-    from reclm.llm.engines.openai import OpenAIEngine
-
-    return OpenAIEngine(settings)
-
-
-_MAKERS: dict[str, Callable[[Settings, str, str], Engine]] = {
-    "transformers": _transformers,
-    "vllm": _vllm,
-    "openai": _openai,
-}
+        """Free the model and connections that the engine holds."""

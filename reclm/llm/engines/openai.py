@@ -259,7 +259,7 @@ class OpenAIEngine:
         self._runner.close()
 
 
-def model_asked(settings: Settings, *, retries: int | None = None) -> str:
+def served_model(settings: Settings, *, retries: int | None = None) -> str:
     """`openai.model`, or the one that the endpoint serves. Raises ModelError when it has to be asked and does not say, after
     so many `retries` (default: `openai.retries`)."""
     if settings.openai.model:

@@ -1,30 +1,35 @@
-"""Until when a model knows the log: a warehouse's cut-off comes in and stands in what is learned from it; profiles of an
-earlier cut-off, or of items that the model saw and the warehouse withholds, are refused to that model.
+"""Until when a model knows the log: a warehouse's cutoff and a model's come in, whether the model may write goes out.
 
-Nothing of the kind can happen while models are made of the warehouse that they write for. It can when a build goes back (an
-earlier `data.as_of`, a smaller `split.train_share`) or withholds other items, and an older model stands.
+A model learns from snapshot `select` of one build. A later build may know less: an earlier `data.as_of`, a smaller
+`split.train_share`, or other withheld items. A model that learned more than such a build knows must not write its
+profiles, because they would leak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from reclm.storage import artifacts
-from reclm.storage.artifacts import Artifact
+from reclm.errors import WorkspaceError
+from reclm.storage.artifacts import Artifact, ancestor
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-CUTOFF_KEY = "knows"
-"""Where a teacher's metrics and a base model's parameters tell it."""
+    from reclm.settings.tree import Settings
+
+CUTOFF_KEY = "training_cutoff"
+"""The key of the cutoff in a teacher's metrics and in a base model's parameters."""
+OLD_CUTOFF_KEY = "knows"
+"""The same key in artifacts of earlier releases."""
 SPLIT = ("seed", "zero_shot_share", "pseudo_cold_share")
 
 
 def training_cutoff(connection: DuckDBPyConnection) -> dict[str, Any]:
-    """What a warehouse knows at snapshot `select`, of which alone models learn: until when, and which items it withholds."""
+    """Return what a warehouse knows at snapshot `select`: until when, and the settings that chose the withheld items."""
     rows = connection.execute(
         f"select snapshots.as_of, {', '.join(SPLIT)} from int_snapshots as snapshots cross join stg_parameters "
         "where snapshots.snapshot = 'select'"
@@ -32,35 +37,47 @@ def training_cutoff(connection: DuckDBPyConnection) -> dict[str, Any]:
     return {"until": rows[0][0].isoformat(), **dict(zip(SPLIT, rows[0][1:], strict=True))}
 
 
-def ancestor(workspace: Workspace, artifact: Artifact | None, kind: str) -> Artifact | None:
-    """The artifact of that kind in an artifact's line, itself included; None when it has none."""
-    waiting = [artifact] if artifact else []
-    while waiting:
-        one = waiting.pop()
-        if one.kind == kind:
-            return one
-        lines = ((name, version) for name, version in one.manifest["parents"].items() if name in artifacts.KINDS)
-        waiting += [found for name, version in lines if (found := artifacts.find(workspace, name, version))]
-    return None
+def recorded_cutoff(artifact: Artifact) -> Mapping[str, Any]:
+    """Return the training cutoff recorded in an artifact's manifest; empty when it records none."""
+    for recorded in (artifact.metrics, artifact.manifest["parameters"]):
+        for key in (CUTOFF_KEY, OLD_CUTOFF_KEY):
+            if recorded.get(key):
+                return dict(recorded[key])
+    return {}
 
 
-def beyond_cutoff(workspace: Workspace, model: Artifact, now: Mapping[str, Any]) -> str:
-    """What the model learned that a warehouse of the cut-off `now` does not know, in a sentence; empty: nothing."""
+def beyond_cutoff(workspace: Workspace, model: Artifact, build: Mapping[str, Any]) -> str:
+    """Return a sentence on what the model learned that a build of cutoff `build` does not know; '' when there is nothing."""
     for kind in ("teacher", "base"):
         source = ancestor(workspace, model, kind)
-        if source is None:
+        learned = recorded_cutoff(source) if source is not None else {}
+        if not learned:
             continue
-        knows = source.metrics.get(CUTOFF_KEY) or source.manifest["parameters"].get(CUTOFF_KEY)
-        if not knows:
-            continue
-        if datetime.fromisoformat(knows["until"]) > datetime.fromisoformat(now["until"]):
+        if datetime.fromisoformat(learned["until"]) > datetime.fromisoformat(build["until"]):
             return (
-                f"{model.kind} {model.version} learned from interactions until {knows['until']}, and what learns by this "
-                f"build may know those before {now['until']}"
+                f"{model.kind} {model.version} learned from interactions until {learned['until']}, and what learns by "
+                f"this build may know those before {build['until']}"
             )
-        if any(knows[name] != now[name] for name in SPLIT):
+        if any(learned[name] != build[name] for name in SPLIT):
             return (
                 f"{model.kind} {model.version} learned of items that this build withholds (another seed, "
                 "split.zero_shot_share or split.pseudo_cold_share)"
             )
     return ""
+
+
+def within_cutoff(settings: Settings, models: Sequence[Artifact], warehouse: str) -> list[Artifact]:
+    """Return the models that learned nothing beyond the build `warehouse`, a fingerprint. Raises WorkspaceError if none."""
+    from reclm.warehouse.reading import connect
+
+    is_own = [model.manifest["parents"].get("warehouse") == warehouse for model in models]
+    if all(is_own):
+        return list(models)
+    with closing(connect(settings)) as connection:
+        build = training_cutoff(connection)
+    reasons = [
+        "" if own else beyond_cutoff(settings.paths, model, build) for model, own in zip(models, is_own, strict=True)
+    ]
+    if all(reasons):
+        raise WorkspaceError(f"{reasons[-1]}; run `reclm tune`, `reclm reward` and `reclm refine` again")
+    return [model for model, reason in zip(models, reasons, strict=True) if not reason]

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.llm.engines.answers import Request, generate, prompt_hash
-from reclm.llm.prompts.messages import MAX_TEXT, Shape, audience_request, estimated_tokens, fitted, is_silent
-from reclm.llm.prompts.shape import ENDPOINT_TOKENS
+from reclm.llm.engines.answers import generate
+from reclm.llm.prompts.messages import MAX_TEXT, audience_request, estimated_tokens, fitted, is_silent
+from reclm.llm.prompts.requests import Request, prompt_hash
 from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.llm.teacher.parameters import endpoint_shape
 from reclm.llm.teacher.table import normalised
 from reclm.profiles import grammar
 from reclm.progress import say
@@ -30,18 +31,12 @@ ANSWER_TOKENS = 48
 """Tokens of an answer, for the estimate before anything is asked."""
 
 
-def shape_of(settings: Settings) -> Shape:
-    """All the facts that the warehouse keeps of an entity, in the wording for a model from elsewhere."""
-    llm = settings.llm
-    return Shape("full", settings.features.prompt_history, llm.neighbours, llm.neighbour_items, ENDPOINT_TOKENS)
-
-
 def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[str, Request]:
     """{user_id: prompt} of the users that the endpoint is asked about."""
     from reclm.llm.prompts.facts import load_user_facts
 
     facts = {user: known for user, known in load_user_facts(connection, "select").items() if not is_silent(known)}
-    shape = shape_of(settings)
+    shape = endpoint_shape(settings)
     chosen = drawn(settings, "user", facts)
     return {
         user: Request("user", fitted(known, shape, estimated_tokens)[0])

@@ -9,7 +9,6 @@ How many of its profiles parse, before and after they were brought into the form
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from reclm.dataset import SNAPSHOTS
 from reclm.errors import ModelError
-from reclm.llm.engines.openai import model_asked
+from reclm.llm.engines.openai import served_model
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.training_cutoff import CUTOFF_KEY, training_cutoff
 from reclm.llm.models.versions import find_reusable
@@ -30,6 +29,7 @@ from reclm.llm.prompts.messages import Kind
 from reclm.llm.teacher import endpoint as teacher_endpoint
 from reclm.llm.teacher import table as teacher_table
 from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.profiles import grammar
 from reclm.profiles import keywords as extractive
 from reclm.profiles.snapshot_data import SnapshotData, load_catalogue, load_snapshot_data
@@ -101,7 +101,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     if engine == "openai" and not settings.openai.model:
         alike = _alike(settings, parents["warehouse"])
         try:
-            model = model_asked(settings, retries=0 if alike else None)
+            model = served_model(settings, retries=0 if alike else None)
         except ModelError as error:
             if not alike:
                 raise
@@ -109,14 +109,14 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
             say(f"teacher {alike[-1].version} stands already: used again")
             return alike[-1]
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
-    parameters = parameters_of(settings)
+    parameters = teacher_parameters(settings)
     version = artifacts.version_of(KIND, parameters, parents)
     if found := find_reusable(settings, KIND, parameters, parents):
         return found
     with write_in_main_process(workspace, KIND, parameters, parents, resumable=True) as draft:
         if is_main_process():
             with closing(connect(settings)) as connection:
-                entries, metrics = _ENGINES[engine].write(settings, connection, draft.path)
+                entries, metrics = _ENGINES[engine](settings, connection, draft.path)
                 draft.metrics.update(metrics, **_account(entries), **{CUTOFF_KEY: training_cutoff(connection)})
             _write_entries(settings, entries, draft.path, version)
             say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
@@ -125,22 +125,13 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
 
 def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
     """The teachers of a warehouse that differ from the settings' in the endpoint's model alone, oldest first."""
-    wanted = {**parameters_of(settings), "model": ""}
+    wanted = {**teacher_parameters(settings), "model": ""}
     found = artifacts.all_of(settings.paths, KIND)
     return [
         one
         for one in found
         if one.manifest["parents"] == {"warehouse": warehouse} and {**one.manifest["parameters"], "model": ""} == wanted
     ]
-
-
-def parameters_of(settings: Settings) -> dict[str, Any]:
-    """What the settings' teacher depends on besides the warehouse, with the endpoint's model as the settings name it. Raises
-    InputError when its table cannot be read."""
-    return {
-        **settings.teacher.model_dump(exclude={"table"}),
-        **_ENGINES[settings.teacher.engine].parameters(settings),
-    }
 
 
 def extractive_teacher(
@@ -167,44 +158,10 @@ def _write_extractive(settings: Settings, connection: DuckDBPyConnection, folder
     return entries, {}
 
 
-def _keyword_parameters(settings: Settings) -> dict[str, Any]:
-    return {
-        "engine_version": extractive.ENGINE_VERSION,
-        "phrases": settings.profiles.model_dump(include={"identities", "interests", "item_phrases"}),
-        "max_text_length": settings.features.max_text_length,
-        "seed": settings.seed,
-    }
-
-
-def _table_parameters(settings: Settings) -> dict[str, Any]:
-    files = {kind: path.read_bytes() for kind, path in teacher_table.tables(settings).items()}
-    digests = {kind: hashlib.sha256(data).hexdigest()[:16] for kind, data in files.items()}
-    return {"files": digests, "seed": settings.seed}
-
-
-def _endpoint_parameters(settings: Settings) -> dict[str, Any]:
-    return {
-        "base_url": settings.openai.base_url,
-        "model": settings.openai.model,
-        "shape": vars(teacher_endpoint.shape_of(settings)),
-        "temperature": settings.profiles.temperature,
-        "max_tokens": settings.llm.max_profile_tokens,
-        "seed": settings.seed,
-    }
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """What a teacher's version depends on, beside the settings of the section, and how it writes."""
-
-    parameters: Callable[[Settings], dict[str, Any]]
-    write: Callable[[Settings, DuckDBPyConnection, Path], Written]
-
-
-_ENGINES = {
-    "extractive": _Engine(_keyword_parameters, _write_extractive),
-    "table": _Engine(_table_parameters, teacher_table.write_entries),
-    "openai": _Engine(_endpoint_parameters, teacher_endpoint.write_entries),
+_ENGINES: dict[str, Callable[[Settings, DuckDBPyConnection, Path], Written]] = {
+    "extractive": _write_extractive,
+    "table": teacher_table.write_entries,
+    "openai": teacher_endpoint.write_entries,
 }
 
 

@@ -30,7 +30,7 @@ from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.evaluation.report import language
 from reclm.llm.lineage import matches_settings, preferred
 from reclm.llm.models.versions import shared_parameters
-from reclm.llm.teacher.stage import parameters_of
+from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.llm.tuning.heldout import decoding_settings
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
@@ -87,7 +87,7 @@ class TestTheModelThatIsMeant:
         self, other: dict[str, dict[str, Any]], tmp_path: Path
     ) -> None:
         settings = Settings(workspace=tmp_path)
-        teacher = model(settings, "teacher", **parameters_of(settings))
+        teacher = model(settings, "teacher", **teacher_parameters(settings))
         about = {**shared_parameters(settings), "decoding": decoding_settings(settings)}
         base = model(settings, "base", base_model="tiny", size="small", learning_rate=3e-3, encoder=about["encoder"])
         sft = model(settings, "sft", {"teacher": teacher.version, "base": base.version}, **about)

@@ -17,7 +17,9 @@ from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm.errors import WorkspaceError
 from reclm.generation import stage as engine
-from reclm.generation import writer as language
+from reclm.generation import writer
+from reclm.llm.lineage import newest_model
+from reclm.llm.models.training_cutoff import CUTOFF_KEY, OLD_CUTOFF_KEY
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -43,7 +45,9 @@ class TestArtifact:
                 "2000-01-03 00:00:00+00:00",
             }
             for row in table.to_pylist():
-                assert row["parse_status"] == grammar.parse(row["profile"]).status
+                parsed = grammar.parse(row["profile"])
+                assert row["parse_status"] == parsed.status
+                assert parsed.profile == grammar.Profile(tuple(row["identity"]), tuple(row["interests"]))
         assert current == {"profiles": artifact.version}
 
     def test_quality_speaks_of_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +78,7 @@ class TestVersions:
         current.clear()
         capsys.readouterr()
         assert engine.write_profiles(settings).manifest == first.manifest
-        assert "used again" in capsys.readouterr().err
+        assert "reusing profiles" in capsys.readouterr().err
         assert current == {"profiles": first.version}
 
     def test_settings_seed_and_warehouse_each_make_another_version(
@@ -106,7 +110,7 @@ class TestWithoutTexts:
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, texts=False)
         artifact = engine.write_profiles(settings)
-        assert "no texts: profiles would carry nothing" in capsys.readouterr().err
+        assert "no texts: profiles are left empty" in capsys.readouterr().err
         table = pq.read_table(artifact.path / "item_profiles.parquet")
         assert set(table["flag"].to_pylist()) == {"no_text"}
         assert set(table["parse_status"].to_pylist()) == {grammar.EMPTY}
@@ -130,7 +134,7 @@ def with_model(
     settings, current = workspace(folder, monkeypatch, profiles=profiles, **options)
     if not artifacts.all_of(settings.paths, kind):
         as_artifact(settings, kind, model_folder())
-    monkeypatch.setattr(language, "open_engine", lambda *_: nullcontext(stub))
+    monkeypatch.setattr(writer, "open_engine", lambda *_: nullcontext(stub))
     return settings, current
 
 
@@ -229,7 +233,7 @@ class TestLanguageModel:
             stub.model_version = version
             return nullcontext(stub)
 
-        monkeypatch.setattr(language, "open_engine", opened)
+        monkeypatch.setattr(writer, "open_engine", opened)
         artifact = engine.write_profiles(settings)
         assert "refine" in artifact.manifest["parents"]
         assert sorted(stub.asked) == (sorted(first.asked) if again else [])
@@ -286,13 +290,16 @@ class TestLanguageModel:
         for warehouse, age in (("f1", "older"), ("f2", "newer")):
             with artifacts.writing(settings.paths, "refine", {"age": age}, {"warehouse": warehouse}):
                 pass
-        assert language.newest_model(settings, "f1").manifest["parameters"]["age"] == "older"
-        assert language.newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
+        assert newest_model(settings, "f1").manifest["parameters"]["age"] == "older"
+        assert newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
 
 
-class TestAModelThatKnowsMore:
+CUTOFF = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
+
+
+class TestAModelTrainedBeyondTheCutoff:
     @pytest.mark.parametrize(
-        ("knows", "why"),
+        ("difference", "reason"),
         [
             ({"until": "2000-01-02T06:00:00+00:00"}, "learned from interactions until 2000-01-02T06"),
             ({"seed": 1}, "learned of items that this build withholds"),
@@ -300,27 +307,33 @@ class TestAModelThatKnowsMore:
         ],
     )
     @pytest.mark.parametrize("source", ["teacher", "base"])
-    def test_than_this_build_may_writes_nothing(
-        self, source: str, knows: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_may_not_write_for_this_build(
+        self, source: str, difference: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
-        same = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
-        add_model(settings, source, "f2", {**same, **knows})
-        assert language.newest_model(settings, "f2")
-        with pytest.raises(WorkspaceError, match=why):
-            language.newest_model(settings, "f1")
-        for known in (same, {**same, "until": "2000-01-01T00:00:00+00:00"}):
-            allowed = add_model(settings, source, "f2", known)
-            add_model(settings, source, "f2", {**same, **knows, "later": len(allowed)})
-            assert language.newest_model(settings, "f1").version == allowed
+        add_model(settings, source, "f2", {CUTOFF_KEY: {**CUTOFF, **difference}})
+        assert newest_model(settings, "f2")
+        with pytest.raises(WorkspaceError, match=reason):
+            newest_model(settings, "f1")
+        for cutoff in (CUTOFF, {**CUTOFF, "until": "2000-01-01T00:00:00+00:00"}):
+            allowed = add_model(settings, source, "f2", {CUTOFF_KEY: cutoff})
+            add_model(settings, source, "f2", {CUTOFF_KEY: {**CUTOFF, **difference, "later": len(allowed)}})
+            assert newest_model(settings, "f1").version == allowed
+
+    def test_is_recognised_in_manifests_of_earlier_releases(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
+        add_model(settings, "teacher", "f2", {OLD_CUTOFF_KEY: {**CUTOFF, "seed": 1}})
+        with pytest.raises(WorkspaceError, match="learned of items that this build withholds"):
+            newest_model(settings, "f1")
 
 
-def add_model(settings: Settings, source: str, fingerprint: str, known: dict[str, Any]) -> str:
-    """A refined model whose teacher or base learned so much."""
-    told = {"knows": known}
-    parameters = told if source == "base" else {"n": str(known)}
+def add_model(settings: Settings, source: str, fingerprint: str, recorded: dict[str, Any]) -> str:
+    """Add a refined model whose teacher or base records a training cutoff; return its version."""
+    parameters = recorded if source == "base" else {"n": str(recorded)}
     with artifacts.writing(settings.paths, source, parameters, {}) as draft:
-        draft.metrics.update(told if source == "teacher" else {})
+        draft.metrics.update(recorded if source == "teacher" else {})
     parents = {"warehouse": fingerprint, source: artifacts.version_of(source, parameters, {})}
     with artifacts.writing(settings.paths, "refine", {}, parents):
         pass

@@ -15,12 +15,14 @@ from stub_engine import GOOD, Killed, Stub
 from reclm.errors import ModelError
 from reclm.llm.engines import answers as write
 from reclm.llm.engines import transformers
-from reclm.llm.engines.answers import Request, earlier, generate, prompt_hash
-from reclm.llm.engines.base import Answer, open_engine
+from reclm.llm.engines.answers import earlier_answers, generate
+from reclm.llm.engines.base import Answer
 from reclm.llm.engines.decoding import NoPhraseTwice
+from reclm.llm.engines.opening import open_engine
 from reclm.llm.engines.transformers import TransformersEngine
 from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.messages import Message, profile_request
+from reclm.llm.prompts.requests import Request, prompt_hash
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage.schemas import GENERATIONS
@@ -65,9 +67,9 @@ class TestOnce:
     def test_earlier_answers_count_for_the_same_engine_and_model_alone(self, tmp_path: Path) -> None:
         generate(settings(), Stub(), requests(*NAMES), tmp_path)
         other = Stub()
-        assert len(earlier([tmp_path], other)) == len(NAMES)
+        assert len(earlier_answers([tmp_path], other)) == len(NAMES)
         other.model_version = "model-2"
-        assert earlier([tmp_path], other) == {}
+        assert earlier_answers([tmp_path], other) == {}
 
 
 class TestShards:

@@ -14,9 +14,10 @@ from faulty_endpoint import FAULTS, KEY, Fault, Server, completion, says, status
 
 from reclm.errors import ModelError
 from reclm.llm.engines import openai as module
-from reclm.llm.engines.answers import Request, generate
+from reclm.llm.engines.answers import generate
 from reclm.llm.engines.openai import OpenAIEngine
 from reclm.llm.prompts.messages import Message
+from reclm.llm.prompts.requests import Request
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 

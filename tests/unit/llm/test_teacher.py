@@ -226,7 +226,7 @@ class TestEndpoint:
         first = taught(settings)[0]
         assert first.manifest["parameters"]["model"] == "m-1"
         assert taught(settings)[0].version == first.version
-        monkeypatch.setattr("reclm.llm.teacher.stage.model_asked", lambda settings, retries: "m-2")
+        monkeypatch.setattr("reclm.llm.teacher.stage.served_model", lambda settings, retries: "m-2")
         assert taught(settings)[0].version != first.version
 
     def test_what_stands_is_used_while_the_endpoint_is_down_whichever_model_it_had(

@@ -233,7 +233,7 @@ class TestWhenToTune:
         self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from reclm import stages
-        from reclm.generation import writer as language
+        from reclm.llm import lineage
         from reclm.schedule import tasks
 
         settings = workspace_settings(profiles={"engine": "transformers"})
@@ -253,6 +253,6 @@ class TestWhenToTune:
             pass
         assert (reason(), reason("mix")) == ("", "drift: mix")
         assert tasks.model_stands({})
-        monkeypatch.setattr(language, "newest_model", refuse)
+        monkeypatch.setattr(lineage, "newest_model", refuse)
         assert reason() == "every model knows more than f1"
         assert not tasks.model_stands({})

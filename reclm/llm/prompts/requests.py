@@ -1,0 +1,67 @@
+"""Prompts before they are sent: facts about users and items come in, requests with a hash each go out.
+
+A batch collects the prompts of many users and items first, so that an engine answers identical prompts only once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from reclm.llm.prompts.messages import Facts, Kind, Message, Shape, UserFacts, fitted, is_silent
+from reclm.profiles.keywords import KNOWN, NO_HISTORY, NO_TEXT
+
+TokenCount = Callable[[list[Message]], int]
+
+
+class Request(NamedTuple):
+    """A prompt, and whether it asks for the profile of a user or of an item."""
+
+    kind: Kind
+    messages: list[Message]
+
+
+def prompt_hash(messages: Sequence[Message]) -> str:
+    """Return the SHA-256 of the messages as canonical JSON, in hex."""
+    canonical = json.dumps(list(messages), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def flag_of(facts: Facts) -> str:
+    """Return KNOWN, or the reason why too little is known to describe this user or item."""
+    if not is_silent(facts):
+        blank = isinstance(facts, UserFacts) and not any(line.strip() for line in facts.history)
+        return NO_TEXT if blank else KNOWN
+    return NO_HISTORY if isinstance(facts, UserFacts) else NO_TEXT
+
+
+@dataclass
+class EntityPrompts:
+    """The prompts of the users or items of one snapshot: {id: prompt hash}, {id: flag}, and how many were shortened."""
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+    trimmed: int = 0
+
+
+@dataclass
+class PromptBatch:
+    """Collects requests until they are answered together; every prompt fits the budget of `shape` as `count` counts it."""
+
+    shape: Shape
+    count: TokenCount
+    requests: list[Request] = field(default_factory=list)
+
+    def add(self, kind: Kind, facts: Mapping[str, Facts], ids: Iterable[str]) -> EntityPrompts:
+        """Add one request for each of `ids`; `facts` must hold all of them."""
+        added = EntityPrompts()
+        for entity_id in ids:
+            messages, trimmed = fitted(facts[entity_id], self.shape, self.count)
+            self.requests.append(Request(kind, messages))
+            added.hashes[entity_id] = prompt_hash(messages)
+            added.flags[entity_id] = flag_of(facts[entity_id])
+            added.trimmed += trimmed
+        return added
