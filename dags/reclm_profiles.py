@@ -24,7 +24,7 @@ with DAG("reclm_profiles", schedule=(FEATURES | MODEL), **shared(DOC)) as dag:
     @task(pool=ACCELERATOR)
     def generate(params=None, triggering_asset_events=None):
         """Profiles, their quality and their embeddings."""
-        if not tasks.model_stands(request(params, triggering_asset_events)):
+        if not tasks.can_write_profiles(request(params, triggering_asset_events)):
             raise AirflowSkipException(
                 "no language model stands that may write of this build; reclm_tuning makes one and starts this again"
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, request, schedule, shared
+from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, request, schedule, shared, tunable
 
 DOC = """
 ### Language model
@@ -29,13 +28,14 @@ def when():
 with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
 
     @task(pool=ACCELERATOR)
+    def teach(params=None, triggering_asset_events=None):
+        """Write the example profiles that the language model learns from."""
+        return tasks.teach(tunable(params, triggering_asset_events))
+
+    @task(pool=ACCELERATOR)
     def tune(params=None, triggering_asset_events=None):
-        """Teacher's profiles, base model, LoRA on two-turn dialogues."""
-        wanted = request(params, triggering_asset_events)
-        reason = tasks.why_not_tune(wanted)
-        if reason:
-            raise AirflowSkipException(reason)
-        return tasks.tune(wanted)
+        """Train the base model and tune it on two-turn dialogues."""
+        return tasks.tune(tunable(params, triggering_asset_events))
 
     @task(pool=ACCELERATOR)
     def reward(params=None, triggering_asset_events=None):
@@ -47,4 +47,4 @@ with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
         """PPO with guards; the merged model."""
         yield from announced(MODEL, tasks.refine(request(params, triggering_asset_events)), inlet_events)
 
-    tune() >> reward() >> refine()
+    teach() >> tune() >> reward() >> refine()

@@ -1,10 +1,13 @@
-"""What long work shows: one line per step on standard error, a bar for loops, silence when nobody watches.
+"""What long work prints: messages come in; lines and bars on standard error come out.
 
-On a terminal the bar moves; in a log file only `say` lines appear. Standard output stays free for results.
+Standard output stays free for results. `say` prints a line that everybody should see. `detail` prints a line only when
+`verbose` is set (the option `--verbose`, or RECLM_VERBOSE=1). On a terminal the last line also shows the work in progress
+(`live`), and loops show a bar (`track`); in a log file neither appears.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,38 +15,76 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
-bars = True  # False in a process beside others: one terminal has room for one bar
+VERBOSE = "RECLM_VERBOSE"
+INDENT = "  "
+bars = True  # False in a process that works beside others: one terminal has room for one bar
+_running: list[str] = []
+"""What is being done now, outermost first: shown on the last line of a terminal."""
+
+
+def set_verbose(on: bool) -> None:
+    """Print details too, in this process and in those it starts."""
+    os.environ[VERBOSE] = "1" if on else "0"
+
+
+def verbose() -> bool:
+    """Return whether details are printed."""
+    return os.environ.get(VERBOSE, "0") not in ("", "0")
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error. A message that starts with two spaces is a detail."""
+    if message.startswith(INDENT) and not verbose():
+        return
+    _clear()
     print(message, file=sys.stderr, flush=True)
+    _show()
+
+
+def detail(message: str) -> None:
+    """Print one indented line on standard error if details are wanted."""
+    say(INDENT + message)
+
+
+@contextmanager
+def live(name: str) -> Iterator[None]:
+    """Show `name` on the last line of a terminal while the block runs."""
+    _running.append(name)
+    _show()
+    try:
+        yield
+    finally:
+        _clear()
+        _running.pop()
+        _show()
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Passes `items` through, with a bar on a terminal. `total` is taken from `len(items)` when left out."""
-    if not (bars and sys.stderr.isatty()):
+    """Yield `items`, with a bar on a terminal. `total` is taken from `len(items)` when left out."""
+    if not _on_terminal():
         yield from items
         return
     from rich.console import Console
     from rich.progress import track as bar
 
+    _clear()
     yield from bar(items, description=description, total=total, console=Console(stderr=True), transient=True)
+    _show()
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Announces a step and says how long it took."""
+    """Announce a part of a stage and say how long it took, as details."""
     started = time.monotonic()
-    say(f"  {name} …")
-    yield
-    say(f"  {name}: {time.monotonic() - started:.1f} s")
+    detail(f"{name} …")
+    with live(name):
+        yield
+    detail(f"{name}: {time.monotonic() - started:.1f} s")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars of transformers for reading and writing weights, which end in a log file one line each, and no tables of
-    the weights that a new head has not."""
+    """Silence the bars that transformers draws for weights, and its tables of weights that a new head lacks."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -55,3 +96,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+
+
+def _on_terminal() -> bool:
+    return bars and sys.stderr.isatty()
+
+
+def _show() -> None:
+    if _running and _on_terminal():
+        print(f"\r\x1b[K{' · '.join(_running)} …", end="", file=sys.stderr, flush=True)
+
+
+def _clear() -> None:
+    if _running and _on_terminal():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,20 +1,18 @@
-"""The stages, in order, one public function each: the table of contents of the system.
+"""The stages of the system in the order of the data, one public function each: the table of contents.
 
-Every stage takes the settings, finds its inputs in the workspace, and leaves something whole behind: run it again on
-the same inputs and it says that it reuses what stands; kill it anywhere and the next run makes up for it. The command
-line and the schedule call these functions and nothing below them.
+Every stage takes the settings, reads its inputs from the workspace and leaves an artifact, a table or a page there. A stage
+whose result exists reuses it, and one that was killed is completed by its next run. `run` puts them all together. The
+command line and the schedule call these functions and nothing below them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclm.errors import WorkspaceError
 from reclm.progress import say
-from reclm.storage import artifacts
 from reclm.storage.locks import alone
 from reclm.storage.runs import recorded
 
@@ -22,16 +20,8 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
     from reclm.storage.artifacts import Artifact
 
-
 LEARNING_ENGINES = ("transformers", "vllm")
-"""Engines that run a model which is tuned here."""
-
-
-@contextmanager
-def one_at_a_time(settings: Settings) -> Iterator[None]:
-    """One `run` or `forget` at a time works in a workspace; a second waits and says so."""
-    with alone(settings.paths.locks / "run.lock", f"another run is at work in {settings.paths.root}"):
-        yield
+"""Values of `profiles.engine` whose language model is trained here."""
 
 
 def ingest(
@@ -41,42 +31,44 @@ def ingest(
     delivery: bool = False,
     only: Literal["items"] | None = None,
 ) -> dict[str, Any]:
-    """Logs and item texts into `landing/`, unedited. `source` is a folder or a file; None makes the demo world.
+    """Copy logs and item texts, unedited, into the folder `landing`. Returns the description of the data set.
 
-    A `delivery` joins the data set that stands, whatever it is called; with `only`, nothing but item tables are landed.
+    `source` is a folder or a file; None makes the demo shop. A `delivery` joins the data set that is there, whatever its
+    name; with `only`, nothing but item tables are copied.
     """
     from reclm.ingest import ingest as land
 
     with recorded(settings.paths, "ingest", source=source.name if source else "demo") as about:
         dataset = land(settings, source, delivery=delivery, only=only)
-        about |= {
-            "dataset": dataset["name"],
-            "rows": {
-                table: sum(b["rows"] for b in dataset["batches"] if b["table"] == table)
-                for table in ("interactions", "items", "users")
-            },
+        rows = {
+            table: sum(b["rows"] for b in dataset["batches"] if b["table"] == table)
+            for table in ("interactions", "items", "users")
         }
+        made = ", ".join(f"{count:,} {table}" for table, count in rows.items() if count)
+        about |= {"dataset": dataset["name"], "rows": rows, "made": f"{dataset['name']}: {made}"}
     return dataset
 
 
-def _is_older(artifact: Artifact, about: dict[str, Any]) -> bool:
-    """True when the artifact stood before this stage run began."""
-    return bool(artifact.manifest["created_at"] < about["began"])
-
-
 def build(settings: Settings, phase: str = "all", *, force: bool = False) -> dict[str, Any]:
-    """dbt, then the analysts' read-only copy. `phase` is `features`, `profiles`, `evaluation` or `all`."""
+    """Build and test the warehouse tables with dbt, then publish the read-only copy. Returns what was built.
+
+    `phase` is `features`, `profiles`, `evaluation` or `all`: each includes those before it.
+    """
     from reclm.warehouse.build import build as build_warehouse
 
     settings.paths.require_dataset()
     with recorded(settings.paths, "build", phase=phase) as about:
         result = build_warehouse(settings, phase, force=force)
         about |= {key: result[key] for key in ("build_id", "reused") if key in result}
+        about["made"] = f"tables up to {phase}, built and tested" if phase != "all" else "all tables, built and tested"
     return result
 
 
 def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
-    """What the language model learns to write: artifact `teacher`. A `dry_run` only says what an endpoint would cost."""
+    """Write the example profiles that the language model learns from: artifact `teacher`.
+
+    With `dry_run`, only say what asking an endpoint would cost, and return None.
+    """
     from reclm.llm.teacher.stage import write_teacher
 
     if dry_run:
@@ -84,131 +76,130 @@ def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
     with recorded(settings.paths, "teach", engine=settings.teacher.engine) as about:
         teacher = write_teacher(settings)
         if teacher is not None:
-            about |= {"version": teacher.version, "reused": _is_older(teacher, about)}
+            users, items = (teacher.metrics.get(f"select.{kind}", {}).get("profiles", 0) for kind in ("users", "items"))
+            _finish(about, teacher, f"example profiles of {users:,} users and {items:,} items")
     return teacher
 
 
-def tune(settings: Settings) -> Artifact:
-    """The base model tuned on two-turn dialogues: artifacts `base` and `sft`."""
+def base(settings: Settings) -> Artifact:
+    """Train the small base model from scratch, or record the pretrained one of `llm.base_model`: artifact `base`."""
     from reclm.llm.pipeline import ModelPipeline
 
-    teach(settings)
-    chain = ModelPipeline(settings)
     with recorded(settings.paths, "base", model=settings.llm.base_model) as about:
-        base = chain.base_model()
-        about |= {"version": base.version, "reused": _is_older(base, about)}
+        model = ModelPipeline(settings).base_model()
+        parameters = model.metrics.get("parameters")
+        size = f", {parameters:,} parameters" if parameters else ""
+        _finish(about, model, f"base model {settings.llm.base_model}{size}")
+    return model
+
+
+def tune(settings: Settings) -> Artifact:
+    """Tune the base model on two-turn dialogues: artifact `sft`. Needs the artifacts `teacher` and `base`."""
+    from reclm.llm.pipeline import ModelPipeline
+
     with recorded(settings.paths, "tune", turns=settings.tune.turns) as about:
-        tuned = chain.tuned_model()
-        about |= {"version": tuned.version, "reused": _is_older(tuned, about)}
+        tuned = ModelPipeline(settings).tuned_model()
+        _finish(about, tuned, f"language model tuned on {tuned.metrics['dialogues']:,} dialogues")
     return tuned
 
 
 def reward(settings: Settings) -> Artifact:
-    """What judges a profile: artifact `reward`."""
+    """Train the model that scores profiles: artifact `reward`. Needs the tuned model."""
     from reclm.llm.pipeline import ModelPipeline
 
     with recorded(settings.paths, "reward", model=settings.reward.model) as about:
-        rewarded = ModelPipeline(settings).reward_model()
-        about |= {"version": rewarded.version, "reused": _is_older(rewarded, about)}
-    return rewarded
+        model = ModelPipeline(settings).reward_model()
+        accuracy = model.metrics["accuracy"].get("all")
+        found = "" if accuracy is None else f", right about {accuracy:.0%} of held-out pairs"
+        _finish(about, model, f"reward model{found}")
+    return model
 
 
 def refine(settings: Settings) -> Artifact:
-    """The tuned model after reinforcement learning against the reward model: artifact `refine`."""
+    """Refine the tuned model by reinforcement learning against the reward model: artifact `refine`."""
     from reclm.llm.pipeline import ModelPipeline
 
     with recorded(settings.paths, "refine", method=settings.refine.method) as about:
-        refined = ModelPipeline(settings).refined_model()
-        about |= {"version": refined.version, "reused": _is_older(refined, about)}
-    return refined
+        model = ModelPipeline(settings).refined_model()
+        before, after = (model.metrics.get(moment, {}).get("reward") for moment in ("before", "after"))
+        found = "" if None in (before, after) else f", held-out reward {before:.2f} before, {after:.2f} after"
+        _finish(about, model, f"language model refined by {settings.refine.method}{found}")
+    return model
+
+
+def learn(settings: Settings) -> Settings:
+    """Run every stage that trains the writer of profiles, from `teach` to `profiles.model`. Keywords need none of them.
+
+    Returns the settings for the stages that follow: with the keyword engine where there is too little to learn from.
+    """
+    from reclm.llm.pipeline import has_texts
+
+    engine = settings.profiles.engine
+    if engine == "openai" or (engine in LEARNING_ENGINES and has_texts(settings)):
+        teach(settings)
+    settings = fall_back_to_keywords(settings)
+    if settings.profiles.engine in LEARNING_ENGINES:
+        base(settings)
+        tune(settings)
+        if settings.profiles.model == "refined":
+            reward(settings)
+            refine(settings)
+    return settings
 
 
 def fall_back_to_keywords(settings: Settings) -> Settings:
-    """The settings, or the same with the keyword engine, and why is said, where a language model has too little to learn:
-    no texts at all, or hardly anybody the teacher can write of."""
-    from reclm.llm.pipeline import ModelPipeline
-    from reclm.warehouse.reading import connect
+    """Return the settings, with the keyword engine and a message where a language model has too little to learn from.
+
+    Only reads: no artifact is written and no endpoint is asked.
+    """
+    from reclm.llm.pipeline import why_no_model
 
     if settings.profiles.engine not in LEARNING_ENGINES:
         return settings
-    with closing(connect(settings)) as connection:
-        found = connection.execute(
-            "select count(*) from dim_items where trim(coalesce(full_text, '')) != ''"
-        ).fetchone()
-    if found is None or not found[0]:
-        reason = "no item has a title, category or text, so profiles stay empty"
-    else:
-        teach(settings)
-        reason = ModelPipeline(settings).lack_of_data()
+    reason = why_no_model(settings)
     if not reason:
         return settings
     say(f"no language model is trained: {reason} (profiles.engine=extractive)")
     return settings.model_copy(update={"profiles": settings.profiles.model_copy(update={"engine": "extractive"})})
 
 
-def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
-    """Every writer's profiles under the same backbones and seeds: artifact `ablation`. `reward_of`: another workspace."""
-    from reclm.ablation.run import ablate as compare
+def profile(settings: Settings, *, full: bool = False, items: Literal["all", "new"] = "all") -> Artifact:
+    """Write the profiles of all users and items at both snapshots: artifact `profiles`.
 
-    with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
-        ablation = compare(_with_arms(settings), reward_of=reward_of)
-        about |= {"version": ablation.version, "reused": _is_older(ablation, about)}
-    return ablation
-
-
-def _with_arms(settings: Settings) -> Settings:
-    """The settings, with the keyword arm alone where no language model can be trained. Raises WorkspaceError without one."""
-    wanted, by_keywords = settings.ablate, ("extractive",)
-    if wanted.arms == by_keywords and not wanted.extras:
-        return settings
-    profiles = settings.profiles
-    if profiles.engine not in LEARNING_ENGINES:
-        profiles = profiles.model_copy(update={"engine": "transformers"})
-    if fall_back_to_keywords(settings.model_copy(update={"profiles": profiles})).profiles.engine in LEARNING_ENGINES:
-        return settings
-    if by_keywords[0] not in wanted.arms:
-        raise WorkspaceError(
-            "every writer of ablate.arms is a language model; set ablate.arms to extractive, or bring more data"
-        )
-    return settings.model_copy(update={"ablate": wanted.model_copy(update={"arms": by_keywords, "extras": ()})})
-
-
-def learn(settings: Settings) -> None:
-    """Everything `profile` needs besides the warehouse: nothing for keywords or an endpoint, else the models up to
-    `profiles.model`."""
-    if settings.profiles.engine not in LEARNING_ENGINES:
-        if settings.profiles.engine == "openai":
-            teach(settings)
-        return
-    tune(settings)
-    if settings.profiles.model == "refined":
-        reward(settings)
-        refine(settings)
-
-
-def profile(
-    settings: Settings, *, full: bool = False, items: Literal["all", "new"] = "all"
-) -> tuple[Artifact, Artifact]:
-    """User and item profiles at both snapshots, then the vectors of every distinct text: artifacts `profiles`, `embeddings`.
-
-    `full` asks a language model everything again; `items="new"` adds profiles of items that have none yet, nothing else.
+    A language model writes only of users and items that are new or changed, with `full` of all. `items="new"` adds the
+    profiles of items that have none yet and changes nothing else.
     """
-    from reclm.generation.embeddings import write_embeddings
     from reclm.generation.stage import write_profiles
 
     with recorded(settings.paths, "profile", engine=settings.profiles.engine) as about:
         profiles = write_profiles(settings, full=full, items=items)
-        about |= {"version": profiles.version, "reused": _is_older(profiles, about), **profiles.metrics}
+        about |= profiles.metrics
+        users, texts = (profiles.metrics.get(f"final.{kind}", {}) for kind in ("users", "items"))
+        made = f"profiles of {users.get('profiles', 0):,} users and {texts.get('profiles', 0):,} items"
+        if "new_items" in profiles.metrics:
+            made = f"profiles of {profiles.metrics['new_items']:,} new items"
+        _finish(about, profiles, made)
+    return profiles
+
+
+def embed(settings: Settings) -> Artifact:
+    """Encode every distinct profile and item text as a vector: artifact `embeddings`."""
+    from reclm.generation.embeddings import write_embeddings
+
     with recorded(settings.paths, "embed", model=settings.embedding.model) as about:
         embeddings = write_embeddings(settings)
-        about |= {"version": embeddings.version, "reused": _is_older(embeddings, about), **embeddings.metrics}
-    build(settings, "profiles")
-    return profiles, embeddings
+        about |= embeddings.metrics
+        texts, new = embeddings.metrics["texts"], embeddings.metrics["new"]
+        _finish(about, embeddings, f"vectors of {texts:,} distinct texts" + (f", {new:,} new" if new < texts else ""))
+    return embeddings
 
 
 def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
-    """Checked features into Feast, offline and online, and the champion's vectors where the online store has lost them.
-    `rewind` lets an older build replace a newer one."""
+    """Check the features and write them to Feast, offline and online. Returns the published version and row counts.
+
+    The champion's vectors are written again where the online store has lost them. `rewind` lets an older build replace
+    a newer one.
+    """
     from reclm.features.fused import restore
     from reclm.features.publish import publish as to_feast
     from reclm.promotion import champion
@@ -216,149 +207,160 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
     with recorded(settings.paths, "publish", online_store=settings.feast.online_store) as about:
         result = to_feast(settings, rewind=rewind)
         about |= result
+        written = sum(view.get("written", 0) for view in result["views"].values())
+        about["made"] = f"{len(result['views'])} feature views, {written:,} rows written online"
         if settings.paths.champion.exists():
             about["restored"] = restore(settings, champion.current(settings)["version"])
     return result
 
 
 def train(settings: Settings) -> list[Artifact]:
-    """One `backbone` artifact for each model, variant and seed: selected on `select`, refitted on `final`."""
+    """Train each model, variant and seed of the settings: one artifact `backbone` each, from the published features."""
     from reclm.training.stage import train_all
 
     with recorded(settings.paths, "train", models=",".join(settings.train.models)) as about:
         trained, made = train_all(settings)
         about |= {"artifacts": len(trained), "trained": made, "reused": made == 0}
+        about["made"] = (
+            f"{made} of {len(trained)} models, the others reused" if made < len(trained) else f"{made} models"
+        )
     return trained
 
 
 def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) -> Artifact:
-    """Metrics, intervals, bands and comparisons of the given models and all baselines: artifact `evaluation`, then its tables."""
+    """Measure the trained models and all baselines on the test slice: artifact `evaluation`.
+
+    `backbones` are the models to measure; None: all finished ones that the settings name.
+    """
+    from reclm.evaluation.evaluate import evaluate as measure
     from reclm.training.stage import finished_backbones
 
-    evaluation = _evaluated(settings, finished_backbones(settings) if backbones is None else backbones)
-    build(settings, "evaluation")
-    return evaluation
-
-
-def _evaluated(settings: Settings, backbones: Sequence[Artifact]) -> Artifact:
-    from reclm.evaluation.evaluate import evaluate as measure
-
+    backbones = finished_backbones(settings) if backbones is None else backbones
     with recorded(settings.paths, "evaluate", models=len(backbones)) as about:
         evaluation = measure(settings, backbones)
-        about |= {"version": evaluation.version, "reused": _is_older(evaluation, about)}
+        _finish(about, evaluation, f"{len(backbones)} models measured beside the baselines")
     return evaluation
 
 
 def promote(settings: Settings, trained: Sequence[Artifact] | None = None, *, approved: bool | None = None) -> Artifact:
-    """The policy's decision on the given models, or on those that stand: artifact `promotion`, the champion where it says so,
-    then its table. `approved` is a person's answer where one was asked (see `promotion.decide`)."""
+    """Decide by the policy whether a trained model becomes champion, and make it so: artifact `promotion`.
+
+    `trained` are the models to decide on; None: all finished ones that the settings name. `approved` is a person's answer
+    where one was asked for.
+    """
+    from reclm.promotion.decisions import decide
     from reclm.training.stage import finished_backbones
 
-    decision = _decided(settings, finished_backbones(settings) if trained is None else trained, approved)
-    build(settings, "evaluation")
-    return decision
-
-
-def _decided(settings: Settings, trained: Sequence[Artifact], approved: bool | None = None) -> Artifact:
-    from reclm.promotion.decisions import decide
-
+    trained = finished_backbones(settings) if trained is None else trained
     with recorded(settings.paths, "promote", models=len(trained)) as about:
-        decision = decide(settings, trained, approved=approved)
-        about |= {"version": decision.version, "decision": decision.metrics["decision"]}
-        about |= {"reason": decision.metrics["reason"], "reused": _is_older(decision, about)}
-    return decision
+        return _decided(about, decide(settings, trained, approved=approved))
 
 
 def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Artifact:
-    """The trained model `version` becomes champion because a person says so: artifact `promotion`, then its table."""
+    """Make the trained model `version` champion whatever the policy says: artifact `promotion`."""
     from reclm.promotion.decisions import promote_by_hand as choose
 
     with recorded(settings.paths, "promote", model=version) as about:
-        decision = choose(settings, version, reason=reason)
-        about |= {"version": decision.version, "reused": _is_older(decision, about)}
-    build(settings, "evaluation")
-    return decision
+        return _decided(about, choose(settings, version, reason=reason))
 
 
 def rollback(settings: Settings, *, reason: str = "") -> Artifact:
-    """The champion before this one is champion again: artifact `promotion`, then its table."""
+    """Make the champion before the current one champion again: artifact `promotion`."""
     from reclm.promotion.decisions import roll_back
 
     with recorded(settings.paths, "rollback") as about:
         decision = roll_back(settings, reason=reason)
-        about |= {"version": decision.version, "model": decision.metrics["candidate_version"]}
-    build(settings, "evaluation")
-    return decision
+        about["model"] = decision.metrics["candidate_version"]
+        return _decided(about, decision)
 
 
-def cold_items(settings: Settings) -> dict[str, Any]:
-    """From landing to recommendable with nothing trained: new items get a profile by the model that wrote the others, an
-    embedding, rows in Feast and a place among the champion's candidates. Returns `{version, items, missing, added}`.
-
-    Raises WorkspaceError when there is no champion, or the profiles that stand cannot be added to.
-    """
-    from reclm.promotion.new_items import add_new_items, candidate_status
-
-    build(settings, "features")
-    profile(settings, items="new")
-    there = candidate_status(settings)
-    if not there["missing"]:
-        return there  # the usual answer, every few minutes: the feature store is not even opened
-    publish(settings)
-    with recorded(settings.paths, "candidates") as about:
-        result = add_new_items(settings)
-        about |= result | {"reused": result["added"] == 0}
-    return result
-
-
-def check_health(settings: Settings, *, require: bool = True) -> Artifact:
-    """Whether data, profiles, vectors and feature store are fit to be used: artifact `health`, then `fct_health`.
-
-    With `require` raises HealthError, after the rows are in SQL, when a check named in `health.fail` is breached.
-    """
-    from reclm.health import checks
-
-    with recorded(settings.paths, "health") as about:
-        checked = checks.check_health(settings)
-        about |= {"version": checked.version, "reused": _is_older(checked, about), **checked.metrics}
-    build(settings, "evaluation")
-    if require:
-        checks.require_healthy(checked, settings)
-    return checked
+def _decided(about: dict[str, Any], decision: Artifact) -> Artifact:
+    row = decision.metrics
+    about |= {"decision": row["decision"], "reason": row["reason"]}
+    model = f"{row['candidate_model']}/{row['candidate_variant']}" if row["candidate_version"] else "no model"
+    return _finish(about, decision, f"{model} {row['decision']} by {row['decided_by']}")
 
 
 def report(settings: Settings) -> Path:
-    """One self-contained HTML page."""
+    """Write the report, an HTML page, and return its path."""
     from reclm.evaluation.report.page import write_report
 
-    with recorded(settings.paths, "report"):
-        return write_report(settings)
+    with recorded(settings.paths, "report") as about:
+        page = write_report(settings)
+        about["made"] = page.relative_to(settings.paths.root).as_posix()
+    return page
 
 
 def run(settings: Settings, source: Path | None, *, on_ingested: Callable[[Settings], None] | None = None) -> Artifact:
-    """Run every stage, from a log to a report and a champion. Returns the artifact `evaluation`.
+    """Run every stage, from a log to a champion and a report. Returns the artifact `evaluation`.
 
-    `on_ingested` is called once the data has landed: the command line announces there how long the rest will take.
+    `on_ingested` is called once the data has landed: the command line says there how long the rest will take.
     """
     with one_at_a_time(settings):
         ingest(settings, source)
         if on_ingested is not None:
             on_ingested(settings)
         build(settings, "features")
-        settings = fall_back_to_keywords(settings)
-        learn(settings)
+        settings = learn(settings)
         profile(settings)
+        embed(settings)
+        build(settings, "profiles")
         publish(settings)
         trained = train(settings)
-        evaluation = _evaluated(settings, trained)
-        _decided(settings, trained)
-        build(settings, "evaluation")  # once for both
+        evaluation = evaluate(settings, trained)
+        promote(settings, trained)
+        build(settings, "evaluation")
         report(settings)
     return evaluation
 
 
+def cold_items(settings: Settings) -> dict[str, Any]:
+    """Make new items recommendable without training. Returns `{version, items, missing, added}`.
+
+    Each gets a profile by the model that wrote the others, a vector, rows in Feast and a position among the champion's
+    candidates. Raises WorkspaceError when there is no champion, or no profiles that can be added to.
+    """
+    from reclm.promotion.new_items import add_new_items, candidate_status
+
+    build(settings, "features")
+    profile(settings, items="new")
+    embed(settings)
+    build(settings, "profiles")
+    status = candidate_status(settings)
+    if not status["missing"]:
+        return status  # the usual answer, every few minutes: the feature store is not even opened
+    publish(settings)
+    with recorded(settings.paths, "candidates") as about:
+        result = add_new_items(settings)
+        about |= result | {"reused": result["added"] == 0, "made": f"{result['added']:,} new items can be recommended"}
+    return result
+
+
+def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
+    """Compare the writers of profiles under the same backbones and seeds: artifact `ablation`.
+
+    `reward_of` is another workspace whose reward model is tried on this one's pairs.
+    """
+    from reclm.ablation.arms import with_possible_arms
+    from reclm.ablation.run import ablate as compare
+
+    with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
+        ablation = compare(with_possible_arms(settings), reward_of=reward_of)
+        return _finish(about, ablation, f"{len(settings.ablate.arms)} writers of profiles compared")
+
+
+def check_health(settings: Settings) -> Artifact:
+    """Check data, profiles, vectors and feature store against their bounds: artifact `health`. A breach raises nothing."""
+    from reclm.health import checks
+
+    with recorded(settings.paths, "health") as about:
+        checked = checks.check_health(settings)
+        about |= checked.metrics
+        return _finish(about, checked, ", ".join(f"{count} {status}" for status, count in checked.metrics.items()))
+
+
 def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
-    """Removes artifacts that nobody needs any more, leftovers and old records. A `dry_run` only tells what would go."""
+    """Remove artifacts that nothing needs, leftovers of killed runs and old records. A `dry_run` only lists them."""
     from reclm.maintenance import maintain as tidy
 
     if dry_run:
@@ -366,6 +368,7 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
         result = tidy(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
+        about["made"] = f"{result['artifacts']:,} artifacts removed"
     return result
 
 
@@ -383,6 +386,15 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
     return removed
 
 
-def stored(settings: Settings) -> dict[str, list[Artifact]]:
-    """Every finished artifact by kind."""
-    return {kind: artifacts.all_of(settings.paths, kind) for kind in artifacts.KINDS}
+@contextmanager
+def one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Let one `run`, `ablate`, `maintain` or `forget` at a time work in a workspace; a second one waits and says so."""
+    with alone(settings.paths.locks / "run.lock", f"another run is at work in {settings.paths.root}"):
+        yield
+
+
+def _finish(about: dict[str, Any], artifact: Artifact, made: str) -> Artifact:
+    """Record the artifact of a stage run, what it holds in words, and whether it existed before the run began."""
+    reused = bool(artifact.manifest["created_at"] < about["began"])
+    about |= {"version": artifact.version, "reused": reused, "made": made}
+    return artifact

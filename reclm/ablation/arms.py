@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.dataset import TrainingData, Variant
+from reclm.errors import WorkspaceError
 from reclm.generation.embeddings import write_embeddings
 from reclm.generation.stage import write_profiles
-from reclm.llm.pipeline import ModelPipeline
+from reclm.llm.pipeline import ModelPipeline, why_no_model
 from reclm.profiles import grammar
+from reclm.progress import say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.schemas import PROFILE_FILES
@@ -90,6 +92,26 @@ def chosen_arms(settings: Settings) -> list[Arm]:
             for judge in judges
         ]
     return arms
+
+
+def with_possible_arms(settings: Settings) -> Settings:
+    """Return the settings, with the keyword arm alone where no language model can be trained.
+
+    Raises WorkspaceError when the settings name no keyword arm then.
+    """
+    wanted, keywords = settings.ablate, ("extractive",)
+    if wanted.arms == keywords and not wanted.extras:
+        return settings
+    reason = why_no_model(settings)
+    if not reason:
+        return settings
+    if keywords[0] not in wanted.arms:
+        raise WorkspaceError(
+            f"every writer of ablate.arms is a language model, and none can be trained: {reason}; set ablate.arms to "
+            "extractive, or bring more data"
+        )
+    say(f"only keywords are compared, no language model can be trained: {reason}")
+    return settings.model_copy(update={"ablate": wanted.model_copy(update={"arms": keywords, "extras": ()})})
 
 
 @dataclass

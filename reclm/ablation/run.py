@@ -84,7 +84,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     from reclm.warehouse.reading import features_fingerprint
 
     for line in plan(settings):
-        say(f"  {line}")
+        say(line)
     other = None if reward_of is None else diagnostics.other_reward(reward_of)
     arms = chosen_arms(settings)
     written = [_write(settings, arm) for arm in track(arms, "writing profiles")]

@@ -147,10 +147,10 @@ def tune(
     from reclm import stages
 
     settings = load(workspace, overrides, settings_file)
-    if dry_run:
-        stages.teach(settings, dry_run=True)
-    else:
-        _tell_model(stages.tune(settings))
+    stages.teach(settings, dry_run=dry_run)
+    if not dry_run:
+        stages.base(settings)
+        _print_model(stages.tune(settings))
 
 
 @app.command()
@@ -161,7 +161,7 @@ def reward(
     """Train the reward model on good and spoilt profiles; held-out accuracy is told for each kind of spoiling."""
     from reclm import stages
 
-    _tell_model(stages.reward(load(workspace, overrides, settings_file)))
+    _print_model(stages.reward(load(workspace, overrides, settings_file)))
 
 
 @app.command()
@@ -172,7 +172,7 @@ def refine(
     """Refine the tuned model against the reward model by PPO (or --set refine.method=rloo), with guards that stop it."""
     from reclm import stages
 
-    _tell_model(stages.refine(load(workspace, overrides, settings_file)))
+    _print_model(stages.refine(load(workspace, overrides, settings_file)))
 
 
 @app.command()
@@ -208,7 +208,7 @@ def ablate(
     print(f"\nablation {ablation.path}")
 
 
-def _tell_model(artifact: Any) -> None:
+def _print_model(artifact: Any) -> None:
     import pyarrow.parquet as pq
 
     held_out = artifact.path / "held_out.parquet"
@@ -236,7 +236,10 @@ def profile(
     """
     from reclm import stages
 
-    profiles, embeddings = stages.profile(load(workspace, overrides, settings_file), full=full, items=items)
+    settings = load(workspace, overrides, settings_file)
+    profiles = stages.profile(settings, full=full, items=items)
+    embeddings = stages.embed(settings)
+    stages.build(settings, "profiles")
     print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
 
 
@@ -288,7 +291,9 @@ def evaluate(
     from reclm.evaluation.console import comparison_table
     from reclm.evaluation.evaluate import result_rows
 
-    evaluation = stages.evaluate(load(workspace, overrides, settings_file))
+    settings = load(workspace, overrides, settings_file)
+    evaluation = stages.evaluate(settings)
+    stages.build(settings, "evaluation")
     if output == "json":
         for row in result_rows(evaluation):
             print(json.dumps(row))

@@ -1,7 +1,8 @@
-"""What every command of the line shares: the application, its options, its manner of failing, its way to the settings."""
+"""What every command shares: the application, its options, how it loads settings and how it reports a failure."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from reclm.progress import set_verbose
+
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
+
 
 app = typer.Typer(
     name="reclm",
@@ -20,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Recommendations that know who people are and what things are for.\n\n"
+    help="Recommend items with profiles that a language model writes of users and items.\n\n"
     "From a log to recommendations: `reclm run --data FOLDER` does everything; `reclm demo` does it on a made-up shop.",
 )
 
@@ -51,11 +55,18 @@ Format = Literal["table", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people, json for one object a line.")]
 
 
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the details of each step.")]
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the option `--verbose` to a command, and turn errors that a user can mend into one line and an exit code."""
+
     @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
         from reclm.errors import ReclmError
 
+        if verbose:
+            set_verbose(True)
         try:
             command(*args, **kwargs)
         except ReclmError as error:
@@ -70,10 +81,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {error.strerror or error}: {error.filename or 'see above'}", file=sys.stderr)
             raise typer.Exit(1) from None
 
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VerboseOption)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "verbose": VerboseOption}
     return run
 
 
 def load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> Settings:
+    """Load the settings of a command and prepare this process for them: libraries, environment of dbt and Feast."""
     from reclm.settings.loading import load
     from reclm.settings.machine import bound_libraries
 

@@ -34,7 +34,8 @@ def health(
     from reclm.health import checks
 
     settings = load(workspace, overrides, settings_file)
-    checked = stages.check_health(settings, require=False)
+    checked = stages.check_health(settings)
+    stages.build(settings, "evaluation")
     for row in checks.check_rows(checked):
         print(
             json.dumps(row | {"value": _finite(row["value"])}, default=str) if output == "json" else _health_line(row)

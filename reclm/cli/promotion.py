@@ -46,7 +46,9 @@ def promote(
     settings = load(workspace, overrides, settings_file)
     if version is None and reason:
         raise typer.BadParameter("--reason goes with a VERSION: the policy gives its own")
-    _tell(stages.promote_by_hand(settings, version, reason=reason) if version else stages.promote(settings))
+    decision = stages.promote_by_hand(settings, version, reason=reason) if version else stages.promote(settings)
+    stages.build(settings, "evaluation")
+    _print_decision(decision)
 
 
 @guarded
@@ -62,10 +64,13 @@ def rollback(
     """
     from reclm import stages
 
-    _tell(stages.rollback(load(workspace, overrides, settings_file), reason=reason))
+    settings = load(workspace, overrides, settings_file)
+    decision = stages.rollback(settings, reason=reason)
+    stages.build(settings, "evaluation")
+    _print_decision(decision)
 
 
-def _tell(decision: Artifact) -> None:
+def _print_decision(decision: Artifact) -> None:
     row = decision.metrics
     model = f"{row['candidate_model']}/{row['candidate_variant']} {row['candidate_version']}"
     print(f"{row['decision']:<12}{model if row['candidate_version'] else 'no model'}, by {row['decided_by']}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reclm import stages
-from reclm.storage import runs
+from reclm.storage import artifacts, runs
 from reclm.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def lines(settings: Settings) -> list[str]:
         )
     else:
         text.append("champion  none yet")
-    counts = {kind: len(found) for kind, found in stages.stored(settings).items() if found}
-    text.append("artifacts " + (", ".join(f"{kind} {count}" for kind, count in counts.items()) or "none yet"))
+    counts = {kind: len(artifacts.all_of(settings.paths, kind)) for kind in artifacts.KINDS}
+    text.append("artifacts " + (", ".join(f"{kind} {n}" for kind, n in counts.items() if n) or "none yet"))
     text.append("")
     text.append(f"{'started (UTC)':<20}{'stage':<11}{'status':<12}{'seconds':>8}  about")
     text.extend(

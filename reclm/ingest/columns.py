@@ -157,7 +157,7 @@ def plan(settings: Settings, source: Path) -> Plan:
     has_clock = any(find_column(file, "timestamp", data.timestamp_column) for file in logs)
     if not has_clock:
         say(
-            f"  {logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, valid "
+            f"{logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, valid "
             "and test by chance; set data.timestamp_column if one of them is the time"
         )
     return Plan(

@@ -32,6 +32,61 @@ MIN_HELD_OUT = 2
 MAX_IDENTITIES = 10
 
 
+def has_texts(settings: Settings) -> bool:
+    """Return whether any item of the warehouse has a title, category or text."""
+    from reclm.warehouse.reading import connect
+
+    with closing(connect(settings)) as connection:
+        found = connection.execute("select 1 from dim_items where trim(coalesce(full_text, '')) != '' limit 1")
+        return found.fetchone() is not None
+
+
+def why_no_model(settings: Settings) -> str:
+    """Explain why no language model can be trained on the current warehouse, '' when one can.
+
+    Reads only: nothing is written and no endpoint is asked. A teacher whose artifact is missing is computed in memory;
+    an endpoint that has not answered yet is expected to describe enough users and items.
+    """
+    from reclm.llm.teacher.stage import preview_teacher
+
+    if not has_texts(settings):
+        return "no item has a title, category or text, so profiles stay empty"
+    teacher = preview_teacher(settings)
+    if teacher is None:
+        return ""
+    return lack_of_data(dialogues_of(settings, teacher), teacher, settings.seed)
+
+
+def dialogues_of(settings: Settings, teacher: Teacher) -> list[Dialogue]:
+    """Load every dialogue of the warehouse, those of held-out users and items too.
+
+    Interests of an item's audience come from the teacher, except for held-out items: no prompt may show what the teacher
+    wrote of those.
+    """
+    from reclm.llm.prompts.facts import load_dialogues
+    from reclm.warehouse.reading import connect
+
+    with closing(connect(settings)) as connection:
+        rows = connection.execute("select distinct item_id from fct_item_dialogues where fold = 'held_out'").fetchall()
+        held_out = {row[0] for row in rows}
+        return load_dialogues(connection, lambda item: "" if item in held_out else teacher.interests(item))
+
+
+def lack_of_data(dialogues: Sequence[Dialogue], teacher: Teacher, seed: int) -> str:
+    """Return the reason why these dialogues are too few to train a language model, or '' when they are enough."""
+    from reclm.llm.tuning.heldout import KINDS, sample
+
+    train = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in dialogues)
+    held_out = max(len(sample(dialogues, teacher, kind, MIN_HELD_OUT, seed)) for kind in KINDS)
+    if train >= MIN_TRAIN_DIALOGUES and held_out >= MIN_HELD_OUT:
+        return ""
+    return (
+        f"the teacher wrote of {train} users and items to learn from and {held_out} to measure by; "
+        f"at least {MIN_TRAIN_DIALOGUES} and {MIN_HELD_OUT} are needed. It writes of users whose items have "
+        "something in common, and of items with a text and a few users"
+    )
+
+
 @dataclass
 class ModelPipeline:
     """The steps from a warehouse to a refined language model; what several steps read is loaded once, when needed."""
@@ -50,17 +105,8 @@ class ModelPipeline:
 
     @cached_property
     def dialogues(self) -> list[Dialogue]:
-        """Every dialogue, train and held out. No prompt shows what the teacher wrote about a held-out item."""
-        from reclm.llm.prompts.facts import load_dialogues
-        from reclm.warehouse.reading import connect
-
-        _, teacher = self.teacher
-        with closing(connect(self.settings)) as connection:
-            rows = connection.execute(
-                "select distinct item_id from fct_item_dialogues where fold = 'held_out'"
-            ).fetchall()
-            held_out = {row[0] for row in rows}
-            return load_dialogues(connection, lambda item: "" if item in held_out else teacher.interests(item))
+        """Every dialogue of the warehouse, with the audiences' interests as the teacher describes them."""
+        return dialogues_of(self.settings, self.teacher[1])
 
     @cached_property
     def parents(self) -> dict[str, str]:
@@ -71,18 +117,7 @@ class ModelPipeline:
 
     def lack_of_data(self) -> str:
         """Return the reason why there is too little data to train a language model, or '' when there is enough."""
-        from reclm.llm.tuning.heldout import KINDS, sample
-
-        _, teacher = self.teacher
-        train = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in self.dialogues)
-        held_out = max(len(sample(self.dialogues, teacher, kind, MIN_HELD_OUT, self.settings.seed)) for kind in KINDS)
-        if train >= MIN_TRAIN_DIALOGUES and held_out >= MIN_HELD_OUT:
-            return ""
-        return (
-            f"the teacher wrote of {train} users and items to learn from and {held_out} to measure by; "
-            f"at least {MIN_TRAIN_DIALOGUES} and {MIN_HELD_OUT} are needed. It writes of users whose items have "
-            "something in common, and of items with a text and a few users"
-        )
+        return lack_of_data(self.dialogues, self.teacher[1], self.settings.seed)
 
     def base_model(self) -> Artifact:
         """Make the base model: train it from scratch on dialogues and item texts, or pin the one that is configured.

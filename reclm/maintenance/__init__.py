@@ -56,7 +56,7 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         _tell(chosen, "would go")
         return _summary(chosen, dry_run=True)
     if busy := runs.at_work(settings.paths):
-        say(f"  {busy}: nothing is removed; run `reclm maintain` again when it has ended")
+        say(f"{busy}: nothing is removed; run `reclm maintain` again when it has ended")
         return {**_summary(Plan([], [], []), dry_run=False), "postponed": busy}
     with ExitStack() as held:
         held.enter_context(only_writer(settings.paths))  # a build reads every artifact there is
@@ -85,11 +85,11 @@ def _remove_artifacts(settings: Settings, chosen: Plan) -> int:
 
 def _tell(chosen: Plan, verb: str) -> None:
     for artifact in chosen.artifacts:
-        say(f"  {verb}: {artifact.kind} {artifact.version} of {artifact.manifest['created_at'][:19]}")
+        say(f"{verb}: {artifact.kind} {artifact.version} of {artifact.manifest['created_at'][:19]}")
     for leftover in chosen.leftovers:
-        say(f"  {verb}: {leftover.what.replace('_', ' ')}: {leftover.path.name}")
+        say(f"{verb}: {leftover.what.replace('_', ' ')}: {leftover.path.name}")
     for orphan in chosen.orphans:
-        say(f"  out of place, left alone: {orphan}")
+        say(f"out of place, left alone: {orphan}")
 
 
 def _summary(chosen: Plan, *, dry_run: bool) -> dict[str, Any]:

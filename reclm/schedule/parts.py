@@ -89,6 +89,14 @@ def request(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str
     return {**params, "workspace": workspace}
 
 
+def tunable(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str, Any]:
+    """Return the parameters of a tuning run (see `request`). Raises AirflowSkipException when there is nothing to tune."""
+    wanted = request(params, triggering_asset_events)
+    if reason := tasks.why_not_tune(wanted):
+        raise AirflowSkipException(reason)
+    return wanted
+
+
 def checked(params: Mapping[str, Any]) -> list[str]:
     """The drift that the health checks found. A breach fails the task at once: trying again would find the same."""
     try:

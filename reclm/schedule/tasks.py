@@ -1,9 +1,9 @@
-"""One function a task: a DAG run's parameters come in, one stage is called, and what Airflow should remember goes out.
+"""One function for each task of the DAGs: a DAG run's parameters come in, stages are called, a small result goes out.
 
-Results are small dictionaries of plain values (Airflow keeps them); artifacts stay in the workspace. Everything heavy is
-imported inside the functions, so that a DAG file loads at once. A stage that finds its result standing returns
-`reused`; whether anything new is worth telling downstream is decided by `announced`, against what was told last, so a
-task that is killed after its work and tried again still tells it.
+Results are dictionaries of plain values, which Airflow keeps; artifacts stay in the workspace. Heavy imports sit inside the
+functions, so that a DAG file loads at once. A task that finds its work done returns the same result as the one that did
+it; `reclm.schedule.parts.announced` compares the version with the last asset event and starts what follows only for a new
+one, so a task that is killed after its work and tried again still starts it.
 """
 
 from __future__ import annotations
@@ -23,39 +23,41 @@ Result = dict[str, Any]
 
 
 def load(params: Params) -> Settings:
-    """The settings of this deployment (file, environment) with what the run's parameters override."""
+    """Load the settings of this deployment (file, environment), overridden by the run's parameters."""
     import os
 
+    from reclm.progress import set_verbose
     from reclm.settings.loading import load
     from reclm.settings.machine import bound_libraries
 
-    given = {key: value for key, value in (params.get("settings") or {}).items() if value is not None}
-    flags = [f"{key}={json.dumps(v) if isinstance(v, list) else v}" for key, v in given.items()]
+    overrides = {key: value for key, value in (params.get("settings") or {}).items() if value is not None}
+    flags = [f"{key}={json.dumps(v) if isinstance(v, list) else v}" for key, v in overrides.items()]
     if params.get("as_of"):
         flags.append(f"data.as_of={params['as_of']}")
     workspace = params.get("workspace")
     loaded = load(flags, workspace=Path(workspace) if workspace else None)
     bound_libraries(loaded)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
+    set_verbose(True)  # a task's log is read when something is wrong
     return loaded
 
 
 def as_built(params: Params) -> Settings:
-    """The same, with the moment of knowledge of the build that stands: what follows a build knows what it knows."""
+    """Load the settings with the as-of of the current build: what follows a build knows what the build knows."""
     from reclm.warehouse.reading import as_built
 
     return as_built(load({**params, "as_of": None}))
 
 
 def inbox(settings: Settings) -> Path:
-    """The folder that deliveries are dropped into. Made when it is missing."""
+    """Return the folder that deliveries are dropped into, made when it is missing."""
     folder = settings.paths.root / Path(settings.schedule.inbox).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
-    """What is new in the inbox, into landing; with `only`, nothing but item tables. An empty inbox is an empty day."""
+    """Land the new files of the inbox; with `only`, nothing but item tables. An empty inbox is no error."""
     from reclm import stages
     from reclm.ingest.files import tables_in
 
@@ -79,12 +81,12 @@ def _batches(settings: Settings) -> set[tuple[str, str]]:
 
 
 def has_data(params: Params) -> bool:
-    """False before anything has landed."""
+    """Return whether anything has landed."""
     return load(params).paths.dataset.exists()
 
 
 def features(params: Params, logical_date: datetime | None) -> Result:
-    """dbt's features phase, as of the run's logical date; `params.as_of` wins."""
+    """Build the features with dbt, as of `params.as_of` or else the run's logical date."""
     from reclm import stages
 
     as_of = params.get("as_of") or (logical_date.isoformat() if logical_date else "")
@@ -116,16 +118,19 @@ def _sizes(settings: Settings) -> Result:
 
 
 def health(params: Params) -> Result:
-    """The health checks, as rows of fct_health; fails on a breach of a check named in health.fail."""
+    """Run the health checks and write them to `fct_health`. Raises HealthError for a breach named in health.fail."""
     from reclm import stages
-    from reclm.health.checks import drifted_checks
+    from reclm.health.checks import drifted_checks, require_healthy
 
-    checked = stages.check_health(as_built(params))
+    settings = as_built(params)
+    checked = stages.check_health(settings)
+    stages.build(settings, "evaluation")
+    require_healthy(checked, settings)
     return {"version": checked.version, "drifted": drifted_checks(checked)}
 
 
 def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
-    """`reason`: why the language model should be tuned now; empty: no reason."""
+    """Return `reason`: why the language model should be tuned now, '' for no reason. Only reads."""
     from reclm import stages
     from reclm.errors import WorkspaceError
     from reclm.llm.lineage import newest_model
@@ -136,13 +141,13 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
         try:
             newest_model(settings, warehouse_fingerprint(settings.paths))
             reason = f"drift: {', '.join(drifted)}" if drifted else ""
-        except WorkspaceError as error:  # none stands, or those that do know more than this build may
+        except WorkspaceError as error:  # there is no model, or every one has seen more than this build may show
             reason = str(error)
     return {**_where(settings), "reason": reason}
 
 
 def why_not_tune(params: Params) -> str:
-    """Why there is no model to tune; empty: there is one."""
+    """Explain why no language model is trained on this data set, '' when one is. Only reads."""
     from reclm import stages
 
     settings = as_built(params)
@@ -153,15 +158,25 @@ def why_not_tune(params: Params) -> str:
     return ""
 
 
-def tune(params: Params) -> Result:
-    """Teacher, base model and two-turn tuning."""
+def teach(params: Params) -> Result:
+    """Write the example profiles that the language model learns from."""
     from reclm import stages
 
-    return _about(stages.tune(as_built(params)))
+    teacher = stages.teach(as_built(params))
+    return {} if teacher is None else _about(teacher)
+
+
+def tune(params: Params) -> Result:
+    """Train the base model and tune it on two-turn dialogues."""
+    from reclm import stages
+
+    settings = as_built(params)
+    stages.base(settings)
+    return _about(stages.tune(settings))
 
 
 def reward(params: Params) -> Result:
-    """The reward model, where profiles are written by a refined one."""
+    """Train the reward model, where profiles are written by a refined model."""
     from reclm import stages
 
     settings = as_built(params)
@@ -169,7 +184,7 @@ def reward(params: Params) -> Result:
 
 
 def refine(params: Params) -> Result:
-    """The model that writes: the tuned one after PPO, or, by `profiles.model`, the tuned one as it is."""
+    """Return the model that writes profiles: refined now or, by `profiles.model`, the tuned one."""
     from reclm import stages
 
     settings = as_built(params)
@@ -177,22 +192,24 @@ def refine(params: Params) -> Result:
     return {**_where(settings), **_about(make(settings))}
 
 
-def model_stands(params: Params) -> bool:
-    """Whether profiles can be written now: by keywords, by an endpoint, or by a model that stands."""
+def can_write_profiles(params: Params) -> bool:
+    """Return whether profiles can be written now: by keywords, an endpoint or a finished model. Only reads."""
     return not tuning_due(params)["reason"]
 
 
 def profiles(params: Params) -> Result:
-    """Profiles of what is new or changed, scored and embedded, and their tables."""
+    """Write and embed the profiles of new and changed users and items, and build their tables."""
     from reclm import stages
 
     settings = stages.fall_back_to_keywords(as_built(params))
-    written, embedded = stages.profile(settings)
+    written = stages.profile(settings)
+    embedded = stages.embed(settings)
+    stages.build(settings, "profiles")
     return {"version": written.version, "embeddings": embedded.version, **_plain(written.metrics)}
 
 
 def publish(params: Params) -> Result:
-    """Checked features into Feast, offline and online."""
+    """Check the features and write them to Feast, offline and online."""
     from reclm import stages
 
     settings = as_built(params)
@@ -202,7 +219,7 @@ def publish(params: Params) -> Result:
 
 
 def train(params: Params) -> Result:
-    """The backbones, from Feast."""
+    """Train the recommenders on features from Feast."""
     from reclm import stages
 
     settings = as_built(params)
@@ -215,26 +232,29 @@ def train(params: Params) -> Result:
 
 
 def evaluate(params: Params, versions: Sequence[str]) -> Result:
-    """All models and baselines on the test slice: for people to read, not for the decision."""
+    """Measure the models and all baselines on the test slice: for people to read, not for the decision."""
     from reclm import stages
 
     settings = as_built(params)
-    return _about(stages.evaluate(settings, _backbones(settings, versions)))
+    evaluation = stages.evaluate(settings, _backbones(settings, versions))
+    stages.build(settings, "evaluation")
+    return _about(evaluation)
 
 
 def promote(params: Params, versions: Sequence[str], approved: bool | None = None) -> Result:
-    """The promotion policy; `approved` is a person's word where settings ask for one."""
+    """Decide by the policy who is champion; `approved` is a person's answer where settings ask for one."""
     from reclm import stages
     from reclm.promotion import champion
 
     settings = as_built(params)
-    decided = stages.promote(settings, _backbones(settings, versions), approved=approved)
-    standing = champion.current(settings)["version"] if settings.paths.champion.exists() else None
-    return {**_where(settings), **_plain(decided.metrics), "decision_version": decided.version, "version": standing}
+    decision = stages.promote(settings, _backbones(settings, versions), approved=approved)
+    stages.build(settings, "evaluation")
+    version = champion.current(settings)["version"] if settings.paths.champion.exists() else None
+    return {**_where(settings), **_plain(decision.metrics), "decision_version": decision.version, "version": version}
 
 
 def report(params: Params) -> Result:
-    """The HTML page."""
+    """Write the report."""
     from reclm import stages
 
     return {"page": str(stages.report(as_built(params)))}
@@ -247,18 +267,18 @@ def _backbones(settings: Settings, versions: Sequence[str]) -> list[Artifact]:
 
 
 def cold_items(params: Params) -> Result:
-    """New items, from the inbox to the champion's candidates, with nothing trained."""
+    """Make the new items of the inbox recommendable, without training anything."""
     from reclm import stages
 
     settings = as_built(params)
     if not settings.paths.champion.exists():
         return {"added": 0, "waiting": "nothing has been promoted yet"}
-    ingest(params, only="items")  # what people did waits for reclm_features
+    ingest(params, only="items")  # interactions wait for reclm_features
     return stages.cold_items(stages.fall_back_to_keywords(settings))
 
 
 def maintain(params: Params) -> Result:
-    """Retention, leftovers, orphans."""
+    """Remove old artifacts, leftovers and old records."""
     from reclm import stages
 
     return _plain(stages.maintain(as_built(params), dry_run=bool(params.get("dry_run"))))
@@ -269,10 +289,10 @@ def _about(artifact: Artifact) -> Result:
 
 
 def _where(settings: Settings) -> Result:
-    """Which data set an asset event speaks of."""
+    """Return the data set of an asset event."""
     return {"workspace": str(settings.paths.root)}
 
 
 def _plain(values: Mapping[str, Any]) -> Result:
-    """Numbers, words and truths alone: what fits beside an asset event."""
+    """Keep the numbers, strings and booleans: what fits beside an asset event."""
     return {key: value for key, value in values.items() if isinstance(value, str | int | float | bool)}

@@ -20,7 +20,7 @@ from reclm.settings.section import Section
 from reclm.settings.tree import ENVIRONMENT_PREFIX, Settings
 
 SETTINGS_FILE = "reclm.toml"
-NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA"}
+NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA", "RECLM_VERBOSE"}
 
 
 def describe(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:

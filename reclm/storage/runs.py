@@ -1,4 +1,4 @@
-"""What has run, on what, when, and how it went: one JSON file a stage run in `<workspace>/runs/`.
+"""The record of stage runs: a stage and what it did come in; one JSON file a run goes out, in `<workspace>/runs/`.
 
 A file without an end whose process is gone is a run that was killed; the stage's next run makes up for it.
 """
@@ -14,28 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from reclm.errors import WorkspaceError
-from reclm.progress import say
+from reclm.progress import live, say
 from reclm.storage.files import read_json, write_json
 from reclm.storage.workspace import Workspace
 
 KEPT_RUNS = 10_000
-"""The last bound, where nobody runs maintenance, which keeps `retention.runs`."""
-AT_WORK = timedelta(days=1)
-"""A record of a process that was killed may name a number which another program has by now; so long it is believed."""
+"""Older records are deleted beyond this number, even where `reclm maintain` never runs (it keeps `retention.runs`)."""
+BELIEVED = timedelta(days=1)
+"""A record says `running` for at most this long: later its process number may belong to another program."""
+NAME_WIDTH, MADE_WIDTH = 11, 62
 
 
 @contextmanager
 def recorded(workspace: Workspace, stage: str, **about: Any) -> Iterator[dict[str, Any]]:
-    """Records one stage run. The block may add to the yielded dictionary (`version`, `reused`, counts)."""
+    """Record one stage run and print one line about it at its end.
+
+    The block may add to the yielded dictionary: `version`, `reused`, counts, and `made`, the words of that line.
+    """
     started = datetime.now(UTC)
     path = workspace.runs / f"{started.strftime('%Y%m%dT%H%M%S.%f')}-{stage}.json"
     record: dict[str, Any] = {"stage": stage, "started": started.isoformat(), "pid": os.getpid(), "status": "running"}
     outcome: dict[str, Any] = about | {"began": started.isoformat()}
     write_json(path, record | {"about": outcome})
     clock = time.monotonic()
-    say(f"{stage} …")
     try:
-        yield outcome
+        with live(stage):
+            yield outcome
         record["status"] = "reused" if outcome.get("reused") else "done"
     except KeyboardInterrupt:
         record["status"] = "interrupted"
@@ -48,9 +52,19 @@ def recorded(workspace: Workspace, stage: str, **about: Any) -> Iterator[dict[st
         seconds = time.monotonic() - clock
         record |= {"seconds": round(seconds, 2), "ended": datetime.now(UTC).isoformat(), "about": outcome}
         write_json(path, record)
-        say(f"{stage}: {record['status']} in {seconds:.1f} s")
+        say(summary(record))
     for old in sorted(workspace.runs.glob("*.json"))[:-KEPT_RUNS]:
         old.unlink(missing_ok=True)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Return the line that is printed about an ended run: stage, what it made, seconds."""
+    name = f"{record['stage']:<{NAME_WIDTH}}"
+    if record["status"] == "reused":
+        return f"{name}reused"
+    made = record["about"].get("made", "done") if record["status"] == "done" else record["status"]
+    seconds = f"{record['seconds']:.0f}" if record["seconds"] >= 10 else f"{record['seconds']:.1f}"
+    return f"{name}{made:<{MADE_WIDTH}} {seconds:>6} s"
 
 
 def _alive(pid: int) -> bool:
@@ -58,10 +72,10 @@ def _alive(pid: int) -> bool:
 
 
 def at_work(workspace: Workspace) -> str:
-    """`stage train of process 12 is at work` of another process on this machine, '' when there is none."""
+    """Describe the stage that another process on this machine is running, '' when there is none."""
     for path in sorted(workspace.runs.glob("*.json"), reverse=True):
         record = read_json(path)
-        if datetime.now(UTC) - datetime.fromisoformat(record["started"]) > AT_WORK:
+        if datetime.now(UTC) - datetime.fromisoformat(record["started"]) > BELIEVED:
             break
         if record["status"] == "running" and record["pid"] != os.getpid() and _alive(record["pid"]):
             return f"stage {record['stage']} of process {record['pid']} is at work"
@@ -69,7 +83,7 @@ def at_work(workspace: Workspace) -> str:
 
 
 def history(workspace: Workspace) -> list[dict[str, Any]]:
-    """Every recorded run, oldest first. Raises WorkspaceError when there is none."""
+    """Return every recorded run, oldest first. Raises WorkspaceError when there is none."""
     records = []
     for path in sorted(workspace.runs.glob("*.json")) if workspace.runs.exists() else []:
         record = read_json(path)

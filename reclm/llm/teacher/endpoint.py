@@ -89,7 +89,7 @@ def write_entries(
         metrics = {**engine.usage(), "cost": round(engine.cost(), 4)}
     finally:
         engine.close()
-    say(f"  the endpoint was asked {metrics['requests']:,} times: {metrics['prompt_tokens']:,} tokens in, "
+    say(f"the endpoint was asked {metrics['requests']:,} times: {metrics['prompt_tokens']:,} tokens in, "
         f"{metrics['answer_tokens']:,} out, cost {metrics['cost']}")  # fmt: skip
     return entries, metrics
 
@@ -107,6 +107,6 @@ def say_cost(settings: Settings, connection: DuckDBPyConnection, verb: str) -> N
     answers, endpoint = ANSWER_TOKENS * (len(users) + len(items)), settings.openai
     cost = (tokens * endpoint.price_in + answers * endpoint.price_out) / 1e6
     say(
-        f"  {verb} {endpoint.base_url} about {len(users):,} users and {len(items):,} items: some {tokens:,} tokens in, "
+        f"{verb} {endpoint.base_url} about {len(users):,} users and {len(items):,} items: some {tokens:,} tokens in, "
         f"{answers:,} out, cost {cost:.2f}"
     )

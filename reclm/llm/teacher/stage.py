@@ -123,6 +123,35 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     return artifacts.load(workspace, KIND, version)
 
 
+def preview_teacher(settings: Settings) -> Teacher | None:
+    """Return what the teacher of the current warehouse writes, without writing an artifact or asking an endpoint.
+
+    The finished artifact is read if there is one. Otherwise the keyword teacher and a table are computed in memory; for an
+    endpoint the newest teacher of an earlier warehouse stands in, and without one the result is None.
+    """
+    from reclm.warehouse.reading import connect
+
+    workspace, engine = settings.paths, settings.teacher.engine
+    warehouse = warehouse_fingerprint(workspace)
+    if engine == "openai":
+        wanted = {**parameters_of(settings), "model": ""}  # whichever model answered: it is only counted how much
+        found = [
+            one for one in artifacts.all_of(workspace, KIND) if {**one.manifest["parameters"], "model": ""} == wanted
+        ]
+        found.sort(key=lambda one: one.manifest["parents"].get("warehouse") == warehouse)
+        return load_teacher(settings, found[-1]) if found else None
+    version = artifacts.version_of(KIND, parameters_of(settings), {"warehouse": warehouse})
+    if finished := artifacts.find(workspace, KIND, version):
+        return load_teacher(settings, finished)
+    with closing(connect(settings)) as connection:
+        entries, _ = _ENGINES[engine].write(settings, connection, workspace.artifacts)
+    profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
+    for entry in entries:
+        if entry.profile and not entry.flag:
+            profiles[entry.kind, entry.snapshot][entry.entity_id] = entry.profile
+    return Teacher(profiles)
+
+
 def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
     """The teachers of a warehouse that differ from the settings' in the endpoint's model alone, oldest first."""
     wanted = {**teacher_parameters(settings), "model": ""}

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
 
-from reclm import stages
 from reclm.ablation import arms as writers
 from reclm.ablation import cells as trainings
 from reclm.ablation import run as stage
@@ -154,16 +153,11 @@ class TestWhatIsCompared:
     def test_without_enough_to_learn_from_is_the_keyword_arm_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def too_little(settings: Settings) -> Settings:
-            return overridden(settings, {"profiles": {"engine": "extractive"}})
-
-        monkeypatch.setattr(stages, "fall_back_to_keywords", too_little)
+        monkeypatch.setattr(writers, "why_no_model", lambda settings: "too little")
         settings = Settings(workspace=tmp_path)
-        for engine in ("transformers", "extractive"):
-            asked = overridden(settings, {"profiles": {"engine": engine}})
-            assert stages._with_arms(asked).ablate.arms == ("extractive",)
+        assert writers.with_possible_arms(settings).ablate.arms == ("extractive",)
         with pytest.raises(WorkspaceError, match=r"set ablate\.arms to extractive"):
-            stages._with_arms(overridden(settings, {"ablate": {"arms": ("two_turn",)}}))
+            writers.with_possible_arms(overridden(settings, {"ablate": {"arms": ("two_turn",)}}))
 
     def test_is_trained_anew_with_another_encoding(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)

@@ -252,7 +252,7 @@ class TestWhenToTune:
         with artifacts.writing(settings.paths, "refine", {}, {"warehouse": "f1"}):
             pass
         assert (reason(), reason("mix")) == ("", "drift: mix")
-        assert tasks.model_stands({})
+        assert tasks.can_write_profiles({})
         monkeypatch.setattr(lineage, "newest_model", refuse)
         assert reason() == "every model knows more than f1"
-        assert not tasks.model_stands({})
+        assert not tasks.can_write_profiles({})
