@@ -134,17 +134,17 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     workspace, engine = settings.paths, settings.teacher.engine
     warehouse = warehouse_fingerprint(workspace)
     if engine == "openai":
-        wanted = {**parameters_of(settings), "model": ""}  # whichever model answered: it is only counted how much
+        wanted = {**teacher_parameters(settings), "model": ""}  # whichever model answered: it is only counted how much
         found = [
             one for one in artifacts.all_of(workspace, KIND) if {**one.manifest["parameters"], "model": ""} == wanted
         ]
         found.sort(key=lambda one: one.manifest["parents"].get("warehouse") == warehouse)
         return load_teacher(settings, found[-1]) if found else None
-    version = artifacts.version_of(KIND, parameters_of(settings), {"warehouse": warehouse})
+    version = artifacts.version_of(KIND, teacher_parameters(settings), {"warehouse": warehouse})
     if finished := artifacts.find(workspace, KIND, version):
         return load_teacher(settings, finished)
     with closing(connect(settings)) as connection:
-        entries, _ = _ENGINES[engine].write(settings, connection, workspace.artifacts)
+        entries, _ = _ENGINES[engine](settings, connection, workspace.artifacts)
     profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
     for entry in entries:
         if entry.profile and not entry.flag:
