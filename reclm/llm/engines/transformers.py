@@ -122,25 +122,23 @@ class TransformersEngine:
         import torch
 
         from reclm.llm.engines.decoding import NoPhraseTwice
+        from reclm.llm.models.batches import pad
 
         model, tokenizer = self._model, self._tokenizer
         assert model is not None and tokenizer is not None
-        width = max(map(len, encoded))
-        pad = tokenizer.pad_token_id
-        tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=model.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
+        batch = pad(encoded, tokenizer.pad_token_id, side="left", device=model.device)
+        width = batch.input_ids.shape[1]
         processors: list[Any] = [NoPhraseTwice(tokenizer, width, len(encoded))] if structured else []
         if temperature > 0:
             processors.append(_noise(encoded, temperature, seed))
         with torch.inference_mode():
             written = cast(Any, model).generate(
-                input_ids=tokens,
-                attention_mask=mask,
+                **batch.inputs(),
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 logits_processor=processors,
                 eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=pad,
+                pad_token_id=tokenizer.pad_token_id,
             )[:, width:]
         return [ids[: _length(ids, tokenizer.eos_token_id)] for ids in written.tolist()]
 

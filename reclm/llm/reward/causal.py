@@ -1,8 +1,8 @@
-"""RecLM's own reward model: pairs come in, the tuned language model with a head of one number goes out.
+"""RecLM's own reward model: preference pairs come in, the tuned language model with a head of one output goes out.
 
-TRL's RewardTrainer tunes a LoRA adapter and the head by the Bradley-Terry loss (RecLM, arXiv 2412.19302, section 3.3; InstructGPT,
-arXiv 2203.02155). Requests and answers reach it as tokens, built as they are served; the adapter is merged for use. For a
-small model this learns the form and not the entity: see `reclm.llm.reward.encoder`.
+TRL's RewardTrainer tunes a LoRA adapter and the head by the Bradley-Terry loss (RecLM, arXiv 2412.19302, section 3.3;
+InstructGPT, arXiv 2203.02155). Requests and answers reach it as tokens, built as for serving; the adapter is merged for
+use. A small model learns only the form this way; `reclm.llm.reward.encoder` is the default for that reason.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import ModelError
+from reclm.llm.models.batches import batches_by_length, pad
 from reclm.llm.models.compat import prepare, report_progress
 from reclm.llm.models.loading import load_model, load_tokenizer
 from reclm.llm.models.processes import is_main_process
@@ -33,40 +34,37 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 LOGGED = {"loss": "loss", "accuracy": "accuracy", "margin": "margin"}
-CENTRED = 0.01
-SCALED_BY = 256
+CENTRING = 0.01
+"""Weight of the term that keeps the mean of rewards near 0."""
+SCALE_PAIRS = 256
+"""Train pairs whose scores are scaled to a standard deviation of 1."""
 
 
 class CausalReward:
-    """A merged sequence-classification model that reads a request and its answer as the language model would."""
+    """A reward model made of a sequence-classification model that reads a request and its answer as tokens."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self._tokenizer, self._batch_size = model.eval(), tokenizer, batch_size
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        """(n,) the head's number at the end of answer i to request i."""
+        """Return the output of the head at the end of answer i to request i, (n,)."""
         import torch
 
-        rows = [_tokens(self._tokenizer, messages, text) for messages, text in zip(requests, profiles, strict=True)]
-        found = np.zeros(len(rows), dtype=np.float32)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            width = max(len(rows[row]) for row in batch)
-            pad = self._tokenizer.pad_token_id
-            ids = torch.tensor(
-                [rows[row] + [pad] * (width - len(rows[row])) for row in batch], device=self.model.device
-            )
-            mask = torch.tensor([[1] * len(rows[row]) + [0] * (width - len(rows[row])) for row in batch])
+        tokens = [_tokens(self._tokenizer, messages, text) for messages, text in zip(requests, profiles, strict=True)]
+        scores = np.zeros(len(tokens), dtype=np.float32)
+        pad_token = self._tokenizer.pad_token_id
+        for rows in batches_by_length([len(row) for row in tokens], self._batch_size):
+            batch = pad([tokens[row] for row in rows], pad_token, side="right", device=self.model.device)
             with torch.inference_mode():
-                logits = self.model(input_ids=ids, attention_mask=mask.to(ids.device), use_cache=False).logits
-            found[batch] = logits[:, 0].float().cpu().numpy()
-        return found
+                logits = self.model(**batch.inputs(), use_cache=False).logits
+            scores[rows] = logits[:, 0].float().cpu().numpy()
+        return scores
 
     def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Nothing: a causal model judges by what the request shows, as RecLM's does."""
+        """Do nothing: a causal model scores by what the request shows, as RecLM's does."""
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+        """Return the model, which TRL takes as it is."""
         return self.model
 
 
@@ -75,6 +73,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], pro
 
 
 def load_causal_reward(settings: Settings, folder: Path) -> CausalReward:
+    """Load the merged reward model in `folder`. Raises ModelError when there is none."""
     if not folder.is_dir():
         raise ModelError(f"{folder} holds no reward model; run `reclm reward`")
     model = load_model(folder, settings, task="score", load_in="full")
@@ -84,7 +83,7 @@ def load_causal_reward(settings: Settings, folder: Path) -> CausalReward:
 def train_causal_reward(
     settings: Settings, pairs: Sequence[Pair], location: str, folder: Path
 ) -> tuple[CausalReward | None, list[dict[str, Any]], int]:
-    """Tunes on the pairs of the fold `train` into `folder/adapter` and `folder/model`.
+    """Train on the pairs of the fold `train` and save `folder/adapter` and `folder/model`.
 
     Returns the model (None in a process that is not the first), its curve as rows of (step, metric, value), and how many
     pairs were left out because they are longer than the model reads. Raises ModelError when none is left.
@@ -97,16 +96,16 @@ def train_causal_reward(
     set_seed(settings.seed)
     tokenizer = load_tokenizer(location, padding_side="right")
     model = load_model(location, settings, task="score")
-    room = model.config.get_text_config().max_position_embeddings
+    positions = model.config.get_text_config().max_position_embeddings
     train = [pair for pair in pairs if pair.fold == "train"]
     rows = [
         {f"{side}_ids": _tokens(tokenizer, pair.messages, getattr(pair, side)) for side in ("chosen", "rejected")}
         for pair in train
     ]
-    fitting = [row for row in rows if max(map(len, row.values())) <= room]
+    fitting = [row for row in rows if max(map(len, row.values())) <= positions]
     if not fitting:
         raise ModelError(
-            f"every reward pair is longer than the {room} tokens the model reads; lower llm.max_prompt_tokens"
+            f"every reward pair is longer than the {positions} tokens the model reads; lower llm.max_prompt_tokens"
         )
     model.train()
     trainer = RewardTrainer(
@@ -122,7 +121,7 @@ def train_causal_reward(
     if not is_main_process():
         return None, [], 0
     tuned.save_pretrained(folder / "adapter")
-    _merge(settings, tokenizer, train[:SCALED_BY], location, folder)
+    _merge(settings, tokenizer, train[:SCALE_PAIRS], location, folder)
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     curve = [
         {"step": entry["step"], "metric": LOGGED[name], "value": float(value)}
@@ -136,7 +135,7 @@ def train_causal_reward(
 def _merge(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], location: str, folder: Path
 ) -> None:
-    """Saves the tuned model merged, with a head whose scores of some pairs it learned from have a deviation of 1."""
+    """Save the merged model, with a head whose scores of some train pairs have a standard deviation of 1."""
     from peft import PeftModel
 
     base = load_model(location, settings, task="score", load_in="full")
@@ -175,7 +174,7 @@ def _config(settings: Settings, folder: Path) -> RewardConfig:
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         max_length=None,
-        center_rewards_coefficient=CENTRED,
+        center_rewards_coefficient=CENTRING,
         logging_steps=10,
         report_to=settings.trl.report_to.split(","),
         save_strategy="no",

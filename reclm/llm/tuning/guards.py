@@ -1,8 +1,9 @@
-"""Guards of the refinement: what was seen of held-out answers, look by look, comes in, a verdict that stops it goes out.
+"""Guards of the refinement: metrics of held-out answers come in, one entry a validation; a verdict that stops it goes out.
 
-Reinforcement learning maximises a model of quality, not quality. Each guard is a pure function that compares the last look
-with the first one, which is the tuned model before any update. RecLM (arXiv 2412.19302, section 3.3) refines against
-over-smoothing; `distinct` sees it, `own` and `ranking` see a reward that rises for something else than what it stands for.
+Reinforcement learning maximises a model of quality, not quality itself. Each guard is a pure function that compares the
+last metrics with the first, which are those of the tuned model before any update. RecLM (arXiv 2412.19302, section 3.3)
+refines against over-smoothing: `distinct` detects it. `own` and `ranking` detect a reward that rises while what it should
+measure gets worse.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOutMetrics:
-    """Held-out answers, as they are served, after `step` updates.
+    """Metrics of held-out answers, written as for serving, after `step` updates.
 
-    `reward` is their mean with its standard error, `kl` the divergence from the tuned model in nats an answer, `distinct` a
-    share, as is `format` of the well-formed, `own_minus_other` a difference of cosines, `ranking` an AUC. NaN: could not be
-    seen.
+    `reward` is the mean reward and `reward_error` its standard error. `kl` is the divergence from the tuned model in nats
+    an answer. `format` (well-formed answers) and `distinct` are shares, `own_minus_other` is a difference of cosines and
+    `ranking` an AUC. A metric that cannot be measured is NaN.
     """
 
     step: int
@@ -36,7 +37,7 @@ class HeldOutMetrics:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which guard rejects which step, and why, in a sentence."""
+    """The guard that rejects a step, the step, and the reason as a sentence."""
 
     guard: str
     step: int
@@ -46,44 +47,49 @@ class Verdict:
 Guard = Callable[[Sequence[HeldOutMetrics], "RefineSettings"], "Verdict | None"]
 
 
-def kl(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    last = looks[-1]
-    if not last.kl <= settings.max_kl:  # also when it is no number
+def kl(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Reject a policy that is too far from the tuned model."""
+    last = history[-1]
+    if not last.kl <= settings.max_kl:  # also when it is NaN
         return Verdict(
             "kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats an answer, over {settings.max_kl:g}"
         )
     return None
 
 
-def well_formed(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    first, last = looks[0], looks[-1]
+def well_formed(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Reject a policy that writes fewer well-formed answers."""
+    first, last = history[0], history[-1]
     if first.format - last.format > settings.max_format_drop:
         return Verdict("format", last.step, f"well-formed answers fell from {first.format:.3f} to {last.format:.3f}")
     return None
 
 
-def distinct(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    first, last = looks[0], looks[-1]
+def distinct(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Reject a policy that writes the same profile for more entities (over-smoothing)."""
+    first, last = history[0], history[-1]
     if first.distinct - last.distinct > settings.max_distinct_drop:
         reason = f"distinct profiles fell from {first.distinct:.3f} to {last.distinct:.3f} (over-smoothing)"
         return Verdict("distinct", last.step, reason)
     return None
 
 
-def reward_hacking_own(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    first, last = looks[0], looks[-1]
-    fall = first.own_minus_other - last.own_minus_other
-    if last.reward > first.reward and fall > settings.max_own_drop:
-        reason = f"the reward rose while own-minus-other similarity fell by {fall:.3f}"
+def reward_hacking_own(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Reject a policy whose reward rises while its answers describe their own entity less well."""
+    first, last = history[0], history[-1]
+    drop = first.own_minus_other - last.own_minus_other
+    if last.reward > first.reward and drop > settings.max_own_drop:
+        reason = f"the reward rose while own-minus-other similarity fell by {drop:.3f}"
         return Verdict("reward_hacking_own", last.step, reason)
     return None
 
 
-def reward_hacking_ranking(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    first, last = looks[0], looks[-1]
-    fall = first.ranking - last.ranking
-    if last.reward > first.reward and fall > settings.max_ranking_drop:
-        reason = f"the reward rose while the withheld items' AUC by profile fell by {fall:.3f}"
+def reward_hacking_ranking(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Reject a policy whose reward rises while withheld items are ranked less well by its profiles."""
+    first, last = history[0], history[-1]
+    drop = first.ranking - last.ranking
+    if last.reward > first.reward and drop > settings.max_ranking_drop:
+        reason = f"the reward rose while the withheld items' AUC by profile fell by {drop:.3f}"
         return Verdict("reward_hacking_ranking", last.step, reason)
     return None
 
@@ -97,13 +103,13 @@ GUARDS: Mapping[str, Guard] = {
 }
 
 
-def verdict(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
-    """What the first guard that rejects the last look says; None when none does."""
-    found = (guard(looks, settings) for guard in GUARDS.values())
+def verdict(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict | None:
+    """Return the verdict of the first guard that rejects the last metrics; None when no guard does."""
+    found = (guard(history, settings) for guard in GUARDS.values())
     return next((one for one in found if one is not None), None)
 
 
-def best(looks: Sequence[HeldOutMetrics], settings: RefineSettings) -> HeldOutMetrics:
-    """The look of the highest reward among those that no guard rejects; the first of equals. `looks[0]` always stands."""
-    allowed = [look for row, look in enumerate(looks) if row == 0 or verdict(looks[: row + 1], settings) is None]
-    return max(allowed, key=lambda look: look.reward)
+def best(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> HeldOutMetrics:
+    """Return the metrics with the highest reward that no guard rejects; the first of equals. `history[0]` is allowed."""
+    allowed = [one for row, one in enumerate(history) if row == 0 or verdict(history[: row + 1], settings) is None]
+    return max(allowed, key=lambda one: one.reward)

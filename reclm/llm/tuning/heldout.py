@@ -1,21 +1,23 @@
-"""What a language model does for users and items it never saw: held-out dialogues come in, rows of metrics go out.
+"""Held-out metrics of a language model: dialogues of users and items it was not trained on come in, rows of metrics go out.
 
-A profile is asked for as it is written for use, since the teacher's too is one of the whole history; before turn 2 the
-withheld item is masked, and the model answers anew. Who has, taken whole, the history that a dialogue of the training showed
-is left out. Strictness of form alone means nothing (a model that says the same of everybody is well formed), so that every
-similarity stands beside the one to somebody else. Each metric is the mean of one number per entity, with its standard error.
+Profiles are requested as they are for serving, from the whole history, because the teacher's are too. Before turn 2 the
+withheld item is masked and the model answers again. An entity is left out when its whole history equals one that a train
+dialogue showed. Well-formed answers alone prove little (a model that writes the same profile for everybody is well formed),
+so every similarity is reported beside the similarity to other entities. Each metric is the mean of one number per entity,
+with its standard error. The task is RecLM's (arXiv 2412.19302, section 3.2).
 
-    format                      share of answers that parse.
+    format                      share of answers that parse, by structured decoding.
+    format_unaided              the same without structured decoding.
     own_similarity              cosine of the answer and the entity's own teacher profile, by the sentence encoder.
-    other_similarity            mean cosine of the answer and the teacher profiles of the other entities measured whose
-                                profile is another text.
-    own_minus_other             the difference: what an answer says of this entity and not of everybody.
+    other_similarity            mean cosine of the answer and the teacher profiles of the other measured entities,
+                                those with the same profile text left out.
+    own_minus_other             the difference: what an answer says about this entity and not about everybody.
     distinct, teacher_distinct, prompt_distinct
                                 1 / number of entities with this very text, of the answers, of the teacher and of the
-                                prompts: who is asked the same answers the same, so that is as distinct as answers can be.
+                                prompts. Equal prompts get equal answers, so prompt_distinct bounds distinct.
     copy_neighbour, copy_neighbour_minus_other
-                                own_similarity and own_minus_other of copying the teacher profile of the nearest neighbour
-                                that is learned from; what the teacher says of the held-out is nobody's to copy.
+                                own_similarity and own_minus_other of a baseline that copies the teacher profile of the
+                                nearest neighbour in the train fold.
     turn2_accuracy, turn2_auc   of P(Yes) after the model's own profile of the masked history. With a suffix, of a
                                 baseline: always_yes; popularity and itemknn, at the threshold that is best on the train
                                 dialogues.
@@ -24,11 +26,12 @@ similarity stands beside the one to somebody else. Each metric is the mean of on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.llm.models.batches import batches_by_length, pad
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts, question
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import NO, YES, Facts, Kind, Message, Shape, UserFacts, is_silent
@@ -49,7 +52,7 @@ Floats = NDArray[np.float64]
 
 
 class Row(TypedDict):
-    """One metric of one kind of entity; `error` is the standard error of `value` over `n` entities."""
+    """A metric of one kind of entity; `error` is the standard error of `value` over `n` entities."""
 
     metric: str
     kind: str
@@ -67,46 +70,48 @@ def measure(
     *,
     embed: Embed | None = None,
 ) -> list[Row]:
-    """Every metric of a model, per kind, on at most `tune.held_out_sample` held-out entities of each."""
+    """Measure a model on at most `tune.held_out_sample` held-out users and as many items; every metric, per kind."""
     embed = embedder(settings) if embed is None else embed
     shape, batch, tune = shape_of(settings), settings.profiles.batch_size, settings.tune
     rows: list[Row] = []
-    learned = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
-    taught = {_picture(d.facts if tune.masking else d.unmasked, shape) for d in dialogues if d.fold == "train"}
+    train_ids = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
+    shown_in_training = {
+        _own_facts(d.facts if tune.masking else d.unmasked, shape) for d in dialogues if d.fold == "train"
+    }
     for kind in KINDS:
-        chosen = sample(dialogues, teacher, kind, tune.held_out_sample, settings.seed)
-        chosen = [dialogue for dialogue in chosen if _picture(dialogue.served, shape) not in taught]
-        if len(chosen) < 2:
+        held_out = sample(dialogues, teacher, kind, tune.held_out_sample, settings.seed)
+        held_out = [d for d in held_out if _own_facts(d.served, shape) not in shown_in_training]
+        if len(held_out) < 2:
             continue
-        asking = [dialogue for dialogue in chosen if dialogue.asks and tune.turns == "two"]
-        served = first_prompts(chosen, shape, token_counter(tokenizer), served=True)
-        masked = first_prompts(asking, shape, token_counter(tokenizer))
-        written = _answers_of_each(settings, model, tokenizer, served + masked)
-        texts, before_question = written[: len(chosen)], written[len(chosen) :]
-        alone = write_answers(settings, model, tokenizer, served, structured=False)
-        rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in alone]))
-        rows += profile_rows(kind, chosen, texts, teacher, embed, learned[kind])
+        with_question = [dialogue for dialogue in held_out if dialogue.asks and tune.turns == "two"]
+        served = first_prompts(held_out, shape, token_counter(tokenizer), served=True)
+        masked = first_prompts(with_question, shape, token_counter(tokenizer))
+        answers = _answer_distinct(settings, model, tokenizer, served + masked)
+        texts, before_question = answers[: len(held_out)], answers[len(held_out) :]
+        unaided = write_answers(settings, model, tokenizer, served, structured=False)
+        rows += _mean("format_unaided", kind, np.array([float(grammar.parse(text).ok) for text in unaided]))
+        rows += profile_rows(kind, held_out, texts, teacher, embed, train_ids[kind])
         rows += _mean("prompt_distinct", kind, distinctness([prompt[-1]["content"] for prompt in served]))
-        if len(asking) < 2:
+        if len(with_question) < 2:
             continue
-        asked: list[list[Message]] = [
+        conversations: list[list[Message]] = [
             [*prompt, {"role": "assistant", "content": text}, question(dialogue, shape.style)]
-            for dialogue, prompt, text in zip(asking, masked, before_question, strict=True)
+            for dialogue, prompt, text in zip(with_question, masked, before_question, strict=True)
         ]
-        probabilities = yes_probabilities(model, tokenizer, asked, batch)
-        known = [dialogue for dialogue in dialogues if dialogue.fold == "train" and dialogue.asks]
-        rows += turn_two_rows(kind, asking, probabilities, known)
+        probabilities = yes_probabilities(model, tokenizer, conversations, batch)
+        train = [dialogue for dialogue in dialogues if dialogue.fold == "train" and dialogue.asks]
+        rows += turn_two_rows(kind, with_question, probabilities, train)
     return rows
 
 
-def _picture(facts: Facts, shape: Shape) -> Hashable:
-    """What a prompt shows of the entity itself, whatever the order."""
+def _own_facts(facts: Facts, shape: Shape) -> Hashable:
+    """What a prompt shows about the entity itself, in any order."""
     if isinstance(facts, UserFacts):
         return frozenset(facts.history[: shape.history])
     return facts.line, facts.text
 
 
-def _answers_of_each(
+def _answer_distinct(
     settings: Settings,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -114,13 +119,13 @@ def _answers_of_each(
 ) -> list[str]:
     """The structured answer to each prompt, in order; equal prompts are answered once."""
     distinct = {str(prompt): prompt for prompt in prompts}
-    written = write_answers(settings, model, tokenizer, list(distinct.values()), structured=True)
-    answer_to = dict(zip(distinct, written, strict=True))
+    answers = write_answers(settings, model, tokenizer, list(distinct.values()), structured=True)
+    answer_to = dict(zip(distinct, answers, strict=True))
     return [answer_to[str(prompt)] for prompt in prompts]
 
 
 def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, limit: int, seed: int) -> list[Dialogue]:
-    """At most `limit` held-out entities of a kind, drawn by seed, each by its first dialogue as it is served."""
+    """Draw at most `limit` held-out entities of a kind by seed; return the first dialogue of each."""
     first: dict[str, Dialogue] = {}
     for dialogue in dialogues:
         if dialogue.kind == kind and dialogue.fold == "held_out" and dialogue.view == 0:
@@ -135,7 +140,7 @@ def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, li
 
 
 def decoding_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that held-out answers, as they are served, depend on besides those of the language model."""
+    """Return the settings, besides those of the language model, that answers written as for serving depend on."""
     return settings.profiles.model_dump(include={"temperature", "retries"})
 
 
@@ -145,15 +150,18 @@ def profile_rows(
     texts: Sequence[str],
     teacher: ProfileSource,
     embed: Embed,
-    learned: Collection[str] = (),
+    train_ids: Collection[str] = (),
 ) -> list[Row]:
-    """The metrics of what was written: `texts[i]` for the entity of `dialogues[i]`. `learned` ids may be copied from."""
+    """Compute the metrics of written profiles, `texts[i]` for the entity of `dialogues[i]`.
+
+    The baseline that copies a neighbour's profile copies from neighbours in `train_ids`.
+    """
     own_texts = [teacher.of(kind, dialogue.entity_id) or "" for dialogue in dialogues]
     own = embed(own_texts)
     other = np.array(own_texts)[:, None] != np.array(own_texts)[None, :]
     own_similarity, other_similarity = _similarities(embed(texts), own, other, np.arange(len(dialogues)))
     copies = [
-        next(filter(None, (teacher.of(kind, n) for n in dialogue.neighbour_ids if n in learned)), "")
+        next(filter(None, (teacher.of(kind, n) for n in dialogue.neighbour_ids if n in train_ids)), "")
         for dialogue in dialogues
     ]
     copied = np.flatnonzero(np.array([bool(text) for text in copies], dtype=bool))
@@ -174,7 +182,7 @@ def profile_rows(
 def _similarities(
     written: NDArray[np.float32], own: NDArray[np.float32], other: NDArray[np.bool_], rows: NDArray[np.intp]
 ) -> tuple[Floats, Floats]:
-    """(n,) cosine of written[i] with own[rows[i]], and its mean with those that are of another; NaN without any."""
+    """(n,) cosine of written[i] with own[rows[i]], and its mean with the others'; NaN when there are no others."""
     cosines = (written @ own.T).astype(np.float64)
     others = other[rows]
     counts = others.sum(axis=1)
@@ -193,19 +201,19 @@ def _mean(metric: str, kind: str, values: Floats) -> list[Row]:
 def turn_two_rows(
     kind: Kind, dialogues: Sequence[Dialogue], probabilities: Floats, train: Sequence[Dialogue]
 ) -> list[Row]:
-    """Accuracy and AUC of P(Yes), (n,), beside those of the baselines, whose thresholds come from `train`."""
+    """Compute accuracy and AUC of P(Yes), (n,), and those of the baselines, whose thresholds come from `train`."""
     answers = np.array([dialogue.answer for dialogue in dialogues], dtype=bool)
-    known = [dialogue for dialogue in train if dialogue.kind == kind]
+    of_kind = [dialogue for dialogue in train if dialogue.kind == kind]
     scores: dict[str, tuple[Floats, float]] = {
         "": (probabilities, 0.5),
         "_always_yes": (np.ones(len(answers)), 0.5),
-        "_popularity": _baseline(dialogues, known, lambda dialogue: dialogue.popularity),
-        "_itemknn": _baseline(dialogues, known, lambda dialogue: dialogue.knn_score),
+        "_popularity": _baseline(dialogues, of_kind, lambda dialogue: dialogue.popularity),
+        "_itemknn": _baseline(dialogues, of_kind, lambda dialogue: dialogue.knn_score),
     }
     rows: list[Row] = []
     for name, (values, threshold) in scores.items():
-        right = ((values > threshold) == answers).astype(np.float64)
-        rows += _mean(f"turn2_accuracy{name}", kind, right)
+        correct = ((values > threshold) == answers).astype(np.float64)
+        rows += _mean(f"turn2_accuracy{name}", kind, correct)
         area, error = auc(values, answers)
         if not np.isnan(area):
             rows.append({"metric": f"turn2_auc{name}", "kind": kind, "value": area, "error": error, "n": len(answers)})
@@ -223,7 +231,7 @@ def _baseline(
 
 
 def best_threshold(scores: Floats, answers: NDArray[np.bool_]) -> float:
-    """The threshold above which saying Yes is right most often; the lowest such."""
+    """Return the threshold above which the answer Yes is right most often; the lowest of equals."""
     if not len(scores):
         return 0.0
     order = np.argsort(scores, kind="stable")
@@ -236,7 +244,7 @@ def best_threshold(scores: Floats, answers: NDArray[np.bool_]) -> float:
 
 
 def auc(scores: Floats, answers: NDArray[np.bool_]) -> tuple[float, float]:
-    """Area under the ROC curve and its standard error (Hanley and McNeil 1982); NaN when all answers are alike."""
+    """Return the area under the ROC curve and its standard error (Hanley and McNeil 1982); NaN when all answers agree."""
     from scipy.stats import rankdata
 
     yes, no = int(answers.sum()), int((~answers).sum())
@@ -256,27 +264,29 @@ def write_answers(
     *,
     structured: bool,
 ) -> list[str]:
-    """The model's greedy answer to each prompt, in order, by itself; or `structured`, and malformed ones asked for again
-    by sampling, as profiles are served."""
+    """Write the model's greedy answer to each prompt, in order.
+
+    With `structured`, answers are written as for serving: by structured decoding, malformed ones again by sampling.
+    """
     from reclm.llm.engines.answers import RETRY_TEMPERATURE
     from reclm.llm.engines.transformers import TransformersEngine
 
     engine = TransformersEngine(settings, "", model=model, tokenizer=tokenizer)
     texts = [""] * len(prompts)
-    asked = list(range(len(prompts)))
+    rows = list(range(len(prompts)))
     for attempt in range(1 + settings.profiles.retries * structured):
         answers = engine.answer(
-            [prompts[row] for row in asked],
-            kinds=["user"] * len(asked),
+            [prompts[row] for row in rows],
+            kinds=["user"] * len(rows),
             temperature=max(settings.profiles.temperature, RETRY_TEMPERATURE) if attempt else 0.0,
             seed=settings.seed + attempt,
             max_tokens=settings.llm.max_profile_tokens,
             structured=structured,
         )
-        for row, answer in track(answers, "answering", total=len(asked)):
-            texts[asked[row]] = answer.text
-        asked = [row for row in asked if not grammar.parse(texts[row]).ok]
-        if not asked:
+        for number, answer in track(answers, "answering", total=len(rows)):
+            texts[rows[number]] = answer.text
+        rows = [row for row in rows if not grammar.parse(texts[row]).ok]
+        if not rows:
             break
     return texts
 
@@ -284,42 +294,27 @@ def write_answers(
 def yes_probabilities(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Sequence[Message]],
+    conversations: Sequence[Sequence[Message]],
     batch_size: int,
 ) -> Floats:
-    """(n,), P(Yes) / (P(Yes) + P(No)) at the place where each conversation's answer begins to differ."""
+    """Return P(Yes) / (P(Yes) + P(No)), (n,), at the token of each conversation's answer where Yes and No differ."""
     import torch
 
     prefixes, pairs = [], []
-    for messages in asked:
+    for messages in conversations:
         yes, no = (
             tokenizer(answered(tokenizer, messages, word)[1], add_special_tokens=False)["input_ids"]
             for word in (YES, NO)
         )
-        at = next(place for place, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
+        at = next(number for number, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
         prefixes.append(list(yes[:at]))
         pairs.append((yes[at], no[at]))
-    probabilities = np.zeros(len(asked))
-    for rows in _batches([len(ids) for ids in prefixes], batch_size):
-        inputs = _padded(tokenizer, [prefixes[row] for row in rows], model.device)
+    probabilities = np.zeros(len(conversations))
+    for rows in batches_by_length([len(ids) for ids in prefixes], batch_size):
+        batch = pad([prefixes[row] for row in rows], tokenizer.pad_token_id, side="left", device=model.device)
         with torch.inference_mode():
-            logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+            output = model(**batch.inputs(), position_ids=batch.position_ids(), use_cache=False, logits_to_keep=1)
+            logits = output.logits[:, -1].float()
         both = logits.gather(1, torch.tensor([pairs[row] for row in rows], device=logits.device))
         probabilities[rows] = both.softmax(dim=1)[:, 0].cpu().numpy()
     return probabilities
-
-
-def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    order = cast(list[int], np.argsort(lengths, kind="stable").tolist())
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _padded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], device: Any) -> dict[str, Any]:
-    """Left-padded batch with attention and positions, so that padding changes no answer."""
-    import torch
-
-    width = max(map(len, ids))
-    pad = tokenizer.pad_token_id
-    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    return {"input_ids": tokens, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}

@@ -1,45 +1,52 @@
-"""A look at held-out requests during the refinement: the policy comes in, one `guards.Look` goes out.
+"""Monitoring of the refinement: a policy comes in after some updates; held-out metrics go out, and a stop when needed.
 
-Requests are those of the dialogues, without the item that turn 2 asks about, since `ranking` asks about it. What is looked
-at are answers as they are served: greedy, by structured decoding, malformed ones asked for again. The KL divergence from
-the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is the downstream
-proxy: how often a withheld item, which the entity did pick, lies nearer to the written profile than what others were asked
-about, by the sentence encoder.
+Metrics are measured on the requests of held-out dialogues, without the item that turn 2 asks about, since `ranking` is
+measured on it. Answers are written as for serving: greedy, by structured decoding, malformed ones asked for again. The KL
+divergence from the tuned model is exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is
+a proxy for recommending: how often a withheld item that the entity did interact with is nearer to the written profile,
+by the sentence encoder, than the items that other dialogues ask about. The guards are in `reclm.llm.tuning.guards`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import WorkspaceError
+from reclm.llm.models.batches import PaddedBatch, batches_by_length, pad
+from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import answered, encode, token_counter
-from reclm.llm.tuning.guards import HeldOutMetrics
+from reclm.llm.tuning import guards
+from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
 from reclm.llm.tuning.heldout import KINDS, profile_rows, sample, write_answers
 from reclm.profiles import grammar
+from reclm.progress import say
 from reclm.text.encoder import Embed, embedder
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reclm.llm.reward.stage import RewardModel
     from reclm.settings.tree import Settings
 
-SEEN = ("distinct", "own_minus_other")
+PROFILE_METRICS = ("distinct", "own_minus_other")
 
 
 class HeldOutMonitor:
-    """The held-out requests that every look is taken at, at most `refine.held_out_sample`, half of each kind.
+    """Measures a policy on fixed held-out requests: at most `refine.held_out_sample`, half of each kind.
 
-    Raises WorkspaceError when there are none.
+    Raises WorkspaceError when there is no held-out dialogue.
     """
 
     def __init__(
@@ -54,41 +61,41 @@ class HeldOutMonitor:
         self._settings, self._teacher, self._reward, self._tokenizer = settings, teacher, reward, tokenizer
         self._embed = embedder(settings) if embed is None else embed
         limit = settings.refine.held_out_sample // len(KINDS)
-        chosen = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in KINDS]
-        self._kinds = [found for found in chosen if len(found) > 1]
-        if not self._kinds:
+        samples = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in KINDS]
+        self._dialogues_by_kind = [found for found in samples if len(found) > 1]
+        if not self._dialogues_by_kind:
             raise WorkspaceError(
-                "no held-out dialogue to watch the refinement by; see that the teacher wrote of enough"
+                "there are no held-out dialogues to measure the refinement on: the teacher wrote too few profiles; "
+                "bring a longer log"
             )
-        self._dialogues = [dialogue for found in self._kinds for dialogue in found]
+        self._dialogues = [dialogue for found in self._dialogues_by_kind for dialogue in found]
         self._prompts = first_prompts(self._dialogues, shape_of(settings), token_counter(tokenizer))
 
     @property
     def size(self) -> int:
-        """Requests of a look."""
+        """Number of requests that each measurement answers."""
         return len(self._dialogues)
 
-    def look(self, policy: PeftModel, step: int) -> HeldOutMetrics:
-        """What the held-out answers are like after `step` updates; `policy` with its adapter off is the tuned model."""
+    def measure(self, policy: PeftModel, step: int) -> HeldOutMetrics:
+        """Measure the held-out answers after `step` updates; `policy` with its adapter off is the tuned model."""
         settings = self._settings
-        batch = settings.profiles.batch_size
         was_training = policy.training
         policy.eval()
         model = cast("PreTrainedModel", policy)
-        served = write_answers(settings, model, self._tokenizer, self._prompts, structured=True)
-        divergences = divergence(policy, self._tokenizer, self._prompts, served, batch)
+        texts = write_answers(settings, model, self._tokenizer, self._prompts, structured=True)
+        divergences = divergence(policy, self._tokenizer, self._prompts, texts, settings.profiles.batch_size)
         policy.train(was_training)
-        rewards = self._reward.score(self._prompts, served).astype(np.float64)
-        well_formed = np.mean([grammar.parse(text).ok for text in served])
-        seen: dict[str, list[tuple[float, int]]] = {name: [] for name in SEEN}
+        rewards = self._reward.score(self._prompts, texts).astype(np.float64)
+        well_formed = np.mean([grammar.parse(text).ok for text in texts])
+        by_kind: dict[str, list[tuple[float, int]]] = {name: [] for name in PROFILE_METRICS}
         aucs, start = [], 0
-        for dialogues in self._kinds:
-            mine = served[start : start + len(dialogues)]
+        for dialogues in self._dialogues_by_kind:
+            own_texts = texts[start : start + len(dialogues)]
             start += len(dialogues)
-            for row in profile_rows(dialogues[0].kind, dialogues, mine, self._teacher, self._embed):
-                if row["metric"] in seen:
-                    seen[row["metric"]].append((row["value"], row["n"]))
-            aucs.append(ranking(dialogues, self._embed(mine), self._embed))
+            for row in profile_rows(dialogues[0].kind, dialogues, own_texts, self._teacher, self._embed):
+                if row["metric"] in by_kind:
+                    by_kind[row["metric"]].append((row["value"], row["n"]))
+            aucs.append(ranking(dialogues, self._embed(own_texts), self._embed))
         ranked = np.concatenate(aucs)
         return HeldOutMetrics(
             step=step,
@@ -97,34 +104,86 @@ class HeldOutMonitor:
             kl=float(divergences.mean()),
             format=float(well_formed),
             ranking=float(ranked.mean()) if len(ranked) else float("nan"),
-            **{name: _weighted(values) for name, values in seen.items()},
+            **{name: _weighted_mean(values) for name, values in by_kind.items()},
         )
 
 
-def _weighted(values: Sequence[tuple[float, int]]) -> float:
+class RefinementStopped(Exception):
+    """Raised out of a trainer when a guard rejects the policy, because TRL's PPOTrainer cannot be told to stop."""
+
+
+class RefinementMonitor:
+    """Measures the policy every `refine.validate_every` updates, saves its adapter, and stops when a guard rejects it."""
+
+    def __init__(self, settings: Settings, held_out: HeldOutMonitor, folder: Path) -> None:
+        self._settings, self._held_out, self._folder = settings.refine, held_out, folder
+        self.history: list[HeldOutMetrics] = []
+        self.curve: list[dict[str, Any]] = []
+        self.verdict: Verdict | None = None
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Add what the trainer logged for an update to the curve."""
+        self.curve += [{"step": step, "metric": name, "value": float(value)} for name, value in values.items()]
+        if "reward" in values:
+            say(f"  update {step} of {self._settings.steps}: reward {values['reward']:.3f}, KL {values['kl']:.3f}")
+
+    def after_update(self, step: int, policy: PeftModel) -> None:
+        """Measure and save the policy when it is due. Call it with step 0 before the first update, then after each one.
+
+        Raises RefinementStopped when a guard rejects the policy.
+        """
+        if step % self._settings.validate_every and step != self._settings.steps:
+            return
+        metrics = self._held_out.measure(policy, step)
+        self.history.append(metrics)
+        values = {name: value for name, value in asdict(metrics).items() if name != "step"}
+        self.curve += [{"step": step, "metric": f"held_out/{name}", "value": value} for name, value in values.items()]
+        say(
+            f"  held out after {step}: reward {metrics.reward:.3f} ± {metrics.reward_error:.3f}, KL {metrics.kl:.2f}, "
+            f"format {metrics.format:.3f}, distinct {metrics.distinct:.3f}, own-minus-other "
+            f"{metrics.own_minus_other:.3f}, ranking {metrics.ranking:.3f}"
+        )
+        self.verdict = guards.verdict(self.history, self._settings)
+        if self.verdict is not None:
+            say(f"  stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
+            raise RefinementStopped
+        if is_main_process():
+            policy.save_pretrained(str(self.adapter_folder(step)))
+
+    def adapter_folder(self, step: int) -> Path:
+        """Return the folder of the adapter after `step` updates."""
+        return self._folder / f"step-{step}"
+
+    @property
+    def best(self) -> HeldOutMetrics:
+        """Metrics of the best policy that no guard rejects."""
+        return guards.best(self.history, self._settings)
+
+
+def _weighted_mean(values: Sequence[tuple[float, int]]) -> float:
     return sum(value * n for value, n in values) / sum(n for _, n in values) if values else float("nan")
 
 
 def ranking(dialogues: Sequence[Dialogue], profiles: NDArray[np.float32], embed: Embed) -> NDArray[np.float64]:
-    """For each dialogue answered Yes, the share of what the others were asked about that lies farther from the profile.
+    """Return, for each dialogue answered Yes, the share of the other dialogues' questions farther from its profile.
 
-    `profiles` is (n_dialogues, dim); what a dialogue asks about is the mean vector of its lines. A tie counts half.
+    `profiles` is (n_dialogues, dim). A question's vector is the mean of the vectors of its lines. A tie counts half.
     """
     lines = sorted({line for dialogue in dialogues for line in dialogue.question if line})
     if not lines:
         return np.zeros(0)
-    place = {line: row for row, line in enumerate(lines)}
+    row_of = {line: row for row, line in enumerate(lines)}
     vectors = embed(lines)
-    asked = [[place[line] for line in dialogue.question if line] for dialogue in dialogues]
-    means = np.stack([vectors[rows].mean(axis=0) if rows else np.zeros(vectors.shape[1]) for rows in asked])
+    questions = [[row_of[line] for line in dialogue.question if line] for dialogue in dialogues]
+    means = np.stack([vectors[rows].mean(axis=0) if rows else np.zeros(vectors.shape[1]) for rows in questions])
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
-    found = []
+    shares = []
     for row, dialogue in enumerate(dialogues):
-        others = [other for other, rows in enumerate(asked) if rows and set(rows) != set(asked[row])]
-        if dialogue.answer and asked[row] and others:
+        others = [other for other, rows in enumerate(questions) if rows and set(rows) != set(questions[row])]
+        if dialogue.answer and questions[row] and others:
             own, away = profiles[row] @ means[row], means[others] @ profiles[row]
-            found.append(float(np.mean((away < own) + 0.5 * (away == own))))
-    return np.array(found)
+            shares.append(float(np.mean((away < own) + 0.5 * (away == own))))
+    return np.array(shares)
 
 
 def divergence(
@@ -134,37 +193,35 @@ def divergence(
     texts: Sequence[str],
     batch_size: int,
 ) -> NDArray[np.float64]:
-    """(n,) KL divergence from the model with its adapter off, in nats, summed over the tokens of each answer."""
+    """Return each answer's KL divergence from the model with its adapter off: (n,), in nats, summed over its tokens."""
     import torch
 
-    wholes = [
+    sequences = [
         tokenizer(answered(tokenizer, prompt, text)[1], add_special_tokens=False)["input_ids"]
         for prompt, text in zip(prompts, texts, strict=True)
     ]
     starts = [len(encode(tokenizer, prompt)) for prompt in prompts]
-    found = np.zeros(len(prompts))
-    order = sorted(range(len(wholes)), key=lambda row: len(wholes[row]))
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        width = max(len(wholes[row]) for row in rows)
-        pad = tokenizer.pad_token_id
-        ids = torch.tensor([wholes[row] + [pad] * (width - len(wholes[row])) for row in rows], device=policy.device)
-        mask = torch.tensor(
-            [[1] * len(wholes[row]) + [0] * (width - len(wholes[row])) for row in rows], device=ids.device
-        )
+    divergences = np.zeros(len(prompts))
+    for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
+        batch = pad([sequences[row] for row in rows], tokenizer.pad_token_id, side="right", device=policy.device)
         begin = min(starts[row] for row in rows) - 1
-        said = torch.tensor(
-            [[starts[row] - 1 <= at < len(wholes[row]) - 1 for at in range(begin, width)] for row in rows]
+        in_answer = torch.tensor(
+            [
+                [starts[row] - 1 <= at < len(sequences[row]) - 1 for at in range(begin, batch.input_ids.shape[1])]
+                for row in rows
+            ]
         )
+
         with torch.inference_mode():
-            new = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, begin:].float().log_softmax(-1)
+            new = _log_probabilities(policy, batch, begin)
             with policy.disable_adapter():
-                old = (
-                    policy(input_ids=ids, attention_mask=mask, use_cache=False)
-                    .logits[:, begin:]
-                    .float()
-                    .log_softmax(-1)
-                )
-        each = (new.exp() * (new - old)).sum(-1).cpu()
-        found[rows] = (each * said).sum(-1).double().numpy()
-    return np.maximum(found, 0.0)
+                old = _log_probabilities(policy, batch, begin)
+        of_tokens = (new.exp() * (new - old)).sum(-1).cpu()
+        divergences[rows] = (of_tokens * in_answer).sum(-1).double().numpy()
+    return np.maximum(divergences, 0.0)
+
+
+def _log_probabilities(policy: PeftModel, batch: PaddedBatch, begin: int) -> Tensor:
+    """(batch, width - begin, vocabulary), of the token after each place from `begin` on."""
+    logits = policy(**batch.inputs(), use_cache=False).logits
+    return cast("Tensor", logits[:, begin:].float().log_softmax(-1))

@@ -1,18 +1,18 @@
-"""The optimisers of the refinement, TRL's PPOTrainer and RLOOTrainer: a model's location and requests to train on come in,
-and after every update the policy is shown to a `Watch`, which keeps what is worth keeping and may end it.
+"""The optimisers of the refinement, TRL's PPOTrainer and RLOOTrainer: a tuned model and requests come in, updates go out.
 
-What departs from TRL's defaults is chosen for a small model on a CPU: two passes of PPO over a batch instead of four (each
-costs as much as writing the answers did), returns that are not discounted along the answer (its first phrase counts as
-much as its last), no sample tables, no checkpoints, and no garbage collection of the whole
-process after every batch.
+After every update the policy is handed to a `RefinementMonitor`, which measures and saves it and may stop the training.
+Where settings differ from TRL's defaults, they are chosen for a small model on a CPU: two passes of PPO over a batch
+instead of four (each costs as much as writing the answers), returns that are not discounted along the answer (its first
+phrase counts as much as its last), no sample tables, no checkpoints, and no garbage collection of the whole process after
+every batch.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from reclm.llm.reward.stage import RewardModel
-    from reclm.llm.tuning.refine import RefinementMonitor
+    from reclm.llm.tuning.monitor import RefinementMonitor
     from reclm.settings.tree import Settings
 
 PPO_EPOCHS = 2
 MISSING_END_PENALTY = 1.0
 GENERATIONS = 4
 DIVERGED = ("probability tensor", "device-side assert")
-"""What torch says on a CPU and on CUDA when it is to draw by probabilities that are no numbers."""
+"""Parts of torch's messages, on a CPU and on CUDA, when it samples from probabilities that are NaN."""
 PPO_METRICS = {
     "objective/scores": "reward",
     "objective/kl": "kl",
@@ -57,10 +57,14 @@ def ppo(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[list[Message]],
     reward: RewardModel,
-    watch: RefinementMonitor,
+    monitor: RefinementMonitor,
     folder: Path,
 ) -> None:
-    """Proximal policy optimisation; the critic starts from the tuned model too. Raises what `watch.updated` raises."""
+    """Run proximal policy optimisation, with a critic that starts from the tuned model.
+
+    `requests` are prompts for profiles, `folder` is the trainer's own. Raises what `monitor.after_update` raises, and
+    ModelError when the training diverges.
+    """
     prepare()
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
@@ -103,12 +107,12 @@ def ppo(
     trainer.remove_callback(PrinterCallback)
     unwrap_policy(trainer)
     model = trainer.accelerator.unwrap_model(trainer.model).policy
-    trainer.add_callback(_callback(watch, lambda: model, PPO_METRICS))
-    _run(trainer, watch, model)
+    trainer.add_callback(_callback(monitor, lambda: model, PPO_METRICS))
+    _run(trainer, monitor, model)
 
 
 def _critic(settings: Settings, location: str) -> PreTrainedModel:
-    """The value model: the tuned model with a head of one number, which begins at 0 and alone is trained."""
+    """Return the value model: the tuned model, frozen, with a head of one output that starts at 0 and is trained."""
     import torch
 
     critic = load_model(location, settings, task="score")
@@ -125,10 +129,13 @@ def rloo(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[list[Message]],
     reward: RewardModel,
-    watch: RefinementMonitor,
+    monitor: RefinementMonitor,
     folder: Path,
 ) -> None:
-    """REINFORCE with leave-one-out baselines: several answers to a request are each other's baseline, without a critic."""
+    """Run REINFORCE with leave-one-out baselines: the other answers to a request are an answer's baseline; no critic.
+
+    The arguments and errors are those of `ppo`.
+    """
     prepare()
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
@@ -163,15 +170,15 @@ def rloo(
     )
     trainer.remove_callback(PrinterCallback)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    trainer.add_callback(_callback(watch, lambda: model, RLOO_METRICS))
-    _run(trainer, watch, model)
+    trainer.add_callback(_callback(monitor, lambda: model, RLOO_METRICS))
+    _run(trainer, monitor, model)
 
 
 METHODS: Mapping[str, Callable[..., None]] = {"ppo": ppo, "rloo": rloo}
 
 
 def _without_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """RLOOTrainer lets the tokenizer add its special tokens; one that the template wrote already is taken off."""
+    """Remove the start token that the template wrote, because RLOOTrainer lets the tokenizer add its own."""
     adds = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
     return text.removeprefix(str(tokenizer.bos_token)) if adds else text
 
@@ -202,45 +209,44 @@ def _common(settings: Settings, folder: Path) -> dict[str, Any]:
     }
 
 
-def _callback(watch: RefinementMonitor, policy: Callable[[], Any], names: Mapping[str, str]) -> TrainerCallback:
+def _callback(monitor: RefinementMonitor, policy: Callable[[], Any], names: Mapping[str, str]) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    class Shown(TrainerCallback):
+    class Monitoring(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             values = {names[key]: value for key, value in (logs or {}).items() if key in names}
             if not all(math.isfinite(value) for value in values.values()):
                 raise _diverged(args.learning_rate)
             if values:
-                watch.logged(state.global_step, values)
+                monitor.record(state.global_step, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.updated(state.global_step, policy())
+            monitor.after_update(state.global_step, policy())
 
-    return Shown()
+    return Monitoring()
 
 
 def _diverged(rate: float) -> ModelError:
     return ModelError(
-        f"the refined model's probabilities are no numbers any more; lower refine.learning_rate (now {rate:g})"
+        f"the refinement diverged: the model's probabilities are NaN; lower refine.learning_rate (now {rate:g})"
     )
 
 
-def _run(trainer: Any, watch: RefinementMonitor, policy: Any) -> None:
+def _run(trainer: Any, monitor: RefinementMonitor, policy: Any) -> None:
     draw_as_served(policy, trainer.processing_class)
-    with _no_full_collections(), redirect_stdout(sys.stderr):
-        watch.updated(0, policy)
+    with _no_full_collections(), redirect_stdout(io.StringIO()):
+        monitor.after_update(0, policy)
         try:
             trainer.train()
         except RuntimeError as error:
-            if not any(words in str(error) for words in DIVERGED):
+            if not any(part in str(error) for part in DIVERGED):
                 raise
             raise _diverged(trainer.args.learning_rate) from error
 
 
 @contextmanager
 def _no_full_collections() -> Iterator[None]:
-    """PPOTrainer collects garbage twice an update, which walks through every object of the process: what is there
-    before is set apart."""
+    """Exclude the objects that exist already from garbage collection, which PPOTrainer runs twice an update."""
     gc.collect()
     gc.freeze()
     try:

@@ -1,8 +1,8 @@
-"""How answers are drawn while a policy is refined: requests come in as TRL has them, answers go out as they are served.
+"""Sampling of answers during the refinement: requests of a TRL trainer come in, answers as for serving go out.
 
-Answers are sampled by the structured decoding that serves profiles (`reclm.llm.engines.decoding`). Unaided, most answers of
-a small model fail by form on a log of many genres, and what a refinement learns of them is mostly form, which decoding gives
-for nothing. The log probabilities are the policy's own, before decoding ruled anything out.
+Answers are sampled by the structured decoding that serving uses (`reclm.llm.engines.decoding`), so that the refinement
+does not spend its updates on learning the form. The log probabilities are those of the policy, before decoding excludes any
+token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_as_served(policy: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """From now on `policy.generate` writes by structured decoding, up to the end token, when a trainer of TRL calls it."""
+    """Make `policy.generate` write by structured decoding, up to the end token, when a TRL trainer calls it."""
     generate = policy.generate
 
     def drawn(*args: Any, **options: Any) -> Any:

@@ -2,9 +2,9 @@
 
 TRL's SFTTrainer tunes a LoRA adapter (Hu et al. 2021, arXiv 2106.09685) on all linear layers, with the loss on the
 assistant's turns only (RecLM, arXiv 2412.19302, section 3.2). Dialogues reach it as tokens and labels, built by
-`templates.examples`, so that every model's own template is trained as it will be served; no answer is ever cut. They are
-ordered here, epoch by epoch in seeded batches of like length, so that a run resumed from a checkpoint sees what the
-interrupted one would have seen. The adapter is merged into the base for use.
+`templates.examples`, so that every model is trained with the template it is served with; no answer is ever cut. This module
+puts them in order, epoch by epoch in seeded batches of similar length, so that a run resumed from a checkpoint sees the
+batches that the interrupted one would have seen. The adapter is merged into the base for use.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def write_sft(
     base: Artifact,
     parents: dict[str, str] | None = None,
 ) -> Artifact:
-    """The tuned model, made or found standing: `adapter/`, `model/` (merged), `curve`, `held_out` and `dialogues` parquet.
+    """Tune the base model and return the artifact: `adapter/`, `model/` (merged), three parquet files.
 
-    Only dialogues of the fold `train` are learned from; the held-out ones are measured (`reclm.llm.tuning.heldout`). `parents`
-    name the teacher and the warehouse. Raises WorkspaceError when there is nothing to learn from, ModelError when a
-    dialogue is longer than the model reads.
+    An artifact of the same settings and parents is returned as it is. Only dialogues of the fold `train` are trained on;
+    the held-out ones are measured (`reclm.llm.tuning.heldout`). The files are `curve`, `held_out` and `dialogues`.
+    `parents` holds the versions of the teacher and the warehouse. Raises WorkspaceError when no dialogue can be trained
+    on, ModelError when a dialogue is longer than the model reads.
     """
     parents = {"base": base.version, **(parents or {})}
     parameters = {
@@ -95,7 +96,7 @@ def _tune(
     if not conversations.found:
         left_out = ", ".join(f"{count} {reason}" for reason, count in conversations.left_out.items()) or "none exist"
         raise WorkspaceError(
-            f"no dialogue to learn from ({left_out}); run `reclm build`, and see that the log has texts"
+            f"no dialogue to learn from ({left_out}); run `reclm build` on a log whose items have texts"
         )
     sequences = examples(tokenizer, [conversation.messages for conversation in conversations.found])
     draft.metrics.update(
@@ -132,9 +133,10 @@ def train_adapter(
     sequences: Sequence[Example],
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """Tunes a LoRA adapter on the base at `location` into `folder/adapter`; returns the curve as (step, metric, value).
+    """Tune a LoRA adapter on the base at `location` into `folder/adapter`; return the curve as (step, metric, value).
 
-    With `trl.checkpoint_steps`, checkpoints stand in `folder/trainer` and a later call goes on from the last whole one.
+    With `trl.checkpoint_steps`, checkpoints are written to `folder/trainer` and a later call resumes from the last
+    complete one. Raises ModelError when the loss is not finite.
     """
     prepare()
     import torch
@@ -154,7 +156,7 @@ def train_adapter(
     report_progress(trainer, "tune.learning_rate")
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint is not None:
-        say(f"  going on from {checkpoint.name}")
+        say(f"  resuming from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if is_main_process():
         shutil.rmtree(folder / "adapter", ignore_errors=True)
@@ -168,7 +170,7 @@ def train_adapter(
 
 
 def lora(rank: int, alpha: int) -> LoraConfig:
-    """A LoRA adapter on every linear layer but the output's."""
+    """Return the configuration of a LoRA adapter on every linear layer except the output layer."""
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -183,7 +185,7 @@ def _config(settings: Settings, folder: Path) -> SFTConfig:
         output_dir=str(folder),
         per_device_train_batch_size=tune.batch_size,
         gradient_accumulation_steps=tune.accumulation,
-        num_train_epochs=1,  # the epochs stand one behind the other in the data
+        num_train_epochs=1,  # the data holds all epochs, one after another
         max_steps=tune.max_steps or -1,
         train_sampling_strategy="sequential",
         learning_rate=tune.learning_rate,
@@ -216,19 +218,22 @@ def _require_room(model: PreTrainedModel, sequences: Sequence[Example]) -> None:
 
 
 def ordered(sequences: Sequence[Example], settings: Settings) -> Dataset:
-    """All epochs of the sequences in the order they are trained in: shuffled anew each time, then sorted by length
-    within a few batches, so that little of a batch is padding, and the batches shuffled again."""
+    """Return the sequences of all epochs in training order.
+
+    Each epoch is shuffled, then sorted by length within a few batches, so that little of a batch is padding, and the
+    batches are shuffled again.
+    """
     from datasets import Dataset
 
     tune, rng = settings.tune, np.random.default_rng(settings.seed)
     lengths = np.array([len(sequence.input_ids) for sequence in sequences])
-    wanted = max(1, round(tune.epochs * len(sequences)))
+    total = max(1, round(tune.epochs * len(sequences)))
     order: list[int] = []
-    while len(order) < wanted:
+    while len(order) < total:
         order += _epoch(lengths, tune.batch_size, rng)
-    chosen = [sequences[row] for row in order[:wanted]]
+    rows = [sequences[row] for row in order[:total]]
     return Dataset.from_dict(
-        {"input_ids": [sequence.input_ids for sequence in chosen], "labels": [sequence.labels for sequence in chosen]}
+        {"input_ids": [sequence.input_ids for sequence in rows], "labels": [sequence.labels for sequence in rows]}
     )
 
 
@@ -243,7 +248,10 @@ def _epoch(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> li
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a trainer's folder; half-written ones are removed. The state is written last."""
+    """Return the newest complete checkpoint of a trainer's folder and remove incomplete ones; None when there is none.
+
+    A checkpoint is complete when its `trainer_state.json`, which is written last, can be read.
+    """
     found = []
     for path in folder.glob("checkpoint-*"):
         if (path / "trainer_state.json").exists() and _is_json(path / "trainer_state.json"):
@@ -264,7 +272,7 @@ def _is_json(path: Path) -> bool:
 def merge_adapter(
     settings: Settings, location: str, tokenizer: PreTrainedTokenizerBase, adapter: Path, folder: Path
 ) -> PreTrainedModel:
-    """Saves the base at `location` with the adapter merged into it, and its tokenizer, in `folder`; returns the model.
+    """Merge the adapter into the base at `location`, save it with its tokenizer in `folder`, and return the model.
 
     A base that was tuned in 8 or 4 bits is merged in full precision.
     """
@@ -279,7 +287,7 @@ def merge_adapter(
 
 
 def _write_dialogues(path: Path, conversations: Sequence[Conversation]) -> None:
-    """Each row with the user whose picks it shows, so that a person can be taken out of it again."""
+    """Write the training dialogues, each with the user whose history it shows, so that a user's can be deleted."""
     rows = [
         {
             "dialogue_id": about.dialogue_id,
