@@ -1,8 +1,8 @@
-"""The base model: settings come in, the language model that everything later is tuned from goes out, as an artifact.
+"""The base model: settings and a corpus come in; the language model that is tuned later goes out, as an artifact.
 
-`tiny` is trained from scratch on a corpus of rendered documents and stands in the artifact's `model/`. Any other name is
-a Hub id or a folder of a causal language model: the artifact then only pins it, by commit or by content. Loading never
-runs a model's own code and reads safetensors alone.
+`tiny` is trained from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name is a
+Hub id or a folder of a causal language model; the artifact then only records which: its commit or a hash of its content.
+RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ KIND = "base"
 
 
 def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
-    """The base model that the settings name, trained or pinned, or found standing.
+    """Train or pin the base model that the settings name and return its artifact; reuse one that exists.
 
-    `corpus` makes documents rendered in our template (`reclm.llm.prompts.corpus.corpus`); only `tiny` reads them, and
-    their content is part of the version. Raises ModelError when a model cannot be found or has no weights
-    that may be read.
+    `corpus` makes documents rendered in the template of `tiny` (`reclm.llm.prompts.corpus.corpus`); it is called for
+    `tiny` only, and the documents' content is part of the version. Raises ModelError when a model cannot be found or has
+    no safetensors weights.
     """
     llm = settings.llm
     documents = corpus() if llm.base_model == TINY else None
@@ -79,9 +79,9 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
 
     llm, tokens = settings.llm, parameters["tokens"]
     use_threads(settings)
-    everything = [*documents.background, *documents.dialogues]
-    with step(f"tokenizer over {len(everything):,} documents"):
-        tokenizer = train_tokenizer(everything, llm.tiny_vocabulary)
+    all_documents = [*documents.background, *documents.dialogues]
+    with step(f"tokenizer over {len(all_documents):,} documents"):
+        tokenizer = train_tokenizer(all_documents, llm.tiny_vocabulary)
     with step(f"tiny {llm.tiny_size} model from scratch, {tokens:,} tokens"), quiet():
         model, curve = train_model(
             tokenizer,
@@ -108,7 +108,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
 
 
 def _reference(settings: Settings) -> dict[str, Any]:
-    """What pins a model from elsewhere: the commit of a Hub id, the content of a folder."""
+    """The parameters that pin a model from elsewhere: the commit of a Hub id, or a hash of a folder's content."""
     name = settings.llm.base_model
     folder = Path(name)
     if folder.is_dir():

@@ -1,8 +1,8 @@
-"""What TRL 1.12 needs in order to work beside the other packages of this environment: patches, each bound to its version.
+"""Adjustments of TRL 1.12: a trainer comes in, one that works beside the other packages of this environment goes out.
 
-`prepare` goes before any other import of trl. It says no for TRL when asked for vLLM, because TRL 1.12 knows vLLM 0.19 to
-0.27 and fails at import beside a later one, and because any folder called `vllm` convinces it; our own vLLM engine does
-not ask TRL. It also keeps trainers from reporting their use to anybody. Nothing outside trl is changed.
+`prepare` must run before any other import of trl. It tells TRL that there is no vLLM: TRL 1.12 knows vLLM 0.19 to 0.27,
+fails at import beside a later one, and takes any folder called `vllm` for it; our own vLLM engine does not use TRL. It also
+keeps trainers from sending usage reports. Nothing outside trl is changed. Each patch is bound to this version.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from reclm.progress import say
 if TYPE_CHECKING:
     from transformers import Trainer
 
-KNOWN = "1.12."
+SUPPORTED = "1.12."
 
 
 def prepare() -> None:
-    """Makes trl importable. Raises ModelError for a release of trl that these patches were not written for."""
+    """Make trl importable. Raises ModelError for a release of trl that these patches were not written for."""
     version = metadata.version("trl")
-    if not version.startswith(KNOWN):
-        raise ModelError(f"trl {version} is installed; this works with {KNOWN}x: pip install 'trl>=1.12,<1.13'")
+    if not version.startswith(SUPPORTED):
+        raise ModelError(f"trl {version} is installed, but {SUPPORTED}x is needed: pip install 'trl>=1.12,<1.13'")
     from trl import import_utils
 
     import_utils.is_vllm_available = _no
@@ -42,23 +42,25 @@ def _nothing(trainer: Any) -> None:
 
 
 def unwrap_policy(trainer: Trainer) -> None:
-    """Lets TRL 1.12's PPOTrainer find its policy where several processes train: it looks on the wrapper round the model."""
+    """Let PPOTrainer find its policy under several processes, where it looks for it on the wrapper of the model."""
     wrapper: Any = trainer.model
     model = trainer.accelerator.unwrap_model(wrapper)
     if model is not wrapper:
-        wrapper.__dict__["policy"] = model.policy  # seen, and not registered as a part a second time
+        wrapper.__dict__["policy"] = model.policy  # an attribute, so that torch does not register the module twice
 
 
 def report_progress(trainer: Trainer, rate: str) -> None:
-    """Has a trainer speak through `progress.say`, ten times a run, in place of its own prints on standard output, and raise
-    ModelError when its loss is no number any more: by itself it would report 0 and go on. `rate` is the settings key of its
-    step size."""
+    """Make a trainer report its loss by `progress.say`, ten times a run, in place of its own prints.
+
+    It then raises ModelError when the loss is not finite; by itself it would report 0 and go on. `rate` is the settings
+    key of its learning rate, for the message.
+    """
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    class Teller(TrainerCallback):
+    class ProgressReporter(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
-            found = logs or {}
-            loss = float(found.get("loss", found.get("train_loss", 0.0)))
+            values = logs or {}
+            loss = float(values.get("loss", values.get("train_loss", 0.0)))
             if not math.isfinite(loss):
                 raise ModelError(
                     f"the loss is {loss} at step {state.global_step} of {state.max_steps}; lower {rate} (now "
@@ -66,10 +68,10 @@ def report_progress(trainer: Trainer, rate: str) -> None:
                 )
             every = max(1, state.max_steps // 10)
             due = state.global_step // every > (state.global_step - args.logging_steps) // every
-            if state.is_world_process_zero and due and "loss" in found:
+            if state.is_world_process_zero and due and "loss" in values:
                 say(f"    step {state.global_step} of {state.max_steps}: loss {loss:.3f}")
 
     trainer.args.logging_nan_inf_filter = False
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Teller())
+    trainer.add_callback(ProgressReporter())

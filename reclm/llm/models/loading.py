@@ -1,6 +1,6 @@
-"""Loading of language models: a folder, a Hub id or an artifact comes in, a tokenizer or a model ready for use goes out.
+"""Loading of language models: a folder, a Hub id or an artifact comes in; a tokenizer or a model ready for use goes out.
 
-Loading never runs a model's own code and reads weights from safetensors files alone.
+Loading never runs a model's own code and reads weights from safetensors files only (Hugging Face transformers).
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def hub_snapshot(name: str, revision: str) -> Path:
-    """The folder of a Hub model in the local cache, fetched when it is not there."""
+    """Return the folder of a Hub model in the local cache; download it when it is not there.
+
+    Raises ModelError when it cannot be downloaded.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -37,12 +40,13 @@ def hub_snapshot(name: str, revision: str) -> Path:
 
 
 def require_weights(folder: Path) -> None:
+    """Raise ModelError when a folder has no safetensors weights."""
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds no .safetensors weights; other formats can run code and are not read")
 
 
 def model_location(settings: Settings, artifact: Artifact) -> str:
-    """The folder to load an artifact's model from: its own `model/`, or the one that a base artifact pins."""
+    """Return the folder to load an artifact's model from: its own `model/`, or the one that a base artifact pins."""
     name = artifact.manifest["parameters"].get("base_model", TINY)
     if artifact.kind != "base" or name == TINY:
         return str(artifact.path / "model")
@@ -52,8 +56,10 @@ def model_location(settings: Settings, artifact: Artifact) -> str:
 def load_tokenizer(
     folder_or_name: str | Path, *, padding_side: Literal["left", "right"] = "left"
 ) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, made fit for dialogues: it has a chat template, its end token is the one that closes an
-    answer, and its padding token is another one. Raises ModelError when it cannot be read or has no end token.
+    """Load a model's tokenizer and complete it for dialogues.
+
+    It gets a chat template if it has none; its end token is the one that closes an answer, and its padding token is
+    another one. Raises ModelError when it cannot be read or has no end token.
     """
     from transformers import AutoTokenizer
 
@@ -80,13 +86,13 @@ def load_tokenizer(
 
 
 def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A special token that nothing else uses, for padding; a new one when there is none."""
+    """Return a special token that nothing else uses, for padding; add one when there is none."""
     used = {tokenizer.eos_token, tokenizer.bos_token}
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     free = [token for token in special if token not in used and token not in str(tokenizer.chat_template)]
-    for wanted in ("pad", "endoftext", "reserved", "unused", "unk"):
+    for part in ("pad", "endoftext", "reserved", "unused", "unk"):
         for token in free:
-            if wanted in token.lower():
+            if part in token.lower():
                 return token
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     return "<|pad|>"
@@ -99,10 +105,11 @@ def load_model(
     task: Literal["causal", "score"] = "causal",
     load_in: Literal["full", "8bit", "4bit"] | None = None,
 ) -> PreTrainedModel:
-    """A model on the settings' device, in evaluation mode; `score` gives it a head of one number in place of words.
+    """Load a model on the settings' device, in evaluation mode; the task `score` gives it a head of one output.
 
-    Weights are `llm.load_in` (or `load_in`), of `runtime.dtype` on CUDA and float32 on the CPU. Its padding and end
-    tokens are those of `load_tokenizer`, and nothing that its makers prefer for sampling is kept. Raises ModelError.
+    Weights are loaded as `llm.load_in` (or `load_in`) says, in `runtime.dtype` on CUDA and float32 on the CPU. Padding
+    and end tokens are those of `load_tokenizer`; the model's own sampling defaults are dropped. Raises ModelError when it
+    cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
@@ -116,7 +123,7 @@ def load_model(
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # what a checkpoint lacks (a head, a padding row) is drawn
+        torch.manual_seed(settings.seed)  # weights that a checkpoint lacks (a head, a padding row) are drawn
         try:
             model: Any = kind.from_pretrained(
                 str(folder_or_name), dtype=dtype_of(settings), use_safetensors=True, trust_remote_code=False, **options

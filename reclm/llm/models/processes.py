@@ -1,4 +1,7 @@
-"""Several processes, one artifact: under `accelerate launch` every process trains and the main one writes the artifact."""
+"""Several processes and one artifact: under `accelerate launch` every process trains, the main one writes the artifact.
+
+A draft comes in as for `reclm.storage.artifacts.writing`; one finished artifact goes out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from reclm.storage.workspace import Workspace
 
 
 def is_main_process() -> bool:
-    """True in the one process that writes: the only one, or the first that `accelerate launch` started."""
+    """Tell whether this process writes: the only process, or the first that `accelerate launch` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -26,8 +29,10 @@ def write_in_main_process(
     *,
     resumable: bool = False,
 ) -> Iterator[Draft]:
-    """`artifacts.writing` under `accelerate launch`: every process enters, the first one's draft becomes the artifact,
-    and all leave together once it stands."""
+    """Write an artifact as `artifacts.writing` does, from the main process when there are several.
+
+    Every process enters; the main one's draft becomes the artifact, and all leave together when it is finished.
+    """
     if "RANK" not in os.environ:
         with artifacts.writing(workspace, kind, parameters, parents, resumable=resumable) as draft:
             yield draft
@@ -36,7 +41,7 @@ def write_in_main_process(
     from accelerate import PartialState
 
     without_cuda = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
-    state = PartialState(cpu=without_cuda)  # the first one made in a process decides for all
+    state = PartialState(cpu=without_cuda)  # the first state made in a process decides for later ones
     if state.is_main_process:
         with artifacts.writing(workspace, kind, parameters, parents, resumable=resumable) as draft:
             state.wait_for_everyone()

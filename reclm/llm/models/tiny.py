@@ -1,9 +1,9 @@
-"""A language model from scratch: documents come in, a byte-level BPE tokenizer and a small Llama-architecture model go out.
+"""A language model from scratch: documents come in, a byte-level BPE tokenizer and a small Llama model go out.
 
-It is the embedded default: minutes on one core buy a model that knows the words of the data set and the form of a
-dialogue, and knows nothing else (byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv
-2302.13971). Documents are rendered in our own chat template, whose turns cost one token each, and are read whole: half a
-prompt teaches an answer that does not follow from it.
+It is the embedded default: in minutes on one core it learns the words of the data set and the form of a dialogue
+(byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv 2302.13971). Documents are rendered in the
+chat template below, whose turns cost one token each, and are read whole, because an answer does not follow from half a
+prompt.
 """
 
 from __future__ import annotations
@@ -37,25 +37,24 @@ TEMPLATE = (
 MAX_POSITIONS = 2048
 RECIPE = 2  # raise it when a change here changes the model
 BATCH_TOKENS = 1200
-"""Tokens of a step: small ones, since of a given number of tokens the number of steps is what teaches."""
+"""Tokens of a training step. Small steps: at a fixed number of tokens, more steps teach more."""
 WORD_LENGTH = 3
-"""Letters of a token that may be a word; one more where it does not open one."""
+"""Letters that a token must have to be taken for a word; one more when it does not begin one."""
 SORTED_TOGETHER = 16
 """Batches sorted by length together."""
 BACKGROUND_SHARE, BACKGROUND_PASSES = 1 / 3, 4
-"""What is read first of the words: this share of all tokens at most, and each document so often at most."""
+"""Limits of reading the background first: a share of all tokens, and passes over its documents."""
 WORD_SCALE = 0.04
-"""Standard deviation of the entries of a token vector that begins with a meaning; the others' is 0.02, as is usual."""
+"""Standard deviation of token vectors that start from the sentence encoder; of the others it is 0.02, as usual."""
 PROMPT_WEIGHT = 0.1
-"""What a token that a prompt or a bare text holds weighs beside one that the model is to write itself."""
+"""Loss weight of a token of a prompt or a plain text; tokens that the assistant writes have weight 1."""
 MIN_TOKENS, MAX_TOKENS, TOKENS_PER_DIALOGUE = 1_200_000, 4_000_000, 280
-"""What is read, when nobody says how much: each of 4,300 to 14,300 conversations about once, after the words. Of anime's
-14,103 a model of 1.2 million tokens wrote of all users alike (distinct .44, own-minus-other .073); of 4 million: .69, .117."""
+"""Default number of training tokens: each dialogue about once, after the background, within these limits."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Widths and depths of a model; the embeddings are tied to the output."""
+    """Widths and depth of a model; the embeddings are tied to the output."""
 
     hidden: int
     layers: int
@@ -71,19 +70,17 @@ SIZES = {
 
 
 def step_size(rate: float, size: Size) -> float:
-    """`rate` is the small model's; one so many times as wide takes steps so many times smaller (Yang et al. 2022, arXiv
-    2203.03466). At the small one's, a large model of anime's 3.9 million tokens ended at a loss of 1.07 and its tuning was lost
-    to NaN; at this one at .62, where the small one ended at .64."""
+    """Scale the small model's learning rate to a size: inversely to the width (Yang et al. 2022, arXiv 2203.03466)."""
     return rate * (SIZES["small"].hidden / size.hidden)
 
 
 def token_budget(dialogues: int, requested: int = 0) -> int:
-    """Tokens that a model of so many conversations reads: those `wanted`, or by their number when that is 0."""
+    """Return the number of training tokens: `requested`, or by the number of dialogues when that is 0."""
     return requested or min(max(MIN_TOKENS, TOKENS_PER_DIALOGUE * dialogues), MAX_TOKENS)
 
 
 def as_document(messages: Sequence[Message]) -> str:
-    """The messages as our template renders them; needs no tokenizer, since a tokenizer is trained on the result."""
+    """Render messages as the template of `tiny` does, without a tokenizer, since tokenizers are trained on the result."""
     return "".join(
         f"<|{message['role']}|>{message['content']}{END if message['role'] == 'assistant' else ''}"
         for message in messages
@@ -91,7 +88,7 @@ def as_document(messages: Sequence[Message]) -> str:
 
 
 def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocabulary` tokens with our chat template. Any text can be encoded and decoded again."""
+    """Train a tokenizer of at most `vocabulary` tokens with the chat template of `tiny`; it can encode any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -120,7 +117,7 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedToke
 
 
 def _without(documents: Sequence[str], special: Sequence[str]) -> Iterator[str]:
-    """The documents' words alone: no merge may ever reach into a token of the template."""
+    """The documents without template tokens, so that no merge contains a part of one."""
     for document in documents:
         for token in special:
             document = document.replace(token, "\n")
@@ -140,11 +137,13 @@ def train_model(
     batch_tokens: int = BATCH_TOKENS,
     device: str = "cpu",
 ) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
-    """A model that has read about `tokens` tokens, repeats included, and its curve of (step, mean loss).
+    """Train a model on about `tokens` tokens, repeats included; return it and its curve of (step, mean loss).
 
-    `words` are read first (WORDS_SHARE, WORDS_PASSES), then the documents: what is read last is what it writes like. `meanings`
-    turns words into vectors of a sentence encoder, (n, d): tokens that are words begin with them (`initialise_from_encoder`). A step reads whole documents of like length, `batch_tokens` of them together. AdamW, warm-up over a twentieth, then a
-    cosine to a twentieth of the peak. Raises ModelError without documents, and when the loss is no number any more.
+    `background` is read first, within BACKGROUND_SHARE and BACKGROUND_PASSES, then `documents`, whose form the model is
+    to learn. `embed` turns words into vectors of a sentence encoder, (n, d), which tokens that are words start from. A
+    step reads whole documents of similar length, `batch_tokens` together. AdamW; the learning rate warms up over a
+    twentieth of the steps and falls as a cosine to a twentieth of its peak. Raises ModelError without documents and when
+    the loss is not finite.
     """
     import torch
 
@@ -158,7 +157,7 @@ def train_model(
         tokens -= background_tokens
     rows = _encoded(tokenizer, documents)
     if not rows:
-        raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, and there are none")
+        raise ModelError("llm.base_model = 'tiny' learns from the data set's texts and profiles, but there are none")
     plan += _plan(rows, tokens, batch_tokens, rng)
     model: Any = _untrained(tokenizer, size).train()
     if embed is not None:
@@ -169,7 +168,7 @@ def train_model(
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(plan)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, len(plan)))
     curve: list[tuple[int, float]] = []
     every = max(1, len(plan) // 50)
     losses: list[float] = []
@@ -185,8 +184,8 @@ def train_model(
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise ModelError(
-                f"the loss of the tiny model is {losses[-1]} at step {step + 1} of {len(plan)}; lower llm.tiny_learning_rate "
-                f"(its steps are {learning_rate:g} now)"
+                f"the loss of the tiny model is {losses[-1]} at step {step + 1} of {len(plan)}; lower "
+                f"llm.tiny_learning_rate (this size's rate is {learning_rate:g} now)"
             )
         if len(losses) == every or step == len(plan) - 1:
             curve.append((step + 1, float(np.mean(losses))))
@@ -216,8 +215,9 @@ def _untrained(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
 def initialise_from_encoder(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, embed: Callable[[Sequence[str]], NDArray[np.float32]]
 ) -> None:
-    """Lets the token vectors of whole words, or of pieces long enough to be one, begin as a sentence encoder's vectors of
-    them, on the leading directions of these: words of like meaning begin alike, which a small log is too short to teach.
+    """Start the vectors of tokens that are words from a sentence encoder's vectors, on their leading directions.
+
+    Words of similar meaning then start alike, which a small log is too short to teach.
     """
     import torch
 
@@ -242,7 +242,7 @@ def initialise_from_encoder(
         table[rows, :width] = torch.from_numpy((leading / leading.std() * WORD_SCALE).astype(np.float32))
 
 
-def _rate(step: int, steps: int) -> float:
+def _rate_factor(step: int, steps: int) -> float:
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
@@ -250,43 +250,43 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the cross-entropy of each token given those before it; ids and weights (batch, length)."""
+    """The weighted mean cross-entropy of each token after those before it; ids and weights are (batch, length)."""
     from torch.nn.functional import cross_entropy
 
     losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    kept = weights[:, 1:].flatten()
-    return (losses * kept).sum() / kept.sum()
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
 
 
 def _encoded(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Each document's tokens, closed by the end token, over a row that is 1 where the assistant speaks: (2, length)."""
+    """Each document as (2, length): its tokens with the end token, and 1 where the assistant writes."""
     encoded = tokenizer.backend_tokenizer.encode_batch(list(documents), add_special_tokens=False)
     vocabulary = tokenizer.get_vocab()
-    end, speaks = vocabulary[END], vocabulary[ROLES[-1]]
+    end, assistant = vocabulary[END], vocabulary[ROLES[-1]]
     others = {vocabulary[role] for role in ROLES[:-1]}
     rows = []
     for one in encoded:
         if one.ids:
             ids = (one.ids if one.ids[-1] == end else [*one.ids, end])[:MAX_POSITIONS]
-            rows.append(np.array([ids, _spoken(ids, speaks, others)], dtype=np.int64))
+            rows.append(np.array([ids, _in_answers(ids, assistant, others)], dtype=np.int64))
     return rows
 
 
-def _spoken(ids: Sequence[int], speaks: int, others: set[int]) -> list[int]:
-    inside, found = 0, []
+def _in_answers(ids: Sequence[int], assistant: int, others: set[int]) -> list[int]:
+    inside, flags = 0, []
     for token in ids:
-        inside = 0 if token in others or token == speaks else inside
-        found.append(inside)
-        inside = 1 if token == speaks else inside
-    return found
+        inside = 0 if token in others or token == assistant else inside
+        flags.append(inside)
+        inside = 1 if token == assistant else inside
+    return flags
 
 
 def _plan(
     documents: Sequence[NDArray[np.int64]], tokens: int, batch_tokens: int, rng: np.random.Generator
 ) -> list[list[NDArray[np.int64]]]:
-    """Batches of whole documents, in the order they are read, that hold `tokens` tokens together or a few more.
+    """Batches of whole documents in training order, with `tokens` tokens in all or a few more.
 
-    Each time round the documents are shuffled, sorted by length within a few batches, and the batches shuffled again.
+    In each pass the documents are shuffled, sorted by length within a few batches, and the batches shuffled again.
     """
     lengths = np.array([document.shape[1] for document in documents])
     span = max(1, int(SORTED_TOGETHER * batch_tokens / lengths.mean()))
@@ -304,7 +304,7 @@ def _plan(
 
 
 def _batches(order: Sequence[int], lengths: NDArray[np.int64], batch_tokens: int) -> list[list[int]]:
-    """`order` cut into batches that hold `batch_tokens` tokens when padded, or a single document."""
+    """Cut `order` into batches of at most `batch_tokens` tokens when padded, or of a single document."""
     batches: list[list[int]] = []
     longest = 0
     for row in order:
@@ -317,7 +317,7 @@ def _batches(order: Sequence[int], lengths: NDArray[np.int64], batch_tokens: int
 
 
 def _padded(rows: Sequence[NDArray[np.int64]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and loss weights, both (batch, length), padded on the right, where causal attention never looks from."""
+    """Ids and loss weights, both (batch, length), padded on the right, which causal attention ignores."""
     import torch
 
     longest = max(row.shape[1] for row in rows)

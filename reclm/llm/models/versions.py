@@ -1,4 +1,4 @@
-"""What the version of a tuned model depends on: settings come in, shared parameters or a finished artifact go out."""
+"""Versions of tuned models: settings come in; the parameters they share, or a finished artifact to reuse, go out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def shared_parameters(settings: Settings) -> dict[str, Any]:
-    """What every model tuned from a base depends on besides its own section of the settings and its dialogues."""
+    """Return the parameters of every tuned model, besides its own section of the settings and its dialogues."""
     from reclm.text.encoder import model_name
 
     return {
@@ -32,8 +32,8 @@ def shared_parameters(settings: Settings) -> dict[str, Any]:
 def find_reusable(
     settings: Settings, kind: str, parameters: Mapping[str, Any], parents: Mapping[str, str]
 ) -> Artifact | None:
-    """The finished artifact of these parameters and parents, told of when there is one."""
+    """Return the finished artifact of these parameters and parents; None when there is none."""
     found = artifacts.find(settings.paths, kind, artifacts.version_of(kind, parameters, parents))
     if found is not None:
-        say(f"{kind} {found.version} stands already: used again")
+        say(f"  {kind} {found.version} is reused: nothing it depends on has changed")
     return found

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 ENDPOINT_TOKENS = 2048
-"""Budget of a prompt to an endpoint: its model reads more than one that is trained here."""
+"""Budget of a prompt to an endpoint, in tokens: its model reads longer prompts than `tiny`."""
 
 
 def style_of(settings: Settings, *, endpoint: bool = False) -> Literal["compact", "full"]:
-    """The wording of prompts: `auto` means compact for `tiny`, full for a model from elsewhere, as an endpoint's is."""
+    """Return the wording of prompts: `auto` means compact for `tiny`, full for any other model and for an endpoint."""
     if settings.llm.style == "auto":
         return "compact" if settings.llm.base_model == TINY and not endpoint else "full"
     return settings.llm.style
 
 
 def shape_of(settings: Settings, *, endpoint: bool = False) -> Shape:
-    """How much is shown, and how; to an `endpoint`'s own model as much as a model from elsewhere can read."""
+    """Return how much a prompt shows and how it is worded; prompts to an `endpoint` may be longer."""
     llm, style = settings.llm, style_of(settings, endpoint=endpoint)
     least = ENDPOINT_TOKENS if endpoint and style == "full" else 0
     return Shape(style, llm.history, llm.neighbours, llm.neighbour_items, max(least, llm.max_prompt_tokens))

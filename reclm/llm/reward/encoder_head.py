@@ -1,9 +1,9 @@
-"""The trained head of the encoder reward: embedded pieces of a request and phrases of an answer come in, a score goes out.
+"""The trained head of the encoder reward: embedded pieces of a request and phrases of a profile come in, a score goes out.
 
-Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase looks for the piece of the request it
-is nearest to, and every piece for its phrase, in the encoder's own space and in one learned for this world. The mean tells
-whether the profile is about this entity, the minimum betrays the one phrase that is somebody else's, the pieces without a
-phrase betray an answer that was cut off. A small network weighs these with the words shared and the form.
+Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase is matched with the nearest piece of
+the request and every piece with its nearest phrase, in the encoder's own space and in a learned one. The mean shows whether
+the profile describes this entity, the minimum shows a single phrase that belongs to another entity, and pieces without a
+phrase show an answer that was cut off. A small network weighs these features together with shared words and the form.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 SHARED_WIDTH = 64
 HIDDEN = 32
-SIDES = 2
-PARTS = 2
+GROUPS = 2  # pieces of the entity itself, pieces of its neighbours
+PARTS = 2  # identity and interests
 POOLS = 4
 NAMED = 4
 FORM = 18
 COUNTS = 3
-N_FEATURES = SIDES * PARTS * (2 * POOLS + NAMED + 1) + FORM + COUNTS
+N_FEATURES = GROUPS * PARTS * (2 * POOLS + NAMED + 1) + FORM + COUNTS
 _FAR = -1.0
 
 
 @dataclass(frozen=True)
-class Side:
-    """Padded rows of a table of texts: `vectors` (n, length, dim), `words` (n, length, buckets), `mask` (n, length)."""
+class PaddedTexts:
+    """Lists of texts, padded: `vectors` (n, length, dim), `words` (n, length, buckets), `mask` (n, length)."""
 
     vectors: Tensor
     words: Tensor
@@ -37,25 +37,25 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Requests: their own pieces, those around, and `counts` (n, COUNTS)."""
+class EmbeddedRequests:
+    """Requests: pieces of the entity itself, pieces of its neighbours, and `counts` (n, COUNTS)."""
 
-    own: Side
-    around: Side
+    own: PaddedTexts
+    around: PaddedTexts
     counts: Tensor
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Answers: identity and interest phrases, and their `form` (n, FORM)."""
+class EmbeddedProfiles:
+    """Profiles: identity phrases, interest phrases, and features of their `form` (n, FORM)."""
 
-    identity: Side
-    interests: Side
+    identity: PaddedTexts
+    interests: PaddedTexts
     form: Tensor
 
 
 class Head(nn.Module):
-    """Scores answers to requests, `paired` (n,) or each of one with each of the other (n, m)."""
+    """Scores profiles as answers to requests: row by row, `paired`, (n,), or every one with every other, (n, m)."""
 
     mean: Tensor
     deviation: Tensor
@@ -76,7 +76,7 @@ class Head(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def start_from(self, vectors: NDArray[np.float32]) -> None:
-        """Begins the learned space as the first principal directions of the texts' (n, dim) vectors."""
+        """Start the learned space as the first principal directions of text vectors, (n, dim)."""
         _, _, directions = np.linalg.svd(vectors, full_matrices=False)
         start = torch.zeros_like(self.pieces.weight)
         start[: len(directions)] = torch.from_numpy(directions[:SHARED_WIDTH].copy())
@@ -84,22 +84,23 @@ class Head(nn.Module):
             layer.weight.data.copy_(start)
 
     def standardise(self, features: Tensor) -> None:
+        """Set the mean and deviation that features are standardised by from a sample, (n, N_FEATURES)."""
         self.mean.copy_(features.mean(0))
         deviation = features.std(0)
         self.deviation.copy_(torch.where(deviation > 1e-3, deviation, torch.ones_like(deviation)))
 
-    def forward(self, requests: Requests, answers: Answers, *, paired: bool) -> Tensor:
-        features = (self.features(requests, answers, paired=paired) - self.mean) / self.deviation
+    def forward(self, requests: EmbeddedRequests, profiles: EmbeddedProfiles, *, paired: bool) -> Tensor:
+        features = (self.features(requests, profiles, paired=paired) - self.mean) / self.deviation
         features = features.clamp(-5, 5)
         score = self.out(torch.tanh(self.hidden(features))) + self.direct(features)
         return (score.squeeze(-1) - self.shift) / self.scale
 
-    def features(self, requests: Requests, answers: Answers, *, paired: bool) -> Tensor:
-        """(n, N_FEATURES) or (n, m, N_FEATURES), before standardisation."""
+    def features(self, requests: EmbeddedRequests, profiles: EmbeddedProfiles, *, paired: bool) -> Tensor:
+        """Compute the features before standardisation, (n, N_FEATURES) or (n, m, N_FEATURES)."""
         found = []
         for pieces in (requests.own, requests.around):
             learned_pieces = _unit(self.pieces(pieces.vectors))
-            for phrases, layer in ((answers.identity, self.identity), (answers.interests, self.interests)):
+            for phrases, layer in ((profiles.identity, self.identity), (profiles.interests, self.interests)):
                 mask = _both(pieces.mask, phrases.mask, paired)
                 raw = _similarity(pieces.vectors, phrases.vectors, paired)
                 learned = _similarity(learned_pieces, _unit(layer(phrases.vectors)), paired)
@@ -107,7 +108,7 @@ class Head(nn.Module):
                 found.append(_named(pieces, phrases, mask, paired))
                 found.append(_shared_words(pieces, phrases, paired).unsqueeze(-1))
         lead = found[0].shape[:-1]
-        counts, form = requests.counts, answers.form
+        counts, form = requests.counts, profiles.form
         if not paired:
             counts, form = counts[:, None], form[None]
         return torch.cat([*found, form.expand(*lead, FORM), counts.expand(*lead, COUNTS)], dim=-1)
@@ -129,7 +130,7 @@ def _both(pieces: Tensor, phrases: Tensor, paired: bool) -> Tensor:
 
 def _pooled(similarity: Tensor, mask: Tensor) -> Tensor:
     """(…, POOLS): mean and minimum over phrases of the nearest piece, mean over pieces of the nearest phrase, mean of
-    all; 0 where either has none."""
+    all; 0 where there are no phrases or no pieces."""
     far = torch.where(mask, similarity, torch.full_like(similarity, _FAR))
     of_phrase, of_piece = far.amax(dim=-2), far.amax(dim=-1)
     phrases, pieces = mask.any(dim=-2), mask.any(dim=-1)
@@ -151,9 +152,9 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def _named(pieces: Side, phrases: Side, mask: Tensor, paired: bool) -> Tensor:
-    """(…, NAMED): of the phrases all of whose words stand in one piece the share and the number, the number of the
-    others, and the share of pieces that hold such a phrase."""
+def _named(pieces: PaddedTexts, phrases: PaddedTexts, mask: Tensor, paired: bool) -> Tensor:
+    """(…, NAMED): the share and number of phrases whose words are all in one piece, the number of other phrases, and the
+    share of pieces that contain such a phrase."""
     wanted = phrases.words.sum(-1)
     wanted = wanted[:, None, :] if paired else wanted[None, :, None, :]
     held = (_similarity(pieces.words, phrases.words, paired) >= wanted) & (wanted > 0) & mask
@@ -164,9 +165,9 @@ def _named(pieces: Side, phrases: Side, mask: Tensor, paired: bool) -> Tensor:
     return torch.stack([share, found / 5, missed / 5, _mean(of_piece, mask.any(dim=-1))], dim=-1)
 
 
-def _shared_words(pieces: Side, phrases: Side, paired: bool) -> Tensor:
-    """Mean over phrases of the share of their words that the pieces hold."""
-    said = pieces.words.amax(dim=1)
-    shared = torch.einsum("nw,npw->np" if paired else "nw,mpw->nmp", said, phrases.words)
+def _shared_words(pieces: PaddedTexts, phrases: PaddedTexts, paired: bool) -> Tensor:
+    """Mean over phrases of the share of their words that the pieces contain."""
+    all_words = pieces.words.amax(dim=1)
+    shared = torch.einsum("nw,npw->np" if paired else "nw,mpw->nmp", all_words, phrases.words)
     share = shared / phrases.words.sum(-1).clamp(min=1)
     return _mean(share, phrases.mask)

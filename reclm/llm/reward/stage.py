@@ -1,8 +1,8 @@
-"""The reward stage: dialogues and their teacher's profiles come in, a model that says how good a profile is goes out.
+"""The reward stage: dialogues and their teacher's profiles come in, a model that scores profiles goes out.
 
-Two kinds behind one interface: the encoder with a trained head (`reclm.llm.reward.encoder`, the default, which says why),
-and the tuned language model with a score head (`reclm.llm.reward.causal`), as RecLM has it (arXiv 2412.19302, section 3.3).
-Both learn from the same pairs and are measured on those of held-out entities, per kind of negative.
+Two kinds have one interface: a sentence encoder with a trained head (`reclm.llm.reward.encoder`, the default), and the
+tuned language model with a score head (`reclm.llm.reward.causal`), as in RecLM (arXiv 2412.19302, section 3.3). Both learn
+from the same pairs and are measured on the pairs of held-out entities, per kind of negative.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import token_counter
 from reclm.llm.reward.encoder import load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
-from reclm.llm.reward.pairs import Pair, fingerprint, make_pairs
+from reclm.llm.reward.pairs import Pair, dialogues_fingerprint, make_pairs
 from reclm.llm.tuning.heldout import Row
 from reclm.progress import quiet, say, step
 from reclm.storage import artifacts
@@ -43,17 +43,19 @@ ALL = "all"
 
 
 class RewardModel(Protocol):
-    """What judges a profile."""
+    """Scores profiles as answers to requests."""
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        """(n,) how good profile i is as the answer to request i (turn 1); higher is better, the scale is its own."""
+        """Return how good profile i is as the answer to request i (turn 1), (n,); higher is better, on any scale."""
 
     def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Lets the judge know more of whom request i is about than the request shows, where it can use it: the lines of
-        the whole history, or of what an item's audience picks."""
+        """Score request i from now on with the lines `known[i]`, if the model can use them.
+
+        They are the entity's whole history, or what an item's audience interacted with: more than the request shows.
+        """
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-        """The same as TRL's PPOTrainer takes it: a backbone over the tokens of request and answer, and `score`."""
+        """Return the model in the form that TRL's PPOTrainer takes: a backbone over tokens, and `score`."""
 
 
 def write_reward(
@@ -63,15 +65,16 @@ def write_reward(
     sft: Artifact,
     parents: dict[str, str] | None = None,
 ) -> Artifact:
-    """The reward model, made or found standing: its weights, `curve` and `held_out` parquet.
+    """Train the reward model and return the artifact: its weights, `curve` and `held_out` parquet.
 
-    `parents` name the teacher and the warehouse. Raises WorkspaceError when no pair can be made.
+    An artifact of the same settings and parents is returned as it is. `parents` holds the versions of the teacher and the
+    warehouse. Raises WorkspaceError when no pair can be made.
     """
     parents = {"sft": sft.version, **(parents or {})}
     parameters = {
         "reward": settings.reward.model_dump(mode="json"),
         **shared_parameters(settings),
-        "dialogues": fingerprint(dialogues, teacher),
+        "dialogues": dialogues_fingerprint(dialogues, teacher),
     }
     if found := find_reusable(settings, KIND, parameters, parents):
         return found
@@ -79,7 +82,7 @@ def write_reward(
     pairs = make_pairs(dialogues, teacher, settings, count=token_counter(load_tokenizer(location)))
     if not any(pair.fold == "train" for pair in pairs):
         raise WorkspaceError(
-            "no reward pair can be made; see that the teacher wrote of several users or items, and the reward rates"
+            "no reward pair can be made: the teacher wrote too few profiles, or every rate in the section `reward` is 0"
         )
     with write_in_main_process(settings.paths, KIND, parameters, parents) as draft:
         _train(settings, pairs, location, draft)
@@ -115,26 +118,26 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
 
 
 def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:
-    """Share of pairs whose chosen profile scores higher, a tie counting half, per kind of negative and of all."""
+    """Compute the share of pairs whose chosen profile scores higher, a tie counting half, in all and per negative."""
     if not pairs:
         return []
     requests = [pair.messages for pair in pairs]
     model.add_context(requests, [pair.known for pair in pairs])
     better = model.score(requests, [pair.chosen for pair in pairs])
     worse = model.score(requests, [pair.rejected for pair in pairs])
-    right = np.where(better == worse, 0.5, better > worse).astype(np.float64)
+    correct = np.where(better == worse, 0.5, better > worse).astype(np.float64)
     kinds = np.array([pair.negative for pair in pairs])
-    rows = [_row(ALL, right)]
-    return rows + [_row(str(kind), right[kinds == kind]) for kind in sorted(set(kinds.tolist()))]
+    rows = [_row(ALL, correct)]
+    return rows + [_row(str(kind), correct[kinds == kind]) for kind in sorted(set(kinds.tolist()))]
 
 
-def _row(kind: str, right: NDArray[np.float64]) -> Row:
-    error = float(right.std(ddof=1) / np.sqrt(len(right))) if len(right) > 1 else float("nan")
-    return {"metric": "accuracy", "kind": kind, "value": float(right.mean()), "error": error, "n": len(right)}
+def _row(kind: str, correct: NDArray[np.float64]) -> Row:
+    error = float(correct.std(ddof=1) / np.sqrt(len(correct))) if len(correct) > 1 else float("nan")
+    return {"metric": "accuracy", "kind": kind, "value": float(correct.mean()), "error": error, "n": len(correct)}
 
 
 def load_reward(settings: Settings, artifact: Artifact) -> RewardModel:
-    """The reward model of an artifact, of whichever kind. Raises ModelError when it cannot be read."""
+    """Load the reward model of an artifact, of either kind. Raises ModelError when it cannot be read."""
     if artifact.manifest["parameters"]["reward"]["model"] == "encoder":
         return load_encoder_reward(settings, artifact.path)
     from reclm.llm.reward.causal import load_causal_reward

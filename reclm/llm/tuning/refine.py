@@ -26,7 +26,7 @@ from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message, is_silent
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import token_counter
-from reclm.llm.reward.pairs import fingerprint
+from reclm.llm.reward.pairs import dialogues_fingerprint
 from reclm.llm.reward.stage import RewardModel, load_reward
 from reclm.llm.tuning import policy
 from reclm.llm.tuning.guards import HeldOutMetrics
@@ -73,7 +73,7 @@ def write_refine(
         **shared_parameters(settings),
         "decoding": decoding_settings(settings),
         "tune": {"turns": settings.tune.turns, "held_out_sample": settings.tune.held_out_sample},
-        "dialogues": fingerprint(dialogues, teacher),
+        "dialogues": dialogues_fingerprint(dialogues, teacher),
     }
     if found := find_reusable(settings, KIND, parameters, parents):
         return found
