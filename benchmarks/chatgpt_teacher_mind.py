@@ -2,9 +2,10 @@
 
     python benchmarks/chatgpt_teacher_mind.py --data FOLDER --workspace DIR [--set key=value]...
 
-FOLDER holds the published files as parquet, `teacher_user_profiles` and `teacher_item_profiles` among them. Users and items
-are held out by history and by text, so that no prompt measured was seen in training. Printed are format, similarity to the
-own teacher's profile less that to others', the same for a neighbour's profile copied, and the share of distinct profiles.
+FOLDER holds the published files as parquet, with `teacher_user_profiles` and `teacher_item_profiles`. Users and items
+are held out by history and by text, so that no measured prompt was used in training. Prints the share of well-formed
+answers, the similarity to the own teacher's profile minus that to others', the same for a copied neighbour's profile,
+and the share of distinct profiles.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ SETTINGS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the published files")
-    parser.add_argument("--workspace", required=True, help="folder to work in; what stands there is reused")
+    parser.add_argument("--workspace", required=True, help="folder to work in; finished artifacts in it are reused")
     parser.add_argument("--set", action="append", default=[], help="more settings, after those of this benchmark")
-    given = parser.parse_args()
-    flags = [f"teacher.table={given.data}", *SETTINGS, *given.set]
+    arguments = parser.parse_args()
+    flags = [f"teacher.table={arguments.data}", *SETTINGS, *arguments.set]
     reclm = [sys.executable, "-m", "reclm.cli"]
-    subprocess.run([*reclm, "ingest", "--data", given.data, "-w", given.workspace], check=True)
-    subprocess.run([*reclm, "build", "--phase", "features", "-w", given.workspace], check=True)
-    subprocess.run([*reclm, "tune", "-w", given.workspace, *(w for f in flags for w in ("--set", f))], check=True)
+    subprocess.run([*reclm, "ingest", "--data", arguments.data, "-w", arguments.workspace], check=True)
+    subprocess.run([*reclm, "build", "--phase", "features", "-w", arguments.workspace], check=True)
+    subprocess.run([*reclm, "tune", "-w", arguments.workspace, *(w for f in flags for w in ("--set", f))], check=True)
 
 
 if __name__ == "__main__":

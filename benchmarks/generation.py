@@ -1,7 +1,7 @@
-"""How fast profiles are written, on one model folder: by transformers one prompt at a time, in batches one after another
-and in several batches at once (as reclm does with a small model), and by vLLM.
+"""Measures how fast profiles are written with one model: by transformers and by vLLM.
 
-Prompts are those of a made-up log, each of its own words. Prints one JSON object a run, then the ratios.
+Transformers writes one prompt at a time, in batches one after another, and in several batches at once, as reclm does
+with a small model. Prompts are synthetic, each of its own words. Prints one JSON object a run, then the ratios.
 
     python benchmarks/generation.py --model FOLDER --prompts 1024 --threads 2
 """
@@ -35,7 +35,7 @@ WORDS = [
 ]
 
 
-def made_up(n: int, items: int, seed: int) -> list[list[dict[str, str]]]:
+def synthetic_prompts(n: int, items: int, seed: int) -> list[list[dict[str, str]]]:
     """`n` prompts about users of `items` items and two neighbours."""
     from reclm.llm.prompts.messages import UserFacts, profile_request
 
@@ -53,7 +53,7 @@ def made_up(n: int, items: int, seed: int) -> list[list[dict[str, str]]]:
 def measure(
     engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int, at_once: int
 ) -> dict:
-    """Profiles and tokens a second, after one prompt to warm up; `at_once` batches together at most, by transformers."""
+    """Measure profiles and tokens a second, after one prompt to warm up; transformers writes `at_once` batches together."""
     from reclm.llm.engines import transformers
     from reclm.llm.engines.opening import open_engine
     from reclm.settings.tree import Settings
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4, help="items of a user in a prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer at most")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--alone", type=int, default=64, help="prompts that are also asked one at a time")
+    parser.add_argument("--alone", type=int, default=64, help="prompts that are also answered one at a time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-vllm", action="store_true")
     arguments = parser.parse_args()
@@ -98,7 +98,7 @@ def main() -> None:
     from reclm.llm.engines import transformers
 
     torch.set_num_threads(arguments.threads)
-    prompts = made_up(arguments.prompts, arguments.items, seed=1)
+    prompts = synthetic_prompts(arguments.prompts, arguments.items, seed=1)
     runs = {
         "alone": ("transformers", prompts[: arguments.alone], 1, 1),
         "batched": ("transformers", prompts, arguments.batch, 1),
@@ -106,8 +106,8 @@ def main() -> None:
         **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch, 1)}),
     }
     speeds = {}
-    for name, (engine, asked, batch, at_once) in runs.items():
-        result = measure(engine, arguments.model, asked, batch, arguments.tokens, at_once)
+    for name, (engine, chosen, batch, at_once) in runs.items():
+        result = measure(engine, arguments.model, chosen, batch, arguments.tokens, at_once)
         speeds[name] = result["profiles_per_second"]
         print(json.dumps({"run": name, **result}), flush=True)
     ratios = {

@@ -145,7 +145,7 @@ class ModelPipeline:
         return write_base(self.settings, documents)
 
     def _keyword_profiles(self) -> Teacher:
-        """Write keyword profiles of all users and items at `select`, with as many phrases as the teacher uses most often.
+        """Write keyword profiles of all users and items at `select`, as long as most of the teacher's.
 
         The base model practises on them where the teacher wrote nothing.
         """

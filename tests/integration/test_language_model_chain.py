@@ -1,4 +1,4 @@
-"""The whole chain with a language model, minute in every respect but real: teacher, base, tuning, reward, PPO, profiles."""
+"""The whole pipeline with a tiny but real language model: teacher, base, tuning, reward, PPO, profiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
 
 WRITES = {"base": "base", "tune": "sft", "reward": "reward", "refine": "refine", "profile": "profiles"}
-CHAIN = ("teacher", "base", "sft", "reward", "refine", "profiles", "embeddings")
+KINDS = ("teacher", "base", "sft", "reward", "refine", "profiles", "embeddings")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def newest(workspace: Path, kind: str) -> artifacts.Artifact:
     return artifacts.all_of(Workspace(workspace), kind)[-1]
 
 
-class TestTheChain:
-    def test_every_link_is_an_artifact_that_names_the_links_before_it(self, shop: Path) -> None:
-        links = {kind: newest(shop, kind) for kind in CHAIN}
+class TestThePipeline:
+    def test_every_model_is_an_artifact_that_names_those_before_it(self, shop: Path) -> None:
+        found = {kind: newest(shop, kind) for kind in KINDS}
         for kind, parents in {
             "sft": ("base", "teacher"),
             "reward": ("sft", "teacher"),
@@ -43,7 +43,7 @@ class TestTheChain:
             "embeddings": ("profiles",),
         }.items():
             for parent in parents:
-                assert links[kind].manifest["parents"][parent] == links[parent].version, (kind, parent)
+                assert found[kind].manifest["parents"][parent] == found[parent].version, (kind, parent)
 
     def test_every_profile_tells_who_wrote_it_and_to_which_prompt(self, shop: Path) -> None:
         with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
@@ -56,7 +56,7 @@ class TestTheChain:
         assert rows == [("transformers", writer_version(newest(shop, "refine")), 64, True)]
         assert users == written
 
-    def test_the_language_model_never_saw_what_a_held_out_entity_was_told(self, shop: Path) -> None:
+    def test_no_prompt_shows_what_the_teacher_wrote_of_a_held_out_item(self, shop: Path) -> None:
         with duckdb.connect(str(Workspace(shop).warehouse), read_only=True) as connection:
             held_out = {
                 row[0]
@@ -64,7 +64,7 @@ class TestTheChain:
                     "select dialogue_id from fct_user_dialogues where fold = 'held_out'"
                 ).fetchall()
             }
-            told = connection.execute(
+            shown_items = connection.execute(
                 """
                 with neighbours as (
                     select unnest(json_extract_string(neighbours, '$[*].item_id')) as item_id from fct_item_dialogues
@@ -76,23 +76,23 @@ class TestTheChain:
             ).fetchall()
         trained = set(pq.read_table(newest(shop, "sft").path / "dialogues.parquet")["dialogue_id"].to_pylist())
         assert held_out and trained and not held_out & trained
-        chain = ModelPipeline(load(flags=[*pipeline.SMALL_SHOP, *pipeline.LANGUAGE_MODEL], workspace=shop))
-        lines = {line for item, line in told if chain.teacher[1].interests(item)}
-        shown = [pair for one in chain.dialogues if isinstance(one.facts, ItemFacts) for pair in one.facts.neighbours]
+        models = ModelPipeline(load(flags=[*pipeline.SMALL_SHOP, *pipeline.LANGUAGE_MODEL], workspace=shop))
+        lines = {line for item, line in shown_items if models.teacher[1].interests(item)}
+        shown = [pair for one in models.dialogues if isinstance(one.facts, ItemFacts) for pair in one.facts.neighbours]
         assert lines & {line for line, _ in shown}
-        assert not [said for line, said in shown if line in lines and said]
-        assert [said for _, said in shown if said]
+        assert not [interests for line, interests in shown if line in lines and interests]
+        assert [interests for _, interests in shown if interests]
 
     def test_the_report_shows_the_language_model(self, shop: Path) -> None:
         page = Workspace(shop).report.read_text()
         assert "Language model" in page
 
-    def test_running_again_reuses_every_link(self, shop: Path) -> None:
-        before = {kind: newest(shop, kind).version for kind in CHAIN}
+    def test_running_again_reuses_every_model(self, shop: Path) -> None:
+        before = {kind: newest(shop, kind).version for kind in KINDS}
         again = pipeline.demo(shop, *pipeline.LANGUAGE_MODEL)
         for stage in ("base", "tune", "reward", "refine", "profile"):
             assert f"{stage}: reused" in again.stderr
-        assert {kind: newest(shop, kind).version for kind in CHAIN} == before
+        assert {kind: newest(shop, kind).version for kind in KINDS} == before
 
 
 class TestTooLittleToLearnFrom:

@@ -1,8 +1,8 @@
 """The base model: settings and a corpus come in; the language model that is tuned later goes out, as an artifact.
 
-`tiny` is trained from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name is a
-Hub id or a folder of a causal language model; the artifact then only records which: its commit or a hash of its content.
-RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
+`tiny` is trained from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name
+is a Hub id or a folder of a causal language model; the artifact then only records which: its commit or a hash of its
+content. RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
     """Train or pin the base model that the settings name and return its artifact; reuse one that exists.
 
     `corpus` makes documents rendered in the template of `tiny` (`reclm.llm.prompts.corpus.corpus`); it is called for
-    `tiny` only, and the documents' content is part of the version. Raises ModelError when a model cannot be found or has
-    no safetensors weights.
+    `tiny` only, and the documents' content is part of the version. Raises ModelError when a model cannot be found or
+    has no safetensors weights.
     """
     llm = settings.llm
     documents = corpus() if llm.base_model == TINY else None

@@ -20,7 +20,7 @@ class PaddedBatch(NamedTuple):
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
 
     def position_ids(self) -> Tensor:
-        """Return the place of each token in its own row, (batch, width), so that padding on the left changes nothing."""
+        """Return the place of each token in its row, (batch, width), which padding on the left does not change."""
         return (self.attention_mask.cumsum(1) - 1).clamp(min=0)
 
 

@@ -1,21 +1,26 @@
 """Adjustments of TRL 1.12: a trainer comes in, one that works beside the other packages of this environment goes out.
 
-`prepare` must run before any other import of trl. It tells TRL that there is no vLLM: TRL 1.12 knows vLLM 0.19 to 0.27,
-fails at import beside a later one, and takes any folder called `vllm` for it; our own vLLM engine does not use TRL. It also
-keeps trainers from sending usage reports. Nothing outside trl is changed. Each patch is bound to this version.
+`prepare` must run before any other import of trl. It tells TRL that there is no vLLM: TRL 1.12 knows vLLM 0.19 to
+0.27, fails at import beside a later one, and takes any folder called `vllm` for it; our own vLLM engine does not use
+TRL. It also keeps trainers from sending usage reports. Nothing outside trl is changed. Each patch is bound to this
+version.
 """
 
 from __future__ import annotations
 
 import math
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import ModelError
 from reclm.progress import say
+from reclm.settings.machine import device_of, dtype_of
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+    from reclm.settings.tree import Settings
 
 SUPPORTED = "1.12."
 
@@ -39,6 +44,21 @@ def _no(min_version: str | None = None) -> bool:
 
 def _nothing(trainer: Any) -> None:
     return None
+
+
+def trainer_options(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return the options that every trainer of TRL is given here: where it writes, its device and its seed."""
+    on_cpu = device_of(settings) == "cpu"
+    return {
+        "output_dir": str(folder),
+        "report_to": settings.trl.report_to.split(","),
+        "disable_tqdm": True,
+        "use_cpu": on_cpu,
+        "bf16": str(dtype_of(settings)) == "torch.bfloat16",
+        "gradient_checkpointing": settings.llm.gradient_checkpointing,
+        "dataloader_pin_memory": not on_cpu,
+        "seed": settings.seed,
+    }
 
 
 def unwrap_policy(trainer: Trainer) -> None:

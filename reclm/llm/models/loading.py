@@ -1,4 +1,4 @@
-"""Loading of language models: a folder, a Hub id or an artifact comes in; a tokenizer or a model ready for use goes out.
+"""Loading of language models: a folder, Hub id or artifact comes in; a tokenizer or a model ready for use goes out.
 
 Loading never runs a model's own code and reads weights from safetensors files only (Hugging Face transformers).
 """
@@ -107,9 +107,9 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model on the settings' device, in evaluation mode; the task `score` gives it a head of one output.
 
-    Weights are loaded as `llm.load_in` (or `load_in`) says, in `runtime.dtype` on CUDA and float32 on the CPU. Padding
-    and end tokens are those of `load_tokenizer`; the model's own sampling defaults are dropped. Raises ModelError when it
-    cannot be loaded.
+    Weights are loaded as `llm.load_in` (or `load_in`) says, in `runtime.dtype` on CUDA and float32 on the CPU.
+    Padding and end tokens are those of `load_tokenizer`; the model's own sampling defaults are dropped. Raises
+    ModelError when it cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig

@@ -1,9 +1,9 @@
 """A language model from scratch: documents come in, a byte-level BPE tokenizer and a small Llama model go out.
 
 It is the embedded default: in minutes on one core it learns the words of the data set and the form of a dialogue
-(byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv 2302.13971). Documents are rendered in the
-chat template below, whose turns cost one token each, and are read whole, because an answer does not follow from half a
-prompt.
+(byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv 2302.13971). Documents are rendered in
+the chat template below, whose turns cost one token each, and are read whole, because an answer does not follow from
+half a prompt.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def token_budget(dialogues: int, requested: int = 0) -> int:
 
 
 def as_document(messages: Sequence[Message]) -> str:
-    """Render messages as the template of `tiny` does, without a tokenizer, since tokenizers are trained on the result."""
+    """Render messages as the template of `tiny` does; tokenizers are trained on the result, so none is used."""
     return "".join(
         f"<|{message['role']}|>{message['content']}{END if message['role'] == 'assistant' else ''}"
         for message in messages
@@ -139,11 +139,11 @@ def train_model(
 ) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
     """Train a model on about `tokens` tokens, repeats included; return it and its curve of (step, mean loss).
 
-    `background` is read first, within BACKGROUND_SHARE and BACKGROUND_PASSES, then `documents`, whose form the model is
-    to learn. `embed` turns words into vectors of a sentence encoder, (n, d), which tokens that are words start from. A
-    step reads whole documents of similar length, `batch_tokens` together. AdamW; the learning rate warms up over a
-    twentieth of the steps and falls as a cosine to a twentieth of its peak. Raises ModelError without documents and when
-    the loss is not finite.
+    `background` is read first, within BACKGROUND_SHARE and BACKGROUND_PASSES, then `documents`, whose form the model
+    is to learn. `embed` turns words into vectors of a sentence encoder, (n, d), which tokens that are words start
+    from. A step reads whole documents of similar length, `batch_tokens` together. AdamW; the learning rate warms up
+    over a twentieth of the steps and falls as a cosine to a twentieth of its peak. Raises ModelError without
+    documents and when the loss is not finite.
     """
     import torch
 

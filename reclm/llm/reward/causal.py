@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.models.batches import batches_by_length, pad
-from reclm.llm.models.compat import prepare, report_progress
+from reclm.llm.models.compat import prepare, report_progress, trainer_options
 from reclm.llm.models.loading import load_model, load_tokenizer
 from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import answered
 from reclm.llm.reward.pairs import Pair
-from reclm.settings.machine import device_of, dtype_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -85,8 +84,8 @@ def train_causal_reward(
 ) -> tuple[CausalReward | None, list[dict[str, Any]], int]:
     """Train on the pairs of the fold `train` and save `folder/adapter` and `folder/model`.
 
-    Returns the model (None in a process that is not the first), its curve as rows of (step, metric, value), and how many
-    pairs were left out because they are longer than the model reads. Raises ModelError when none is left.
+    Returns the model (None in a process that is not the first), its curve as rows of (step, metric, value), and how
+    many pairs were left out because they are longer than the model reads. Raises ModelError when none is left.
     """
     prepare()
     from datasets import Dataset
@@ -164,9 +163,8 @@ def _lora(settings: Settings) -> LoraConfig:
 def _config(settings: Settings, folder: Path) -> RewardConfig:
     from trl import RewardConfig
 
-    on_cpu = device_of(settings) == "cpu"
     return RewardConfig(
-        output_dir=str(folder),
+        **trainer_options(settings, folder),
         per_device_train_batch_size=settings.reward.batch_size,
         num_train_epochs=settings.reward.epochs,
         max_steps=settings.reward.max_steps or -1,
@@ -176,12 +174,5 @@ def _config(settings: Settings, folder: Path) -> RewardConfig:
         max_length=None,
         center_rewards_coefficient=CENTRING,
         logging_steps=10,
-        report_to=settings.trl.report_to.split(","),
         save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-        bf16=str(dtype_of(settings)) == "torch.bfloat16",
-        gradient_checkpointing=settings.llm.gradient_checkpointing,
-        dataloader_pin_memory=not on_cpu,
-        seed=settings.seed,
     )

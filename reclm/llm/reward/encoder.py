@@ -1,12 +1,12 @@
-"""The default reward model: requests and profiles come in, a frozen sentence encoder and a small trained head score them.
+"""The default reward model: requests and profiles come in; a sentence encoder with a small trained head scores them.
 
-RecLM's reward model (arXiv 2412.19302, section 3.3) is a 7B language model that knows the meaning of words; a small causal
-model trained on the same pairs learns only the form. A sentence encoder of 22 million parameters brings the meaning and
-costs less to run. What is learned is how requests and profiles of this data set fit together
-(`reclm.llm.reward.encoder_head`), by the Bradley-Terry loss on the pairs and a contrast with the other profiles of a batch
-(InfoNCE, van den Oord et al. 2018, arXiv 1807.03748), which the neighbour pairs need. Only short pieces of requests and
-phrases of profiles are embedded, never whole prompts. They recur, so their vectors are cached and a batch of samples is
-scored in milliseconds.
+RecLM's reward model (arXiv 2412.19302, section 3.3) is a 7B language model that knows the meaning of words; a small
+causal model trained on the same pairs learns only the form. A sentence encoder of 22 million parameters brings the
+meaning and costs less to run. What is learned is how requests and profiles of this data set fit together
+(`reclm.llm.reward.encoder_head`), by the Bradley-Terry loss on the pairs and a contrast with the other profiles of a
+batch (InfoNCE, van den Oord et al. 2018, arXiv 1807.03748), which the neighbour pairs need. Only short pieces of
+requests and phrases of profiles are embedded, never whole prompts. They recur, so their vectors are cached and a
+batch of samples is scored in milliseconds.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class EncoderReward:
         self._with_context: dict[Reading, Reading] = {}
 
     def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Score request i from now on with the lines `known[i]`, which say more about its entity than the request shows."""
+        """Score request i from now on with the lines `known[i]`, everything known of its entity."""
         for messages, lines in zip(requests, known, strict=True):
             reading = read_request(messages)
             self._with_context[reading] = informed(reading, lines)
@@ -132,7 +132,7 @@ class EncoderReward:
 
 
 def load_encoder_reward(settings: Settings, folder: Path, encoder: Encoder | None = None) -> EncoderReward:
-    """Load the reward model in `folder`. Raises ModelError when it was trained with another encoder than the settings'."""
+    """Load the reward model in `folder`. Raises ModelError when the settings name another encoder than its own."""
     from safetensors.torch import load_file
 
     from reclm.llm.reward.encoder_head import Head

@@ -1,9 +1,10 @@
-"""The trained head of the encoder reward: embedded pieces of a request and phrases of a profile come in, a score goes out.
+"""The trained head of the encoder reward: an embedded request and an embedded profile come in, a score goes out.
 
-Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase is matched with the nearest piece of
-the request and every piece with its nearest phrase, in the encoder's own space and in a learned one. The mean shows whether
-the profile describes this entity, the minimum shows a single phrase that belongs to another entity, and pieces without a
-phrase show an answer that was cut off. A small network weighs these features together with shared words and the form.
+Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase is matched with the nearest piece
+of the request and every piece with its nearest phrase, in the encoder's own space and in a learned one. The mean
+shows whether the profile describes this entity, the minimum shows a single phrase that belongs to another entity, and
+pieces without a phrase show an answer that was cut off. A small network weighs these features together with shared
+words and the form.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _named(pieces: PaddedTexts, phrases: PaddedTexts, mask: Tensor, paired: bool) -> Tensor:
-    """(…, NAMED): the share and number of phrases whose words are all in one piece, the number of other phrases, and the
-    share of pieces that contain such a phrase."""
+    """(…, NAMED): the share and number of phrases whose words are all in one piece, the number of other phrases, and
+    the share of pieces that contain such a phrase."""
     wanted = phrases.words.sum(-1)
     wanted = wanted[:, None, :] if paired else wanted[None, :, None, :]
     held = (_similarity(pieces.words, phrases.words, paired) >= wanted) & (wanted > 0) & mask

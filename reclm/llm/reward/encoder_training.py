@@ -1,7 +1,8 @@
 """Training of the encoder reward's head: pairs of profiles come in, a model that recognises the better one goes out.
 
 The loss is Bradley-Terry on the pairs plus InfoNCE against the other profiles of a batch (see
-`reclm.llm.reward.encoder`). Requests and profiles are parsed once and their texts embedded together before the first step.
+`reclm.llm.reward.encoder`). Requests and profiles are parsed once and their texts embedded together before the first
+step.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def _batches(pairs: Sequence[_ParsedPair]) -> list[Sequence[_ParsedPair]]:
 
 
 def _loss(head: Head, pairs: Sequence[_ParsedPair], cache: TextCache) -> torch.Tensor:
-    """Bradley-Terry on the pairs, plus the contrast of an own profile with the other entities' profiles of the batch."""
+    """Bradley-Terry on the pairs, plus the contrast of own profiles with those of other entities of the batch."""
     import torch
     from torch.nn import functional
 

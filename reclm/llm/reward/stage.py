@@ -1,8 +1,8 @@
 """The reward stage: dialogues and their teacher's profiles come in, a model that scores profiles goes out.
 
-Two kinds have one interface: a sentence encoder with a trained head (`reclm.llm.reward.encoder`, the default), and the
-tuned language model with a score head (`reclm.llm.reward.causal`), as in RecLM (arXiv 2412.19302, section 3.3). Both learn
-from the same pairs and are measured on the pairs of held-out entities, per kind of negative.
+Two kinds have one interface: a sentence encoder with a trained head (`reclm.llm.reward.encoder`, the default), and
+the tuned language model with a score head (`reclm.llm.reward.causal`), as in RecLM (arXiv 2412.19302, section 3.3).
+Both learn from the same pairs and are measured on the pairs of held-out entities, per kind of negative.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def write_reward(
 ) -> Artifact:
     """Train the reward model and return the artifact: its weights, `curve` and `held_out` parquet.
 
-    An artifact of the same settings and parents is returned as it is. `parents` holds the versions of the teacher and the
-    warehouse. Raises WorkspaceError when no pair can be made.
+    An artifact of the same settings and parents is returned as it is. `parents` holds the versions of the teacher and
+    the warehouse. Raises WorkspaceError when no pair can be made.
     """
     parents = {"sft": sft.version, **(parents or {})}
     parameters = {

@@ -1,9 +1,9 @@
-"""Guards of the refinement: metrics of held-out answers come in, one entry a validation; a verdict that stops it goes out.
+"""Guards of the refinement: metrics of held-out answers, update by update, come in; a verdict to stop goes out.
 
-Reinforcement learning maximises a model of quality, not quality itself. Each guard is a pure function that compares the
-last metrics with the first, which are those of the tuned model before any update. RecLM (arXiv 2412.19302, section 3.3)
-refines against over-smoothing: `distinct` detects it. `own` and `ranking` detect a reward that rises while what it should
-measure gets worse.
+Reinforcement learning maximises a model of quality, not quality itself. Each guard is a pure function that compares
+the last metrics with the first, which are those of the tuned model before any update. RecLM (arXiv 2412.19302,
+section 3.3) refines against over-smoothing: `distinct` detects it. `own` and `ranking` detect a reward that rises
+while what it should measure gets worse.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class HeldOutMetrics:
     """Metrics of held-out answers, written as for serving, after `step` updates.
 
-    `reward` is the mean reward and `reward_error` its standard error. `kl` is the divergence from the tuned model in nats
-    an answer. `format` (well-formed answers) and `distinct` are shares, `own_minus_other` is a difference of cosines and
-    `ranking` an AUC. A metric that cannot be measured is NaN.
+    `reward` is the mean reward and `reward_error` its standard error. `kl` is the divergence from the tuned model in
+    nats an answer. `format` (well-formed answers) and `distinct` are shares, `own_minus_other` is a difference of
+    cosines and `ranking` an AUC. A metric that cannot be measured is NaN.
     """
 
     step: int
@@ -110,6 +110,6 @@ def verdict(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verd
 
 
 def best(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> HeldOutMetrics:
-    """Return the metrics with the highest reward that no guard rejects; the first of equals. `history[0]` is allowed."""
+    """Return the metrics with the highest reward that no guard rejects; the first of equals, `history[0]` included."""
     allowed = [one for row, one in enumerate(history) if row == 0 or verdict(history[: row + 1], settings) is None]
     return max(allowed, key=lambda one: one.reward)

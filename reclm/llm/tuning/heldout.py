@@ -1,10 +1,10 @@
-"""Held-out metrics of a language model: dialogues of users and items it was not trained on come in, rows of metrics go out.
+"""Held-out metrics of a language model: dialogues it was not trained on come in, rows of metrics go out.
 
-Profiles are requested as they are for serving, from the whole history, because the teacher's are too. Before turn 2 the
-withheld item is masked and the model answers again. An entity is left out when its whole history equals one that a train
-dialogue showed. Well-formed answers alone prove little (a model that writes the same profile for everybody is well formed),
-so every similarity is reported beside the similarity to other entities. Each metric is the mean of one number per entity,
-with its standard error. The task is RecLM's (arXiv 2412.19302, section 3.2).
+Profiles are requested as they are for serving, from the whole history, because the teacher's are too. Before turn 2
+the withheld item is masked and the model answers again. An entity is left out when its whole history equals one that
+a train dialogue showed. Well-formed answers alone prove little (a model that writes the same profile for everybody is
+well formed), so every similarity is reported beside the similarity to other entities. Each metric is the mean of one
+number per entity, with its standard error. The task is RecLM's (arXiv 2412.19302, section 3.2).
 
     format                      share of answers that parse, by structured decoding.
     format_unaided              the same without structured decoding.
@@ -244,7 +244,7 @@ def best_threshold(scores: Floats, answers: NDArray[np.bool_]) -> float:
 
 
 def auc(scores: Floats, answers: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the area under the ROC curve and its standard error (Hanley and McNeil 1982); NaN when all answers agree."""
+    """Return the area under the ROC curve and its standard error (Hanley and McNeil 1982); NaN for one class."""
     from scipy.stats import rankdata
 
     yes, no = int(answers.sum()), int((~answers).sum())

@@ -1,10 +1,10 @@
-"""The optimisers of the refinement, TRL's PPOTrainer and RLOOTrainer: a tuned model and requests come in, updates go out.
+"""The optimisers of the refinement, PPO and RLOO by TRL: a tuned model and requests come in, refined policies go out.
 
-After every update the policy is handed to a `RefinementMonitor`, which measures and saves it and may stop the training.
-Where settings differ from TRL's defaults, they are chosen for a small model on a CPU: two passes of PPO over a batch
-instead of four (each costs as much as writing the answers), returns that are not discounted along the answer (its first
-phrase counts as much as its last), no sample tables, no checkpoints, and no garbage collection of the whole process after
-every batch.
+After every update the policy is handed to a `RefinementMonitor`, which measures and saves it and may stop the
+training. Where settings differ from TRL's defaults, they are chosen for a small model on a CPU: two passes of PPO
+over a batch instead of four (each costs as much as writing the answers), returns that are not discounted along the
+answer (its first phrase counts as much as its last), no sample tables, no checkpoints, and no garbage collection of
+the whole process after every batch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from reclm.errors import ModelError
-from reclm.llm.models.compat import prepare, unwrap_policy
+from reclm.llm.models.compat import prepare, trainer_options, unwrap_policy
 from reclm.llm.models.loading import load_model
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import encode, render
 from reclm.llm.tuning.rollouts import draw_as_served
 from reclm.llm.tuning.sft import lora
-from reclm.settings.machine import device_of, dtype_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -81,7 +80,7 @@ def ppo(
         policy.gradient_checkpointing_enable()
         policy.enable_input_require_grads()
     config = PPOConfig(
-        **_common(settings, folder),
+        **_options(settings, folder),
         per_device_train_batch_size=batch,
         local_rollout_forward_batch_size=batch,
         total_episodes=refine.steps * batch * _processes(),
@@ -152,7 +151,7 @@ def rloo(
         return [float(score) for score in scores]
 
     config = RLOOConfig(
-        **_common(settings, folder),
+        **_options(settings, folder),
         per_device_train_batch_size=batch,
         num_generations=generations,
         max_steps=refine.steps,
@@ -191,21 +190,12 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _common(settings: Settings, folder: Path) -> dict[str, Any]:
-    on_cpu = device_of(settings) == "cpu"
-    return {
-        "output_dir": str(folder),
+def _options(settings: Settings, folder: Path) -> dict[str, Any]:
+    return trainer_options(settings, folder) | {
         "learning_rate": settings.refine.learning_rate,
         "temperature": settings.refine.temperature,
         "logging_steps": 1,
-        "report_to": settings.trl.report_to.split(","),
         "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": on_cpu,
-        "bf16": str(dtype_of(settings)) == "torch.bfloat16",
-        "gradient_checkpointing": settings.llm.gradient_checkpointing,
-        "dataloader_pin_memory": not on_cpu,
-        "seed": settings.seed,
     }
 
 

@@ -2,9 +2,9 @@
 
 TRL's SFTTrainer tunes a LoRA adapter (Hu et al. 2021, arXiv 2106.09685) on all linear layers, with the loss on the
 assistant's turns only (RecLM, arXiv 2412.19302, section 3.2). Dialogues reach it as tokens and labels, built by
-`templates.examples`, so that every model is trained with the template it is served with; no answer is ever cut. This module
-puts them in order, epoch by epoch in seeded batches of similar length, so that a run resumed from a checkpoint sees the
-batches that the interrupted one would have seen. The adapter is merged into the base for use.
+`templates.examples`, so that every model is trained with the template it is served with; no answer is ever cut. This
+module puts them in order, epoch by epoch in seeded batches of similar length, so that a run resumed from a checkpoint
+sees the batches that the interrupted one would have seen. The adapter is merged into the base for use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reclm.errors import ModelError, WorkspaceError
-from reclm.llm.models.compat import prepare, report_progress
+from reclm.llm.models.compat import prepare, report_progress, trainer_options
 from reclm.llm.models.loading import load_model, load_tokenizer, model_location
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
@@ -27,7 +27,6 @@ from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import Example, examples, token_counter
 from reclm.progress import quiet, say, step
-from reclm.settings.machine import device_of, dtype_of
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft, content_hash
 from reclm.storage.files import write_rows
@@ -55,10 +54,10 @@ def write_sft(
 ) -> Artifact:
     """Tune the base model and return the artifact: `adapter/`, `model/` (merged), three parquet files.
 
-    An artifact of the same settings and parents is returned as it is. Only dialogues of the fold `train` are trained on;
-    the held-out ones are measured (`reclm.llm.tuning.heldout`). The files are `curve`, `held_out` and `dialogues`.
-    `parents` holds the versions of the teacher and the warehouse. Raises WorkspaceError when no dialogue can be trained
-    on, ModelError when a dialogue is longer than the model reads.
+    An artifact of the same settings and parents is returned as it is. Only dialogues of the fold `train` are trained
+    on; the held-out ones are measured (`reclm.llm.tuning.heldout`). The files are `curve`, `held_out` and
+    `dialogues`. `parents` holds the versions of the teacher and the warehouse. Raises WorkspaceError when no dialogue
+    can be trained on, ModelError when a dialogue is longer than the model reads.
     """
     parents = {"base": base.version, **(parents or {})}
     parameters = {
@@ -180,9 +179,8 @@ def _config(settings: Settings, folder: Path) -> SFTConfig:
     from trl import SFTConfig
 
     tune, checkpoints = settings.tune, settings.trl.checkpoint_steps
-    on_cpu = device_of(settings) == "cpu"
     return SFTConfig(
-        output_dir=str(folder),
+        **trainer_options(settings, folder),
         per_device_train_batch_size=tune.batch_size,
         gradient_accumulation_steps=tune.accumulation,
         num_train_epochs=1,  # the data holds all epochs, one after another
@@ -194,16 +192,9 @@ def _config(settings: Settings, folder: Path) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         logging_steps=10,
-        report_to=settings.trl.report_to.split(","),
         save_strategy="steps" if checkpoints else "no",
         save_steps=checkpoints or 500,
         save_total_limit=2,
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-        bf16=str(dtype_of(settings)) == "torch.bfloat16",
-        gradient_checkpointing=settings.llm.gradient_checkpointing,
-        dataloader_pin_memory=not on_cpu,
-        seed=settings.seed,
     )
 
 
@@ -212,8 +203,8 @@ def _require_room(model: PreTrainedModel, sequences: Sequence[Example]) -> None:
     longest = max(len(sequence.input_ids) for sequence in sequences)
     if longest > positions:
         raise ModelError(
-            f"a dialogue of {longest} tokens is longer than the {positions} that the model reads, and answers are never "
-            "cut; lower llm.max_prompt_tokens"
+            f"a dialogue of {longest} tokens is longer than the {positions} that the model reads, and answers are "
+            "never cut; lower llm.max_prompt_tokens"
         )
 
 

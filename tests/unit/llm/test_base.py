@@ -58,9 +58,9 @@ class TestTinyTokenizer:
         text = "Ünïcode, 数 and \u200d\U0001f600\ttabs\n"
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
-    def test_the_token_that_ends_an_answer_is_none_of_its_words_whatever_it_is(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
-        said, mark = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("some words", "!"))
-        answers = [said + mark, said + mark, [*said, tokenizer.eos_token_id]]
+    def test_the_end_token_of_an_answer_is_not_decoded(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
+        words, mark = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("some words", "!"))
+        answers = [words + mark, words + mark, [*words, tokenizer.eos_token_id]]
         assert decode(tokenizer, answers, [True, False, True]) == ["some words", "some words!", "some words"]
 
     def test_pads_with_another_token_than_it_ends_with(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
@@ -79,7 +79,7 @@ class TestTinyTokenizer:
         words = len(tokenizer("Picked", add_special_tokens=False)["input_ids"])
         assert len(encode(tokenizer, [{"role": "user", "content": "Picked"}])) == words + 2
 
-    def test_template_tokens_in_a_document_take_no_part_in_merges(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    def test_template_tokens_take_no_part_in_merges(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
         assert not [token for token in tokenizer.get_vocab() if "|>" in token and not token.startswith("<|")]
 
 
@@ -150,8 +150,8 @@ class TestLoss:
     def test_is_the_weighted_mean_over_the_tokens_that_follow(self) -> None:
         torch.manual_seed(0)
         logits, ids, weights = torch.randn(3, 5, 7), torch.randint(0, 7, (3, 5)), torch.rand(3, 5)
-        told = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
-        expected = -(told * weights[:, 1:]).sum() / weights[:, 1:].sum()
+        log_probabilities = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(-1)
+        expected = -(log_probabilities * weights[:, 1:]).sum() / weights[:, 1:].sum()
         torch.testing.assert_close(_loss(logits, ids, weights), expected)
 
 
@@ -194,10 +194,10 @@ class TestWriteBase:
 
     def test_a_hub_id_is_pinned_by_its_commit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         commit = checkpoint("llama", tmp_path / "snapshots" / "c0ffee", documents())
-        asked = []
+        requested = []
 
         def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-            asked.append((name, revision))
+            requested.append((name, revision))
             return str(commit)
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
@@ -205,7 +205,7 @@ class TestWriteBase:
         artifact = base.write_base(settings, lambda: Corpus([], []))
         assert artifact.manifest["parameters"]["revision"] == "c0ffee"
         assert model_location(settings, artifact) == str(commit)
-        assert asked == [("maker/model", None), ("maker/model", "c0ffee")]
+        assert requested == [("maker/model", None), ("maker/model", "c0ffee")]
 
     def test_weights_in_another_format_are_refused(self, tmp_path: Path) -> None:
         folder = tmp_path / "pickled"

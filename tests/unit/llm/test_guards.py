@@ -31,9 +31,9 @@ class TestEachGuardFiresOnItsPlantedCase:
         ],
     )
     def test_alone_and_by_name(self, name: str, changes: dict[str, float]) -> None:
-        looks = after(**changes)
-        fired = [guard for guard, judge in guards.GUARDS.items() if judge(looks, SETTINGS) is not None]
-        found = guards.verdict(looks, SETTINGS)
+        history = after(**changes)
+        fired = [guard for guard, judge in guards.GUARDS.items() if judge(history, SETTINGS) is not None]
+        found = guards.verdict(history, SETTINGS)
         assert fired == [name]
         assert found is not None
         assert (found.guard, found.step) == (name, 6)
@@ -42,7 +42,7 @@ class TestEachGuardFiresOnItsPlantedCase:
 
 class TestAGuardLetsPass:
     def test_what_stays_within_its_bound(self) -> None:
-        looks = after(
+        history = after(
             kl=SETTINGS.max_kl,
             format=1.0 - SETTINGS.max_format_drop / 2,
             distinct=0.8 - SETTINGS.max_distinct_drop / 2,
@@ -50,12 +50,12 @@ class TestAGuardLetsPass:
             ranking=0.7 - SETTINGS.max_ranking_drop / 2,
             reward=1.0,
         )
-        assert guards.verdict(looks, SETTINGS) is None
+        assert guards.verdict(history, SETTINGS) is None
 
     def test_a_similarity_that_falls_with_the_reward_because_nothing_is_being_hacked(self) -> None:
         assert guards.verdict(after(own_minus_other=0.1, ranking=0.5, reward=-0.5), SETTINGS) is None
 
-    def test_what_could_not_be_seen(self) -> None:
+    def test_a_metric_that_could_not_be_measured(self) -> None:
         assert guards.verdict(after(ranking=float("nan"), reward=1.0), SETTINGS) is None
 
     def test_the_tuned_model_itself(self) -> None:
@@ -64,9 +64,9 @@ class TestAGuardLetsPass:
 
 class TestTheBestState:
     def test_is_the_highest_reward_that_no_guard_rejects(self) -> None:
-        looks = [TUNED, *(replace(TUNED, step=step, reward=reward) for step, reward in ((6, 0.3), (12, 0.2)))]
+        history = [TUNED, *(replace(TUNED, step=step, reward=reward) for step, reward in ((6, 0.3), (12, 0.2)))]
         hacked = replace(TUNED, step=18, reward=9.0, distinct=0.1)
-        assert guards.best([*looks, hacked], SETTINGS).step == 6
+        assert guards.best([*history, hacked], SETTINGS).step == 6
 
     def test_is_the_tuned_model_when_nothing_was_gained(self) -> None:
         assert guards.best(after(reward=0.0), SETTINGS).step == 0

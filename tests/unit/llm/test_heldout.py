@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class TestSample:
 
 
 class Silent:
-    """A teacher who knows the profiles given."""
+    """A teacher with these profiles."""
 
     def __init__(self, profiles: dict[str, str]) -> None:
         self.profiles = profiles
@@ -80,7 +81,7 @@ class TestProfileRows:
         a, b, c, n = (self.FORM.format(letter) for letter in "abcn")
         source = Silent({"ua": a, "ub": b, "uc": c, "n": n})
         found = [
-            replace(USERS[0], entity_id="ua", neighbour_ids=("nobody", "ub")),
+            replace(USERS[0], entity_id="ua", neighbour_ids=("unknown", "ub")),
             replace(USERS[0], entity_id="ub", neighbour_ids=("n",)),
             replace(USERS[0], entity_id="uc", neighbour_ids=()),
         ]
@@ -139,10 +140,10 @@ class TestTurnTwo:
 
     def test_baselines_take_their_threshold_from_train_dialogues(self) -> None:
         train = [replace(d, popularity=p, answer=p > 3) for p, d in enumerate(USERS[:8])]
-        asked = [
+        dialogues = [
             replace(d, popularity=p, answer=a) for d, p, a in zip(USERS, (3, 4, 5), (True, True, False), strict=False)
         ]
-        found = values(heldout.turn_two_rows("user", asked, np.zeros(3), train))
+        found = values(heldout.turn_two_rows("user", dialogues, np.zeros(3), train))
         assert found["turn2_accuracy_popularity"] == pytest.approx(1 / 3)
         assert found["turn2_auc_popularity"] == pytest.approx(0.0)
 
@@ -172,7 +173,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 class TestAsking:
     """Batches with padding say what one prompt at a time says."""
 
-    def asked(self) -> list[list[Message]]:
+    def conversations(self) -> list[list[Message]]:
         return [
             [*profile_request(d.facts, "compact"), {"role": "assistant", "content": "a, b"}, question(d, "compact")]
             for d in HELD_OUT
@@ -180,8 +181,8 @@ class TestAsking:
 
     def test_probability_of_yes_is_the_softmax_over_both_words(self, folder: Path, tmp_path: Path) -> None:
         tokenizer, model = load_tokenizer(folder), load_model(folder, settings_of(tmp_path))
-        found = heldout.yes_probabilities(model, tokenizer, self.asked(), 7)
-        for messages, probability in list(zip(self.asked(), found, strict=True))[:3]:
+        found = heldout.yes_probabilities(model, tokenizer, self.conversations(), 7)
+        for messages, probability in list(zip(self.conversations(), found, strict=True))[:3]:
             ids = encode(tokenizer, messages)
             yes, no = (tokenizer(answer(a)["content"], add_special_tokens=False)["input_ids"][0] for a in (True, False))
             with torch.inference_mode():
@@ -190,8 +191,8 @@ class TestAsking:
 
     def test_answers_do_not_depend_on_the_batch(self, folder: Path, tmp_path: Path) -> None:
         tokenizer, model = load_tokenizer(folder), load_model(folder, settings_of(tmp_path))
-        prompts = [messages[:-2] for messages in self.asked()][:9]
-        together, alone = (
+        prompts = [messages[:-2] for messages in self.conversations()][:9]
+        together, one_by_one = (
             heldout.write_answers(
                 load((f"profiles.batch_size={size}", "llm.max_profile_tokens=8"), workspace=tmp_path),
                 model,
@@ -201,7 +202,7 @@ class TestAsking:
             )
             for size in (4, 1)
         )
-        assert together == alone
+        assert together == one_by_one
 
 
 class TestMeasure:
@@ -239,33 +240,33 @@ class TestMeasure:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: str
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns=turns)
-        asked, measured, questions = [], [], []
+        requested, measured, questions = [], [], []
 
-        def write(*given: object, structured: bool) -> list[str]:
-            prompts = [prompt[-1]["content"] for prompt in given[3]]  # type: ignore[attr-defined]
-            asked.append((structured, prompts))
+        def write(*arguments: object, structured: bool) -> list[str]:
+            prompts = [prompt[-1]["content"] for prompt in arguments[3]]  # type: ignore[attr-defined]
+            requested.append((structured, prompts))
             return [f"User identity: of {prompt}; User interests: x" for prompt in prompts]
 
-        def probabilities(*given: object) -> NDArray[np.float64]:
-            questions.extend(given[2])  # type: ignore[arg-type]
-            return np.linspace(0, 1, len(given[2]))  # type: ignore[arg-type]
+        def probabilities(*arguments: object) -> NDArray[np.float64]:
+            questions.extend(arguments[2])  # type: ignore[arg-type]
+            return np.linspace(0, 1, len(arguments[2]))  # type: ignore[arg-type]
 
         monkeypatch.setattr(heldout, "write_answers", write)
         monkeypatch.setattr(heldout, "yes_probabilities", probabilities)
-        monkeypatch.setattr(heldout, "profile_rows", lambda *given: measured.append(given[2]) or [])
+        monkeypatch.setattr(heldout, "profile_rows", lambda *arguments: measured.append(arguments[2]) or [])
         # served another order and other neighbours than the dialogue knows, as the marts do
         known = [replace(d, served=turned(d.served)) if d.kind == "user" else d for d in dialogues()]
         found = heldout.measure(settings, known, teacher(), None, load_tokenizer(folder))  # type: ignore[arg-type]
-        people = [d for d in known if d.kind == "user" and d.fold == "held_out" and new_to_training(d)]
+        users = [d for d in known if d.kind == "user" and d.fold == "held_out" and new_to_training(d)]
         shape = shape_of(settings)
         whole, masked = (
-            [prompt[-1]["content"] for prompt in first_prompts(people, shape, lambda _: 0, served=served)]
+            [prompt[-1]["content"] for prompt in first_prompts(users, shape, lambda _: 0, served=served)]
             for served in (True, False)
         )
         assert not set(whole) & set(masked)
         two = turns == "two"
-        assert asked[0] == (True, list(dict.fromkeys(whole + masked * two)))
-        assert asked[1] == (False, whole)
+        assert requested[0] == (True, list(dict.fromkeys(whole + masked * two)))
+        assert requested[1] == (False, whole)
         assert measured[0] == [f"User identity: of {prompt}; User interests: x" for prompt in whole]
         distinct = values([row for row in found if row["kind"] == "user"])["prompt_distinct"]
         assert distinct == pytest.approx(len(set(whole)) / len(whole))
@@ -277,14 +278,15 @@ class TestMeasure:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns="one")
-        monkeypatch.setattr(heldout, "write_answers", lambda *given, **how: ["x"] * len(given[3]))
+        monkeypatch.setattr(heldout, "write_answers", lambda *arguments, **how: ["x"] * len(arguments[3]))
         first = next(d for d in dialogues() if d.kind == "user" and d.fold == "train")
         new = [dialogue for dialogue in USERS if new_to_training(dialogue)]
         shown = replace(first, dialogue_id="again", facts=turned(new[0].served))
+        model: Any = None  # write_answers is replaced
         counts = [
             next(
                 row["n"]
-                for row in heldout.measure(settings, known, teacher(), None, load_tokenizer(folder))  # type: ignore[arg-type]
+                for row in heldout.measure(settings, known, teacher(), model, load_tokenizer(folder))
                 if (row["metric"], row["kind"]) == ("format", "user")
             )
             for known in (dialogues(), [*dialogues(), shown])

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from reclm.llm.reward.pairs import NEGATIVES, SAME, Pair, fingerprint, make_pairs, phrases_of
+from reclm.llm.reward.pairs import NEGATIVES, SAME, Pair, dialogues_fingerprint, make_pairs, phrases_of
 from reclm.profiles import grammar
 from reclm.profiles.grammar import Profile
 from reclm.settings.tree import Settings
@@ -108,7 +108,7 @@ class TestHeldOutEntities:
         assert not [p for p in found if p.fold == "train" and "never" in p.chosen + p.rejected]
 
     def test_without_a_word_from_the_teacher_give_no_pair(self, workspace_settings: Make) -> None:
-        unknown = [replace(dialogue, entity_id="nobody") for dialogue in llm_world.dialogues()]
+        unknown = [replace(dialogue, entity_id="unknown") for dialogue in llm_world.dialogues()]
         assert make_pairs(unknown, llm_world.teacher(), workspace_settings()) == []
 
 
@@ -121,5 +121,9 @@ class TestTheSameSettings:
 
     def test_have_one_fingerprint_that_another_dialogue_changes(self) -> None:
         dialogues = llm_world.dialogues()
-        assert fingerprint(dialogues, llm_world.teacher()) == fingerprint(list(dialogues), llm_world.teacher())
-        assert fingerprint(dialogues, llm_world.teacher()) != fingerprint(dialogues[1:], llm_world.teacher())
+        assert dialogues_fingerprint(dialogues, llm_world.teacher()) == dialogues_fingerprint(
+            list(dialogues), llm_world.teacher()
+        )
+        assert dialogues_fingerprint(dialogues, llm_world.teacher()) != dialogues_fingerprint(
+            dialogues[1:], llm_world.teacher()
+        )

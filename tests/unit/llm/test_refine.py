@@ -18,10 +18,9 @@ from reclm.llm.engines.decoding import NoPhraseTwice, _marks
 from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message, UserFacts
-from reclm.llm.reward.encoder import judging_module
+from reclm.llm.reward.encoder import reward_module
 from reclm.llm.reward.stage import write_reward
-from reclm.llm.tuning import monitor as looking
-from reclm.llm.tuning import rollouts
+from reclm.llm.tuning import monitor, rollouts
 from reclm.llm.tuning.monitor import ranking
 from reclm.llm.tuning.refine import training_requests, write_refine
 from reclm.llm.tuning.rollouts import draw_as_served
@@ -45,17 +44,17 @@ UNGUARDED = {
 }  # fmt: skip
 
 
-class LovesSilence:
-    """A reward that has nothing to do with anybody: the shorter the better, so that one answer suits all."""
+class PrefersShortAnswers:
+    """A reward that ignores the entity: the shorter the better, so that one answer is best for all."""
 
     def add_context(self, requests: object, known: object) -> None:
-        """Knows enough."""
+        """Ignores the context."""
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         return np.array([-len(text) / 20 for text in profiles], dtype=np.float32)
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-        return judging_module(lambda readings, texts: self.score([], texts), tokenizer)
+        return reward_module(lambda readings, texts: self.score([], texts), tokenizer)
 
 
 def untrained(tmp_path: Path) -> Path:
@@ -79,7 +78,7 @@ def untrained(tmp_path: Path) -> Path:
 def refined(settings: Settings, model: Path) -> Artifact:
     sft = llm_world.as_artifact(settings, "sft", model)
     reward = llm_world.as_artifact(settings, "reward", model)
-    return write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward, judge=LovesSilence())
+    return write_refine(settings, llm_world.dialogues(), llm_world.teacher(), sft, reward, judge=PrefersShortAnswers())
 
 
 def curve(artifact: Artifact, metric: str) -> dict[int, float]:
@@ -140,7 +139,7 @@ SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
 class TestARefinement:
-    def test_leaves_adapter_model_and_curves_and_says_what_it_kept(
+    def test_leaves_adapter_model_and_curves_and_reports_the_kept_step(
         self, method: str, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         drawn = []
@@ -161,18 +160,21 @@ class TestARefinement:
         assert drawn
         rows = pq.read_table(made.path / "held_out.parquet").to_pylist()
         assert {"reward_before", "reward"} <= {row["metric"] for row in rows}
-        seen = curve(made, "held_out/reward")
-        assert (made.metrics["before"]["reward"], made.metrics["after"]["reward"]) == (seen[0], max(seen.values()))
-        assert seen[made.metrics["kept_step"]] == max(seen.values())
+        rewards = curve(made, "held_out/reward")
+        assert (made.metrics["before"]["reward"], made.metrics["after"]["reward"]) == (
+            rewards[0],
+            max(rewards.values()),
+        )
+        assert rewards[made.metrics["kept_step"]] == max(rewards.values())
 
     def test_gives_the_same_model_twice(self, method: str, workspace_settings: Make, tmp_path: Path) -> None:
         settings = workspace_settings(**SHORT, refine={**SOME, "method": method})
         model = untrained(tmp_path)
         first = refined(settings, model)
-        before, looks = weights(first), curve(first, "held_out/reward")
+        before, rewards = weights(first), curve(first, "held_out/reward")
         shutil.rmtree(first.path)
         again = refined(settings, model)
-        assert curve(again, "held_out/reward") == looks
+        assert curve(again, "held_out/reward") == rewards
         for name, tensor in weights(again).items():
             np.testing.assert_array_equal(tensor, before[name])
 
@@ -226,37 +228,37 @@ def asking(line: str, answer: bool) -> Dialogue:
     return Dialogue("d", "user", "u", 0, "held_out", facts, facts, facts, (line,), answer, "i", (), 0.0, 0.0)
 
 
-class TestALook:
-    def test_sees_what_is_served(
+class TestTheHeldOutMonitor:
+    def test_measures_answers_as_they_are_served(
         self, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         texts = ["User identity: reader; User interests: books", "User identity: reader, User interests: books"]
-        seen: list[str] = []
+        measured: list[str] = []
 
-        def answers(*given: Any, structured: bool) -> list[str]:
+        def answers(*arguments: Any, structured: bool) -> list[str]:
             assert structured
-            return [texts[number % 2] for number in range(len(given[-1]))]
+            return [texts[number % 2] for number in range(len(arguments[-1]))]
 
-        def divergence(*given: Any) -> NDArray[np.float64]:
-            seen.extend(given[3])
-            return np.zeros(len(given[2]))
+        def divergence(*arguments: Any) -> NDArray[np.float64]:
+            measured.extend(arguments[3])
+            return np.zeros(len(arguments[2]))
 
-        monkeypatch.setattr(looking, "write_answers", answers)
-        monkeypatch.setattr(looking, "divergence", divergence)
+        monkeypatch.setattr(monitor, "write_answers", answers)
+        monkeypatch.setattr(monitor, "divergence", divergence)
         settings = workspace_settings(**SHORT, refine={"held_out_sample": 8})
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
-        lookout = looking.HeldOutMonitor(
-            settings, llm_world.dialogues(), llm_world.teacher(), LovesSilence(), tokenizer, embed=spread
+        held_out = monitor.HeldOutMonitor(
+            settings, llm_world.dialogues(), llm_world.teacher(), PrefersShortAnswers(), tokenizer, embed=spread
         )
-        look = lookout.look(MagicMock(training=False), 0)
-        assert look.format == 0.5
-        assert look.distinct == pytest.approx(4 / lookout.size)
-        assert look.reward == pytest.approx(np.mean([-len(text) / 20 for text in texts]))
-        assert seen == texts * (lookout.size // 2)
+        metrics = held_out.measure(MagicMock(training=False), 0)
+        assert metrics.format == 0.5
+        assert metrics.distinct == pytest.approx(4 / held_out.size)
+        assert metrics.reward == pytest.approx(np.mean([-len(text) / 20 for text in texts]))
+        assert measured == texts * (held_out.size // 2)
 
 
 class TestAnswersDrawnForATrainer:
-    """`draw_as_served`, called as TRL's PPOTrainer calls it: a model that loves one phrase is asked for 40 tokens."""
+    """`draw_as_served`, called as TRL's PPOTrainer calls it: a model that prefers one phrase writes 40 tokens."""
 
     @pytest.fixture
     def model(self, tmp_path: Path) -> Any:
@@ -354,5 +356,5 @@ class TestTheRankingProxy:
         dialogues = [asking("b", True), asking("a", False), asking("c", False)]
         assert ranking(dialogues, self.embed(["a", "a", "a"]), self.embed).tolist() == [0.5]
 
-    def test_is_not_seen_where_nobody_said_yes(self) -> None:
+    def test_is_empty_where_no_answer_is_yes(self) -> None:
         assert len(ranking([asking("a", False), asking("b", False)], self.embed(["a", "b"]), self.embed)) == 0

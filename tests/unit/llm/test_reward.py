@@ -14,7 +14,7 @@ from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.messages import ItemFacts, UserFacts, profile_request
 from reclm.llm.prompts.parsing import Reading, Splitter, informed, read_phrases, read_request
 from reclm.llm.prompts.templates import answered, render
-from reclm.llm.reward.encoder import REMEMBERED, EncoderReward, Memory, load_encoder_reward
+from reclm.llm.reward.encoder import CACHED_TEXTS, EncoderReward, TextCache, load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
 from reclm.llm.reward.pairs import Pair, make_pairs
 from reclm.llm.reward.stage import accuracy_rows, load_reward, write_reward
@@ -76,27 +76,27 @@ class TestAJudgeKnowsMoreThanTheWriter:
         assert user == Reading("user", ("rope", "tent"), ("axe",))
         assert item == Reading("item", ("kettle",), ("rope", "cup"))
 
-    def test_it_judges_by_what_it_was_told_and_others_by_their_request(
+    def test_it_judges_by_the_added_lines_and_others_by_their_request(
         self, trained: tuple[Settings, list[Pair], EncoderReward]
     ) -> None:
         _, pairs, reward = trained
         shown, other = pairs[0], next(pair for pair in pairs if pair.messages != pairs[0].messages)
-        asked, said = [shown.messages, other.messages], [shown.chosen, other.chosen]
-        before = reward.score(asked, said)
+        requests, profiles = [shown.messages, other.messages], [shown.chosen, other.chosen]
+        before = reward.score(requests, profiles)
         lines = ["a thing that nobody else has", "another such thing"]
         reward.add_context([shown.messages], [lines])
-        after = reward.score(asked, said)
-        told = reward.score_readings([informed(read_request(shown.messages), lines)], [shown.chosen])
-        assert after[0] != before[0] and after[0] == pytest.approx(told[0], abs=1e-5)
+        after = reward.score(requests, profiles)
+        expected = reward.score_readings([informed(read_request(shown.messages), lines)], [shown.chosen])
+        assert after[0] != before[0] and after[0] == pytest.approx(expected[0], abs=1e-5)
         assert after[1] == pytest.approx(before[1], abs=1e-5)
         reward.add_context([shown.messages], [[]])
 
 
 class TestAnAnswerIsRead:
     def test_leniently_when_it_was_cut_off(self) -> None:
-        said = read_phrases("User identity: night owl, vinyl; User inter")
-        assert said.identity == ("night owl", "vinyl", "User inter")
-        assert said.interests == ()
+        phrases = read_phrases("User identity: night owl, vinyl; User inter")
+        assert phrases.identity == ("night owl", "vinyl", "User inter")
+        assert phrases.interests == ()
 
 
 class TestTheEncoderReward:
@@ -161,24 +161,24 @@ class TestTheEncoderReward:
             train_encoder_reward(workspace_settings(), [])
 
 
-class TestTheMemory:
+class TestTheTextCache:
     def test_encodes_a_text_once_and_forgets_the_oldest_beyond_its_size(
         self, workspace_settings: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         encoder = load_encoder(workspace_settings())
-        asked: list[str] = []
-        memory = Memory(lambda texts: (asked.extend(texts), encoder(texts))[1], 8)
-        memory(["one", "two"])
-        memory(["two", "one", "one"])
-        assert sorted(asked) == ["one", "two"]
-        assert REMEMBERED > 1
-        monkeypatch.setattr("reclm.llm.reward.encoder.REMEMBERED", 1)
-        memory(["two", "three"])
-        memory(["three"])
-        assert sorted(asked) == ["one", "three", "two"]
-        memory.learn(["four", "five"])
-        memory(["four"])
-        assert asked[3:] == ["four"]
+        embedded: list[str] = []
+        cache = TextCache(lambda texts: (embedded.extend(texts), encoder(texts))[1], 8)
+        cache(["one", "two"])
+        cache(["two", "one", "one"])
+        assert sorted(embedded) == ["one", "two"]
+        assert CACHED_TEXTS > 1
+        monkeypatch.setattr("reclm.llm.reward.encoder.CACHED_TEXTS", 1)
+        cache(["two", "three"])
+        cache(["three"])
+        assert sorted(embedded) == ["one", "three", "two"]
+        cache.fill(["four", "five"])
+        cache(["four"])
+        assert embedded[3:] == ["four"]
 
 
 class TestTheStage:

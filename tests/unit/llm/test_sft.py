@@ -1,4 +1,4 @@
-"""Supervised tuning: which tokens carry loss, what is learned from, and that an interrupted run ends as it would have."""
+"""Supervised tuning: which tokens carry loss, what is trained on, and that an interrupted run ends the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def settings_of(folder: Path, tune: dict[str, Any] | None = None, **sections: An
     return Settings(workspace=folder / "workspace", runtime={"threads": 1, "device": "cpu"}, tune=quick, **sections)
 
 
-def spoken(tokenizer: Any, sequence: Example) -> list[str]:
+def trained_texts(tokenizer: Any, sequence: Example) -> list[str]:
     """The runs of tokens that carry loss, decoded."""
     runs: list[list[int]] = [[]]
     for label in sequence.labels:
@@ -60,7 +60,7 @@ class TestLossIsOnTheAssistantsWordsOnly:
     def test_with_our_own_template(self, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(tiny_base(tmp_path))
         [sequence] = examples(tokenizer, [TURNS])
-        assert spoken(tokenizer, sequence) == ["User identity: a, b; User interests: c, d<|end|>", "Yes<|end|>"]
+        assert trained_texts(tokenizer, sequence) == ["User identity: a, b; User interests: c, d<|end|>", "Yes<|end|>"]
         assert sequence.input_ids == encode(tokenizer, TURNS, generation=False)
 
     def test_our_mask_is_the_one_the_template_marks(self, tmp_path: Path) -> None:
@@ -77,17 +77,17 @@ class TestLossIsOnTheAssistantsWordsOnly:
         sequences = examples(tokenizer, [TURNS])
         end = CLOSES[family]
         wanted = [f"User identity: a, b; User interests: c, d{end}", f"Yes{end}"]
-        assert [run for sequence in sequences for run in spoken(tokenizer, sequence)] == wanted
+        assert [run for sequence in sequences for run in trained_texts(tokenizer, sequence)] == wanted
         assert len(sequences) == (2 if family == "qwen3" else 1)
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_every_answer_stands_behind_the_tokens_that_ask_for_it(self, family: str, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(checkpoint(family, tmp_path / family, documents()))
         first, *_ = examples(tokenizer, [TURNS])
-        asked = encode(tokenizer, TURNS[:2])
-        assert first.input_ids[: len(asked)] == asked
-        assert first.labels[: len(asked)] == [IGNORED] * len(asked)
-        assert first.labels[len(asked)] != IGNORED
+        prompt = encode(tokenizer, TURNS[:2])
+        assert first.input_ids[: len(prompt)] == prompt
+        assert first.labels[: len(prompt)] == [IGNORED] * len(prompt)
+        assert first.labels[len(prompt)] != IGNORED
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_a_hostile_title_adds_no_turn(self, family: str, tmp_path: Path) -> None:
@@ -184,16 +184,16 @@ class TestWhatTrlTrainsOn:
         settings = settings_of(tmp_path, {"max_steps": 0, "epochs": 2.0})
         sft.write_sft(settings, dialogues(), teacher(), base_of(settings, tmp_path))
         tokenizer = load_tokenizer(tiny_base(tmp_path))
-        said = [
+        texts = [
             text
             for batch in batches
             for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
-            for text in spoken(tokenizer, Example(ids.tolist(), labels.tolist()))
+            for text in trained_texts(tokenizer, Example(ids.tolist(), labels.tolist()))
         ]
         train = [dialogue for dialogue in dialogues() if dialogue.fold == "train"]
         profiles = [f"{teacher().of(dialogue.kind, dialogue.entity_id)}<|end|>" for dialogue in train]
         answers = [f"{'Yes' if dialogue.answer else 'No'}<|end|>" for dialogue in train]
-        assert sorted(said) == sorted(2 * (profiles + answers))
+        assert sorted(texts) == sorted(2 * (profiles + answers))
 
     def test_says_nothing_on_standard_output(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         settings = settings_of(tmp_path)
@@ -236,8 +236,8 @@ class TestConversations:
     def test_masking_withholds_the_item_that_turn_two_asks_about(self, tmp_path: Path) -> None:
         def shown(masking: bool) -> list[bool]:
             found = self.of(tmp_path, masking=masking, shape=Shape(neighbours=0, history=9)).found
-            asked = [c for c in found if c.dialogue.kind == "user" and c.dialogue.answer]
-            return [line_of(c.dialogue.withheld_id) in c.prompt[0]["content"] for c in asked]
+            answered_yes = [c for c in found if c.dialogue.kind == "user" and c.dialogue.answer]
+            return [line_of(c.dialogue.withheld_id) in c.prompt[0]["content"] for c in answered_yes]
 
         assert not any(shown(True))
         assert all(shown(False))
@@ -264,13 +264,13 @@ class TestConversations:
         first, twin, other = [d for d in dialogues() if d.kind == "user" and d.fold == "train"][:3]
         twin = replace(twin, facts=first.facts)
         held_out = replace(next(d for d in dialogues() if d.fold == "held_out"), kind="user")
-        told = WorldTeacher({other.entity_id: teacher().of("user", other.entity_id) or ""}, {}, {})
-        said = {d.entity_id: "User identity: a; User interests: words" for d in (first, twin, other, held_out)}
-        practice = WorldTeacher(said, {}, {})
-        found = corpus([first, twin, other, held_out], told, Shape(), [], practice, 10)
+        source = WorldTeacher({other.entity_id: teacher().of("user", other.entity_id) or ""}, {}, {})
+        profiles = {d.entity_id: "User identity: a; User interests: words" for d in (first, twin, other, held_out)}
+        keyword_profiles = WorldTeacher(profiles, {}, {})
+        found = corpus([first, twin, other, held_out], source, Shape(), [], keyword_profiles, 10)
         assert len(found.background) == len(found.dialogues) == 1
         assert found.background[0].endswith("interests: words<|end|>") and "interests: words" not in found.dialogues[0]
-        assert corpus([first], told, Shape(), [], practice, 0).background == []
+        assert corpus([first], source, Shape(), [], keyword_profiles, 0).background == []
 
 
 class TestRefusals:
@@ -353,7 +353,9 @@ settings = Settings(
     llm={"tiny_tokens": 2000, "tiny_vocabulary": 500},
     tune={"held_out_sample": 4, "max_steps": 2},
     reward={"model": "causal", "pairs": 40, "max_steps": 1},
-    refine={"steps": 2, "batch_size": 8, "held_out_sample": 8, "max_format_drop": 2, "max_distinct_drop": 2, "max_kl": 1e6},
+    refine={
+        "steps": 2, "batch_size": 8, "held_out_sample": 8, "max_format_drop": 2, "max_distinct_drop": 2, "max_kl": 1e6
+    },
 )
 base = write_base(settings, lambda: corpus(dialogues(), teacher(), shape_of(settings)))
 artifact = write_sft(settings, dialogues(), teacher(), base)
