@@ -53,7 +53,7 @@ def synthetic_prompts(n: int, items: int, seed: int) -> list[list[dict[str, str]
 def measure(
     engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int, at_once: int
 ) -> dict:
-    """Measure profiles and tokens a second, after one prompt to warm up; transformers writes `at_once` batches together."""
+    """Measure profiles and tokens a second, after one prompt to warm up; at most `at_once` batches run together."""
     from reclm.llm.engines import transformers
     from reclm.llm.engines.opening import open_engine
     from reclm.settings.tree import Settings
