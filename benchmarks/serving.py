@@ -131,7 +131,7 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     nothing = np.zeros((0, 1), np.float32)
     parameters = {"model": "biasmf", "variant": "augment", "seed": 7}
     with artifacts.writing(workspace, "backbone", parameters, {}) as draft:
-        backbone = create_backbone("biasmf", settings)
+        backbone = create_backbone("biasmf", settings.train, settings.fusion, settings.runtime)
         network = {
             f"{s}/network.{k}": v.numpy()
             for s in ("full_shot", "zero_shot")

@@ -107,28 +107,31 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
 
 
 def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
-    """Chooses the epochs on `select`, refits on `final`, ranks its tasks, and keeps the result in `folder`."""
-    from reclm.backbones.loading import create_backbone
+    """Train one cell as `reclm train` trains a model, rank the tasks of `final`, and write the result into `folder`."""
     from reclm.backbones.ranking import Bound, rank, truth_ranks
+    from reclm.training.model import select_and_refit
 
     began = time.monotonic()
-    trained = trained_by(settings)
     select, select_tasks, final, tasks = data()
-    selected = create_backbone(cell.model, trained)
-    chosen = selected.fit(select, cell.variant, seed=cell.seed, tasks=select_tasks)
-    epochs = {str(setting): int(epoch) for setting, epoch in chosen.items()}
-    backbone = create_backbone(cell.model, trained)
-    backbone.fit(final, cell.variant, seed=cell.seed, epochs=epochs, placing=selected.placing)
+    trained = select_and_refit(trained_by(settings), cell.model, cell.variant, cell.seed, (select, select_tasks), final)
     folder.mkdir(parents=True, exist_ok=True)
     ranked: dict[str, RankingResult] = {}
     for task in tasks:
-        lists = rank(Bound(backbone, task.setting), task, K, settings.evaluation.batch_size)
+        lists = rank(Bound(trained.refitted, task.setting), task, K, settings.evaluation.batch_size)
         ranked[task.setting] = RankingResult(truth_ranks(lists, task))
         checkpoints.write(_ranks(folder, cell, task), ranked[task.setting])
     seconds = round(time.monotonic() - began, 3)
-    about = {"model": cell.model, "arm": cell.arm, "variant": cell.variant, "seed": cell.seed}
-    how = {"epochs": epochs, "placing": selected.placing, "seconds": seconds}
-    write_json(folder / f"{cell.name}.json", about | how)
+    epochs = {str(setting): int(epoch) for setting, epoch in trained.selection.epochs.items()}
+    record = {
+        "model": cell.model,
+        "arm": cell.arm,
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "epochs": epochs,
+        "cold_start": {setting: one._asdict() for setting, one in trained.selection.cold_start.items()},
+        "seconds": seconds,
+    }
+    write_json(folder / f"{cell.name}.json", record)
     return Finished(cell, ranked, epochs, seconds)
 
 

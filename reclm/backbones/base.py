@@ -1,16 +1,17 @@
-"""What every backbone is to its callers, in implicit's manner: fit, score, recommend, similar_items, save, load. A fitted
-backbone is two tables of vectors per evaluation setting (the training may stop at different epochs for warm and for
-cold items) and the items each user is known to have touched; subclasses say how the vectors are found, and, when an
-inner product is not their score, how two vectors are scored.
+"""The interface of every backbone, in the manner of the library implicit: select, refit, score, recommend, save.
+
+A fitted backbone is two tables of vectors for each evaluation setting (training may stop at different epochs for warm
+and for cold items) and the items that each user is known to have interacted with. Subclasses say how the vectors are
+found and, where an inner product is not their score, how two vectors are scored.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,12 @@ from scipy import sparse
 
 from reclm.backbones import storage
 from reclm.backbones.features import Matrix
-from reclm.backbones.fitted import ColdStart, Fitted, Vectors
+from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fold_in import FoldIn, learn
-from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
-from reclm.settings.tree import Settings
-
-Epochs = int | Mapping[str, int]
+from reclm.settings.operations import RuntimeSettings
+from reclm.settings.recommenders import FusionSettings, TrainSettings
 
 
 class Backbone(ABC):
@@ -32,11 +32,10 @@ class Backbone(ABC):
 
     name: ClassVar[str]
     inner_product: ClassVar[bool] = True
-    """Whether a user's and an item's vector score by their inner product, so that an index of vectors can find the best."""
+    """Whether the score is the inner product of a user's and an item's vector, so that a vector index can search it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.curve: list[dict[str, Any]] = []
+    def __init__(self, train: TrainSettings, fusion: FusionSettings, runtime: RuntimeSettings) -> None:
+        self.train, self.fusion, self.runtime = train, fusion, runtime
         self._fitted: Fitted | None = None
 
     def __repr__(self) -> str:
@@ -46,49 +45,42 @@ class Backbone(ABC):
         return f"{type(self).__name__}({self._fitted.description['variant']}, {users} users, {items} items)"
 
     @abstractmethod
-    def fit(
-        self,
-        data: TrainingData,
-        variant: Variant,
-        *,
-        seed: int,
-        tasks: Sequence[EvaluationTask] = (),
-        epochs: Epochs | None = None,
-        placing: Mapping[str, ColdStart] | None = None,
-    ) -> dict[EvaluationSetting, int]:
-        """Learns from `data` and returns the epoch whose vectors serve each setting.
+    def select(self, data: TrainingData, variant: Variant, tasks: Sequence[EvaluationTask], seed: int) -> Selection:
+        """Fit on `data` and choose what validates best on `tasks`: epochs and cold start for each evaluation setting.
 
-        With `tasks` training stops early and keeps the epoch best for each task's setting; with `epochs` (one number,
-        or one a setting) it runs that long and looks at no task; with neither it runs `settings.train.epochs`. The
-        implicit models have no epochs to choose: for them the number is a position on their path of blends (`als.py`).
-        `curve` then holds a row a validation: epoch, loss, setting, metric, value.
-
-        `placing` belongs to `epochs`: for each setting where cold items stand between their tower and kernel ridge
-        (`placing.py`), with the tower when it is not said. A fit with `tasks` chooses it; see the property `placing`.
+        The backbone is fitted afterwards, with the vectors that were best. Without tasks nothing is chosen: the result
+        is that of `default_selection`.
         """
 
+    @abstractmethod
+    def refit(self, data: TrainingData, variant: Variant, selection: Selection, seed: int) -> list[CurveRow]:
+        """Fit on `data` with what an earlier `select` chose. Returns the loss of each epoch, a row each."""
+
+    @abstractmethod
+    def default_selection(self) -> Selection:
+        """Return the selection to use where there is nothing to validate on."""
+
     @property
-    def placing(self) -> dict[str, ColdStart]:
-        """For each setting where cold items stand; {} where a model has no such choice."""
-        kept = self.fitted.description.get("placing", {}).items()
-        return {
-            setting: ColdStart(*place) if isinstance(place, list | tuple) else ColdStart(place)
-            for setting, place in kept
-        }
+    def cold_start(self) -> dict[str, ColdStart]:
+        """How cold items got their vectors in each evaluation setting; {} where a model has no such choice."""
+        chosen = self.fitted.description.get("cold_start", {})
+        return {setting: ColdStart(**cold_start) for setting, cold_start in chosen.items()}
 
     @property
     def fitted(self) -> Fitted:
-        """What fitting left behind. Raises ModelError before `fit` or `load`."""
+        """What fitting left behind. Raises ModelError before `select`, `refit` or loading."""
         if self._fitted is None:
-            raise ModelError(f"{self.name} is not fitted yet; call fit(data, variant, seed=…) or load(path) first")
+            raise ModelError(
+                f"{self.name} is not fitted yet; call select(…) or refit(…) first, or load a saved one with load_backbone(path)"
+            )
         return self._fitted
 
     def score(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
-        """Scores (b, n_items) of every item for `users` (b,), positions in `fitted.user_ids`; nothing is masked."""
+        """Score every item for `users` (b,), positions in `fitted.user_ids`: (b, n_items). Nothing is masked."""
         return self.score_vectors(self.fitted.vectors[setting].users[users], setting)
 
     def score_vectors(self, users: Matrix, setting: EvaluationSetting = "full_shot") -> Matrix:
-        """Scores (b, n_items) of every item for users given by their vectors (b, width), fitted or folded in."""
+        """Score every item for users given by their vectors (b, width), fitted or folded in: (b, n_items)."""
         return self._score(users, self.fitted.vectors[setting].items, setting)
 
     def _score(self, users: Matrix, items: Matrix, setting: EvaluationSetting) -> Matrix:
@@ -104,10 +96,10 @@ class Backbone(ABC):
         include_known: bool = False,
         setting: EvaluationSetting = "full_shot",
     ) -> tuple[NDArray[np.str_], Matrix]:
-        """The best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
+        """Return the best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
 
-        Items a user is known to have touched are left out unless `include_known`; so are the item ids in `filter`.
-        `items` restricts the answer to these. Where fewer than k remain the rest is '' with a score of -inf. Ties go to
+        Items that a user is known to have interacted with are left out unless `include_known`; so are the item ids in
+        `filter`. `items` restricts the answer to these. Where fewer than k remain the rest is '' with a score of -inf. Ties go to
         the lower item position. Raises ModelError for an unknown id or k < 1.
         """
         users = self._positions(user_ids, self.fitted.user_position, "user")
@@ -128,7 +120,10 @@ class Backbone(ABC):
     def similar_items(
         self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: EvaluationSetting = "full_shot"
     ) -> tuple[NDArray[np.str_], Matrix]:
-        """The `k` items nearest to each by cosine of their vectors, biases aside, without itself: ids and scores (n, k)."""
+        """Return the `k` most similar items to each, by cosine of their vectors without biases: ids and scores (n, k).
+
+        An item is never similar to itself. Raises ModelError for an unknown id or k < 1.
+        """
         rows = self._positions(item_ids, self.fitted.item_position, "item")
         top = _checked_k(k)
         vectors = self.fitted.vectors[setting].items[:, :-1]
@@ -139,26 +134,29 @@ class Backbone(ABC):
         return self._best(scores, top)
 
     def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
-        """Learns where people belong whom it was not fitted on, from those in `data`, which it was; see `fold_in.py`."""
+        """Learn to give vectors to users who come later, from the users in `data`, on which it was fitted; see `fold_in.py`."""
         vectors = self.fitted.vectors["full_shot"]
         profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
         self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)
 
     def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
-        """Vectors (n, width) of people it was not fitted on, by their `histories` (n, n_items), positions in
-        `fitted.item_ids`, and `profiles` (n, dim) where the variant uses them. Raises ModelError where it never learned to."""
+        """Return vectors (n, width) of users on whom the backbone was not fitted.
+
+        `histories` (n, n_items) has a column for each of `fitted.item_ids`; `profiles` (n, dim) are read where the
+        variant uses them. Raises ModelError where `learn_to_fold_in` was not called.
+        """
         fold_in = self._learned_fold_in()
-        given = profiles if len(fold_in.centre) else None
-        return fold_in.vectors(self.fitted.vectors["full_shot"].items, histories, given)
+        read = profiles if len(fold_in.centre) else None
+        return fold_in.vectors(self.fitted.vectors["full_shot"].items, histories, read)
 
     def fold_in_one(self, history: NDArray[np.int64], profile: Matrix | None = None) -> Matrix:
-        """The same of one person, (width,), from positions in `fitted.item_ids` and a profile (dim,)."""
+        """Return the vector (width,) of one such user, from positions in `fitted.item_ids` and a profile (dim,)."""
         fold_in = self._learned_fold_in()
         return fold_in.vector(self.fitted.vectors["full_shot"].items, history, profile if len(fold_in.centre) else None)
 
     def _learned_fold_in(self) -> FoldIn:
         if self.fitted.fold_in is None:
-            raise ModelError(f"{self.name} has not learned to fold in; call learn_to_fold_in(data, seed) after fit")
+            raise ModelError(f"{self.name} has not learned to fold in; call learn_to_fold_in(data, seed) after refit")
         return self.fitted.fold_in
 
     def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
@@ -179,26 +177,28 @@ class Backbone(ABC):
             return np.fromiter((position[str(one)] for one in listed), dtype=np.int64)
         except KeyError as error:
             raise ModelError(
-                f"{self.name} does not know {kind} {error.args[0]!r}: it was fitted on {len(position)} {kind}s without it; "
+                f"{self.name} does not know {kind} {error.args[0]!r}: it was fitted on {len(position)} other {kind}s; "
                 f"check the id, or ingest the {kind} and train again"
             ) from None
 
     def save(self, path: Path) -> None:
         """Write the fitted backbone into the folder `path`; see `storage.py` for the files."""
-        storage.write(self.fitted, self.settings, self.name, path)
+        storage.write(self.fitted, self.name, self.train, self.fusion, path)
 
     def extended(self, item_ids: NDArray[np.str_], vectors: Matrix) -> Backbone:
-        """Another backbone that knows further items (n,), nobody's yet, by their final vectors (n, width); these count for
-        every setting, since items that came after fitting belong to none."""
+        """Return a copy of the backbone that knows further items (n,), by their final vectors (n, width).
+
+        No user has interacted with them yet. The vectors count for every evaluation setting.
+        """
         fitted, n_new = self.fitted, len(item_ids)
-        nobody = sparse.csr_matrix((len(fitted.user_ids), n_new), dtype=fitted.known.dtype)
+        no_interactions = sparse.csr_matrix((len(fitted.user_ids), n_new), dtype=fitted.known.dtype)
         no_ids = np.full((n_new, fitted.item_id_vectors.shape[1]), np.nan, dtype=np.float32)
-        other = type(self)(self.settings)
+        other = type(self)(self.train, self.fusion, self.runtime)
         other.restore(
             replace(
                 fitted,
                 item_ids=np.concatenate([fitted.item_ids, item_ids]),
-                known=sparse.hstack([fitted.known, nobody], format="csr"),
+                known=sparse.hstack([fitted.known, no_interactions], format="csr"),
                 vectors={
                     s: Vectors(
                         v.users,
@@ -213,17 +213,11 @@ class Backbone(ABC):
         return other
 
     def restore(self, fitted: Fitted) -> None:
+        """Take over what an earlier fit left behind; the backbone is fitted afterwards."""
         self._fitted = fitted
-
-
-def epoch_of_each_setting(epochs: Epochs) -> dict[EvaluationSetting, int]:
-    """{setting: epoch} from one number or a mapping; a setting the mapping lacks takes its largest."""
-    if isinstance(epochs, int):
-        return dict.fromkeys(EVALUATION_SETTINGS, epochs)
-    return {setting: epochs.get(setting, max(epochs.values())) for setting in EVALUATION_SETTINGS}
 
 
 def _checked_k(k: int) -> int:
     if k < 1:
-        raise ModelError(f"k must be at least 1, not {k}: it is the number of items asked for")
+        raise ModelError(f"k must be at least 1, not {k}: it is the number of items to recommend")
     return k

@@ -19,6 +19,7 @@ Matrix = NDArray[np.float32]
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 MAX_LANDMARKS = 4096
+EMBEDDING_WIDTH = 128  # columns that whitened embeddings keep: more tell rarer themes apart, and cost time
 SHRINKAGE = 0.1  # of the mean variance, added to each: directions of little variance are not blown up to noise
 NEGLIGIBLE = 1e-9  # share of the leading variance under which a direction is rounding error
 

@@ -5,6 +5,7 @@ These are plain data, so that models, storage and serving can share them without
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,15 +15,18 @@ from scipy import sparse
 
 from reclm.backbones.features import Matrix
 from reclm.backbones.fold_in import FoldIn
-from reclm.dataset import EvaluationSetting
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting
+
+CurveRow = dict[str, Any]
+"""One row of a loss or validation curve: epoch, loss, setting, metric, value."""
 
 
 @dataclass(frozen=True)
 class Vectors:
     """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
 
-    `unseen` (n_items, width) are those that the items would have if nobody had touched them: what their texts and
-    profiles alone say, from which the place of an item that comes later is learned. None where nothing is said.
+    `unseen` (n_items, width) are the vectors that the items would have without any interaction: from their texts and
+    profiles alone. New items are added by learning from these. None where a model has no texts and no profiles.
     """
 
     users: Matrix
@@ -30,12 +34,49 @@ class Vectors:
     unseen: Matrix | None = None
 
 
+class ColdStart(NamedTuple):
+    """How a network's cold items get their vectors: partly from kernel ridge regression, the rest from their tower.
+
+    `kernel_share` is the weight of the kernel ridge prediction, 0 to 1. The kernel compares item texts, and with
+    `reads_profiles` item profiles too. See `cold_start.py`.
+    """
+
+    kernel_share: float = 0.0
+    reads_profiles: bool = True
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What validation chose for a model: the result of `Backbone.select` and the input of `Backbone.refit`.
+
+    `epochs` holds the number of epochs for each evaluation setting, `cold_start` how cold items get their vectors in
+    each ({} where a model has no such choice), and `curve` a row a validation metric. The models of the library
+    implicit have no epochs to choose: there the number is a position in their list of blends (`models/factors.py`).
+    """
+
+    epochs: Mapping[EvaluationSetting, int]
+    cold_start: Mapping[EvaluationSetting, ColdStart] = field(default_factory=dict)
+    curve: Sequence[CurveRow] = ()
+
+    @classmethod
+    def of_epochs(cls, epochs: int, cold_start: ColdStart | None = None) -> Selection:
+        """Return a selection made by hand: the same epochs and the same cold start in every evaluation setting."""
+        chosen = {} if cold_start is None else dict.fromkeys(EVALUATION_SETTINGS, cold_start)
+        return cls(dict.fromkeys(EVALUATION_SETTINGS, epochs), chosen)
+
+    def validation(self, metric: str) -> dict[EvaluationSetting, float | None]:
+        """Return the metric at the chosen epoch of each setting; None where no validation task had that setting."""
+        measured = {(row["setting"], row["metric"], row["epoch"]): row["value"] for row in reversed(self.curve)}
+        return {setting: measured.get((setting, metric, epoch)) for setting, epoch in self.epochs.items()}
+
+
 @dataclass
 class Fitted:
     """All that fitting leaves behind. `known` is (n_users, n_items); id vectors are NaN where an entity has none.
 
-    `networks` maps parameter names to arrays; none of them has a row that belongs to a user or an item. `fold_in` places
-    people who come later; None until `learn_to_fold_in`.
+    `description` holds variant, seed, snapshot, epochs and cold start. `networks` maps parameter names to arrays; none
+    of them has a row that belongs to one user or item. `fold_in` gives vectors to users who come later; None until
+    `Backbone.learn_to_fold_in`.
     """
 
     user_ids: NDArray[np.str_]
@@ -51,11 +92,3 @@ class Fitted:
     def __post_init__(self) -> None:
         self.user_position = {user: row for row, user in enumerate(self.user_ids.tolist())}
         self.item_position = {item: row for row, item in enumerate(self.item_ids.tolist())}
-
-
-class ColdStart(NamedTuple):
-    """Where cold items stand: the kernel's `share` of their vectors, and whether it reads all that is known of them or,
-    without `profiles`, texts alone."""
-
-    share: float = 0.0
-    profiles: bool = True

@@ -1,4 +1,4 @@
-"""The way to a backbone: by the name of its model, or from the folder that a fitted one was saved in."""
+"""Create a backbone by the name of its model, or load a fitted one from the folder that it was saved in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from reclm.backbones import storage
 from reclm.backbones.base import Backbone
 from reclm.errors import ModelError
-from reclm.settings.tree import Settings
+from reclm.settings.operations import RuntimeSettings
+from reclm.settings.recommenders import FusionSettings, TrainSettings
 
 CLASSES = {
     "biasmf": "BiasMF",
@@ -22,20 +23,22 @@ CLASSES = {
 """The class of each model, by the name that `settings.train.models` uses; its module has the same name."""
 
 
-def create_backbone(name: str, settings: Settings) -> Backbone:
-    """Create an unfitted backbone. `name` is one of `settings.train.models`; raises ModelError for any other."""
+def create_backbone(name: str, train: TrainSettings, fusion: FusionSettings, runtime: RuntimeSettings) -> Backbone:
+    """Create an unfitted backbone. `name` is one of `train.models`; raises ModelError for any other name."""
     if name not in CLASSES:
-        raise ModelError(f"no backbone is called {name!r}; there are {', '.join(CLASSES)}")
-    backbone: Backbone = getattr(importlib.import_module(f"reclm.backbones.models.{name}"), CLASSES[name])(settings)
+        raise ModelError(f"there is no backbone {name!r}; choose one of {', '.join(CLASSES)}")
+    # imported when wanted: a service that serves one model loads neither implicit nor the other networks
+    model = getattr(importlib.import_module(f"reclm.backbones.models.{name}"), CLASSES[name])
+    backbone: Backbone = model(train, fusion, runtime)
     return backbone
 
 
 def load_backbone(path: Path) -> Backbone:
     """Load the backbone saved in the folder `path`, ready to score.
 
-    Users or items whose rows were dropped from the files are unknown to it. Raises ModelError naming a missing file.
+    Users and items whose rows were deleted from its files are unknown to it. Raises ModelError naming a missing file.
     """
-    name, settings, fitted = storage.read(path)
-    backbone = create_backbone(name, settings)
+    name, train, fusion, fitted = storage.read(path)
+    backbone = create_backbone(name, train, fusion, RuntimeSettings())
     backbone.restore(fitted)
     return backbone

@@ -1,8 +1,10 @@
-"""A fitted backbone at rest: `users.parquet` and `items.parquet` (a row an id: its id vector, its final vector in each
-setting; users also the items they know), `parameters.safetensors` (networks, nothing of any one user),
-`fold_in.safetensors` (where people belong who come later) and `config.json`.
-Every number that belongs to a person sits in that person's row, so that dropping the row forgets them; reading copes
-with rows that are gone.
+"""Write a fitted backbone into a folder and read it back.
+
+The folder holds `users.parquet` and `items.parquet` (a row an id: its id vector, its final vector in each evaluation
+setting, for users also the items they know), `parameters.safetensors` (network weights, none of which belongs to one
+user), `fold_in.safetensors` (the map that gives vectors to later users; absent where none was learned) and
+`config.json`. Every number that belongs to one user is in that user's row, so that deleting the row forgets the user;
+reading works with rows that were deleted.
 """
 
 from __future__ import annotations
@@ -22,16 +24,15 @@ from reclm.backbones.fold_in import FoldIn
 from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
 from reclm.settings.recommenders import FusionSettings, TrainSettings
-from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.schemas import backbone_schema
 
 CONFIG, PARAMETERS, USERS, ITEMS = "config.json", "parameters.safetensors", "users.parquet", "items.parquet"
-FOLD_IN = "fold_in.safetensors"  # absent where a backbone never learned to
+FOLD_IN = "fold_in.safetensors"
 
 
-def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
-    """Writes the files into the folder `path`."""
+def write(fitted: Fitted, name: str, train: TrainSettings, fusion: FusionSettings, path: Path) -> None:
+    """Write the fitted backbone called `name`, and the settings that it was made with, into the folder `path`."""
     path.mkdir(parents=True, exist_ok=True)
     known = fitted.known.tocsr()
     items_known = pa.ListArray.from_arrays(pa.array(known.indptr, pa.int32()), pa.array(known.indices, pa.int32()))
@@ -56,18 +57,20 @@ def write(fitted: Fitted, settings: Settings, name: str, path: Path) -> None:
         save_file(fitted.fold_in.arrays(), path / FOLD_IN)
     config = {
         "name": name,
-        "train": settings.train.model_dump(),
-        "fusion": settings.fusion.model_dump(),
+        "train": train.model_dump(),
+        "fusion": fusion.model_dump(),
         **fitted.description,
     }
     write_json(path / CONFIG, config)
 
 
-def read(path: Path) -> tuple[str, Settings, Fitted]:
-    """(name, settings, fitted) of a saved backbone. Raises ModelError naming the file that is missing."""
+def read(path: Path) -> tuple[str, TrainSettings, FusionSettings, Fitted]:
+    """Read what `write` wrote: name, settings, and the fitted backbone. Raises ModelError naming a missing file."""
     for file in (CONFIG, PARAMETERS, USERS, ITEMS):
         if not (path / file).exists():
-            raise ModelError(f"{path / file} does not exist; a saved backbone has it, `reclm train` writes one")
+            raise ModelError(
+                f"{path / file} does not exist, and every saved backbone has it; run `reclm train` to make one"
+            )
     config = read_json(path / CONFIG)
     name, train, fusion = config.pop("name"), config.pop("train"), config.pop("fusion")
     users, items = (pq.read_table(path / file).sort_by("index") for file in (USERS, ITEMS))
@@ -82,14 +85,14 @@ def read(path: Path) -> tuple[str, Settings, Fitted]:
         networks=load_file(path / PARAMETERS),
         fold_in=FoldIn.of(load_file(path / FOLD_IN)) if (path / FOLD_IN).exists() else None,
     )
-    return name, Settings(train=TrainSettings(**train), fusion=FusionSettings(**fusion)), fitted
+    return name, TrainSettings(**train), FusionSettings(**fusion), fitted
 
 
 def _vectors(users: pa.Table, items: pa.Table, setting: str) -> Vectors:
     unseen = f"{setting}_unseen_vector"
     return Vectors(
         _matrix(users, f"{setting}_vector"),
-        np.asfortranarray(_matrix(items, f"{setting}_vector")),  # one user against all items is twice as fast so
+        np.asfortranarray(_matrix(items, f"{setting}_vector")),  # column order makes scoring one user twice as fast
         _matrix(items, unseen) if unseen in items.column_names else None,
     )
 

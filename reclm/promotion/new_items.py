@@ -80,30 +80,31 @@ def vectors_of_new_items(backbone: Backbone, data: TrainingData) -> NDArray[np.f
     on; the other rows are predictions too. Where validation found texts alone to be better, profiles are used only
     for items without a text.
     """
-    from reclm.backbones.cold_start import blended, item_kernels, levelled, mapped, silent
+    from reclm.backbones.cold_start import mix, shifted_to_unseen
     from reclm.backbones.features import present
     from reclm.backbones.fitted import ColdStart
+    from reclm.backbones.kernel_ridge import item_sources, predict_all, rows_without_source
 
     fitted = backbone.fitted
     learned = fitted.vectors[SETTING]
     position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
-    source, place = learned.items, backbone.placing.get(SETTING, ColdStart())
+    source, cold_start = learned.items, backbone.cold_start.get(SETTING, ColdStart())
     if learned.unseen is not None:
         cold = ~present(fitted.item_id_vectors)  # at the time of the fit; users may have been forgotten since
-        source = blended(learned.unseen, levelled(learned, ~cold), place.share)
+        source = mix(learned.unseen, shifted_to_unseen(learned, ~cold), cold_start.kernel_share)
         source[cold] = learned.items[cold]
     targets[position >= 0] = source[position[position >= 0]]
     profiles = None if fitted.description["variant"] == "base" else data.item_profile
     vectors = np.full_like(targets, np.nan)
-    for read in (profiles,) if place.profiles or profiles is None else (None, profiles):
+    for read in (profiles,) if cold_start.reads_profiles or profiles is None else (None, profiles):
         missing = np.isnan(vectors).all(axis=1)
         if not missing.any():
             break
-        sources: list[Any] = item_kernels(data, read)
-        found = mapped(sources, (position >= 0).astype(np.int64), targets, linear=True)
+        sources: list[Any] = item_sources(data, read)
+        found = predict_all(sources, (position >= 0).astype(np.int64), targets, linear=True)
         if found is not None:
-            predicted = missing & ~silent(sources)
+            predicted = missing & ~rows_without_source(sources)
             vectors[predicted] = found[predicted]
     return vectors
 

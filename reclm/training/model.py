@@ -7,29 +7,35 @@ the model fitted on `select`, what promotion decides by (`training/validation.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reclm.dataset import EvaluationSetting
+from reclm.dataset import EvaluationTask, TrainingData, Variant
 from reclm.storage import artifacts
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import BACKBONE_CURVE
 from reclm.training.snapshots import Snapshots, parents_of
 
 if TYPE_CHECKING:
+    from reclm.backbones.base import Backbone
+    from reclm.backbones.fitted import CurveRow, Selection
     from reclm.settings.tree import Settings
 
 
 KIND = "backbone"
-METRIC = "ndcg"  # at 20
+METRIC = "ndcg"  # at 20: the validation figure that is recorded beside a model
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
-LAYOUT = 7
-"""What a finished model's folder and metrics hold, and how it was made; raised when that changes, so that older ones are
-trained again."""
+"""Keys of `settings.train` that say which models are trained, and change nothing in any one of them."""
+LAYOUT = 8
+"""The version of what a model's folder and metrics hold and of how it is made.
+
+Raise it when either changes: models of an older layout are then trained again.
+"""
 
 
 def identity_of(settings: Settings, model: str, variant: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """(parameters, parents): all that determines one trained model."""
+    """Return (parameters, parents): everything that determines one trained model."""
     parameters = {
         "model": model,
         "variant": variant,
@@ -43,53 +49,61 @@ def identity_of(settings: Settings, model: str, variant: str, seed: int) -> tupl
     return parameters, parents_of(settings)
 
 
-def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> str:
-    """Trains one model and writes its artifact. Returns the version."""
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model after selection and refit: fitted on `select` as `selected`, fitted on `final` as `refitted`.
+
+    `curve` holds the loss of each epoch of the refit.
+    """
+
+    selected: Backbone
+    selection: Selection
+    refitted: Backbone
+    curve: list[CurveRow]
+
+
+def select_and_refit(
+    settings: Settings,
+    model: str,
+    variant: Variant,
+    seed: int,
+    select: tuple[TrainingData, Sequence[EvaluationTask]],
+    final: TrainingData,
+) -> TrainedModel:
+    """Choose the epochs of a model on the snapshot `select`, refit it on `final`, and teach it to fold in later users."""
     from reclm.backbones.loading import create_backbone
+
+    selected, refitted = (
+        create_backbone(model, settings.train, settings.fusion, settings.runtime) for _ in ("select", "final")
+    )
+    selection = selected.select(select[0], variant, select[1], seed)
+    curve = refitted.refit(final, variant, selection, seed)
+    refitted.learn_to_fold_in(final, seed)
+    return TrainedModel(selected, selection, refitted, curve)
+
+
+def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, Any], parents: dict[str, str]) -> str:
+    """Train one model and write its artifact. Returns the version."""
     from reclm.training.validation import write_validation
     from reclm.warehouse.reading import snapshot_as_of
 
     model, variant, seed = parameters["model"], parameters["variant"], parameters["seed"]
     with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
         data, tasks = snapshots.select
-        selected = create_backbone(model, settings)
-        epochs = selected.fit(data, variant, seed=seed, tasks=tasks)
-        fitted = create_backbone(model, settings)
-        fitted.fit(
-            snapshots.final,
-            variant,
-            seed=seed,
-            epochs={str(setting): epoch for setting, epoch in epochs.items()},
-            placing=selected.placing,
-        )
-        fitted.learn_to_fold_in(snapshots.final, seed)
-        fitted.save(draft.path)
+        trained = select_and_refit(settings, model, variant, seed, (data, tasks), snapshots.final)
+        trained.refitted.save(draft.path)
+        selection = trained.selection
         rows = [
             {"model": model, "variant": variant, "seed": seed, "snapshot": snapshot, **row}
-            for snapshot, backbone in (("select", selected), ("final", fitted))
-            for row in backbone.curve
+            for snapshot, curve in (("select", selection.curve), ("final", trained.curve))
+            for row in curve
         ]
         write_rows(draft.path / "curve.parquet", rows, BACKBONE_CURVE)
         draft.metrics = {
-            "validation": _validation(selected.curve, epochs),
-            "validation_lists": write_validation(selected, data, tasks, draft.path),
-            "epochs": epochs,
-            "placing": selected.placing,
+            "validation": selection.validation(METRIC),
+            "validation_lists": write_validation(trained.selected, data, tasks, draft.path),
+            "epochs": dict(selection.epochs),
+            "cold_start": trained.refitted.fitted.description.get("cold_start", {}),
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }
     return artifacts.version_of(KIND, parameters, parents)
-
-
-def _validation(curve: list[dict[str, Any]], epochs: Mapping[EvaluationSetting, int]) -> dict[str, float | None]:
-    """NDCG@20 on the validation tasks at the chosen epochs; None for a setting that no task asked about."""
-    return {
-        setting: next(
-            (
-                row["value"]
-                for row in curve
-                if (row["setting"], row["metric"], row["epoch"]) == (setting, METRIC, epoch)
-            ),
-            None,
-        )
-        for setting, epoch in epochs.items()
-    }

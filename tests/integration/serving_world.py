@@ -141,8 +141,8 @@ def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: 
     """A trained model as `reclm train` leaves it."""
     parameters = {"model": model, "variant": variant, "seed": seed}
     with artifacts.writing(settings.paths, "backbone", parameters, {"features": "toy"}) as draft:
-        backbone = create_backbone(model, settings)
-        backbone.fit(data, variant, seed=seed)  # type: ignore[arg-type]
+        backbone = create_backbone(model, settings.train, settings.fusion, settings.runtime)
+        backbone.refit(data, variant, backbone.default_selection(), seed)  # type: ignore[arg-type]
         backbone.learn_to_fold_in(data, seed)
         backbone.save(draft.path)
         draft.metrics = {"as_of": AS_OF.isoformat()}

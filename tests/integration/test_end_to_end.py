@@ -58,10 +58,10 @@ class TestNcfWithProfilesEndToEnd:
 
     def test_every_model_was_fitted_as_selection_placed_its_cold_items(self, shop: Path) -> None:
         made = artifacts.all_of(Workspace(shop), "backbone")
-        kept = [read_json(one.path / "config.json")["placing"] for one in made]
-        assert kept == [one.metrics["placing"] for one in made]
-        assert all(set(one) == {"full_shot", "zero_shot"} for one in kept)
-        assert any(share for one in kept for share, _ in one.values())
+        recorded = [read_json(one.path / "config.json")["cold_start"] for one in made]
+        assert recorded == [one.metrics["cold_start"] for one in made]
+        assert all(set(one) == {"full_shot", "zero_shot"} for one in recorded)
+        assert any(cold_start["kernel_share"] for one in recorded for cold_start in one.values())
 
     def test_the_decision_that_made_it_champion_is_a_row_of_the_warehouse(self, shop: Path) -> None:
         pointer = read_json(Workspace(shop).champion)

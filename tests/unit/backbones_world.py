@@ -2,12 +2,16 @@
 items of the circle but one, the withheld; one item a circle is cold, known by its text and profile alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
 
-from reclm.dataset import EvaluationTask, TrainingData
+from reclm.backbones.base import Backbone
+from reclm.backbones.fitted import ColdStart
+from reclm.backbones.loading import create_backbone
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationTask, TrainingData
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
@@ -27,6 +31,33 @@ def toy_settings(*flags: str) -> Settings:
         [*quick, "train.bpr_iterations=60", "train.learning_rate=0.02", "train.weight_decay=1e-4", *flags],
         environment={},
     )
+
+
+def toy_backbone(name: str, *flags: str) -> Backbone:
+    """An unfitted backbone with the settings of the toy world."""
+    settings = toy_settings(*flags)
+    return create_backbone(name, settings.train, settings.fusion, settings.runtime)
+
+
+def toy_fitted(
+    name: str,
+    variant: str = "augment",
+    *flags: str,
+    data: TrainingData | None = None,
+    epochs: int | Mapping[str, int] | None = None,
+    cold_start: ColdStart | None = None,
+) -> Backbone:
+    """A backbone fitted on the toy data for `epochs`, by default for all epochs of its settings."""
+    backbone = toy_backbone(name, *flags)
+    selection = backbone.default_selection()
+    if isinstance(epochs, Mapping):
+        selection = replace(selection, epochs=epochs)
+    elif epochs is not None:
+        selection = replace(selection, epochs=dict.fromkeys(EVALUATION_SETTINGS, epochs))
+    if cold_start is not None:
+        selection = replace(selection, cold_start=dict.fromkeys(EVALUATION_SETTINGS, cold_start))
+    backbone.refit(toy_data() if data is None else data, variant, selection, seed=1)
+    return backbone
 
 
 def toy_data() -> TrainingData:

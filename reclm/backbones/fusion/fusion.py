@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from reclm.backbones.features import Matrix, Whitening, landmarks, present, text_features, unit_length
+from reclm.backbones.features import EMBEDDING_WIDTH, Matrix, Whitening, landmarks, present, text_features, unit_length
 from reclm.backbones.graph import scipy_csr
 from reclm.dataset import TrainingData, Variant
 from reclm.settings.recommenders import FusionSettings
@@ -38,7 +38,6 @@ HISTORY_WIDTH = 128
 NEXT_TO_NOTHING = 1e-3  # length of a sum of texts (each about 1 long) that rounding alone may leave
 PROFILE_SPREAD = 0.1  # of the spread of histories
 HISTORY_SHRINKAGE = 2.0  # in interactions
-EMBEDDING_WIDTH = 128
 RIDGE_PENALTIES = np.logspace(-2, 4, 13)
 
 

@@ -21,7 +21,7 @@ class ALS(FactorBackbone):
     def factorize(self, interactions: sparse.csr_matrix, seed: int, threads: int) -> tuple[Matrix, Matrix, Matrix]:
         from implicit.cpu.als import AlternatingLeastSquares
 
-        train = self.settings.train
+        train = self.train
         model = AlternatingLeastSquares(
             factors=train.factors,
             regularization=train.als_regularization,

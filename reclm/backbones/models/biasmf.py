@@ -28,4 +28,4 @@ class BiasMF(NeuralBackbone):
     name: ClassVar[str] = "biasmf"
 
     def network(self) -> Network:
-        return BiasMFNetwork(self.settings.train)
+        return BiasMFNetwork(self.train)

@@ -22,7 +22,7 @@ class BPR(FactorBackbone):
     def factorize(self, interactions: sparse.csr_matrix, seed: int, threads: int) -> tuple[Matrix, Matrix, Matrix]:
         from implicit.cpu.bpr import BayesianPersonalizedRanking
 
-        train = self.settings.train
+        train = self.train
         model = BayesianPersonalizedRanking(
             factors=train.factors,
             learning_rate=train.bpr_learning_rate,

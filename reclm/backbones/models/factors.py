@@ -1,30 +1,32 @@
-"""What implicit's two models share: factors from implicit, and a learned map from text and profile to factor space for
-items and users that have none, or too little evidence for their own. The map is kernel ridge regression (`placing.py`).
+"""What the two models of the library implicit share: factors from implicit, blended with what texts and profiles predict.
 
-A vector is w·own + (1−w)·mapped with w = n/(n+τ) for an entity with n interactions; w = 0 without any. The path of
-blends τ takes the place of epochs: `fit` with tasks keeps the blend that ranks best for each setting.
+For users and items without interactions, or with few, kernel ridge regression from profiles and texts predicts the
+factors (`kernel_ridge.py`). A final vector is w * own + (1 - w) * predicted with w = n / (n + tau) for an entity with n
+interactions, and w = 0 without any. There are no epochs to choose: `select` chooses tau, and `Selection.epochs` holds
+the position of the chosen value in BLENDS.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reclm.backbones.base import Backbone, Epochs, epoch_of_each_setting
-from reclm.backbones.cold_start import embedding_kernels, item_kernels, mapped
+from reclm.backbones.base import Backbone
 from reclm.backbones.features import Matrix
-from reclm.backbones.fitted import ColdStart, Fitted, Vectors
+from reclm.backbones.fitted import CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fusion.fusion import profiles_of
+from reclm.backbones.kernel_ridge import embedding_sources, item_sources, predict_all
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 
 BLENDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+"""The values of tau that validation tries, in interactions. A larger one trusts predictions more, own factors less."""
 
 
 class FactorBackbone(Backbone):
@@ -32,74 +34,93 @@ class FactorBackbone(Backbone):
 
     @abstractmethod
     def factorize(self, interactions: sparse.csr_matrix, seed: int, threads: int) -> tuple[Matrix, Matrix, Matrix]:
-        """User factors (n_users, f), item factors (n_items, f), item biases (n_items,)."""
+        """Return user factors (n_users, f), item factors (n_items, f) and item biases (n_items,)."""
 
-    def fit(
-        self,
-        data: TrainingData,
-        variant: Variant,
-        *,
-        seed: int,
-        tasks: Sequence[EvaluationTask] = (),
-        epochs: Epochs | None = None,
-        placing: Mapping[str, ColdStart] | None = None,
-    ) -> dict[EvaluationSetting, int]:
-        self.curve = []
+    def default_selection(self) -> Selection:
+        return Selection.of_epochs(0)
+
+    def select(self, data: TrainingData, variant: Variant, tasks: Sequence[EvaluationTask], seed: int) -> Selection:
+        factors = self._factors(data, variant, seed)
+        selection = _best_blends(factors, tasks) if tasks else self.default_selection()
+        self._finish(data, variant, seed, selection, factors)
+        return selection
+
+    def refit(self, data: TrainingData, variant: Variant, selection: Selection, seed: int) -> list[CurveRow]:
+        self._finish(data, variant, seed, selection, self._factors(data, variant, seed))
+        return []
+
+    def _factors(self, data: TrainingData, variant: Variant, seed: int) -> _Factors:
         with _quiet_blas():
-            users, items, bias = self.factorize(data.interactions, seed, self.settings.runtime.threads)
+            users, items, bias = self.factorize(data.interactions, seed, self.runtime.threads)
         user_profile, item_profile = profiles_of(data, variant, seed)
-        item_targets = np.column_stack([items, bias])
-        mapped_items = mapped(item_kernels(data, item_profile), data.interactions.getnnz(axis=0), item_targets)
-        mapped_users = mapped(embedding_kernels([user_profile]), data.interactions.getnnz(axis=1), users)
+        of_users, of_items = (data.interactions.getnnz(axis=axis) for axis in (1, 0))
+        with_bias = np.column_stack([items, bias])
+        predicted_items = predict_all(item_sources(data, item_profile), of_items, with_bias)
+        predicted_users = predict_all(embedding_sources([user_profile]), of_users, users)
+        return _Factors(users, with_bias, predicted_users, predicted_items, of_users, of_items)
 
-        def blended(position: int) -> Vectors:
-            tau = BLENDS[min(position, len(BLENDS) - 1)]
-            user_rows = _blend(users, mapped_users, data.interactions.getnnz(axis=1), tau)
-            item_rows = _blend(item_targets, mapped_items, data.interactions.getnnz(axis=0), tau)
-            return Vectors(
-                np.column_stack([user_rows, np.ones(len(user_rows), dtype=np.float32)]), item_rows, mapped_items
-            )
-
-        chosen = epoch_of_each_setting(0 if epochs is None else epochs)
-        if tasks and epochs is None:
-            chosen = epoch_of_each_setting(self._best_blends(blended, tasks))
+    def _finish(self, data: TrainingData, variant: Variant, seed: int, selection: Selection, factors: _Factors) -> None:
+        epochs = dict(selection.epochs)
         self.restore(
             Fitted(
                 user_ids=data.user_ids,
                 item_ids=data.item_ids,
                 known=data.interactions,
-                vectors={setting: blended(chosen[setting]) for setting in EVALUATION_SETTINGS},
-                user_id_vectors=_missing_where(users, data.interactions.getnnz(axis=1) == 0),
-                item_id_vectors=_missing_where(item_targets, data.interactions.getnnz(axis=0) == 0),
-                description={"variant": variant, "seed": seed, "epochs": chosen, "snapshot": data.snapshot},
+                vectors={setting: factors.blended(epochs[setting]) for setting in EVALUATION_SETTINGS},
+                user_id_vectors=_missing_where(factors.users, factors.user_interactions == 0),
+                item_id_vectors=_missing_where(factors.items, factors.item_interactions == 0),
+                description={"variant": variant, "seed": seed, "epochs": epochs, "snapshot": data.snapshot},
             )
         )
-        return chosen
-
-    def _best_blends(self, blended: Any, tasks: Sequence[EvaluationTask]) -> dict[str, int]:
-        best: dict[str, tuple[float, int]] = {}
-        for position in range(len(BLENDS)):
-            vectors = blended(position)
-            for task in tasks:
-                metrics = recall_and_ndcg(lambda rows, v=vectors: v.users[rows] @ v.items.T, task)  # type: ignore[misc]
-                self.curve += [
-                    {"epoch": position, "loss": float("nan"), "setting": task.setting, "metric": metric, "value": value}
-                    for metric, value in metrics.items()
-                ]
-                total = sum(metrics.values())
-                if task.setting not in best or total > best[task.setting][0]:
-                    best[task.setting] = (total, position)
-        return {setting: position for setting, (_, position) in best.items()}
 
 
-def _blend(own: Matrix, map_: Matrix | None, evidence: NDArray[np.int64], tau: float) -> Matrix:
-    """w·own + (1−w)·mapped; where nothing can be mapped, own vectors, and the mean of them for rows without evidence."""
-    has_own = evidence > 0
-    if map_ is None:
+@dataclass(frozen=True)
+class _Factors:
+    """Own and predicted factors of users (n_users, f) and of items with their bias (n_items, f + 1)."""
+
+    users: Matrix
+    items: Matrix
+    predicted_users: Matrix | None
+    predicted_items: Matrix | None
+    user_interactions: NDArray[np.int64]
+    item_interactions: NDArray[np.int64]
+
+    def blended(self, position: int) -> Vectors:
+        """Return final vectors with the tau at `position` of BLENDS; the last one for a larger position."""
+        tau = BLENDS[min(position, len(BLENDS) - 1)]
+        users = _blend(self.users, self.predicted_users, self.user_interactions, tau)
+        items = _blend(self.items, self.predicted_items, self.item_interactions, tau)
+        return Vectors(np.column_stack([users, np.ones(len(users), dtype=np.float32)]), items, self.predicted_items)
+
+
+def _best_blends(factors: _Factors, tasks: Sequence[EvaluationTask]) -> Selection:
+    """Choose the blend with the best Recall@20 + NDCG@20 of each setting; one without a task gets the largest."""
+    best: dict[EvaluationSetting, tuple[float, int]] = {}
+    curve: list[CurveRow] = []
+    for position in range(len(BLENDS)):
+        vectors = factors.blended(position)
+        for task in tasks:
+            metrics = recall_and_ndcg(lambda rows, v=vectors: v.users[rows] @ v.items.T, task)  # type: ignore[misc]
+            curve += [
+                {"epoch": position, "loss": float("nan"), "setting": task.setting, "metric": metric, "value": value}
+                for metric, value in metrics.items()
+            ]
+            total = sum(metrics.values())
+            if task.setting not in best or total > best[task.setting][0]:
+                best[task.setting] = (total, position)
+    largest = max(position for _, position in best.values())
+    epochs = {s: best[s][1] if s in best else largest for s in EVALUATION_SETTINGS}
+    return Selection(epochs, curve=curve)
+
+
+def _blend(own: Matrix, predicted: Matrix | None, interactions: NDArray[np.int64], tau: float) -> Matrix:
+    """Blend own and predicted rows. Without a prediction: own rows, and their mean for rows without interactions."""
+    has_own = interactions > 0
+    if predicted is None:
         mean = own[has_own].mean(axis=0) if has_own.any() else own.mean(axis=0)
         return np.where(has_own[:, None], own, mean).astype(np.float32)
-    weight = np.where(has_own, evidence / np.maximum(evidence + tau, 1e-9), 0.0)[:, None]
-    return (weight * own + (1 - weight) * map_).astype(np.float32)
+    weight = np.where(has_own, interactions / np.maximum(interactions + tau, 1e-9), 0.0)[:, None]
+    return (weight * own + (1 - weight) * predicted).astype(np.float32)
 
 
 def _missing_where(rows: Matrix, missing: NDArray[np.bool_]) -> Matrix:
@@ -108,7 +129,7 @@ def _missing_where(rows: Matrix, missing: NDArray[np.bool_]) -> Matrix:
 
 @contextmanager
 def _quiet_blas() -> Iterator[None]:
-    """One BLAS thread while implicit's own threads work: what implicit itself asks for, without its warning."""
+    """Use one BLAS thread while implicit's own threads work, as implicit asks for; without it implicit warns."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):

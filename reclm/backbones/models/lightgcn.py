@@ -65,4 +65,4 @@ class LightGCN(NeuralBackbone):
     name: ClassVar[str] = "lightgcn"
 
     def network(self) -> Network:
-        return GraphNetwork(self.settings.train)
+        return GraphNetwork(self.train)

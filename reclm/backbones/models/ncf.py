@@ -64,7 +64,7 @@ class NCF(NeuralBackbone):
     validation_users = 1000
 
     def network(self) -> Network:
-        return NCFNetwork(self.settings.train)
+        return NCFNetwork(self.train)
 
     @torch.no_grad()
     def _product(self, network: Network, users: Matrix, items: Matrix) -> Matrix:

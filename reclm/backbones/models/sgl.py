@@ -34,4 +34,4 @@ class SGL(NeuralBackbone):
     name: ClassVar[str] = "sgl"
 
     def network(self) -> Network:
-        return SGLNetwork(self.settings.train)
+        return SGLNetwork(self.train)

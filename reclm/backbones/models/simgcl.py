@@ -37,4 +37,4 @@ class SimGCL(NeuralBackbone):
     name: ClassVar[str] = "simgcl"
 
     def network(self) -> Network:
-        return SimGCLNetwork(self.settings.train)
+        return SimGCLNetwork(self.train)

@@ -23,7 +23,7 @@ from reclm.ablation.arms import chosen_arms, overridden, with_profiles
 from reclm.ablation.cells import NO_ARM, Cell, name_of
 from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
-from reclm.backbones import base
+from reclm.backbones.fitted import ColdStart, Selection
 from reclm.errors import SettingsError, WorkspaceError
 from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.evaluation.report import language
@@ -188,21 +188,29 @@ class Learner(ew.Noisy):
     def __init__(self, model: str) -> None:
         self.model = model
 
-    placing: ClassVar[dict[str, base.ColdStart]] = {
-        "full_shot": base.ColdStart(0.25),
-        "zero_shot": base.ColdStart(0.75),
-    }
-    given: ClassVar[list[Any]] = []
+    selection = Selection(
+        {"full_shot": 2, "zero_shot": 1}, {"full_shot": ColdStart(0.25), "zero_shot": ColdStart(0.75)}
+    )
+    calls: ClassVar[list[Any]] = []
 
-    def fit(
-        self, data: Any, variant: str, *, seed: int, tasks: Any = (), epochs: Any = None, placing: Any = None
-    ) -> dict[str, int]:
+    def select(self, data: Any, variant: str, tasks: Any, seed: int) -> Selection:
+        self._fit(data, variant, seed)
+        Learner.calls.append("select")
+        return self.selection
+
+    def refit(self, data: Any, variant: str, selection: Selection, seed: int) -> list[Any]:
+        self._fit(data, variant, seed)
+        Learner.calls.append(selection)
+        return []
+
+    def learn_to_fold_in(self, data: Any, seed: int) -> None:
+        Learner.calls.append("fold in")
+
+    def _fit(self, data: Any, variant: str, seed: int) -> None:
         super().__init__(self.model, variant)
-        Learner.given.append(placing)
         rng = np.random.default_rng([seed, len(variant), int(np.nansum(data.user_profile or 0))])
         self.table = self.table + rng.standard_normal(self.table.shape).astype(np.float32) * 0.2
         Learner.made += 1
-        return {"full_shot": 2, "zero_shot": 1}
 
 
 @pytest.fixture
@@ -210,7 +218,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     made = ew.make_world(
         tmp_path, monkeypatch, ablate={"models": ("biasmf",), "seeds": (1, 2), "arms": ("extractive",)}
     )
-    monkeypatch.setattr("reclm.backbones.loading.create_backbone", lambda model, settings: Learner(model))
+    monkeypatch.setattr("reclm.backbones.loading.create_backbone", lambda model, *sections: Learner(model))
     data = ew.training_data(made.settings, "select")
     monkeypatch.setattr(stage, "Snapshots", lambda settings, warehouse: SimpleNamespace(select=(data, [])))
     monkeypatch.setattr(stage, "with_profiles", lambda settings, data, profiles: replace(data))
@@ -218,7 +226,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     monkeypatch.setattr(
         stage, "write_arm", lambda settings, arm: writers.Written(arm, {}, write_texts(made, arm.name, PROFILE.format))
     )
-    Learner.made, Learner.given = 0, []
+    Learner.made, Learner.calls = 0, []
     return made
 
 
@@ -235,7 +243,7 @@ class TestAnAblation:
         }  # fmt: skip
         assert {row["setting"] for row in rows} == {"full_shot", "zero_shot"}
         assert Learner.made == 2 * 3 * 2  # two seeds, three columns, select and final
-        assert Learner.given == [None, Learner.placing] * 6
+        assert Learner.calls == ["select", Learner.selection, "fold in"] * 6
         better = [row for row in rows if row["variant"] == "augment" and row["metric"] == "ndcg"]
         assert all(row["diff_lo"] <= row["diff"] <= row["diff_hi"] and row["diff"] > 0 for row in better)
 

@@ -15,14 +15,15 @@ from unit.backbones_world import (
     N_USERS,
     USER_CIRCLE,
     WITHHELD,
+    toy_backbone,
     toy_data,
-    toy_settings,
+    toy_fitted,
     toy_tasks,
 )
 
 from reclm.backbones.base import Backbone
 from reclm.backbones.fusion.fusion import profiles_of
-from reclm.backbones.loading import create_backbone, load_backbone
+from reclm.backbones.loading import load_backbone
 from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
 from reclm.settings.recommenders import BACKBONES
@@ -32,15 +33,9 @@ USERS, ITEMS = DATA.user_ids.tolist(), DATA.item_ids.tolist()
 NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
 
 
-def fitted(name: str, variant: str = "augment", **options) -> Backbone:
-    backbone = create_backbone(name, toy_settings())
-    backbone.fit(options.pop("data", DATA), variant, seed=1, **options)
-    return backbone
-
-
 @pytest.fixture(scope="module", params=BACKBONES)
 def backbone(request) -> Backbone:
-    return fitted(request.param)
+    return toy_fitted(request.param)
 
 
 class TestRecommending:
@@ -109,12 +104,12 @@ class TestErrorsSayWhatToDo:
 
     @pytest.mark.parametrize("name", BACKBONES)
     def test_an_unfitted_backbone_says_so(self, name):
-        with pytest.raises(ModelError, match="not fitted yet; call fit"):
-            create_backbone(name, toy_settings()).recommend("anyone")
+        with pytest.raises(ModelError, match="not fitted yet; call select"):
+            toy_backbone(name).recommend("anyone")
 
     def test_an_unknown_name_lists_the_known_ones(self):
         with pytest.raises(ModelError, match="lightgcn"):
-            create_backbone("lightgnc", toy_settings())
+            toy_backbone("lightgnc")
 
 
 class TestSaving:
@@ -153,38 +148,46 @@ class TestSaving:
 
 class TestOlderModels:
     def test_of_another_build_say_what_to_do(self, tmp_path):
-        backbone = fitted("ncf")
+        backbone = toy_fitted("ncf")
         backbone.fitted.networks = {
             name: value[:1] if name.endswith("second.weight") else value
             for name, value in backbone.fitted.networks.items()
         }
         backbone.save(tmp_path)
-        with pytest.raises(ModelError, match=r"ncf was trained by a reclm that built it otherwise; run `reclm train`"):
+        with pytest.raises(ModelError, match=r"ncf was trained by another version of reclm.*run `reclm train`"):
             load_backbone(tmp_path)
 
 
 class TestFitting:
     @pytest.mark.parametrize("name", BACKBONES)
     def test_one_seed_gives_one_result(self, name):
-        tables = [fitted(name, epochs=3).fitted.vectors["full_shot"] for _ in range(2)]
+        tables = [toy_fitted(name, epochs=3).fitted.vectors["full_shot"] for _ in range(2)]
         np.testing.assert_array_equal(tables[0].users, tables[1].users)
         np.testing.assert_array_equal(tables[0].items, tables[1].items)
 
     @pytest.mark.parametrize("name", BACKBONES)
     @pytest.mark.parametrize("variant", ["base", "augment", "shuffled"])
     def test_selection_returns_an_epoch_a_setting_and_records_its_curve(self, name, variant):
-        backbone = create_backbone(name, toy_settings("train.epochs=6"))
-        chosen = backbone.fit(DATA, variant, seed=1, tasks=toy_tasks(DATA))
-        assert set(chosen) == set(EVALUATION_SETTINGS)
-        measured = {(row["setting"], row["metric"]) for row in backbone.curve if row["setting"]}
+        backbone = toy_backbone(name, "train.epochs=6")
+        selection = backbone.select(DATA, variant, toy_tasks(DATA), seed=1)
+        assert set(selection.epochs) == set(EVALUATION_SETTINGS)
+        measured = {(row["setting"], row["metric"]) for row in selection.curve if row["setting"]}
         assert measured == {(setting, metric) for setting in EVALUATION_SETTINGS for metric in ("recall", "ndcg")}
-        assert all(0 <= row["value"] <= 1 for row in backbone.curve if row["setting"])
+        assert all(0 <= row["value"] <= 1 for row in selection.curve if row["setting"])
         assert np.isfinite(backbone.score(np.arange(N_USERS))).all()
+
+    @pytest.mark.parametrize("name", ["biasmf", "als"])
+    def test_without_tasks_selects_what_its_settings_say(self, name):
+        selected, backbone = toy_backbone(name, "train.epochs=2"), toy_fitted(name, "base", "train.epochs=2")
+        selection = selected.select(DATA, "base", [], seed=1)
+        assert replace(selection, curve=()) == selected.default_selection()
+        assert selection.validation("ndcg") == dict.fromkeys(EVALUATION_SETTINGS)
+        np.testing.assert_array_equal(selected.score(np.arange(N_USERS)), backbone.score(np.arange(N_USERS)))
 
     @pytest.mark.parametrize("name", NEURAL)
     def test_keeps_the_vectors_of_each_chosen_epoch(self, name):
-        both = fitted(name, epochs={"full_shot": 2, "zero_shot": 4})
-        early = fitted(name, epochs=2)
+        both = toy_fitted(name, epochs={"full_shot": 2, "zero_shot": 4})
+        early = toy_fitted(name, epochs=2)
         np.testing.assert_array_equal(both.score(np.arange(5), "full_shot"), early.score(np.arange(5)))
         assert not np.array_equal(both.score(np.arange(5), "full_shot"), both.score(np.arange(5), "zero_shot"))
 
@@ -194,14 +197,14 @@ class TestFitting:
         uneven[::2, ::2] = 0
         known = sparse.csr_matrix(uneven)
         popularity = known.getnnz(axis=0)[~COLD]
-        start = fitted(name, "base", data=replace(DATA, interactions=known), epochs=0)
+        start = toy_fitted(name, "base", data=replace(DATA, interactions=known), epochs=0)
         scores = start.score(np.arange(N_USERS))[:, ~COLD].mean(axis=0)
         assert np.corrcoef(scores, popularity)[0, 1] > 0.8
 
     @pytest.mark.parametrize("name", BACKBONES)
     def test_needs_neither_texts_nor_profiles(self, name):
         bare = replace(DATA, texts=[""] * N_ITEMS, item_content=None, item_profile=None, user_profile=None)
-        backbone = fitted(name, "augment", data=bare)
+        backbone = toy_fitted(name, "augment", data=bare)
         warm = np.array(ITEMS)[~COLD].tolist()
         ids, _ = backbone.recommend(USERS, k=1, items=warm)
         assert (ids[:, 0] == DATA.item_ids[WITHHELD]).mean() >= 0.8
@@ -212,7 +215,7 @@ class TestFitting:
         strangers = np.arange(0, N_USERS, N_USERS // CIRCLES)
         emptied[strangers] = 0
         data = replace(DATA, interactions=sparse.csr_matrix(emptied))
-        backbone = fitted(name, data=data)
+        backbone = toy_fitted(name, data=data)
         before = {setting: vectors.users.copy() for setting, vectors in backbone.fitted.vectors.items()}
         backbone.learn_to_fold_in(data, 1)
         folded = backbone.fold_in(data.interactions[strangers], data.user_profile[strangers])
@@ -235,7 +238,7 @@ class TestFitting:
         assert not np.array_equal(dealt[0], data.user_profile[0])
         vectors = []
         for variant, given in (("shuffled", data), ("augment", replace(data, user_profile=dealt))):
-            backbone = fitted("biasmf", "shuffled", data=data)
+            backbone = toy_fitted("biasmf", "shuffled", data=data)
             backbone.fitted.description["variant"] = variant
             backbone.learn_to_fold_in(given, 1)
             vectors.append(backbone.fitted.vectors["full_shot"].users[0])
@@ -243,8 +246,7 @@ class TestFitting:
 
     @pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn"])
     def test_learns_by_bpr_as_well(self, name):
-        backbone = create_backbone(name, toy_settings("train.loss=bpr", "train.batch_size=32"))
-        backbone.fit(DATA, "base", seed=1, epochs=40)
+        backbone = toy_fitted(name, "base", "train.loss=bpr", "train.batch_size=32", epochs=40)
         warm = np.array(ITEMS)[~COLD].tolist()
         ids, _ = backbone.recommend(USERS, k=1, items=warm)
         circles = np.array([ITEM_CIRCLE[ITEMS.index(item)] for item in ids[:, 0]])

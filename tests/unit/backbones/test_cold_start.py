@@ -12,37 +12,39 @@ from unit import backbones_world as bw
 
 from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import (
-    KEPT_CELLS,
-    PENALTY,
-    SHARES,
-    KernelMap,
-    Placing,
-    between,
-    blended,
-    item_kernels,
-    levelled,
-    mapped,
-    silent,
+    KERNEL_SHARES,
+    ColdStartKernel,
+    ColdStartTask,
+    mix,
+    mix_keeping_spread,
+    shifted_to_unseen,
 )
-from reclm.backbones.fitted import ColdStart, Vectors
-from reclm.backbones.loading import create_backbone
-from reclm.backbones.models.neural import _Question
+from reclm.backbones.fitted import ColdStart, Selection, Vectors
+from reclm.backbones.kernel_ridge import (
+    MAX_CACHED_CELLS,
+    PENALTY,
+    KernelRidge,
+    item_sources,
+    predict_all,
+    rows_without_source,
+)
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.promotion.new_items import vectors_of_new_items
 
 DATA = bw.toy_data()
 NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
 COLD = np.flatnonzero(bw.COLD)
-TEXTS_ALONE = ColdStart(1.0, profiles=False)
+TEXTS_ALONE = ColdStart(1.0, reads_profiles=False)
 
 
-def selected(name: str = "biasmf", variant: Any = "augment", *flags: str) -> Backbone:
-    backbone = create_backbone(name, bw.toy_settings("train.epochs=4", *flags))
-    backbone.fit(DATA, variant, seed=1, tasks=bw.toy_tasks(DATA))
-    return backbone
+def selected(
+    name: str = "biasmf", variant: Any = "augment", *flags: str, tasks: Any = None
+) -> tuple[Backbone, Selection]:
+    backbone = bw.toy_backbone(name, "train.epochs=4", *flags)
+    return backbone, backbone.select(DATA, variant, bw.toy_tasks(DATA) if tasks is None else tasks, seed=1)
 
 
-class TestKernelMap:
+class TestKernelRidge:
     @pytest.mark.parametrize("linear", [False, True])
     def test_is_ridge_regression_in_its_dual_form(self, linear: bool) -> None:
         random = np.random.default_rng(0)
@@ -54,49 +56,51 @@ class TestKernelMap:
         kernel = np.maximum(cosines, 0) ** 2 + (cosines if linear else 0)
         mean = targets[known].mean(axis=0)
         dual = np.linalg.inv(kernel[known] + PENALTY * np.eye(known.sum())) @ (targets[known] - mean)
-        found = mapped([rows], evidence, targets, linear=linear)
+        found = predict_all([rows], evidence, targets, linear=linear)
         np.testing.assert_allclose(found, kernel @ dual + mean, atol=1e-5)
 
     def test_sources_add_up_and_a_kernel_at_hand_changes_nothing(self) -> None:
-        sources = item_kernels(DATA, DATA.item_profile)
+        sources = item_sources(DATA, DATA.item_profile)
         assert len(sources) == 3
         assert sparse.issparse(sources[0])
-        both = KernelMap(sources, (~bw.COLD).astype(int))
-        parts = [KernelMap([source], (~bw.COLD).astype(int)).kernel(COLD, np.float64) for source in sources]
+        both = KernelRidge(sources, (~bw.COLD).astype(int))
+        parts = [KernelRidge([source], (~bw.COLD).astype(int)).kernel(COLD, np.float64) for source in sources]
         np.testing.assert_allclose(both.kernel(COLD, np.float64), sum(parts))
         targets = np.random.default_rng(1).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
         np.testing.assert_allclose(
-            both.predict(targets, COLD, both.kept(COLD, KEPT_CELLS)), both.predict(targets, COLD), atol=1e-5
+            both.predict(targets, COLD, both.cached_kernel(COLD, MAX_CACHED_CELLS)),
+            both.predict(targets, COLD),
+            atol=1e-5,
         )
 
     def test_a_kernel_in_blocks_is_the_same_and_one_too_large_is_not_kept(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = KernelMap(item_kernels(DATA, None), (~bw.COLD).astype(int), linear=True)
+        whole = KernelRidge(item_sources(DATA, None), (~bw.COLD).astype(int), linear=True)
         targets = np.random.default_rng(6).standard_normal((bw.N_ITEMS, 3)).astype(np.float32)
         expected = whole.predict(targets, COLD)
-        monkeypatch.setattr("reclm.backbones.cold_start.BLOCK", 3)
-        parts = KernelMap(item_kernels(DATA, None), (~bw.COLD).astype(int), linear=True)
+        monkeypatch.setattr("reclm.backbones.kernel_ridge.BLOCK", 3)
+        parts = KernelRidge(item_sources(DATA, None), (~bw.COLD).astype(int), linear=True)
         np.testing.assert_allclose(parts.predict(targets, COLD), expected, atol=1e-6)
-        assert parts.kept(COLD, 1) is None
-        np.testing.assert_allclose(parts.predict(targets, COLD, parts.kept(COLD, 1)), expected, atol=1e-6)
+        assert parts.cached_kernel(COLD, 1) is None
+        np.testing.assert_allclose(parts.predict(targets, COLD, parts.cached_kernel(COLD, 1)), expected, atol=1e-6)
 
     def test_says_the_mean_where_nothing_is_known(self) -> None:
         rows = np.eye(4)
         rows[3] = 0
         targets = np.arange(8, dtype=np.float32).reshape(4, 2)
-        found = mapped([rows], np.array([1, 1, 1, 0]), targets)
+        found = predict_all([rows], np.array([1, 1, 1, 0]), targets)
         assert found is not None
         np.testing.assert_allclose(found[3], targets[:3].mean(axis=0))
-        assert silent([rows]).tolist() == [False, False, False, True]
+        assert rows_without_source([rows]).tolist() == [False, False, False, True]
 
 
 def final(items: np.ndarray, unseen: np.ndarray | None = None) -> Vectors:
     return Vectors(np.ones((bw.N_USERS, items.shape[1]), dtype=np.float32), items, unseen)
 
 
-class TestBetween:
-    OWN, TOLD = np.random.default_rng(6).standard_normal((2, 9, 4)).astype(np.float32)
+class TestMixing:
+    OWN, PREDICTED = np.random.default_rng(6).standard_normal((2, 9, 4)).astype(np.float32)
 
     @staticmethod
     def apart(rows: np.ndarray) -> float:
@@ -105,103 +109,103 @@ class TestBetween:
     @pytest.mark.parametrize(("nearer", "wanted"), [(1.5, 1.0), (4.0, 0.5), (0.5, 2.0)])
     def test_rows_lie_as_far_apart_as_their_own_do(self, nearer: float, wanted: float) -> None:
         """At most twice as far as they did, and never nearer; their middle and their order stay."""
-        told = self.OWN.mean(axis=0) + (self.OWN - self.OWN.mean(axis=0)) / nearer + 3
-        found = between(self.OWN, told, 1.0)
+        predicted = self.OWN.mean(axis=0) + (self.OWN - self.OWN.mean(axis=0)) / nearer + 3
+        found = mix_keeping_spread(self.OWN, predicted, 1.0)
         assert self.apart(found) == pytest.approx(wanted * self.apart(self.OWN), rel=1e-5)
-        np.testing.assert_allclose(found.mean(axis=0), told.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(found.mean(axis=0), predicted.mean(axis=0), atol=1e-5)
 
     def test_an_inner_product_ranks_them_as_the_mix_does(self) -> None:
-        people = np.random.default_rng(7).standard_normal((5, 4))
-        mixed, found = blended(self.OWN, self.TOLD, 0.5), between(self.OWN, self.TOLD, 0.5)
+        users = np.random.default_rng(7).standard_normal((5, 4))
+        mixed, found = mix(self.OWN, self.PREDICTED, 0.5), mix_keeping_spread(self.OWN, self.PREDICTED, 0.5)
         assert self.apart(found) > self.apart(mixed) * 1.05
-        np.testing.assert_array_equal(np.argsort(people @ found.T), np.argsort(people @ mixed.T))
+        np.testing.assert_array_equal(np.argsort(users @ found.T), np.argsort(users @ mixed.T))
 
     def test_one_row_alone_is_the_mix(self) -> None:
         np.testing.assert_array_equal(
-            between(self.OWN[:1], self.TOLD[:1], 0.25), blended(self.OWN[:1], self.TOLD[:1], 0.25)
+            mix_keeping_spread(self.OWN[:1], self.PREDICTED[:1], 0.25), mix(self.OWN[:1], self.PREDICTED[:1], 0.25)
         )
 
 
-class TestPlacing:
+class TestColdStartKernel:
     def test_moves_cold_items_by_its_share_and_no_others(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
-        placing = Placing(DATA, DATA.item_profile)
-        whole = placing.placed(final(items), ColdStart(1.0))
+        kernel = ColdStartKernel(DATA, DATA.item_profile)
+        whole = kernel.apply(final(items), ColdStart(1.0))
         np.testing.assert_array_equal(whole[~bw.COLD], items[~bw.COLD])
         assert (np.abs(whole[bw.COLD] - items[bw.COLD]).max(axis=1) > 1e-3).all()
-        told = placing.map(True).predict(items, COLD)
+        predicted = kernel.ridge(True).predict(items, COLD)
         for share in (0.25, 1.0):
-            found = placing.placed(final(items), ColdStart(share))
-            np.testing.assert_allclose(found[COLD], between(items[COLD], told, share), atol=1e-6)
-        assert placing.placed(final(items), ColdStart()) is items
+            found = kernel.apply(final(items), ColdStart(share))
+            np.testing.assert_allclose(found[COLD], mix_keeping_spread(items[COLD], predicted, share), atol=1e-6)
+        assert kernel.apply(final(items), ColdStart()) is items
 
     def test_reads_profiles_or_texts_alone(self) -> None:
         items = np.random.default_rng(2).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
-        placing, bare = Placing(DATA, DATA.item_profile), Placing(DATA, None)
-        assert (placing.kernels, bare.kernels) == ((False, True), (True,))
-        texts = placing.placed(final(items), ColdStart(1.0, profiles=False))
-        assert np.abs(texts - placing.placed(final(items), ColdStart(1.0))).max() > 1e-3
+        kernel, bare = ColdStartKernel(DATA, DATA.item_profile), ColdStartKernel(DATA, None)
+        assert (kernel.choices, bare.choices) == ((False, True), (True,))
+        texts = kernel.apply(final(items), ColdStart(1.0, reads_profiles=False))
+        assert np.abs(texts - kernel.apply(final(items), ColdStart(1.0))).max() > 1e-3
         for profiles in (True, False):
-            np.testing.assert_array_equal(bare.placed(final(items), ColdStart(1.0, profiles)), texts)
+            np.testing.assert_array_equal(bare.apply(final(items), ColdStart(1.0, profiles)), texts)
 
-    def test_leaves_to_its_tower_what_nothing_is_known_of(self) -> None:
+    def test_leaves_items_without_text_or_profile_to_their_tower(self) -> None:
         first = COLD[0]
         texts = ["" if row == first else text for row, text in enumerate(DATA.texts)]
         assert DATA.item_content is not None
         content = DATA.item_content.copy()
         content[first] = np.nan
-        placing = Placing(replace(DATA, texts=texts, item_content=content), None)
+        kernel = ColdStartKernel(replace(DATA, texts=texts, item_content=content), None)
         items = np.random.default_rng(3).standard_normal((bw.N_ITEMS, 5)).astype(np.float32)
-        np.testing.assert_array_equal(placing.placed(final(items), ColdStart(1.0))[first], items[first])
-        np.testing.assert_array_equal(placing.cold(True), COLD[1:])
+        np.testing.assert_array_equal(kernel.apply(final(items), ColdStart(1.0))[first], items[first])
+        np.testing.assert_array_equal(kernel.predictable_items(True), COLD[1:])
 
     @pytest.mark.parametrize("empty", ["texts", "interactions"])
     def test_needs_texts_and_warm_items(self, empty: str) -> None:
         bare: dict[str, Any] = {"texts": [""] * bw.N_ITEMS, "item_content": None}
         if empty == "interactions":
             bare = {"interactions": sparse.csr_matrix(DATA.interactions.shape, dtype=np.float32)}
-        placing = Placing(replace(DATA, **bare), None)
+        kernel = ColdStartKernel(replace(DATA, **bare), None)
         items = np.ones((bw.N_ITEMS, 3), dtype=np.float32)
-        assert placing.kernels == ()
-        assert placing.placed(final(items), ColdStart(1.0)) is items
+        assert kernel.choices == ()
+        assert kernel.apply(final(items), ColdStart(1.0)) is items
 
-    @pytest.mark.parametrize("kernels", [(True,), (False, True)])
-    def test_warm_items_are_asked_about_once_and_cold_ones_at_every_place(self, kernels: tuple[bool, ...]) -> None:
-        placing = Placing(DATA, DATA.item_profile if False in kernels else None)
+    @pytest.mark.parametrize("choices", [(True,), (False, True)])
+    def test_warm_items_are_tried_once_and_cold_ones_with_every_cold_start(self, choices: tuple[bool, ...]) -> None:
+        kernel = ColdStartKernel(DATA, DATA.item_profile if False in choices else None)
         items, unseen = np.random.default_rng(4).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
         vectors = final(items, unseen)
         warm, all_cold = bw.toy_tasks(DATA)
         fewer = all_cold.candidates.copy()
-        fewer[COLD[0]] = False  # cold, and no candidate: it is placed with the others, though nobody is asked about it
-        warm, cold = (_Question(task, placing) for task in (warm, replace(all_cold, candidates=fewer)))
-        assert [place for place, _ in warm.candidates(vectors)] == [ColdStart()]
-        offered = dict(cold.candidates(vectors))
+        fewer[COLD[0]] = False  # cold, and no candidate: it is moved with the others all the same
+        warm, cold = (ColdStartTask(task, kernel) for task in (warm, replace(all_cold, candidates=fewer)))
+        assert [cold_start for cold_start, _ in warm.options(vectors)] == [ColdStart()]
+        offered = dict(cold.options(vectors))
         assert [*offered] == [
             ColdStart(),
-            *(ColdStart(share, profiles) for profiles in kernels for share in SHARES[1:]),
+            *(ColdStart(share, profiles) for profiles in choices for share in KERNEL_SHARES[1:]),
         ]
-        for place, rows in offered.items():
-            np.testing.assert_allclose(rows, placing.placed(vectors, place)[cold._columns], atol=1e-5)
+        for cold_start, rows in offered.items():
+            np.testing.assert_allclose(rows, kernel.apply(vectors, cold_start)[cold.columns], atol=1e-5)
 
-    def test_leaves_to_the_tower_how_cold_items_stand_beside_warm_ones(self) -> None:
+    def test_keeps_the_towers_mean_of_cold_items(self) -> None:
         items, unseen = np.random.default_rng(5).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
-        placing = Placing(DATA, DATA.item_profile)
+        kernel = ColdStartKernel(DATA, DATA.item_profile)
         level = unseen[~bw.COLD].mean(axis=0) - items[~bw.COLD].mean(axis=0)
         assert np.abs(level).max() > 0.1
-        by_touch = placing.placed(final(items), ColdStart(0.5))
-        untouched = placing.placed(final(items, unseen), ColdStart(0.5))
-        np.testing.assert_allclose((untouched - by_touch)[bw.COLD], np.tile(level / 2, (len(COLD), 1)), atol=1e-5)
+        learned = kernel.apply(final(items), ColdStart(0.5))
+        untouched = kernel.apply(final(items, unseen), ColdStart(0.5))
+        np.testing.assert_allclose((untouched - learned)[bw.COLD], np.tile(level / 2, (len(COLD), 1)), atol=1e-5)
         np.testing.assert_array_equal(untouched[~bw.COLD], items[~bw.COLD])
 
 
 @pytest.fixture
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel of texts alone has the whole say, whether or not the tower or the profiles know better."""
-    monkeypatch.setattr(_Question, "candidates", _texts_alone)
+    monkeypatch.setattr(ColdStartTask, "options", _texts_alone)
 
 
 def _texts_alone(
-    self: _Question, vectors: Vectors, every: Any = _Question.candidates
+    self: ColdStartTask, vectors: Vectors, every: Any = ColdStartTask.options
 ) -> list[tuple[ColdStart, np.ndarray]]:
     found = list(every(self, vectors))
     return [one for one in found if one[0] == TEXTS_ALONE] or found
@@ -211,31 +215,34 @@ def _texts_alone(
 class TestWhatWasChosen:
     @pytest.mark.parametrize("name", NEURAL)
     def test_and_measured_is_what_is_kept(self, name: str) -> None:
-        backbone = selected(name)
-        assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
+        backbone, selection = selected(name)
+        assert backbone.cold_start == selection.cold_start == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
         vectors = backbone.fitted.vectors["zero_shot"]
-        whole = mapped(item_kernels(DATA, None), (~bw.COLD).astype(int), levelled(vectors, ~bw.COLD), linear=True)
+        whole = predict_all(
+            item_sources(DATA, None), (~bw.COLD).astype(int), shifted_to_unseen(vectors, ~bw.COLD), linear=True
+        )
         assert whole is not None
         assert vectors.unseen is not None
-        np.testing.assert_allclose(vectors.items[COLD], between(vectors.unseen[COLD], whole[COLD], 1.0), atol=1e-4)
+        np.testing.assert_allclose(
+            vectors.items[COLD], mix_keeping_spread(vectors.unseen[COLD], whole[COLD], 1.0), atol=1e-4
+        )
         for task in bw.toy_tasks(DATA):
             setting = task.setting
             epoch = backbone.fitted.description["epochs"][setting]
-            told = {
+            recorded = {
                 row["metric"]: row["value"]
-                for row in backbone.curve
+                for row in selection.curve
                 if (row["setting"], row["epoch"]) == (setting, epoch)
             }
             measured = recall_and_ndcg(lambda users, s=setting: backbone.score(users, s), task)  # type: ignore[misc]
-            assert measured == pytest.approx(told)
+            assert measured == pytest.approx(recorded)
 
     @pytest.mark.parametrize("name", ["biasmf", "lightgcn"])
     def test_a_refit_gives_the_same_vectors(self, name: str) -> None:
-        chosen = selected(name)
-        again = create_backbone(name, bw.toy_settings("train.epochs=4"))
-        epochs = {str(setting): epoch for setting, epoch in chosen.fitted.description["epochs"].items()}
-        again.fit(DATA, "augment", seed=1, epochs=epochs, placing=chosen.placing)
-        assert again.placing == chosen.placing == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
+        chosen, selection = selected(name)
+        again = bw.toy_backbone(name, "train.epochs=4")
+        again.refit(DATA, "augment", selection, seed=1)
+        assert again.cold_start == chosen.cold_start == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
         for setting in ("full_shot", "zero_shot"):
             np.testing.assert_allclose(
                 again.fitted.vectors[setting].items, chosen.fitted.vectors[setting].items, atol=1e-6
@@ -255,73 +262,62 @@ def without_towers(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestSelection:
     def test_takes_the_kernel_where_the_tower_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_towers(monkeypatch)
-        backbone = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
-        assert backbone.placing["zero_shot"].share > 0
+        backbone, selection = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
+        assert selection.cold_start["zero_shot"].kernel_share > 0
         task = bw.toy_tasks(DATA)[1]
         assert recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), task)["ndcg"] > 0.9
 
     def test_takes_none_of_it_where_the_kernel_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         random = np.random.default_rng(5)
 
-        def guess(self: KernelMap, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
+        def guess(self: KernelRidge, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
             return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 10
 
-        monkeypatch.setattr(KernelMap, "predict", guess)
-        assert selected("biasmf").placing["zero_shot"].share == 0
+        monkeypatch.setattr(KernelRidge, "predict", guess)
+        assert selected("biasmf")[1].cold_start["zero_shot"].kernel_share == 0
 
     @pytest.mark.parametrize("profiles", [True, False])
     @pytest.mark.parametrize("tower", [True, False])
     def test_names_the_kernel_that_knows_better_even_where_the_tower_has_its_way(
         self, tower: bool, profiles: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        random, whole = np.random.default_rng(5), KernelMap.predict
+        random, whole = np.random.default_rng(5), KernelRidge.predict
 
-        def guess(self: KernelMap, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
+        def guess(self: KernelRidge, targets: np.ndarray, rows: np.ndarray, kernel: Any = None) -> np.ndarray:
             if (len(self.sources) == 3) == profiles:
                 return whole(self, targets, rows, kernel)
             return random.standard_normal((len(rows), targets.shape[1])).astype(np.float32) * 1000
 
-        monkeypatch.setattr(KernelMap, "predict", guess)
+        monkeypatch.setattr(KernelRidge, "predict", guess)
         if not tower:
             without_towers(monkeypatch)
         flags = () if tower else ("train.epochs=12", "fusion.matched_spread=0")
-        place = selected("biasmf", "augment", *flags).placing["zero_shot"]
-        assert (place.share == 0, place.profiles) == (tower, profiles)
+        cold_start = selected("biasmf", "augment", *flags)[1].cold_start["zero_shot"]
+        assert (cold_start.kernel_share == 0, cold_start.reads_profiles) == (tower, profiles)
 
     def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
-        backbone = create_backbone("biasmf", bw.toy_settings("train.epochs=4"))
-        backbone.fit(DATA, "augment", seed=1, tasks=bw.toy_tasks(DATA)[:1])
-        assert backbone.placing == dict.fromkeys(("full_shot", "zero_shot"), ColdStart())
-        als = create_backbone("als", bw.toy_settings())
-        als.fit(DATA, "base", seed=1, tasks=bw.toy_tasks(DATA))
-        assert als.placing == {}
+        backbone, _ = selected(tasks=bw.toy_tasks(DATA)[:1])
+        assert backbone.cold_start == dict.fromkeys(("full_shot", "zero_shot"), ColdStart())
+        assert selected("als", "base")[0].cold_start == {}
 
 
 class TestItemsThatComeLater:
     def test_go_where_cold_items_were_put_best(self) -> None:
-        backbone = create_backbone("biasmf", bw.toy_settings())
-        backbone.fit(DATA, "augment", seed=1, epochs=4, placing=dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE))
-        sources = item_kernels(DATA, None)
+        backbone = bw.toy_fitted("biasmf", epochs=4, cold_start=TEXTS_ALONE)
+        sources = item_sources(DATA, None)
         learned = backbone.fitted.vectors["full_shot"]
-        source = np.where(bw.COLD[:, None], learned.items, levelled(learned, ~bw.COLD))
-        by_touch = mapped(sources, np.ones(bw.N_ITEMS, dtype=np.int64), source, linear=True)
-        np.testing.assert_allclose(vectors_of_new_items(backbone, DATA), by_touch, atol=1e-5)
-        for other in (ColdStart(0.0, profiles=False), ColdStart(1.0)):
-            backbone.fitted.description["placing"] = {"full_shot": other}
-            assert not np.allclose(vectors_of_new_items(backbone, DATA), by_touch, atol=1e-3)
+        source = np.where(bw.COLD[:, None], learned.items, shifted_to_unseen(learned, ~bw.COLD))
+        expected = predict_all(sources, np.ones(bw.N_ITEMS, dtype=np.int64), source, linear=True)
+        np.testing.assert_allclose(vectors_of_new_items(backbone, DATA), expected, atol=1e-5)
+        for other in (ColdStart(0.0, reads_profiles=False), ColdStart(1.0)):
+            backbone.fitted.description["cold_start"] = {"full_shot": other._asdict()}
+            assert not np.allclose(vectors_of_new_items(backbone, DATA), expected, atol=1e-3)
 
     def test_profiles_speak_for_those_without_a_text(self) -> None:
-        backbone = create_backbone("biasmf", bw.toy_settings())
-        backbone.fit(DATA, "augment", seed=1, epochs=4, placing={"full_shot": TEXTS_ALONE})
+        backbone = bw.toy_fitted("biasmf", epochs=4, cold_start=TEXTS_ALONE)
         assert DATA.item_content is not None
         texts, content = ["", *DATA.texts[1:]], DATA.item_content.copy()
         content[0] = np.nan
         bare = replace(DATA, texts=texts, item_content=content)
         assert np.isfinite(vectors_of_new_items(backbone, bare)).all()
         assert np.isnan(vectors_of_new_items(backbone, replace(bare, item_profile=None))[0]).all()
-
-    def test_an_older_models_place_is_its_share_alone(self) -> None:
-        backbone = create_backbone("biasmf", bw.toy_settings())
-        backbone.fit(DATA, "augment", seed=1, epochs=1)
-        backbone.fitted.description["placing"] = {"full_shot": 0.25}
-        assert backbone.placing == {"full_shot": ColdStart(0.25)}

@@ -11,16 +11,14 @@ from unit import backbones_world as bw
 
 from reclm.backbones.base import Backbone
 from reclm.backbones.fold_in import learn
-from reclm.backbones.loading import create_backbone, load_backbone
+from reclm.backbones.loading import load_backbone
 from reclm.errors import ModelError
 
 
 @pytest.fixture(scope="module", params=["biasmf", "ncf", "lightgcn", "als"])
 def fitted(request: pytest.FixtureRequest) -> Backbone:
-    backbone = create_backbone(request.param, bw.toy_settings())
-    data = bw.toy_data()
-    backbone.fit(data, "augment", seed=1)
-    backbone.learn_to_fold_in(data, 1)
+    backbone = bw.toy_fitted(request.param)
+    backbone.learn_to_fold_in(bw.toy_data(), 1)
     return backbone
 
 
@@ -74,8 +72,7 @@ class TestSomebodyNew:
         np.testing.assert_array_equal(load_backbone(tmp_path).fold_in(seen), fitted.fold_in(seen))
 
     def test_needs_a_backbone_that_has_learned_to(self) -> None:
-        backbone = create_backbone("biasmf", bw.toy_settings("train.epochs=1"))
-        backbone.fit(bw.toy_data(), "base", seed=1, epochs=1)
+        backbone = bw.toy_fitted("biasmf", "base", "train.epochs=1")
         with pytest.raises(ModelError, match="learn_to_fold_in"):
             backbone.fold_in(histories([0]))
 
@@ -91,10 +88,8 @@ class TestLearning:
         assert np.corrcoef(found[:, :-1].ravel(), users[:, :-1].ravel())[0, 1] > 0.9
 
     def test_serves_people_without_any_profile_where_others_had_one(self) -> None:
-        data = bw.toy_data()
-        backbone = create_backbone("biasmf", bw.toy_settings())
-        backbone.fit(data, "augment", seed=1)
-        backbone.learn_to_fold_in(data, 1)
+        backbone = bw.toy_fitted("biasmf")
+        backbone.learn_to_fold_in(bw.toy_data(), 1)
         missing = np.full((1, 12), np.nan, dtype=np.float32)
         np.testing.assert_array_equal(backbone.fold_in(histories([0, 1]), missing), backbone.fold_in(histories([0, 1])))
 

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from unit.backbones_world import COLD, N_ITEMS, N_USERS, toy_data, toy_settings, toy_tasks, with_features
+from unit.backbones_world import (
+    COLD,
+    N_ITEMS,
+    N_USERS,
+    toy_backbone,
+    toy_data,
+    toy_fitted,
+    toy_settings,
+    toy_tasks,
+    with_features,
+)
 
 from reclm.backbones.features import Whitening, text_features, tfidf
 from reclm.backbones.fusion.fusion import (
@@ -19,7 +29,6 @@ from reclm.backbones.fusion.fusion import (
     ridge_by_leave_one_out,
 )
 from reclm.backbones.graph import scipy_csr
-from reclm.backbones.loading import create_backbone
 from reclm.backbones.trainer import GIVEN, Trainer
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import TrainingData
@@ -30,8 +39,7 @@ TOLERANCE = 0.1
 
 def cold_ndcg(data) -> float:
     """NDCG of the cold items after a short training with profiles."""
-    backbone = create_backbone("biasmf", toy_settings())
-    backbone.fit(data, "augment", seed=1, epochs=40)
+    backbone = toy_fitted("biasmf", data=data, epochs=40)
     return recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), toy_tasks(data)[1])["ndcg"]
 
 
@@ -87,8 +95,7 @@ class TestBeforeAnythingIsLearned:
 
     @staticmethod
     def ndcg(model: str, variant: str, *flags: str) -> float:
-        backbone = create_backbone(model, toy_settings(*flags))
-        backbone.fit(DATA, variant, seed=1, epochs=0)
+        backbone = toy_fitted(model, variant, *flags, epochs=0)
         return recall_and_ndcg(lambda users: backbone.score(users, "zero_shot"), toy_tasks(DATA)[1])["ndcg"]
 
     @staticmethod
@@ -261,7 +268,7 @@ class TestHistories:
     @staticmethod
     def trainer(model: str, *flags: str, data: TrainingData = DATA) -> Trainer:
         settings = toy_settings(*flags)
-        network = create_backbone(model, settings).network()
+        network = toy_backbone(model, *flags).network()
         fusion = Fusion(data, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
         return Trainer(network, fusion, data, settings.train, torch.device("cpu"), seed=1)
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from unit import backbones_world as bw
 
-from reclm.backbones.base import Backbone
-from reclm.backbones.loading import create_backbone
-from reclm.dataset import TrainingData, Variant
+from reclm.dataset import TrainingData
 from reclm.promotion.new_items import vectors_of_new_items
 
 
@@ -26,17 +24,11 @@ def without(data: TrainingData, gone: np.ndarray) -> TrainingData:
     )
 
 
-def fitted(name: str, data: TrainingData, variant: Variant = "augment") -> Backbone:
-    backbone = create_backbone(name, bw.toy_settings())
-    backbone.fit(data, variant, seed=1)
-    return backbone
-
-
 @pytest.mark.parametrize("name", ["biasmf", "ncf", "lightgcn", "als"])
 class TestANewItem:
     def test_is_recommended_to_the_users_of_its_circle(self, name: str) -> None:
         data = bw.toy_data()
-        backbone = fitted(name, without(data, bw.COLD))
+        backbone = bw.toy_fitted(name, data=without(data, bw.COLD))
         new = backbone.extended(data.item_ids[bw.COLD], vectors_of_new_items(backbone, data)[bw.COLD])
         ids, scores = new.recommend(data.user_ids.tolist(), k=3, items=data.item_ids[bw.COLD].tolist())
         best = [int(item.strip("item '")) // bw.ITEMS_EACH for item in ids[:, 0]]
@@ -45,7 +37,7 @@ class TestANewItem:
 
     def test_changes_nothing_for_the_items_that_were_there(self, name: str) -> None:
         data = bw.toy_data()
-        backbone = fitted(name, without(data, bw.COLD))
+        backbone = bw.toy_fitted(name, data=without(data, bw.COLD))
         new = backbone.extended(data.item_ids[bw.COLD], vectors_of_new_items(backbone, data)[bw.COLD])
         users = np.arange(bw.N_USERS)
         np.testing.assert_allclose(new.score(users)[:, : (~bw.COLD).sum()], backbone.score(users), rtol=1e-5)
@@ -55,7 +47,7 @@ class TestANewItem:
 class TestAnItemWithoutTextAndProfile:
     def test_gets_no_vector(self) -> None:
         data = bw.toy_data()
-        backbone = fitted("biasmf", without(data, bw.COLD))
+        backbone = bw.toy_fitted("biasmf", data=without(data, bw.COLD))
         assert data.item_content is not None and data.item_profile is not None
         silent = int(np.flatnonzero(bw.COLD)[0])
         for rows in (data.item_content, data.item_profile):
@@ -67,7 +59,7 @@ class TestAnItemWithoutTextAndProfile:
 
     def test_a_model_without_profiles_reads_none(self) -> None:
         data = bw.toy_data()
-        backbone = fitted("biasmf", without(data, bw.COLD), "base")
+        backbone = bw.toy_fitted("biasmf", "base", data=without(data, bw.COLD))
         assert data.item_profile is not None
         before = vectors_of_new_items(backbone, data)
         data.item_profile[bw.COLD] *= -1
