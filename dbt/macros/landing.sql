@@ -1,10 +1,11 @@
-{# Rows of one landing table with the order they came in: batch_number (dataset.json's order), then source_row. #}
-{% macro landed(table_name) -%}
-  select
-    landed.*,
-    coalesce(batches.batch_number, 1000000) as batch_number,
-  from {{ source('landing', table_name) }} as landed
-  left join {{ ref('stg_batches') }} as batches
-    on batches.table_name = '{{ table_name }}'
-    and batches.batch = regexp_extract(landed.filename, '([^/\\]+)\.parquet$', 1)
+{# The rows of the CTE `landed` with the position of their batch: batch_number is the order of dataset.json. Reads the
+   CTE `batches` (stg_batches) too. #}
+{% macro with_batch_number(table_name) -%}
+select
+  landed.*,
+  coalesce(batches.batch_number, 1000000) as batch_number,
+from landed
+left join batches
+  on batches.table_name = '{{ table_name }}'
+  and batches.batch = regexp_extract(landed.filename, '([^/\\]+)\.parquet$', 1)
 {%- endmacro %}

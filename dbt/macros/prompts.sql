@@ -1,9 +1,10 @@
-{# CTEs that end in `prompt_ranked`: `relation` (whose rows are told apart by `keys` and item_id, and have history_rank and
-   categories) with prompt_rank, the order in which items stand for a user in a prompt: in turn the latest and the most
-   typical, whose categories are the commonest among the rows of the same keys. Nothing but those rows has a say. #}
+{# CTEs that end in `prompt_ranked`: the rows of `relation` with prompt_rank, the order in which a prompt shows the items
+   of a user. It takes in turn the latest item and the most typical one, whose categories are the most frequent among the
+   rows with the same `keys`. The rows of `relation` are identified by `keys` and item_id, and have history_rank and
+   categories. #}
 {% macro prompt_ranks(relation, keys) -%}
 {% set keys = keys | join(', ') -%}
-labelled as (
+item_categories as (
   select
     {{ keys }},
     item_id,
@@ -11,12 +12,12 @@ labelled as (
   from {{ relation }}
 ),
 
-tastes as (
+category_counts as (
   select
     {{ keys }},
     category,
     count(*) as n_items,
-  from labelled
+  from item_categories
   group by {{ keys }}, category
 ),
 
@@ -25,29 +26,35 @@ typicality as (
     {{ keys }},
     item_id,
     avg(n_items) as typicality,
-  from labelled
-  inner join tastes using ({{ keys }}, category)
+  from item_categories
+  inner join category_counts using ({{ keys }}, category)
   group by {{ keys }}, item_id
 ),
 
-placed as (
+positioned as (
   select
     *,
-    row_number() over (partition by {{ keys }} order by history_rank) as place,
-    row_number() over (partition by {{ keys }} order by coalesce(typicality, 0) desc, history_rank) as typical_place,
+    row_number() over (partition by {{ keys }} order by history_rank) as position,
+    row_number() over (
+      partition by {{ keys }}
+      order by coalesce(typicality, 0) desc, history_rank
+    ) as typical_position,
   from {{ relation }}
   left join typicality using ({{ keys }}, item_id)
 ),
 
 prompt_ranked as (
   select
-    * exclude (place, typical_place, typicality),
-    row_number() over (partition by {{ keys }} order by least(2 * place - 1, 2 * typical_place), place) as prompt_rank,
-  from placed
+    * exclude (position, typical_position, typicality),
+    row_number() over (
+      partition by {{ keys }}
+      order by least(2 * position - 1, 2 * typical_position), position
+    ) as prompt_rank,
+  from positioned
 )
 {%- endmacro %}
 
-{# A user's neighbour as prompts and dialogues tell it, with the first three of the items that stand for them. #}
+{# A neighbour of a user as prompts and dialogues show it: the id, the score and up to three items of the neighbour. #}
 {% macro neighbour_entry(user_id, score, items) -%}
   {
     'user_id': {{ user_id }},

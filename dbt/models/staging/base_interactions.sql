@@ -1,18 +1,40 @@
 {{ config(materialized='table') }}
 
+{% set columns = ['user_id', 'item_id', 'event_ts', 'weight', 'split', 'in_sparse_train'] %}
+
 with landed as (
-  {{ landed('interactions') }}
+  select *
+  from {{ source('landing', 'interactions') }}
+),
+
+batches as (
+  select *
+  from {{ ref('stg_batches') }}
+),
+
+parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
 ),
 
 items as (
-  select distinct item_id
+  select *
   from {{ ref('base_items') }}
+),
+
+ordered as (
+  {{ with_batch_number('interactions') }}
+),
+
+accepted_items as (
+  select distinct item_id
+  from items
   where status = 'accepted'
 ),
 
 item_table as (
   select count(*) > 0 as landed
-  from {{ ref('base_items') }}
+  from items
 ),
 
 typed as (
@@ -24,33 +46,37 @@ typed as (
     try_cast(weight_text as double) as weight_value,
     lower(nullif(trim(split), '')) as split_label,
     coalesce(try_cast(nullif(trim(in_sparse_train), '') as boolean), false) as is_sparse_train,
-  from landed
+  from ordered
 ),
 
 judged as (
   select
     typed.*,
     case
-      when coalesce(typed.user_id, typed.item_id, event_ts, weight, split, in_sparse_train) is null then 'unreadable_line'
+      when coalesce(typed.user_id, typed.item_id, event_ts, weight, split, in_sparse_train) is null
+        then 'unreadable_line'
       when typed.user_id is null or not regexp_matches(typed.user_id, '\S') then 'missing_user_id'
       when typed.item_id is null or not regexp_matches(typed.item_id, '\S') then 'missing_item_id'
       when length(typed.user_id) > 512 or length(typed.item_id) > 512 then 'id_too_long'
       when parameters.has_event_ts and event_text is null then 'missing_timestamp'
-      when event_text is not null and coalesce(event_at < timestamptz '1970-01-01 00:00:00+00', true) then 'bad_timestamp'
+      when event_text is not null and coalesce(event_at < timestamptz '1970-01-01 00:00:00+00', true)
+        then 'bad_timestamp'
       when event_at > current_timestamp then 'future_event'
       when weight_text is not null and not coalesce(isfinite(weight_value), false) then 'bad_weight'
-      when parameters.split_mode = 'assigned' and coalesce(split_label not in ('train', 'valid', 'test', 'zero_shot'), true)
+      when
+        parameters.split_mode = 'assigned'
+        and coalesce(split_label not in ('train', 'valid', 'test', 'zero_shot'), true)
         then 'unknown_split'
-      when item_table.landed and items.item_id is null then 'unknown_item'
+      when item_table.landed and accepted_items.item_id is null then 'unknown_item'
     end as fault,
     coalesce(event_at >= parameters.known_until, false) as is_pending,
   from typed
-  cross join {{ ref('stg_parameters') }} as parameters
+  cross join parameters
   cross join item_table
-  left join items on items.item_id = typed.item_id
+  left join accepted_items on accepted_items.item_id = typed.item_id
 ),
 
-counted as (
+numbered as (
   select
     *,
     row_number() over (
@@ -79,25 +105,8 @@ select
     when is_pending then 'pending'
     else 'accepted'
   end as status,
+  {{ faulty_interaction_value() }} as faulty_value,
   case
-    when reason = 'missing_user_id' then user_id
-    when reason = 'missing_item_id' or reason = 'unknown_item' then item_id
-    when reason = 'id_too_long' and length(user_id) > 512 then user_id
-    when reason = 'id_too_long' then item_id
-    when reason in ('missing_timestamp', 'bad_timestamp', 'future_event') then event_ts
-    when reason = 'bad_weight' then weight
-    when reason = 'unknown_split' then split
-    when reason = 'duplicate' then concat_ws(' / ', user_id, item_id, event_ts)
-  end as faulty_value,
-  case
-    when reason is not null
-      then to_json({
-        'user_id': left(user_id, 2000),
-        'item_id': left(item_id, 2000),
-        'event_ts': left(event_ts, 2000),
-        'weight': left(weight, 2000),
-        'split': left(split, 2000),
-        'in_sparse_train': left(in_sparse_train, 2000),
-      })
+    when reason is not null then {{ raw_values(columns) }}
   end as raw,
-from counted
+from numbered

@@ -1,7 +1,19 @@
 {{ config(materialized='table') }}
 
+{% set columns = ['item_id', 'title', 'text', 'categories', 'created_ts', 'zero_shot', 'full_shot_candidate'] %}
+
 with landed as (
-  {{ landed('items') }}
+  select *
+  from {{ source('landing', 'items') }}
+),
+
+batches as (
+  select *
+  from {{ ref('stg_batches') }}
+),
+
+ordered as (
+  {{ with_batch_number('items') }}
 ),
 
 typed as (
@@ -11,14 +23,15 @@ typed as (
     {{ parse_timestamp('created_text') }} as created_at,
     try_cast(nullif(trim(zero_shot), '') as boolean) as zero_shot_flag,
     try_cast(nullif(trim(full_shot_candidate), '') as boolean) as candidate_flag,
-  from landed
+  from ordered
 ),
 
 judged as (
   select
     *,
     case
-      when coalesce(item_id, title, text, categories, created_ts, zero_shot, full_shot_candidate) is null then 'unreadable_line'
+      when coalesce(item_id, title, text, categories, created_ts, zero_shot, full_shot_candidate) is null
+        then 'unreadable_line'
       when item_id is null or not regexp_matches(item_id, '\S') then 'missing_item_id'
       when length(item_id) > 512 then 'id_too_long'
       when created_text is not null and created_at is null then 'bad_created_ts'
@@ -30,7 +43,7 @@ judged as (
   from typed
 ),
 
-counted as (
+numbered as (
   select
     *,
     row_number() over same_batch as nth_in_batch,
@@ -49,7 +62,10 @@ select
   item_id,
   {{ clean_text('title') }} as title,
   {{ clean_text('text') }} as text,
-  list_filter(list_transform(string_split({{ clean_text('categories') }}, '|'), lambda c: trim(c)), lambda c: c <> '') as categories,
+  list_filter(
+    list_transform(string_split({{ clean_text('categories') }}, '|'), lambda c: trim(c)),
+    lambda c: c <> ''
+  ) as categories,
   created_at as created_ts,
   zero_shot_flag as zero_shot,
   candidate_flag as full_shot_candidate,
@@ -72,14 +88,6 @@ select
   end as faulty_value,
   case
     when reason is not null
-      then to_json({
-        'item_id': left(item_id, 2000),
-        'title': left(title, 2000),
-        'text': left(text, 2000),
-        'categories': left(categories, 2000),
-        'created_ts': left(created_ts, 2000),
-        'zero_shot': left(zero_shot, 2000),
-        'full_shot_candidate': left(full_shot_candidate, 2000),
-      })
+      then {{ raw_values(columns) }}
   end as raw,
-from counted
+from numbered

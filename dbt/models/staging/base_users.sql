@@ -1,7 +1,17 @@
 {{ config(materialized='table') }}
 
 with landed as (
-  {{ landed('users') }}
+  select *
+  from {{ source('landing', 'users') }}
+),
+
+batches as (
+  select *
+  from {{ ref('stg_batches') }}
+),
+
+ordered as (
+  {{ with_batch_number('users') }}
 ),
 
 judged as (
@@ -12,10 +22,10 @@ judged as (
       when user_id is null or not regexp_matches(user_id, '\S') then 'missing_user_id'
       when length(user_id) > 512 then 'id_too_long'
     end as fault,
-  from landed
+  from ordered
 ),
 
-counted as (
+numbered as (
   select
     *,
     row_number() over (partition by user_id, fault, batch_number order by filename, source_row) as nth_in_batch,
@@ -39,6 +49,6 @@ select
   end as status,
   user_id as faulty_value,
   case
-    when reason is not null then to_json({'user_id': left(user_id, 2000), 'text': left(text, 2000)})
+    when reason is not null then {{ raw_values(['user_id', 'text']) }}
   end as raw,
-from counted
+from numbered

@@ -1,11 +1,16 @@
 {{ config(materialized='table') }}
 
-with listed as (
-  select from_json(content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR"}]') as batches
+with dataset as (
+  select *
   from {{ source('workspace', 'dataset') }}
 ),
 
-batches as (
+listed as (
+  select from_json(content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR"}]') as batches
+  from dataset
+),
+
+numbered as (
   select
     unnest(batches) as entry,
     generate_subscripts(batches, 1) as batch_number,
@@ -16,5 +21,5 @@ select
   entry.table as table_name,
   replace(entry.batch, '.parquet', '') as batch,
   min(batch_number) as batch_number,
-from batches
+from numbered
 group by all

@@ -1,7 +1,12 @@
 {{ config(materialized='ephemeral') }}
 
+with current_artifacts as (
+  select *
+  from {{ source('workspace', 'current_artifacts') }}
+)
+
 select
   kind,
   version,
   encoder,
-from {{ source('workspace', 'current_artifacts') }}
+from current_artifacts

@@ -1,25 +1,35 @@
 {{ config(materialized='ephemeral') }}
 
-with landed as (
+with vectors as (
+  select *
+  from {{ source('artifacts', 'vectors') }}
+),
+
+current_artifacts as (
+  select *
+  from {{ ref('stg_current_artifacts') }}
+),
+
+typed as (
   select
     text_hash,
     embedding::float[] as embedding,
     model,
     {{ artifact_version('filename') }} as version,
-  from {{ source('artifacts', 'vectors') }}
+  from vectors
 ),
 
 current_encoder as (
-  select coalesce(max(current.encoder), max(landed.model)) as model
-  from {{ ref('stg_current_artifacts') }} as current
-  left join landed on landed.version = current.version
-  where current.kind = 'embeddings'
+  select coalesce(max(current_artifacts.encoder), max(typed.model)) as model
+  from current_artifacts
+  left join typed on typed.version = current_artifacts.version
+  where current_artifacts.kind = 'embeddings'
 )
 
 select
-  landed.text_hash,
-  landed.embedding,
-  landed.model,
-from landed
-inner join current_encoder on current_encoder.model = landed.model
-qualify row_number() over (partition by landed.text_hash order by landed.version) = 1
+  typed.text_hash,
+  typed.embedding,
+  typed.model,
+from typed
+inner join current_encoder on current_encoder.model = typed.model
+qualify row_number() over (partition by typed.text_hash order by typed.version) = 1

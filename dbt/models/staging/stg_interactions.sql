@@ -1,3 +1,8 @@
+with base as (
+  select *
+  from {{ ref('base_interactions') }}
+)
+
 select
   user_id,
   item_id,
@@ -8,5 +13,5 @@ select
   batch_number,
   source_file,
   source_row,
-from {{ ref('base_interactions') }}
+from base
 where status = 'accepted'

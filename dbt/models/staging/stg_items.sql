@@ -1,3 +1,8 @@
+with base as (
+  select *
+  from {{ ref('base_items') }}
+)
+
 select
   item_id,
   title,
@@ -9,5 +14,5 @@ select
   first_landed,
   source_file,
   source_row,
-from {{ ref('base_items') }}
+from base
 where status = 'accepted'

@@ -1,5 +1,10 @@
 {{ config(materialized='table') }}
 
+with parameters as (
+  select *
+  from {{ source('workspace', 'parameters') }}
+)
+
 select
   dataset,
   regime,
@@ -17,4 +22,4 @@ select
   max_text_length,
   sparse_views,
   try_cast(nullif(as_of, '') as timestamptz) as known_until,
-from {{ source('workspace', 'parameters') }}
+from parameters

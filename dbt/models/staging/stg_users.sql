@@ -1,7 +1,12 @@
+with base as (
+  select *
+  from {{ ref('base_users') }}
+)
+
 select
   user_id,
   text,
   source_file,
   source_row,
-from {{ ref('base_users') }}
+from base
 where status = 'accepted'

@@ -1,47 +1,7 @@
-with visible as (
-  select
-    snapshots.snapshot,
-    snapshots.as_of,
-    interactions.user_id,
-    interactions.item_id,
-    interactions.event_ts,
-    interactions.known_at,
-    interactions.weight,
-    items.item_index,
-    items.categories,
-    parameters.seed,
-  from {{ ref('int_interactions') }} as interactions
-  inner join {{ ref('dim_items') }} as items on items.item_id = interactions.item_id
-  cross join {{ ref('stg_parameters') }} as parameters
-  inner join {{ ref('int_snapshots') }} as snapshots
-    on interactions.known_at < snapshots.as_of
-    and not items.is_zero_shot
-    and not (snapshots.snapshot = 'select' and items.is_pseudo_cold)
-  where
-    interactions.split in ('train', 'valid')
-    and (parameters.regime = 'dense' or interactions.in_sparse_train)
+with known_interactions as (
+  select *
+  from {{ ref('int_known_interactions') }}
 )
-,
-
-ranked as (
-  select
-    *,
-    row_number() over (
-      partition by snapshot, user_id
-      order by event_ts desc nulls last, known_at desc, item_index
-    ) as recency_rank,
-    row_number() over (
-      partition by snapshot, user_id
-      order by
-        event_ts desc nulls last,
-        known_at desc,
-        case when event_ts is null then {{ hash_text('seed', 'history', 'user_id || chr(31) || item_id') }} end,
-        item_index
-    ) as history_rank,
-  from visible
-),
-
-{{ prompt_ranks('ranked', ['snapshot', 'user_id']) }}
 
 select
   snapshot,
@@ -54,4 +14,4 @@ select
   recency_rank,
   history_rank,
   prompt_rank,
-from prompt_ranked
+from known_interactions

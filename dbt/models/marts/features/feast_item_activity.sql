@@ -1,9 +1,29 @@
-with recent as (
+with snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+items as (
+  select *
+  from {{ ref('dim_items') }}
+),
+
+status as (
+  select *
+  from {{ ref('fct_item_status') }}
+),
+
+known_interactions as (
+  select *
+  from {{ ref('fct_known_interactions') }}
+),
+
+recent as (
   select
     snapshot,
     item_id,
     count(*) filter (known_at >= as_of - interval 30 days) as n_users_recent,
-  from {{ ref('fct_known_interactions') }}
+  from known_interactions
   group by snapshot, item_id
 )
 
@@ -18,9 +38,9 @@ select
     order by status.n_interactions desc, items.item_index
   ) as popularity_rank,
   status.coldness,
-from {{ ref('fct_item_status') }} as status
-inner join {{ ref('dim_items') }} as items on items.item_id = status.item_id
-inner join {{ ref('int_snapshots') }} as snapshots on snapshots.snapshot = status.snapshot
+from status
+inner join items on items.item_id = status.item_id
+inner join snapshots on snapshots.snapshot = status.snapshot
 left join recent
   on recent.snapshot = status.snapshot
   and recent.item_id = status.item_id

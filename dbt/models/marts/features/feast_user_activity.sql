@@ -1,17 +1,39 @@
-with category_counts as (
+with snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+items as (
+  select *
+  from {{ ref('dim_items') }}
+),
+
+status as (
+  select *
+  from {{ ref('fct_user_status') }}
+),
+
+known_interactions as (
+  select *
+  from {{ ref('fct_known_interactions') }}
+),
+
+known_categories as (
   select
-    known.snapshot,
-    known.user_id,
+    known_interactions.snapshot,
+    known_interactions.user_id,
+    unnest(items.categories) as category,
+  from known_interactions
+  inner join items on items.item_id = known_interactions.item_id
+),
+
+category_counts as (
+  select
+    snapshot,
+    user_id,
     count(distinct category) as n_categories,
-  from (
-    select
-      snapshot,
-      user_id,
-      unnest(categories) as category,
-    from {{ ref('fct_known_interactions') }}
-    inner join {{ ref('dim_items') }} using (item_id)
-  ) as known
-  group by known.snapshot, known.user_id
+  from known_categories
+  group by snapshot, user_id
 ),
 
 latest as (
@@ -19,7 +41,7 @@ latest as (
     snapshot,
     user_id,
     max(known_at) as last_known_at,
-  from {{ ref('fct_known_interactions') }}
+  from known_interactions
   group by snapshot, user_id
 )
 
@@ -31,8 +53,8 @@ select
   coalesce(category_counts.n_categories, 0) as n_categories,
   epoch(snapshots.as_of - latest.last_known_at) / 86400.0 as days_since_last,
   status.activity,
-from {{ ref('fct_user_status') }} as status
-inner join {{ ref('int_snapshots') }} as snapshots on snapshots.snapshot = status.snapshot
+from status
+inner join snapshots on snapshots.snapshot = status.snapshot
 left join category_counts
   on category_counts.snapshot = status.snapshot
   and category_counts.user_id = status.user_id

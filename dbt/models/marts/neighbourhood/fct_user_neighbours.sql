@@ -1,10 +1,20 @@
+with snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+user_neighbours as (
+  select *
+  from {{ ref('int_user_neighbours') }}
+  where dialogue_id = ''
+)
+
 select
-  neighbours.snapshot,
+  user_neighbours.snapshot,
   snapshots.as_of,
-  neighbours.user_id,
-  neighbours.neighbour_id,
-  neighbours.score::double as score,
-  neighbours.rank::bigint as rank,
-from {{ ref('int_user_neighbours') }} as neighbours
-inner join {{ ref('int_snapshots') }} as snapshots on snapshots.snapshot = neighbours.snapshot
-where neighbours.dialogue_id = ''
+  user_neighbours.user_id,
+  user_neighbours.neighbour_id,
+  user_neighbours.score::double as score,
+  user_neighbours.rank::bigint as rank,
+from user_neighbours
+inner join snapshots on snapshots.snapshot = user_neighbours.snapshot

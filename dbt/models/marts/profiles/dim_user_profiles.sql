@@ -1,1 +1,16 @@
-{{ current_profiles('user', false) }}
+with snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+profiles as (
+  select *
+  from {{ ref('fct_user_profiles') }}
+),
+
+current_artifacts as (
+  select *
+  from {{ ref('stg_current_artifacts') }}
+)
+
+{{ current_profiles(['user_id']) }}

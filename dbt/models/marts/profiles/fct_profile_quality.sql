@@ -1,3 +1,14 @@
+with quality as (
+  select *
+  from {{ source('artifacts', 'profile_quality') }}
+),
+
+current_artifacts as (
+  select *
+  from {{ ref('stg_current_artifacts') }}
+  where kind = 'profiles'
+)
+
 select
   quality.version,
   quality.snapshot,
@@ -6,8 +17,6 @@ select
   quality.metric,
   quality.value::double as value,
   quality.n::bigint as n,
-  current.version is not null as is_current,
-from {{ source('artifacts', 'profile_quality') }} as quality
-left join {{ ref('stg_current_artifacts') }} as current
-  on current.kind = 'profiles'
-  and current.version = quality.version
+  current_artifacts.version is not null as is_current,
+from quality
+left join current_artifacts on current_artifacts.version = quality.version

@@ -3,69 +3,87 @@ with parameters as (
   from {{ ref('stg_parameters') }}
 ),
 
-latest as (
-  select
-    known.snapshot,
-    known.item_id,
-    known.user_id,
-    row_number() over (
-      partition by known.snapshot, known.item_id
-      order by known.known_at desc, known.event_ts desc nulls last, known.user_id
-    ) as place,
-  from {{ ref('fct_known_interactions') }} as known
-  qualify place <= (select prompt_history from parameters)
+snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
 ),
 
-readers as (
+cards as (
+  select *
+  from {{ ref('int_item_cards') }}
+),
+
+known_interactions as (
+  select *
+  from {{ ref('int_known_interactions') }}
+),
+
+text_neighbours as (
+  select *
+  from {{ ref('int_item_text_neighbours') }}
+),
+
+latest as (
   select
     snapshot,
     item_id,
-    list({'user_id': user_id} order by place) as users,
+    user_id,
+    row_number() over (
+      partition by snapshot, item_id
+      order by known_at desc, event_ts desc nulls last, user_id
+    ) as position,
+  from known_interactions
+  qualify position <= (select prompt_history from parameters)
+),
+
+audiences as (
+  select
+    snapshot,
+    item_id,
+    list({'user_id': user_id} order by position) as users,
   from latest
   group by snapshot, item_id
 ),
 
-around as (
+neighbours as (
   select
-    neighbours.snapshot,
-    neighbours.item_id,
+    text_neighbours.snapshot,
+    text_neighbours.item_id,
     list(
       {
         'item_id': cards.item_id,
         'line': cards.line,
-        'score': round(neighbours.score, 4),
+        'score': round(text_neighbours.score, 4),
       }
-      order by neighbours.rank
-    ) as neighbours,
-  from {{ ref('int_item_text_neighbours') }} as neighbours
-  inner join {{ ref('int_item_cards') }} as cards on cards.item_id = neighbours.neighbour_id
-  cross join parameters
-  where neighbours.rank <= parameters.prompt_neighbours
-  group by neighbours.snapshot, neighbours.item_id
+      order by text_neighbours.rank
+    ) as items,
+  from text_neighbours
+  inner join cards on cards.item_id = text_neighbours.neighbour_id
+  where text_neighbours.rank <= (select prompt_neighbours from parameters)
+  group by text_neighbours.snapshot, text_neighbours.item_id
 ),
 
-told as (
+described as (
   select
     snapshots.snapshot,
     snapshots.as_of,
-    items.item_id,
-    coalesce(len(readers.users), 0) as n_audience,
-    to_json(coalesce(readers.users, [])) as audience,
+    cards.item_id,
+    coalesce(len(audiences.users), 0) as n_audience,
+    to_json(coalesce(audiences.users, [])) as audience,
     cards.line,
-    coalesce({{ prompt_text('items.text', 300) }}, '') as text,
-    to_json(coalesce(around.neighbours, [])) as neighbours,
-  from {{ ref('dim_items') }} as items
-  inner join {{ ref('int_item_cards') }} as cards on cards.item_id = items.item_id
-  cross join {{ ref('int_snapshots') }} as snapshots
-  left join readers
-    on readers.snapshot = snapshots.snapshot
-    and readers.item_id = items.item_id
-  left join around
-    on around.snapshot = snapshots.snapshot
-    and around.item_id = items.item_id
+    cards.text,
+    to_json(coalesce(neighbours.items, [])) as neighbours,
+  from cards
+  cross join snapshots
+  left join audiences
+    on audiences.snapshot = snapshots.snapshot
+    and audiences.item_id = cards.item_id
+  left join neighbours
+    on neighbours.snapshot = snapshots.snapshot
+    and neighbours.item_id = cards.item_id
 )
 
 select
   *,
   sha256(concat_ws(chr(10), line, text, neighbours::varchar)) as prompt_hash,
-from told
+from described

@@ -1,41 +1,64 @@
-with shown as (
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+users as (
+  select *
+  from {{ ref('dim_users') }}
+),
+
+histories as (
   select *
   from {{ ref('int_user_histories') }}
 ),
 
-around as (
-  select
-    neighbours.snapshot,
-    neighbours.user_id,
-    list({{ neighbour_entry('neighbours.neighbour_id', 'neighbours.score', 'shown.items') }} order by neighbours.rank) as neighbours,
-  from {{ ref('fct_user_neighbours') }} as neighbours
-  inner join shown
-    on shown.snapshot = neighbours.snapshot
-    and shown.user_id = neighbours.neighbour_id
-  cross join {{ ref('stg_parameters') }} as parameters
-  where neighbours.rank <= parameters.prompt_neighbours
-  group by neighbours.snapshot, neighbours.user_id
+user_neighbours as (
+  select *
+  from {{ ref('int_user_neighbours') }}
+  where dialogue_id = ''
 ),
 
-told as (
+neighbours as (
+  select
+    user_neighbours.snapshot,
+    user_neighbours.user_id,
+    list(
+      {{ neighbour_entry('user_neighbours.neighbour_id', 'user_neighbours.score', 'histories.items') }}
+      order by user_neighbours.rank
+    ) as users,
+  from user_neighbours
+  inner join histories
+    on histories.snapshot = user_neighbours.snapshot
+    and histories.user_id = user_neighbours.neighbour_id
+  where user_neighbours.rank <= (select prompt_neighbours from parameters)
+  group by user_neighbours.snapshot, user_neighbours.user_id
+),
+
+described as (
   select
     snapshots.snapshot,
     snapshots.as_of,
     users.user_id,
-    coalesce(len(shown.items), 0) as n_history,
-    to_json(coalesce(shown.items, [])) as history,
-    to_json(coalesce(around.neighbours, [])) as neighbours,
-  from {{ ref('dim_users') }} as users
-  cross join {{ ref('int_snapshots') }} as snapshots
-  left join shown
-    on shown.snapshot = snapshots.snapshot
-    and shown.user_id = users.user_id
-  left join around
-    on around.snapshot = snapshots.snapshot
-    and around.user_id = users.user_id
+    coalesce(len(histories.items), 0) as n_history,
+    to_json(coalesce(histories.items, [])) as history,
+    to_json(coalesce(neighbours.users, [])) as neighbours,
+  from users
+  cross join snapshots
+  left join histories
+    on histories.snapshot = snapshots.snapshot
+    and histories.user_id = users.user_id
+  left join neighbours
+    on neighbours.snapshot = snapshots.snapshot
+    and neighbours.user_id = users.user_id
 )
 
 select
   *,
   sha256(concat_ws(chr(10), history::varchar, neighbours::varchar)) as prompt_hash,
-from told
+from described

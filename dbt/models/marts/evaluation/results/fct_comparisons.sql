@@ -1,4 +1,14 @@
-{{ current_results('evaluation', 'comparisons', {
+with results as (
+  select *
+  from {{ source('artifacts', 'comparisons') }}
+),
+
+current_artifacts as (
+  select *
+  from {{ ref('stg_current_artifacts') }}
+)
+
+{{ current_results('evaluation', {
   'dataset': 'varchar',
   'regime': 'varchar',
   'setting': 'varchar',

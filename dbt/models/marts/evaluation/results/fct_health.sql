@@ -1,4 +1,14 @@
-{{ current_results('health', 'health_checks', {
+with results as (
+  select *
+  from {{ source('artifacts', 'health_checks') }}
+),
+
+current_artifacts as (
+  select *
+  from {{ ref('stg_current_artifacts') }}
+)
+
+{{ current_results('health', {
   'checked_at': 'timestamptz',
   'dataset': 'varchar',
   'as_of': 'timestamptz',

@@ -1,3 +1,8 @@
+with decisions as (
+  select *
+  from {{ source('artifacts', 'promotions') }}
+)
+
 select
   version::varchar as version,
   decided_at::timestamptz as decided_at,
@@ -23,4 +28,4 @@ select
   diff_lo::double as diff_lo,
   diff_hi::double as diff_hi,
   guards::varchar as guards,
-from {{ source('artifacts', 'promotions') }}
+from decisions

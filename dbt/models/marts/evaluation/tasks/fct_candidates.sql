@@ -1,6 +1,16 @@
 with parameters as (
-  select split_mode
+  select *
   from {{ ref('stg_parameters') }}
+),
+
+interactions as (
+  select *
+  from {{ ref('int_interactions') }}
+),
+
+catalogue as (
+  select *
+  from {{ ref('dim_items') }}
 ),
 
 trained as (
@@ -8,18 +18,18 @@ trained as (
     item_id,
     bool_or(split = 'train') as in_train,
     bool_or(split = 'valid') as in_valid,
-  from {{ ref('int_interactions') }}
+  from interactions
   group by item_id
 ),
 
 items as (
   select
-    dim_items.*,
+    catalogue.*,
     coalesce(trained.in_train, false) as in_train,
     coalesce(trained.in_valid, false) as in_valid,
-    bool_or(dim_items.full_shot_candidate is not null) over () as has_candidates,
-  from {{ ref('dim_items') }} as dim_items
-  left join trained on trained.item_id = dim_items.item_id
+    bool_or(catalogue.full_shot_candidate is not null) over () as has_candidates,
+  from catalogue
+  left join trained on trained.item_id = catalogue.item_id
 )
 
 select

@@ -1,11 +1,26 @@
+with snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+interactions as (
+  select *
+  from {{ ref('int_interactions') }}
+),
+
+items as (
+  select *
+  from {{ ref('dim_items') }}
+)
+
 select
   snapshots.snapshot,
   'full_shot' as setting,
   interactions.user_id,
   interactions.item_id,
-from {{ ref('int_interactions') }} as interactions
-inner join {{ ref('dim_items') }} as items on items.item_id = interactions.item_id
-cross join {{ ref('int_snapshots') }} as snapshots
+from interactions
+inner join items on items.item_id = interactions.item_id
+cross join snapshots
 where
   case snapshots.snapshot
     when 'final' then interactions.split in ('train', 'valid')

@@ -1,14 +1,22 @@
-with asked as (
+with interactions as (
+  select *
+  from {{ ref('int_interactions') }}
+),
+
+candidates as (
+  select *
+  from {{ ref('fct_candidates') }}
+),
+
+candidate_interactions as (
   select
+    candidates.snapshot,
+    candidates.setting,
     interactions.user_id,
     interactions.item_id,
     interactions.split,
-    items.is_pseudo_cold,
-    candidates.snapshot,
-    candidates.setting,
-  from {{ ref('int_interactions') }} as interactions
-  inner join {{ ref('dim_items') }} as items on items.item_id = interactions.item_id
-  inner join {{ ref('fct_candidates') }} as candidates on candidates.item_id = interactions.item_id
+  from interactions
+  inner join candidates on candidates.item_id = interactions.item_id
 )
 
 select
@@ -16,7 +24,7 @@ select
   setting,
   user_id,
   item_id,
-from asked
+from candidate_interactions
 where
   case concat(snapshot, '/', setting)
     when 'final/full_shot' then split = 'test'

@@ -121,9 +121,9 @@ def neighbours_of(snapshot, log, views, settings):
 def model(dbt, session):
     dbt.config(materialized="table")
     parameters = dbt.ref("stg_parameters")
-    known = dbt.ref("fct_known_interactions")
-    items = dbt.ref("dim_items")
-    views = dbt.ref("int_dialogue_views")
+    known = dbt.ref("int_known_interactions")
+    items = dbt.ref("int_catalogue")
+    views = dbt.ref("int_user_dialogue_views")
     row = parameters.df().iloc[0]
     settings = {name: int(row[name]) for name in ("neighbours", "seed")}
     log = known.set_alias("k").join(items.set_alias("i"), "k.item_id = i.item_id")

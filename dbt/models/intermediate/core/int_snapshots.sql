@@ -1,11 +1,21 @@
-with ranked as (
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+first_interactions as (
+  select event_ts
+  from {{ ref('int_first_interactions') }}
+  where event_ts is not null
+),
+
+ranked as (
   select
     event_ts,
     row_number() over (order by event_ts) - 1 as position,
     count(*) over () as n,
     min(event_ts) over () as earliest,
-  from {{ ref('int_first_interactions') }}
-  where event_ts is not null
+  from first_interactions
 ),
 
 quantiles as (
@@ -14,7 +24,7 @@ quantiles as (
     min(ranked.event_ts) filter (position >= floor(n * (train_share + valid_share))) as after_valid,
     min(earliest) as earliest,
   from ranked
-  cross join {{ ref('stg_parameters') }}
+  cross join parameters
 ),
 
 cut_offs as (
@@ -30,7 +40,7 @@ cut_offs as (
       else {{ split_date("'test'") }}
     end as test_from,
     split_mode = 'assigned' as ts_is_synthetic,
-  from {{ ref('stg_parameters') }}
+  from parameters
   left join quantiles on true
 )
 

@@ -1,4 +1,9 @@
-with cleaned as (
+with items as (
+  select *
+  from {{ ref('int_catalogue') }}
+),
+
+cleaned as (
   select
     item_id,
     item_index,
@@ -7,7 +12,8 @@ with cleaned as (
       list_transform(coalesce(categories, [])[1:4], lambda c: {{ prompt_text('c', 40) }}),
       lambda c: c <> ''
     ) as categories,
-  from {{ ref('dim_items') }}
+    coalesce({{ prompt_text('text', 300) }}, '') as text,
+  from items
 )
 
 select
@@ -19,4 +25,5 @@ select
     when title = '' and len(categories) = 0 then 'item ' || {{ prompt_text('item_id', 60) }}
     else concat_ws(': ', nullif(array_to_string(categories, ', '), ''), nullif(title, ''))
   end as line,
+  text,
 from cleaned

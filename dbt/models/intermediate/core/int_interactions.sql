@@ -10,11 +10,21 @@ cut_offs as (
   from {{ ref('int_snapshots') }}
 ),
 
+items as (
+  select *
+  from {{ ref('int_items') }}
+),
+
+first_interactions as (
+  select *
+  from {{ ref('int_first_interactions') }}
+),
+
 assigned as (
   select
-    interactions.*,
+    first_interactions.*,
     case
-      when parameters.split_mode = 'assigned' then interactions.split
+      when parameters.split_mode = 'assigned' then first_interactions.split
       when event_ts < cut_offs.valid_from then 'train'
       when event_ts < cut_offs.test_from then 'valid'
       else 'test'
@@ -24,12 +34,13 @@ assigned as (
       when not items.is_zero_shot and period = 'zero_shot' then 'test'
       else period
     end as own_split,
-  from {{ ref('int_first_interactions') }} as interactions
-  inner join {{ ref('int_items') }} as items on items.item_id = interactions.item_id
+  from first_interactions
+  inner join items on items.item_id = first_interactions.item_id
   cross join parameters
   cross join cut_offs
 ),
 
+-- Data that came with splits but without a validation slice gets one, drawn by hash from train.
 lots as (
   select
     assigned.*,

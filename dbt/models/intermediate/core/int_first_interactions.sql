@@ -1,4 +1,14 @@
-with ordered as (
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+interactions as (
+  select *
+  from {{ ref('stg_interactions') }}
+),
+
+ordered as (
   select
     interactions.*,
     case
@@ -6,16 +16,21 @@ with ordered as (
       when split = 'valid' then 1
       else 2
     end as split_rank,
-    {'split_rank': split_rank, 'event_ts': coalesce(event_ts, timestamptz 'infinity'), 'batch': batch_number, 'source_row': source_row} as place,
-  from {{ ref('stg_interactions') }} as interactions
-  cross join {{ ref('stg_parameters') }} as parameters
+    {
+      'split_rank': split_rank,
+      'event_ts': coalesce(event_ts, timestamptz 'infinity'),
+      'batch': batch_number,
+      'source_row': source_row,
+    } as order_key,
+  from interactions
+  cross join parameters
 ),
 
 firsts as (
   select
     user_id,
     item_id,
-    arg_min({'event_ts': event_ts, 'split': split, 'weight': weight}, place) as first_row,
+    arg_min({'event_ts': event_ts, 'split': split, 'weight': weight}, order_key) as first_row,
     bool_or(in_sparse_train) as in_sparse_train,
     count(*) as n_events,
   from ordered

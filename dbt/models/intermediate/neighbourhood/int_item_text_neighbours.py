@@ -71,8 +71,8 @@ def neighbours_of(snapshot, items, top_k):
 def model(dbt, session):
     dbt.config(materialized="table")
     parameters = dbt.ref("stg_parameters")
-    status = dbt.ref("fct_item_status")
-    items = dbt.ref("dim_items")
+    status = dbt.ref("int_item_status")
+    items = dbt.ref("int_catalogue")
     top_k = int(parameters.df().iloc[0]["neighbours"])
     texts = items.project("item_id, item_index, coalesce(full_text, '') as full_text")
     frame = status.set_alias("s").join(texts.set_alias("i"), "s.item_id = i.item_id")

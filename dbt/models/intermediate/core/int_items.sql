@@ -10,66 +10,41 @@ cut_offs as (
   from {{ ref('int_snapshots') }}
 ),
 
-landed as (
-  select
-    item_id,
-    title,
-    left(text, (select max_text_length from parameters)) as text,
-    categories,
-    created_ts,
-    zero_shot,
-    full_shot_candidate,
-    row_number() over (order by first_landed.batch_number, first_landed.source_row, item_id) - 1 as item_index,
-  from {{ ref('stg_items') }}
+items as (
+  select *
+  from {{ ref('int_item_listing') }}
 ),
 
-from_log as (
-  select
-    item_id,
-    null::varchar as title,
-    null::varchar as text,
-    []::varchar[] as categories,
-    null::timestamptz as created_ts,
-    null::boolean as zero_shot,
-    null::boolean as full_shot_candidate,
-    row_number() over (order by try_cast(item_id as double) nulls last, item_id) - 1 as item_index,
-  from (
-    select distinct item_id
-    from {{ ref('int_first_interactions') }}
-    where (select count(*) = 0 from landed)
-  )
-),
-
-catalogue as (
-  select * from landed
-  union all
-  select * from from_log
+first_interactions as (
+  select *
+  from {{ ref('int_first_interactions') }}
 ),
 
 seen as (
   select
-    interactions.item_id,
+    first_interactions.item_id,
     min(case when parameters.split_mode = 'temporal' then event_ts else {{ split_date('split') }} end) as first_seen_at,
     bool_or(split = 'zero_shot') as has_zero_shot_rows,
-  from {{ ref('int_first_interactions') }} as interactions
+  from first_interactions
   cross join parameters
-  group by interactions.item_id
+  group by first_interactions.item_id
 ),
 
 described as (
   select
-    catalogue.*,
+    items.*,
     seen.first_seen_at,
     coalesce(seen.first_seen_at < cut_offs.valid_from, false) as seen_in_train,
     coalesce(seen.has_zero_shot_rows, false) as has_zero_shot_rows,
-    bool_or(catalogue.zero_shot is not null) over () as has_flags,
-    {{ hash_text('parameters.seed', 'zero_shot', 'catalogue.item_id') }} as lot,
-  from catalogue
+    bool_or(items.zero_shot is not null) over () as has_flags,
+    {{ hash_text('parameters.seed', 'zero_shot', 'items.item_id') }} as lot,
+  from items
   cross join parameters
   cross join cut_offs
-  left join seen on seen.item_id = catalogue.item_id
+  left join seen on seen.item_id = items.item_id
 ),
 
+-- Where the data does not say which items are zero-shot, a share of the trained ones is held out, drawn by hash.
 drawn as (
   select
     *,

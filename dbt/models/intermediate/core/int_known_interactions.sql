@@ -1,0 +1,76 @@
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+snapshots as (
+  select *
+  from {{ ref('int_snapshots') }}
+),
+
+items as (
+  select *
+  from {{ ref('int_catalogue') }}
+),
+
+interactions as (
+  select *
+  from {{ ref('int_interactions') }}
+),
+
+visible as (
+  select
+    snapshots.snapshot,
+    snapshots.as_of,
+    interactions.user_id,
+    interactions.item_id,
+    interactions.event_ts,
+    interactions.known_at,
+    interactions.weight,
+    items.item_index,
+    items.categories,
+    parameters.seed,
+  from interactions
+  inner join items on items.item_id = interactions.item_id
+  cross join parameters
+  inner join snapshots
+    on interactions.known_at < snapshots.as_of
+    and not items.is_zero_shot
+    and not (snapshots.snapshot = 'select' and items.is_pseudo_cold)
+  where
+    interactions.split in ('train', 'valid')
+    and (parameters.regime = 'dense' or interactions.in_sparse_train)
+),
+
+ranked as (
+  select
+    *,
+    row_number() over (
+      partition by snapshot, user_id
+      order by event_ts desc nulls last, known_at desc, item_index
+    ) as recency_rank,
+    row_number() over (
+      partition by snapshot, user_id
+      order by
+        event_ts desc nulls last,
+        known_at desc,
+        case when event_ts is null then {{ hash_text('seed', 'history', 'user_id || chr(31) || item_id') }} end,
+        item_index
+    ) as history_rank,
+  from visible
+),
+
+{{ prompt_ranks('ranked', ['snapshot', 'user_id']) }}
+
+select
+  snapshot,
+  as_of,
+  user_id,
+  item_id,
+  event_ts,
+  known_at,
+  weight,
+  recency_rank,
+  history_rank,
+  prompt_rank,
+from prompt_ranked
