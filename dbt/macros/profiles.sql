@@ -1,19 +1,10 @@
 {# Users and items have the same profile tables; these macros write the shared part. `entity` is user or item. #}
 
-{# All profiles of ids that still exist, with their quality. Reads three CTEs: `landed_profiles` (the artifacts' rows), the
-   dimension `users` or `items`, and `embeddings`. #}
+{# All profiles of ids that still exist, with their quality. Reads three CTEs: `landed_profiles` (the rows of the
+   artifacts), the dimension `users` or `items`, and `embeddings`. #}
 {% macro scored_profiles(entity) -%}
 existing as (
-  select
-    *,
-    regexp_extract(
-      profile,
-      '^\s*(?:User|Item) identity:\s*([^;:]*);\s*(?:User|Item) interests:\s*([^;:]*)$',
-      ['identity', 'interests'],
-      'i'
-    ) as parts,
-    list_transform(string_split((parts).identity, ','), lambda p: trim(p)) as identity,
-    list_transform(string_split((parts).interests, ','), lambda p: trim(p)) as interests,
+  select *
   from landed_profiles
   where {{ entity }}_id in (select {{ entity }}_id from {{ entity }}s)
   qualify row_number() over (partition by {{ entity }}_id, as_of, version order by snapshot) = 1
@@ -24,7 +15,7 @@ phrases as (
     * exclude (identity, interests),
     {{ filled_phrases('identity') }} as identity,
     {{ filled_phrases('interests') }} as interests,
-    len(existing.identity) + len(existing.interests) as n_phrases,
+    coalesce(len(existing.identity) + len(existing.interests), 0) as n_phrases,
   from existing
 ),
 
@@ -72,8 +63,8 @@ left join encoded on encoded.text_hash = sha256(phrases.profile)
   end
 {%- endmacro %}
 
-{# The newest profile of the current version for each combination of `keys`, none of them later than the newest snapshot.
-   Reads the CTEs `profiles`, `current_artifacts` and `snapshots`. #}
+{# The newest profile of the current version for each combination of `keys`, none later than the newest snapshot. Reads
+   the CTEs `profiles`, `current_artifacts` and `snapshots`. #}
 {% macro current_profiles(keys) -%}
 select profiles.*
 from profiles

@@ -1,7 +1,7 @@
-{# CTEs that end in `prompt_ranked`: the rows of `relation` with prompt_rank, the order in which a prompt shows the items
-   of a user. It takes in turn the latest item and the most typical one, whose categories are the most frequent among the
-   rows with the same `keys`. The rows of `relation` are identified by `keys` and item_id, and have history_rank and
-   categories. #}
+{# CTEs that end in `prompt_ranked`: the rows of `relation` with prompt_rank, the order in which a prompt shows the
+   items of a user. It takes in turn the latest item and the most typical one, whose categories are the most frequent
+   among the rows with the same `keys`. The rows of `relation` are identified by `keys` and item_id, and have
+   history_rank and categories. #}
 {% macro prompt_ranks(relation, keys) -%}
 {% set keys = keys | join(', ') -%}
 item_categories as (

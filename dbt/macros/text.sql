@@ -3,19 +3,22 @@
   regexp_replace({{ column }}, '[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}]', ' ', 'g')
 {%- endmacro %}
 
-{# Tags and chat templates' own tokens become spaces, as reclm.profiles.grammar.strip_markup takes them out; of marks in
-   brackets only the known ones, since a film may well be called [REC]. #}
+{# Tags and tokens of chat templates become spaces, as in reclm.profiles.grammar.strip_markup. Of marks in brackets only
+   the known ones do, since a film can be called [REC]. #}
 {% macro without_markup(text) -%}
   regexp_replace(
     {{ text }},
-    '<\|[^<>|]{0,64}\|>|<<?/?[A-Za-z_][\w-]{0,31}(?:\s[^<>]{0,200})?/?>>?|\[/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z]+|CLS|SEP|PAD|UNK|MASK|BOS|EOS)\]',
-    ' ', 'g'
+    '<\|[^<>|]{0,64}\|>'
+    '|<<?/?[A-Za-z_][\w-]{0,31}(?:\s[^<>]{0,200})?/?>>?'
+    '|\[/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z]+|CLS|SEP|PAD|UNK|MASK|BOS|EOS)\]',
+    ' ',
+    'g'
   )
 {%- endmacro %}
 
-{# A text from the log as it may stand inside a prompt: one line, capped, without tags and chat templates' own tokens
-   (</s>, <|im_start|>, [INST], <<SYS>> …); what is left cannot build one, because no angle bracket and no [UPPER] mark
-   survives. #}
+{# A text from the log made safe for a prompt: one line, cut to `length`, without tags and tokens of chat templates
+   (</s>, <|im_start|>, [INST], <<SYS>> …). The rest cannot form such a token, because angle brackets and [UPPER] marks
+   are replaced. #}
 {% macro prompt_text(column, length) -%}
   trim(left(
     regexp_replace(

@@ -1,11 +1,14 @@
-{# A moment from text: ISO 8601 with or without a zone (without: UTC), seconds, milliseconds, microseconds or
-   nanoseconds since 1970 (told apart by size), or the 12-hour form of Microsoft's news log. NULL when it is none. #}
+{# A time from text: ISO 8601 with or without a zone (without: UTC), seconds, milliseconds, microseconds or
+   nanoseconds since 1970 (told apart by size), or the 12-hour form of Microsoft's news log. NULL for other texts. #}
 {% macro parse_timestamp(text) -%}
   case
     when regexp_full_match({{ text }}, '[+-]?[0-9]{1,20}(\.[0-9]*)?([eE][+]?[0-9]{1,2})?')
       then {{ epoch_timestamp('try_cast(' ~ text ~ ' as double)') }}
     when isfinite(try_cast({{ text }} as timestamptz)) then try_cast({{ text }} as timestamptz)
-    else try_strptime({{ text }}, ['%m/%d/%Y %I:%M:%S %p', '%a, %d %b %Y %H:%M:%S GMT', '%Y%m%dT%H%M%SZ']) at time zone 'UTC'
+    else try_strptime(
+      {{ text }},
+      ['%m/%d/%Y %I:%M:%S %p', '%a, %d %b %Y %H:%M:%S GMT', '%Y%m%dT%H%M%SZ']
+    ) at time zone 'UTC'
   end
 {%- endmacro %}
 
@@ -18,7 +21,7 @@
   end
 {%- endmacro %}
 
-{# Data that came with its split has no clock of its own: every split gets one date. #}
+{# The fixed date of a split, for data that came with its splits. #}
 {% macro split_date(split) -%}
   case {{ split }}
     when 'train' then timestamptz '2000-01-01 00:00:00+00'
@@ -27,7 +30,7 @@
   end
 {%- endmacro %}
 
-{# When this build ran: the `created_at` of feature rows, by which the feature store picks the newest of equal moments. #}
+{# When this build ran: the `created_at` of feature rows. Of rows with one as_of the feature store takes the newest. #}
 {% macro build_time() -%}
   timestamptz '{{ run_started_at.astimezone(modules.pytz.utc).strftime("%Y-%m-%d %H:%M:%S+00") }}'
 {%- endmacro %}

@@ -139,7 +139,7 @@ def parse(text: str | None) -> Parsed:
     """Reads a profile. White space around phrases and one full stop at the end are forgiven; nothing else is."""
     if text is None or not text.strip():
         return Parsed(EMPTY, reason="no text")
-    form = _FORM.fullmatch(text.rstrip().removesuffix("."))
+    form = _form_of(text)
     if form is None:
         return Parsed(MALFORMED, reason=f"not of the form `{IDENTITY_LABEL} …; {INTERESTS_LABEL} …`")
     profile = Profile(_phrases(form["identity"]), _phrases(form["interests"]))
@@ -147,9 +147,16 @@ def parse(text: str | None) -> Parsed:
 
 
 def phrases_of(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the identity phrases and the interest phrases of a profile text; both are empty when it does not parse."""
-    profile = parse(text).profile
-    return (profile.identity, profile.interests) if profile is not None else ((), ())
+    """Return the identity phrases and the interest phrases of a text of the form; both are empty for any other text.
+
+    The phrases are not validated: one that is empty stays as ''.
+    """
+    form = _form_of(text)
+    return ((), ()) if form is None else (_phrases(form["identity"]), _phrases(form["interests"]))
+
+
+def _form_of(text: str | None) -> re.Match[str] | None:
+    return _FORM.fullmatch((text or "").rstrip().removesuffix("."))
 
 
 def _phrases(part: str) -> tuple[str, ...]:

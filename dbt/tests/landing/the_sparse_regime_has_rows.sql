@@ -1,4 +1,4 @@
--- The sparse regime knows only rows marked in_sparse_train; a log without such marks leaves nothing to learn from.
+-- The sparse regime uses only rows marked in_sparse_train; a log without such rows leaves nothing to train on.
 -- Remedy: mark the rows, or set data.regime=dense.
 {{ config(tags=['features']) }}
 

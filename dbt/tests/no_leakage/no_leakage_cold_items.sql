@@ -1,4 +1,4 @@
--- No snapshot knows a zero-shot item, and `select` knows no item held out as if cold.
+-- No snapshot has known interactions of a zero-shot item, and `select` has none of an item held out as cold.
 {{ config(tags=['features', 'no_leakage']) }}
 
 select

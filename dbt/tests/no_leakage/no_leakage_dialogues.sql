@@ -1,6 +1,6 @@
--- Dialogues tell nothing that was not known at `select`: each pair of person and item in them, the withheld item and the
--- person asked about included, is known (and, where the answer is no, is not) in that snapshot and before its as_of; and
--- no item held out as zero-shot or as if cold is in any of them.
+-- Dialogues show only what is known at `select`. Each pair of user and item in them, the pair of turn 2 included, is
+-- known in that snapshot before its as_of; where the answer is No, the pair of turn 2 is not. No dialogue shows an item
+-- that is held out as zero-shot or as cold.
 {{ config(tags=['features', 'no_leakage']) }}
 
 with user_dialogues as (
@@ -72,7 +72,7 @@ entries as (
   from item_dialogues
 ),
 
-told as (
+shown_items as (
   select
     dialogue_id,
     item_id,
@@ -103,11 +103,11 @@ left join known
 where entries.snapshot <> 'select' or (known.item_id is not null) <> entries.expected
 union all
 select
-  told.dialogue_id,
+  shown_items.dialogue_id,
   null as user_id,
-  told.item_id,
-from told
-left join {{ ref('dim_items') }} as items on items.item_id = told.item_id
+  shown_items.item_id,
+from shown_items
+left join {{ ref('dim_items') }} as items on items.item_id = shown_items.item_id
 where
   coalesce(items.is_zero_shot or items.is_pseudo_cold, true)
-  or told.item_id not in (select item_id from known where snapshot = 'select')
+  or shown_items.item_id not in (select item_id from known where snapshot = 'select')

@@ -1,10 +1,10 @@
--- What a held-out dialogue shows, no other that is trained on shows: not the items of a user, not the text of an item; and no
--- held-out user stands in one, be it as a neighbour or as the person that turn 2 asks about.
+-- No dialogue of the train fold shows what a held-out dialogue shows: the same items of a user, or the same text of an
+-- item. And no held-out user appears in the train fold, as a neighbour or as the user that turn 2 is about.
 {{ config(tags=['features', 'no_leakage']) }}
 
 with shown as (
   select
-    list_sort(json_extract_string(history, '$[*].item_id'))::varchar as what,
+    list_sort(json_extract_string(history, '$[*].item_id'))::varchar as content,
     fold,
   from {{ ref('fct_user_dialogues') }}
   union all
@@ -20,7 +20,7 @@ held_out as (
   where fold = 'held_out'
 ),
 
-met as (
+appearing as (
   select unnest(json_extract_string(neighbours, '$[*].user_id')) as user_id
   from {{ ref('fct_user_dialogues') }}
   where fold = 'train'
@@ -30,11 +30,11 @@ met as (
   where fold = 'train'
 )
 
-select what
+select content
 from shown
-group by what
+group by content
 having count(distinct fold) > 1
 union all
-select distinct met.user_id
-from met
-inner join held_out on held_out.user_id = met.user_id
+select distinct appearing.user_id
+from appearing
+inner join held_out on held_out.user_id = appearing.user_id

@@ -1,4 +1,4 @@
--- Nothing is known at or after its snapshot's cut-off, and each row tells the true moment.
+-- All known interactions lie before the cut-off of their snapshot, and each row has the true known_at and as_of.
 {{ config(tags=['features', 'no_leakage']) }}
 
 select known.*

@@ -1,5 +1,5 @@
--- Neighbourhoods speak of their own snapshot only: whoever has co-occurrence or user neighbours is known in it, and
--- every neighbour is.
+-- Neighbours come from the interactions of their own snapshot: each neighbour has a known interaction in it, and so has
+-- each user or item that has neighbours by interactions.
 {{ config(tags=['features', 'no_leakage']) }}
 
 with pairs as (

@@ -1,4 +1,4 @@
--- Current profiles and their features were written from what was known by the newest cut-off at the latest.
+-- Current profiles and their features have an as_of at or before the newest cut-off.
 {{ config(tags=['profiles', 'no_leakage']) }}
 
 with used as (

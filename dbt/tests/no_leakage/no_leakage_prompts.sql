@@ -1,5 +1,5 @@
--- Every interaction a prompt shows (the user's own, a neighbour's, an item's audience) is known in its snapshot, and
--- somebody is known in it who picked each text neighbour.
+-- All interactions that a prompt shows (of the user, of a neighbour, of an item's audience) are known in its snapshot,
+-- and each text neighbour has a known interaction in it.
 {{ config(tags=['features', 'no_leakage']) }}
 
 with user_entries as (

@@ -1,4 +1,4 @@
--- What is to be found is not known: no pair is in the truth and in the knowledge, or in the mask, of one snapshot.
+-- No pair of the truth is known in the same snapshot, or masked in the same snapshot and setting.
 {{ config(tags=['features', 'no_leakage']) }}
 
 select

@@ -25,9 +25,9 @@ item_status as (
   where snapshot = 'select'
 ),
 
--- A No is about an item that only neighbours have. All neighbours count, not just those the prompt shows: otherwise an
--- item shown with a neighbour would mean No. Among these items, the one about as popular as an item of the user is taken,
--- so that popularity says little about the answer.
+-- A No is about an item that only neighbours have. All neighbours count, not just those that the prompt shows:
+-- otherwise an item shown with a neighbour would mean No. Of these items, the one about as popular as an item of the
+-- user is taken, so that popularity says little about the answer.
 negatives as (
   select
     views.dialogue_id,
