@@ -32,14 +32,11 @@ if TYPE_CHECKING:
 SERVICE = "training_v1"
 
 INTERACTIONS = """
-with users as (
-    select user_id, row_number() over (order by user_id) - 1 as user_index from dim_users
-)
 select
     users.user_index,
     items.item_index
 from fct_known_interactions as known
-inner join users on known.user_id = users.user_id
+inner join dim_users as users on known.user_id = users.user_id
 inner join dim_items as items on known.item_id = items.item_id
 where known.snapshot = ?
 """
@@ -56,7 +53,7 @@ def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
     as_of = snapshot_as_of(settings, snapshot)
     connection = connect(settings)
     try:
-        user_ids = _column(connection, "select user_id from dim_users order by user_id")
+        user_ids = _column(connection, "select user_id from dim_users order by user_index")
         items = _arrow(connection, "select item_id, coalesce(full_text, '') as text from dim_items order by item_index")
         pairs = _arrow(connection, INTERACTIONS, [snapshot])
     finally:

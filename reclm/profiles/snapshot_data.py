@@ -21,8 +21,8 @@ from reclm.errors import WorkspaceError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_USERS = "(select user_id, row_number() over (order by user_id) - 1 as position from dim_users)"
-_ITEMS = "(select item_id, row_number() over (order by item_index) - 1 as position from dim_items)"
+_USERS = "(select user_id, user_index as position from dim_users)"
+_ITEMS = "(select item_id, item_index as position from dim_items)"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def load_snapshot_data(connection: DuckDBPyConnection, snapshot: Snapshot, catal
     as_of = connection.execute("select as_of from int_snapshots where snapshot = $1", [snapshot]).fetchone()
     if as_of is None:
         raise WorkspaceError(f"the warehouse has no snapshot {snapshot!r}; run `reclm build`")
-    user_ids = [row[0] for row in connection.execute("select user_id from dim_users order by user_id").fetchall()]
+    user_ids = [row[0] for row in connection.execute("select user_id from dim_users order by user_index").fetchall()]
     n_users, n_items = len(user_ids), len(catalogue.item_ids)
     histories = _matrix(
         connection,

@@ -18,12 +18,6 @@ from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask
 from reclm.settings.tree import Settings
 from reclm.warehouse.reading import connect
 
-POSITIONS = """
-    with users as (
-        select user_id, row_number() over (order by user_id) - 1 as position from dim_users
-    )
-"""
-
 
 @dataclass(frozen=True)
 class Bands:
@@ -45,7 +39,7 @@ def load_tasks(settings: Settings, snapshot: Snapshot) -> list[EvaluationTask]:
 def load_ids(settings: Settings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     """(user_ids, item_ids) in the order of every task's rows and columns."""
     with connect(settings) as connection:
-        users = connection.execute("select user_id from dim_users order by user_id").fetchnumpy()["user_id"]
+        users = connection.execute("select user_id from dim_users order by user_index").fetchnumpy()["user_id"]
         items = connection.execute("select item_id from dim_items order by item_index").fetchnumpy()["item_id"]
     return np.asarray(users, np.str_), np.asarray(items, np.str_)
 
@@ -55,7 +49,7 @@ def load_bands(settings: Settings, snapshot: Snapshot) -> Bands:
     with connect(settings) as connection:
         users = connection.execute(
             "select coalesce(s.activity, '') as activity, coalesce(s.density_band, '') as density from dim_users u "
-            "left join fct_user_status s on s.user_id = u.user_id and s.snapshot = ? order by u.user_id",
+            "left join fct_user_status s on s.user_id = u.user_id and s.snapshot = ? order by u.user_index",
             [snapshot],
         ).fetchnumpy()
         items = connection.execute(
@@ -92,8 +86,8 @@ def _matrix(
     shape: tuple[int, int],
 ) -> sparse.csr_matrix:
     pairs = connection.execute(
-        f"{POSITIONS} select distinct u.position as row, i.item_index as col from {table} t "
-        "join users u using (user_id) join dim_items i using (item_id) "
+        f"select distinct u.user_index as row, i.item_index as col from {table} t "
+        "join dim_users u using (user_id) join dim_items i using (item_id) "
         "where t.snapshot = ? and t.setting = ? order by row, col",
         [snapshot, setting],
     ).fetchnumpy()

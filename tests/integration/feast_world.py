@@ -111,12 +111,14 @@ def write_warehouse(settings: Settings, users: list[str], items: list[str], know
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     with duckdb.connect(str(file)) as connection:
-        connection.execute("create table dim_users (user_id varchar)")
+        connection.execute("create table dim_users (user_id varchar, user_index bigint)")
         connection.execute("create table dim_items (item_id varchar, item_index bigint, full_text varchar)")
         connection.execute("create table int_snapshots (snapshot varchar, as_of timestamptz)")
         connection.execute("create table fct_known_interactions (snapshot varchar, user_id varchar, item_id varchar)")
         connection.execute("insert into int_snapshots values ('select', ?), ('final', ?)", [T1, T2])
-        connection.executemany("insert into dim_users values (?)", [[user] for user in users])
+        connection.executemany(
+            "insert into dim_users values (?, ?)", [[user, index] for index, user in enumerate(sorted(users))]
+        )
         texts = [None if index == 0 else f"Text of {item}" for index, item in enumerate(items)]
         rows = [[item, index, texts[index]] for index, item in enumerate(items)]
         connection.executemany("insert into dim_items values (?, ?, ?)", rows[::-1])

@@ -30,7 +30,7 @@ AS_OF = fw.T2
 EVIL = "<script>alert('&')</script>"
 NEWCOMER, SILENT = "newcomer", "silent"  # a profile and no vector; neither
 TABLES = {
-    "dim_users": "user_id varchar",
+    "dim_users": "user_id varchar, user_index bigint",
     "dim_items": "item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], full_text varchar, "
     "created_ts timestamptz",
     "int_snapshots": "snapshot varchar, as_of timestamptz",
@@ -117,7 +117,7 @@ def write_tables(settings: Settings, data: TrainingData) -> None:
             (item, row, title(row), EVIL, [bw.WORDS[circle].split()[0].title()], data.texts[row], made[row])
             for row, (item, circle) in enumerate(zip(items, bw.ITEM_CIRCLE.tolist(), strict=True))
         ],
-        "dim_users": [(user,) for user in users],
+        "dim_users": [(user, index) for index, user in enumerate(sorted(users))],
         "int_snapshots": [("select", fw.T1), ("final", fw.T2)],
         "fct_known_interactions": [
             ("final", users[u], items[i], fw.T1, 1) for u, i in zip(known.row.tolist(), known.col.tolist(), strict=True)

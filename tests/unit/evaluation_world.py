@@ -56,7 +56,10 @@ def _fill_warehouse(path: Path) -> None:
     known = interactions()[KNOWN]
     setting_pairs = [("full_shot", p) for p in pairs[TEST]] + [("zero_shot", p) for p in pairs[ZERO]]
     tables: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
-        "dim_users": ("user_id varchar", [(str(u),) for u in USER_IDS[::-1]]),
+        "dim_users": (
+            "user_id varchar, user_index bigint",
+            [(user, index) for index, user in enumerate(sorted(map(str, USER_IDS)))][::-1],
+        ),
         "dim_items": (
             "item_id varchar, item_index bigint, full_text varchar, is_zero_shot boolean, is_pseudo_cold boolean",
             [(str(i), n, f"word{n % 7} word{n % 5}", bool(COLD[n]), False) for n, i in enumerate(ITEM_IDS)],

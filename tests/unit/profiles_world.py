@@ -39,7 +39,7 @@ HISTORIES = {
     "new": [],
 }
 TABLES = """
-create table dim_users (user_id varchar);
+create table dim_users (user_id varchar, user_index bigint);
 create table dim_items (
     item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], full_text varchar
 );
@@ -69,7 +69,8 @@ def warehouse(path: Path | str = ":memory:", *, texts: bool = True, future: bool
     connection = duckdb.connect(str(path))
     connection.execute("set timezone = 'UTC'")
     connection.execute(TABLES)
-    connection.executemany("insert into dim_users values ($1)", [[user] for user in reversed(HISTORIES)])
+    users = [[user, index] for index, user in enumerate(sorted(HISTORIES))]
+    connection.executemany("insert into dim_users values ($1, $2)", users[::-1])
     for index, (item, (title, categories, text)) in enumerate(ITEMS.items()):
         shown = [title, categories, text] if texts else [None, None, None]
         full = " ".join(part for part in (shown[0], *(shown[1] or []), shown[2]) if part) or None

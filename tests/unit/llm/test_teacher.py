@@ -109,7 +109,7 @@ class TestTable:
         import duckdb
 
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
-            connection.execute("insert into dim_users values ('20')")
+            connection.execute("insert into dim_users values ('20', (select count(*) from dim_users))")
         table_of(tmp_path / "table", "user", {20: HIKER})
         assert taught(settings)[1].of("user", "20") == HIKER
 
