@@ -378,11 +378,11 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
     Raises InputError when no row carries the id.
     """
     from reclm.maintenance.forget import remove_user
-    from reclm.warehouse.reading import as_built
+    from reclm.warehouse.reading import settings_of_build
 
     with one_at_a_time(settings):
         removed = remove_user(settings, user_id)
-        build(as_built(settings), force=True)
+        build(settings_of_build(settings), force=True)
     return removed
 
 

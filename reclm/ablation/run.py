@@ -88,7 +88,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     other = None if reward_of is None else diagnostics.other_reward(reward_of)
     arms = chosen_arms(settings)
     written = [_write(settings, arm) for arm in track(arms, "writing profiles")]
-    parents = {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+    parents = {"features": features_version(settings), "warehouse": features_fingerprint(settings.paths)}
     cells = _cells(settings, written, parents)
     parameters = {
         "arms": [one.arm.name for one in written],

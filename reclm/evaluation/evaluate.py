@@ -114,7 +114,7 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
         "regime": settings.data.regime,
         "seed": settings.seed,
     }
-    parents = {"warehouse": features_fingerprint(settings)} | {
+    parents = {"warehouse": features_fingerprint(settings.paths)} | {
         f"backbone/{_name(model)}": model.version for model in sorted(models, key=_name)
     }
     version = artifacts.version_of(KIND, parameters, parents)

@@ -32,7 +32,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.schemas import PROFILE_FILE_FORMAT
-from reclm.warehouse.reading import warehouse_fingerprint
+from reclm.warehouse.reading import features_fingerprint
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -59,7 +59,7 @@ def write_profiles(
     from reclm.warehouse.sources import set_current_artifact
 
     workspace = settings.paths
-    fingerprint = warehouse_fingerprint(workspace)
+    fingerprint = features_fingerprint(workspace)
     by_keywords = settings.profiles.engine == keywords.ENGINE
     if items == "new" and not by_keywords:
         artifact = add_new_items(settings, fingerprint)

@@ -84,7 +84,7 @@ def _parents(settings: Settings, embeddings: vectors.EmbeddingSets) -> dict[str,
         "embeddings": embeddings.current,
         "refine": profiles.newest_refined(workspace),
     }
-    parents = {"warehouse": features_fingerprint(settings)}
+    parents = {"warehouse": features_fingerprint(settings.paths)}
     parents |= {kind: artifact.version for kind, artifact in found.items() if artifact}
     if published_path(workspace).exists():
         parents["features"] = str(read_json(published_path(workspace))["version"])

@@ -49,7 +49,7 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     process that was at work: then nothing was touched. A `dry_run` tells the same, takes no lock and writes nothing.
     Waits for a build that is under way. Raises WorkspaceError when the feature store cannot be asked to drop vectors.
     """
-    from reclm.warehouse.sources import only_writer
+    from reclm.warehouse.sources import warehouse_lock
 
     if dry_run:
         chosen = plan(settings)
@@ -59,7 +59,7 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         say(f"{busy}: nothing is removed; run `reclm maintain` again when it has ended")
         return {**_summary(Plan([], [], []), dry_run=False), "postponed": busy}
     with ExitStack() as held:
-        held.enter_context(only_writer(settings.paths))  # a build reads every artifact there is
+        held.enter_context(warehouse_lock(settings.paths))  # a build reads every artifact there is
         chosen = plan(settings)
         summary = _summary(chosen, dry_run=False)  # sizes, while there is something to measure
         _tell(chosen, "goes")

@@ -116,7 +116,7 @@ def _language_models(settings: Settings, stored: Stored) -> set[Key]:
     from reclm.llm.lineage import preferred
     from reclm.warehouse.reading import features_fingerprint
 
-    warehouse = features_fingerprint(settings) if settings.paths.current_build.exists() else ""
+    warehouse = features_fingerprint(settings.paths) if settings.paths.current_build.exists() else ""
     used: set[Key] = set()
     for kind in LANGUAGE_MODELS:
         found = [artifact for (of_kind, _), artifact in stored.items() if of_kind == kind]

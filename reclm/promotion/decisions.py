@@ -242,7 +242,7 @@ def _decide_by_hand(settings: Settings, model: Artifact, decision: str, reason: 
     from reclm.warehouse.reading import features_fingerprint
 
     parameters = {"decision": decision, "candidate": model.version, CHAMPION_BEFORE: _champion_now(settings)}
-    data = {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+    data = {"features": features_version(settings), "warehouse": features_fingerprint(settings.paths)}
     verdict = Verdict("promoted", reason, model, validation_value(settings, model))
     row = _row(settings, verdict, as_of=model.metrics["as_of"], decision=decision, decided_by="hand", reason=reason)
     return _carry_out(settings, parameters, data | {"backbone": model.version}, row, model)

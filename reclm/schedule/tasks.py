@@ -42,11 +42,11 @@ def load(params: Params) -> Settings:
     return loaded
 
 
-def as_built(params: Params) -> Settings:
+def settings_of_build(params: Params) -> Settings:
     """Load the settings with the as-of of the current build: what follows a build knows what the build knows."""
-    from reclm.warehouse.reading import as_built
+    from reclm.warehouse import reading
 
-    return as_built(load({**params, "as_of": None}))
+    return reading.settings_of_build(load({**params, "as_of": None}))
 
 
 def inbox(settings: Settings) -> Path:
@@ -122,7 +122,7 @@ def health(params: Params) -> Result:
     from reclm import stages
     from reclm.health.checks import drifted_checks, require_healthy
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     checked = stages.check_health(settings)
     stages.build(settings, "evaluation")
     require_healthy(checked, settings)
@@ -134,12 +134,12 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     from reclm import stages
     from reclm.errors import WorkspaceError
     from reclm.llm.lineage import newest_model
-    from reclm.warehouse.reading import warehouse_fingerprint
+    from reclm.warehouse.reading import features_fingerprint
 
-    settings, reason = stages.fall_back_to_keywords(as_built(params)), ""
+    settings, reason = stages.fall_back_to_keywords(settings_of_build(params)), ""
     if settings.profiles.engine in stages.LEARNING_ENGINES:
         try:
-            newest_model(settings, warehouse_fingerprint(settings.paths))
+            newest_model(settings, features_fingerprint(settings.paths))
             reason = f"drift: {', '.join(drifted)}" if drifted else ""
         except WorkspaceError as error:  # there is no model, or every one has seen more than this build may show
             reason = str(error)
@@ -150,7 +150,7 @@ def why_not_tune(params: Params) -> str:
     """Explain why no language model is trained on this data set, '' when one is. Only reads."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     if not settings.paths.current_build.exists():
         return "nothing has been built yet"
     if stages.fall_back_to_keywords(settings).profiles.engine not in stages.LEARNING_ENGINES:
@@ -162,7 +162,7 @@ def teach(params: Params) -> Result:
     """Write the example profiles that the language model learns from."""
     from reclm import stages
 
-    teacher = stages.teach(as_built(params))
+    teacher = stages.teach(settings_of_build(params))
     return {} if teacher is None else _about(teacher)
 
 
@@ -170,7 +170,7 @@ def tune(params: Params) -> Result:
     """Train the base model and tune it on two-turn dialogues."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     stages.base(settings)
     return _about(stages.tune(settings))
 
@@ -179,7 +179,7 @@ def reward(params: Params) -> Result:
     """Train the reward model, where profiles are written by a refined model."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     return _about(stages.reward(settings)) if settings.profiles.model == "refined" else {}
 
 
@@ -187,7 +187,7 @@ def refine(params: Params) -> Result:
     """Return the model that writes profiles: refined now or, by `profiles.model`, the tuned one."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     make = stages.refine if settings.profiles.model == "refined" else stages.tune
     return {**_where(settings), **_about(make(settings))}
 
@@ -201,7 +201,7 @@ def profiles(params: Params) -> Result:
     """Write and embed the profiles of new and changed users and items, and build their tables."""
     from reclm import stages
 
-    settings = stages.fall_back_to_keywords(as_built(params))
+    settings = stages.fall_back_to_keywords(settings_of_build(params))
     written = stages.profile(settings)
     embedded = stages.embed(settings)
     stages.build(settings, "profiles")
@@ -212,7 +212,7 @@ def publish(params: Params) -> Result:
     """Check the features and write them to Feast, offline and online."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     result = stages.publish(settings)
     about = {"version": result["version"], "online_store": result["online_store"], "reused": result["reused"]}
     return {**_where(settings), **about}
@@ -222,7 +222,7 @@ def train(params: Params) -> Result:
     """Train the recommenders on features from Feast."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     if params.get("models"):
         settings = settings.model_copy(
             update={"train": settings.train.model_copy(update={"models": tuple(params["models"])})}
@@ -235,7 +235,7 @@ def evaluate(params: Params, versions: Sequence[str]) -> Result:
     """Measure the models and all baselines on the test slice: for people to read, not for the decision."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     evaluation = stages.evaluate(settings, _backbones(settings, versions))
     stages.build(settings, "evaluation")
     return _about(evaluation)
@@ -246,7 +246,7 @@ def promote(params: Params, versions: Sequence[str], approved: bool | None = Non
     from reclm import stages
     from reclm.promotion import champion
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     decision = stages.promote(settings, _backbones(settings, versions), approved=approved)
     stages.build(settings, "evaluation")
     version = champion.current(settings)["version"] if settings.paths.champion.exists() else None
@@ -257,7 +257,7 @@ def report(params: Params) -> Result:
     """Write the report."""
     from reclm import stages
 
-    return {"page": str(stages.report(as_built(params)))}
+    return {"page": str(stages.report(settings_of_build(params)))}
 
 
 def _backbones(settings: Settings, versions: Sequence[str]) -> list[Artifact]:
@@ -270,7 +270,7 @@ def cold_items(params: Params) -> Result:
     """Make the new items of the inbox recommendable, without training anything."""
     from reclm import stages
 
-    settings = as_built(params)
+    settings = settings_of_build(params)
     if not settings.paths.champion.exists():
         return {"added": 0, "waiting": "nothing has been promoted yet"}
     ingest(params, only="items")  # interactions wait for reclm_features
@@ -281,7 +281,7 @@ def maintain(params: Params) -> Result:
     """Remove old artifacts, leftovers and old records."""
     from reclm import stages
 
-    return _plain(stages.maintain(as_built(params), dry_run=bool(params.get("dry_run"))))
+    return _plain(stages.maintain(settings_of_build(params), dry_run=bool(params.get("dry_run"))))
 
 
 def _about(artifact: Artifact) -> Result:

@@ -53,4 +53,4 @@ def parents_of(settings: Settings) -> dict[str, str]:
     from reclm.features.publish import features_version
     from reclm.warehouse.reading import features_fingerprint
 
-    return {"features": features_version(settings), "warehouse": features_fingerprint(settings)}
+    return {"features": features_version(settings), "warehouse": features_fingerprint(settings.paths)}

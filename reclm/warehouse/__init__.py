@@ -1,1 +1,1 @@
-"""The only door to DuckDB: building it with dbt, reading it, and what dbt reads besides the landing zone."""
+"""Build the DuckDB warehouse with dbt and read it; no other package opens a warehouse file by itself."""

@@ -1,12 +1,12 @@
-"""The warehouse: settings and landed batches come in, dbt writes DuckDB tables, a read-only copy for everyone goes out.
+"""Build the warehouse: settings and landed batches come in, dbt writes DuckDB tables, and a read-only copy goes out.
 
-dbt is the only writer, in a process of its own, one build at a time. It works on `build.duckdb`; when all its tests
-have passed the file is copied and the copy takes the place of `warehouse.duckdb` in one step, and `current.json`, which
-names the build, is written last. `building.json` stands from before the first write to after the last, so a build
-that was killed is known as such and begins again from an empty file.
+dbt is the only writer, in a process of its own, one build at a time. It works on `build.duckdb`. When all its tests
+have passed, the file is copied, the copy replaces `warehouse.duckdb` in one step, and `current.json`, which describes
+the build, is written last. `building.json` exists from before the first write until after the last, so a build that was
+killed is recognised and starts again from an empty file.
 
-Models fall into three phases. Each has a fingerprint over all that determines it; `build` runs the phases whose
-fingerprint is not the recorded one, and everything when `features` is among them.
+Models belong to three phases. Each phase has a fingerprint of everything it is made from. `build` runs the phases whose
+fingerprint differs from the recorded one, and all of them when `features` is among these.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.dbt import run_dbt, target_path
-from reclm.warehouse.reading import as_built
+from reclm.warehouse.reading import settings_of_build
 from reclm.warehouse.sources import (
+    content_fingerprint,
     fingerprints,
-    meaning,
-    only_writer,
     prepare_sources,
+    warehouse_lock,
     write_parameters,
 )
 
@@ -35,56 +35,57 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 PHASES = ("features", "profiles", "evaluation")
-KNOWN_ROWS = {
+INPUT_COLUMNS = {
     "stg_interactions": "user_id, item_id, event_ts, weight, split, in_sparse_train",
     "int_items": "* exclude (first_seen_at)",
     "stg_users": "user_id, text",
 }
-"""What the tables of the features phase are made from: table, and the columns that count."""
+"""{table: columns} whose rows determine the tables of the features phase."""
 
 
 def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[str, Any]:
-    """Brings the phases up to `phase` up to date and publishes the copy; returns what `current.json` says, and `reused`.
+    """Build the phases up to `phase` that are out of date and publish the copy.
 
-    Waits while another build runs. With `force` the phase is built even when nothing changed. Raises BuildError, naming
-    the models and tests that failed, and WorkspaceError when nothing has been ingested; the published copy is then untouched.
+    Returns the content of `current.json`, and `reused`: True when nothing had to be built. Waits while another build
+    runs. With `force` the phase is built even when nothing has changed. Raises BuildError with the models and tests
+    that failed, and WorkspaceError when nothing has been ingested; the published copy then stays as it was.
     """
     if phase != "all" and phase not in PHASES:
         raise BuildError(f"no build phase is called {phase!r}; the phases are all, {', '.join(PHASES)}")
     settings.paths.require_dataset()
-    with only_writer(settings.paths):
+    with warehouse_lock(settings.paths):
         return _build(settings, phase, force)
 
 
 def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     workspace = settings.paths
     if phase in ("profiles", "evaluation"):
-        settings = as_built(settings)  # only a build of features moves the moment of knowledge
+        settings = settings_of_build(settings)  # only a build of the features phase changes the as-of
     write_parameters(settings)
     prepare_sources(workspace)
-    before, now = _standing(workspace), fingerprints(settings)
-    recorded = before["phases"] if before else {}
-    wanted = PHASES if phase == "all" else PHASES[: PHASES.index(phase) + 1]
-    stale = [name for name in wanted if recorded.get(name) != now[name] or (force and phase in (name, "all"))]
-    if before and not stale:
-        say(f"  warehouse {before['build_id']} stands: nothing it is made from has changed, reused")
-        return {**before, "reused": True}
+    previous, now = _finished_build(workspace), fingerprints(settings)
+    recorded = previous["phases"] if previous else {}
+    requested = PHASES if phase == "all" else PHASES[: PHASES.index(phase) + 1]
+    stale = [name for name in requested if recorded.get(name) != now[name] or (force and phase in (name, "all"))]
+    if previous and not stale:
+        say(f"  reusing warehouse {previous['build_id']}: nothing it is made from has changed")
+        return {**previous, "reused": True}
     phases = PHASES if "features" in stale else tuple(stale)
     recorded = {**recorded, **{name: now[name] for name in phases}}
     started = datetime.now(UTC)
     build_id = f"{started:%Y%m%dT%H%M%S}-{content_hash([recorded, started], 6)}"
     say(f"  dbt builds and tests {', '.join(phases)}")
     write_json(_marker(workspace), {"build_id": build_id, "phases": phases})
-    _run_phases(settings, workspace.external / build_id, phases, fresh_parse=before is None)
-    if before and "features" not in phases:
-        knowledge = before["features_fingerprint"]
+    _run_phases(settings, workspace.external / build_id, phases, fresh_parse=previous is None)
+    if previous and "features" not in phases:
+        features = previous["features_fingerprint"]
     else:
-        knowledge = meaning(settings, _known_rows(workspace))
+        features = content_fingerprint(settings, _input_digests(workspace))
     _publish_copy(workspace)
     current = {
         "build_id": build_id,
         "fingerprint": content_hash(recorded),
-        "features_fingerprint": knowledge,
+        "features_fingerprint": features,
         "phases": recorded,
         "external_root": (workspace.external / build_id).relative_to(workspace.root).as_posix(),
         "as_of": settings.data.as_of,
@@ -92,13 +93,13 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     }
     write_json(workspace.current_build, current)
     _marker(workspace).unlink()
-    _remove_old_external(workspace, keep={build_id, before["build_id"] if before else ""})
+    _remove_old_external(workspace, keep={build_id, previous["build_id"] if previous else ""})
     say(f"  warehouse {build_id}: {(datetime.now(UTC) - started).total_seconds():.1f} s")
     return {**current, "reused": False}
 
 
 def _run_phases(settings: Settings, external: Path, phases: tuple[str, ...], *, fresh_parse: bool) -> None:
-    """Lets dbt write the tables of `phases`, all of them into an empty file; clears `external` away when it fails."""
+    """Run dbt on the models of `phases`; all phases start from an empty file. Removes `external` when dbt fails."""
     select: list[str] = []
     if phases == PHASES:
         _remove_database(settings.paths)
@@ -117,8 +118,8 @@ def _marker(workspace: Workspace) -> Path:
     return workspace.build_database.with_name("building.json")
 
 
-def _standing(workspace: Workspace) -> dict[str, Any] | None:
-    """What `current.json` says, or None when any part of that build is missing, cannot be read or was being rewritten."""
+def _finished_build(workspace: Workspace) -> dict[str, Any] | None:
+    """Return `current.json`, or None when a part of that build is missing, unreadable or half rewritten."""
     import duckdb
 
     if _marker(workspace).exists() or not workspace.current_build.exists() or not workspace.warehouse.exists():
@@ -140,8 +141,8 @@ def _standing(workspace: Workspace) -> dict[str, Any] | None:
     return current
 
 
-def _known_rows(workspace: Workspace) -> list[Any]:
-    """A digest of all rows that the features phase starts from, whatever batch and line they came in."""
+def _input_digests(workspace: Workspace) -> list[Any]:
+    """Return row count and hash of the tables of INPUT_COLUMNS, whatever batch and line their rows came from."""
     import duckdb
 
     with duckdb.connect(str(workspace.build_database), read_only=True) as connection:
@@ -149,7 +150,7 @@ def _known_rows(workspace: Workspace) -> list[Any]:
             connection.execute(
                 f"select count(*), bit_xor(hash(row)) from (select {columns} from {table}) as row"
             ).fetchall()
-            for table, columns in KNOWN_ROWS.items()
+            for table, columns in INPUT_COLUMNS.items()
         ]
 
 
@@ -161,7 +162,7 @@ def _remove_database(workspace: Workspace) -> None:
 
 
 def _publish_copy(workspace: Workspace) -> None:
-    """Copies the built file and puts the copy in the place of the published one; readers keep what they have open."""
+    """Copy the built file and replace the published one with the copy; open connections keep the old file."""
     import duckdb
 
     with duckdb.connect(str(workspace.build_database)) as connection:
@@ -177,13 +178,13 @@ def _remove_old_external(workspace: Workspace, keep: set[str]) -> None:
 
 
 def docs(settings: Settings) -> Path:
-    """Runs `dbt docs generate` for the standing build; returns the page, one file that needs no server.
+    """Run `dbt docs generate` for the current build and return the page, one file that needs no server.
 
     Raises WorkspaceError when there is no build, BuildError when dbt fails.
     """
     workspace = settings.paths
-    with only_writer(workspace):
-        current = _standing(workspace)
+    with warehouse_lock(workspace):
+        current = _finished_build(workspace)
         if current is None:
             raise WorkspaceError(f"{workspace.root} has no finished build to describe; run `reclm build` first")
         run_dbt(settings, workspace.root / current["external_root"], ["docs", "generate", "--static"])

@@ -1,7 +1,7 @@
-"""dbt as a child process: arguments go in, events come back as they happen, failures become one clear message.
+"""Run dbt in a child process: arguments go in, progress is shown, and failures become one error message.
 
-A process of its own frees DuckDB's lock when it ends and keeps dbt's imports out of ours. The child watches its
-standard input, which closes when the parent dies, so that a killed run leaves no writer behind.
+The child process releases DuckDB's lock when it ends and keeps dbt's imports out of this one. It watches its standard
+input, which closes when the parent dies, so that a killed run leaves no writer behind.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from reclm.errors import BuildError
 from reclm.progress import track
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
-from reclm.warehouse.sources import project
+from reclm.warehouse.sources import dbt_project
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
 def target_path(workspace: Workspace) -> Path:
-    """Where dbt leaves its manifest, run results and documentation; its log lies beside, in `logs`."""
+    """Return the folder of dbt's manifest, run results and documentation; `logs` beside it has dbt's log."""
     return workspace.root / "warehouse" / "dbt" / "target"
 
 
 def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> None:
-    """Runs dbt in a child process to its end. Raises BuildError with what failed."""
-    workspace, root = settings.paths, project()
+    """Run dbt in a child process. Raises BuildError with the models and tests that failed."""
+    workspace, root = settings.paths, dbt_project()
     target = target_path(workspace)
     (target / "run_results.json").unlink(missing_ok=True)
     folders = {
@@ -40,7 +40,7 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "--target-path": target,
         "--log-path": target.parent / "logs",
     }
-    paths = [str(word) for pair in folders.items() for word in pair]
+    paths = [str(part) for option in folders.items() for part in option]
     logs = ("--log-format", "json", "--log-format-file", "text", "--log-level-file", "info")
     command = [sys.executable, "-m", "reclm.warehouse.dbt", *logs, *arguments, *paths]
     environment = {
@@ -50,7 +50,7 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "RECLM_RUNTIME__THREADS": str(settings.runtime.threads),
         "DO_NOT_TRACK": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        # numpy sets these two as it is imported and then deletes them, unless they are there; models' threads import it
+        # importing numpy sets and deletes these two when they are missing: unsafe in the threads of dbt's models
         "OPENBLAS_MAIN_FREE": "1",
         "GOTOBLAS_MAIN_FREE": "1",
     }
@@ -66,14 +66,14 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         except BaseException:
             child.terminate()
             raise
-    (target / "graph.gpickle").unlink(missing_ok=True)  # dbt's own by-product; nothing at rest here is a pickle
+    (target / "graph.gpickle").unlink(missing_ok=True)  # a by-product of dbt; no pickle is kept in a workspace
     if child.returncode != 0:
-        what = _failures(target / "run_results.json", errors)
-        raise BuildError(f"dbt {arguments[0]} failed:\n{what}\nall of it: {target.parent / 'logs' / 'dbt.log'}")
+        failures = _failures(target / "run_results.json", errors)
+        raise BuildError(f"dbt {arguments[0]} failed:\n{failures}\nthe whole log: {target.parent / 'logs' / 'dbt.log'}")
 
 
 def _events(child: subprocess.Popen[str], errors: list[str]) -> Iterator[int]:
-    """First how many nodes dbt will run, then one number for each that ends. Collects error messages on the way."""
+    """Yield the number of nodes that dbt will run, then 1 for each node that ends; collect messages in `errors`."""
     announced = False
     assert child.stdout is not None
     for line in child.stdout:
@@ -93,7 +93,7 @@ def _events(child: subprocess.Popen[str], errors: list[str]) -> Iterator[int]:
 
 
 def _failures(run_results: Path, errors: Sequence[str]) -> str:
-    """What failed, one line a model or test, else dbt's own error messages."""
+    """Return one line for each model or test that failed, else dbt's own error messages."""
     failed = []
     if run_results.exists():
         for result in read_json(run_results)["results"]:
@@ -105,14 +105,14 @@ def _failures(run_results: Path, errors: Sequence[str]) -> str:
 
 
 def _child() -> None:
-    """The child process: dbt, and an end when the parent ends, so that a killed run leaves no writer behind."""
+    """Run dbt, and end when the parent process ends."""
     import threading
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         sys.stdin.read()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     from dbt.cli.main import cli
 
     cli(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Reading the published warehouse: a connection, the cut-off of a snapshot, and what the current build was made from."""
+"""Read the published warehouse: a connection, the cut-off of a snapshot, and what the current build was made from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to the published copy, in UTC. Raises WorkspaceError when nothing has been built."""
+    """Open the published copy read-only, with times in UTC. Raises WorkspaceError when nothing has been built."""
     import duckdb
 
     path = settings.paths.warehouse
@@ -27,7 +27,7 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
 
 
 def snapshot_as_of(settings: Settings, snapshot: str) -> datetime:
-    """The cut-off of `snapshot` (`select` or `final`), in UTC. Raises WorkspaceError when there is none."""
+    """Return the cut-off of `snapshot` (`select` or `final`) in UTC. Raises WorkspaceError when there is none."""
     with connect(settings) as connection:
         rows = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = ?", [snapshot]).fetchall()
     if not rows:
@@ -35,20 +35,19 @@ def snapshot_as_of(settings: Settings, snapshot: str) -> datetime:
     return datetime.fromtimestamp(rows[0][0] / 1e6, UTC)
 
 
-def features_fingerprint(settings: Settings) -> str:
-    """What the published `features` phase was built from. Raises WorkspaceError when nothing has been built."""
-    return str(read_json(settings.paths.current_build)["features_fingerprint"])
+def features_fingerprint(workspace: Workspace) -> str:
+    """Return the fingerprint of the published tables of the features phase.
+
+    Builds with the same known rows, code and settings have the same one. Raises WorkspaceError when nothing has been
+    built.
+    """
+    build = read_json(workspace.current_build)
+    return str(build.get("features_fingerprint") or build["fingerprint"])
 
 
-def as_built(settings: Settings) -> Settings:
-    """The settings with the moment of knowledge of the build that stands: whatever follows a build knows what it knows."""
+def settings_of_build(settings: Settings) -> Settings:
+    """Return the settings with the as-of of the current build, so that later stages know what the build knows."""
     if not settings.paths.current_build.exists():
         return settings
     as_of = read_json(settings.paths.current_build).get("as_of", "")
     return settings.model_copy(update={"data": settings.data.model_copy(update={"as_of": as_of})})
-
-
-def warehouse_fingerprint(workspace: Workspace) -> str:
-    """What the profiles depend on in the published warehouse. Raises WorkspaceError when none is published."""
-    build = read_json(workspace.current_build)
-    return str(build.get("features_fingerprint") or build["fingerprint"])

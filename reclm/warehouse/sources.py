@@ -1,8 +1,8 @@
-"""What dbt reads besides the landing zone, and what tells whether it has to read again.
+"""Write the files that dbt reads besides the landing zone, and compute the fingerprints of a build.
 
-In come settings and artifacts; out go `parameters.parquet`, `current_artifacts.parquet` and an empty file of every
-artifact kind, so that each model can be built before there is anything to show; and fingerprints of all that a phase of
-the build is made from.
+Settings and artifacts come in. Out go `parameters.parquet`, `current_artifacts.parquet` and an empty file of each
+artifact kind, so that all models can be built before there are artifacts; and for each phase of the build a fingerprint
+of everything it is made from.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
 PROJECT_FILES = {".sql", ".py", ".csv", ".yml", ".md"}
 
 
-def project() -> Path:
-    """The dbt project beside the package. Raises WorkspaceError where only the wheel is installed."""
+def dbt_project() -> Path:
+    """Return the folder of the dbt project. Raises WorkspaceError where only the wheel is installed."""
     return in_repository("dbt", "dbt_project.yml")
 
 
 def write_parameters(settings: Settings) -> None:
-    """Replaces `parameters.parquet`, the one row of settings that dbt's models depend on."""
+    """Write `parameters.parquet`, one row with the settings that dbt's models depend on."""
     from reclm.storage.schemas import PARAMETERS
 
     write_rows(settings.paths.parameters, [_parameters(settings)], PARAMETERS)
@@ -66,9 +66,9 @@ def _parameters(settings: Settings) -> dict[str, Any]:
 
 
 def prepare_sources(workspace: Workspace) -> None:
-    """Writes what lets dbt read artifacts before there are any: an empty file of each kind, and of the current versions.
+    """Write empty artifact files and an empty list of current artifacts, for dbt to read before there are any.
 
-    Also the folder a bare `dbt build` writes external marts to.
+    Also makes the folder to which a bare `dbt build` writes external marts.
     """
     from reclm.storage.schemas import CURRENT_ARTIFACTS, READ_BY_DBT
 
@@ -83,30 +83,30 @@ def prepare_sources(workspace: Workspace) -> None:
 
 
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
-    """True when the file exists and holds these columns; an older release may have written it with others."""
+    """Return whether the file exists and has these columns; a file of an older release may have others."""
     import pyarrow.parquet as pq
 
     return path.exists() and pq.read_schema(path).equals(schema)
 
 
 @contextmanager
-def only_writer(workspace: Workspace) -> Iterator[None]:
-    """Holds the lock of the warehouse and of what its builds read; waits for it, and says so, while another process has it."""
+def warehouse_lock(workspace: Workspace) -> Iterator[None]:
+    """Hold the lock of the warehouse and of the files its builds read; wait, with a message, while a build runs."""
     with alone(workspace.locks / "warehouse.lock", f"another build is writing {workspace.build_database}"):
         yield
 
 
 def set_current_artifact(workspace: Workspace, kind: str, version: str) -> None:
-    """Makes `version` the one of its kind that the warehouse's current tables show."""
+    """Make `version` the current one of its kind: the one that the warehouse's current tables show."""
     set_current_artifacts(workspace, kind, [version])
 
 
 def set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
-    """The same for a kind of which several versions count at once (one backbone each model, variant and seed).
+    """Make `versions` the current ones of a kind that has several (a backbone for each model, variant and seed).
 
-    Waits while a build runs: a build that finds other artifacts current half-way reads a file that was replaced under it.
+    Waits while a build runs, because the build reads the file that is replaced here.
     """
-    with only_writer(workspace):
+    with warehouse_lock(workspace):
         _set_current_artifacts(workspace, kind, versions)
 
 
@@ -124,7 +124,7 @@ def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[s
 
 
 def current_versions(workspace: Workspace, kind: str) -> set[str]:
-    """The versions of that kind that are current; none before anything was made so."""
+    """Return the current versions of that kind; empty when none has been made current."""
     return {str(row["version"]) for row in _current_artifacts(workspace) if row["kind"] == kind}
 
 
@@ -140,7 +140,7 @@ def _current_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:
-    """{phase: hash of all that it is made from}."""
+    """Return {phase: hash of everything that the phase is made from}."""
     workspace = settings.paths
     read = {"parameters": _parameters(settings), "landing": _landing_state(workspace)}
     features = content_hash({"read": read, "project": _project_files(), "reclm": VERSION})
@@ -155,30 +155,31 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     }
 
 
-def meaning(settings: Settings, rows: Any) -> str:
-    """What the tables of the features phase mean: a hash of the code and settings behind them and of `rows`, what is known.
+def content_fingerprint(settings: Settings, rows: Any) -> str:
+    """Return a hash of what determines the tables of the features phase: code, settings, digests of known `rows`.
 
-    Two builds that know the same have the same one, however many rows landed that are garbage or not yet known.
+    It stays the same when rows land that are rejected or not known yet.
     """
     parameters = {name: value for name, value in _parameters(settings).items() if name != "as_of"}
-    code = {name: digest for name, digest in _project_files().items() if _gives_features(name)}
+    code = {name: digest for name, digest in _project_files().items() if _is_features_code(name)}
     return content_hash({"code": code, "parameters": parameters, "rows": rows})
 
 
 def _project_files() -> dict[str, str]:
-    """{path inside the dbt project: digest} of everything dbt reads there."""
-    root = project()
+    """Return {path inside the dbt project: digest} of all files that dbt reads there."""
+    root = dbt_project()
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.suffix in PROJECT_FILES}
     return {name.as_posix(): _digest(path) for name, path in files.items() if name.parts[0] not in ("target", "logs")}
 
 
-def _gives_features(name: str) -> bool:
+def _is_features_code(name: str) -> bool:
     is_code = name.endswith((".sql", ".py", ".csv")) and name.startswith(("models/", "macros/", "seeds/"))
     return is_code and not name.startswith(LATER_MODELS)
 
 
 def _landing_state(workspace: Workspace) -> Any:
-    """Batch names are hashes of content; sizes and the forgotten tell of rows that were taken out since."""
+    """Return what identifies the landed rows: names of batches (hashes of their content), file sizes and the list of
+    forgotten users, which change when rows are removed from a batch."""
     dataset, forgotten = workspace.require_dataset(), workspace.landing / "forgotten.json"
     files = [
         (b["table"], b["batch"], workspace.landing / b["table"] / f"{b['batch']}.parquet") for b in dataset["batches"]
@@ -200,11 +201,9 @@ def _artifact_state(workspace: Workspace, kinds: Iterable[str]) -> list[Any]:
 
 
 def current_profiles(workspace: Workspace) -> Artifact:
-    """The profiles that the warehouse shows, else the newest. Raises WorkspaceError when there are none."""
-    from reclm.warehouse.sources import current_versions
-
+    """Return the current profiles, else the newest ones. Raises WorkspaceError when there are none."""
     found = artifacts.all_of(workspace, "profiles")
     if not found:
         raise WorkspaceError(f"{workspace.root} holds no profiles; run `reclm profile` first")
     versions = current_versions(workspace, "profiles")
-    return next((one for one in reversed(found) if one.version in versions), found[-1])
+    return next((artifact for artifact in reversed(found) if artifact.version in versions), found[-1])

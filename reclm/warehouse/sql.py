@@ -1,8 +1,7 @@
-"""SQL for people: a statement comes in, rows of the published warehouse go out; and the tables' documentation as a page.
+"""Run SQL on the published warehouse and print the rows; and serve the documentation of the tables as a page.
 
-The published copy is opened read-only and, for a session, afresh with each statement, so a build that ends meanwhile is
-seen by the next one. Files, extensions and the network are out of reach: a query that was mailed round cannot read more
-than the tables.
+The published copy is opened read-only for each statement, so a statement sees a build that has ended in the meantime.
+Files, extensions and the network cannot be reached: a query from somebody else reads the tables and nothing more.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 Output = Literal["table", "csv", "json"]
-AT_ONCE = 1000
-NARROWEST = 12
+FETCH_SIZE = 1000
+MIN_COLUMN_WIDTH = 12
 
 
 def show(settings: Settings, query: str, output: Output) -> None:
-    """Runs one statement and prints its rows. Raises InputError with DuckDB's own words when it cannot."""
+    """Run one statement and print its rows. Raises InputError with DuckDB's message when it fails."""
     import duckdb
 
     from reclm.warehouse.reading import connect
@@ -40,26 +39,26 @@ def show(settings: Settings, query: str, output: Output) -> None:
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
         try:
-            answer = connection.execute(query)
-            columns = [column[0] for column in answer.description or []]
-            WRITERS[output](columns, answer)
+            result = connection.execute(query)
+            columns = [column[0] for column in result.description or []]
+            WRITERS[output](columns, result)
         except duckdb.Error as error:
             raise InputError(f'{error}; the tables: reclm sql "show tables"') from None
 
 
 def prompt(settings: Settings, output: Output) -> None:
-    """Reads statements, each ending with `;`, until end of input or `exit`."""
+    """Read and run statements, each ending with `;`, until the end of the input or `exit`."""
     import contextlib
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (history and editing for input())
-    people = sys.stdin.isatty()
-    if people:
+    interactive = sys.stdin.isatty()
+    if interactive:
         print("Statements end with ;  `show tables;` lists the tables, `describe TABLE;` its columns, `exit` ends.")
     statement = ""
     while True:
         try:
-            line = input(("reclm> " if not statement else "   ... ") if people else "")
+            line = input(("reclm> " if not statement else "   ... ") if interactive else "")
         except EOFError:
             break
         if not statement and line.strip().rstrip(";").lower() in ("exit", "quit"):
@@ -69,7 +68,7 @@ def prompt(settings: Settings, output: Output) -> None:
             try:
                 show(settings, statement, output)
             except InputError as error:
-                if not people:
+                if not interactive:
                     raise
                 print(f"error: {error}", file=sys.stderr)
             statement = ""
@@ -77,11 +76,11 @@ def prompt(settings: Settings, output: Output) -> None:
         show(settings, statement, output)
 
 
-def _table(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
-    rows = [[_text(value) for value in row] for row in answer.fetchall()]
+def _table(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
+    rows = [[_text(value) for value in row] for row in result.fetchall()]
     widths = [max(len(row[at]) for row in [columns, *rows]) for at in range(len(columns))]
-    room = max(shutil.get_terminal_size().columns - 2 * (len(columns) - 1), NARROWEST * len(columns))
-    while sum(widths) > room and max(widths) > NARROWEST:
+    available = max(shutil.get_terminal_size().columns - 2 * (len(columns) - 1), MIN_COLUMN_WIDTH * len(columns))
+    while sum(widths) > available and max(widths) > MIN_COLUMN_WIDTH:
         widths[widths.index(max(widths))] -= 1
 
     def line(cells: list[str]) -> str:
@@ -97,15 +96,15 @@ def _table(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
     print(f"({len(rows):,} row{'' if len(rows) == 1 else 's'})")
 
 
-def _csv(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
+def _csv(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
-    while rows := answer.fetchmany(AT_ONCE):
+    while rows := result.fetchmany(FETCH_SIZE):
         writer.writerows(rows)
 
 
-def _json(columns: list[str], answer: duckdb.DuckDBPyConnection) -> None:
-    while rows := answer.fetchmany(AT_ONCE):
+def _json(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
+    while rows := result.fetchmany(FETCH_SIZE):
         for row in rows:
             cells = [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
             print(json.dumps(dict(zip(columns, cells, strict=True)), default=str, ensure_ascii=False))
@@ -118,13 +117,15 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return ", ".join(_text(one) for one in value)
+        return ", ".join(_text(element) for element in value)
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return "".join(character if character.isprintable() else " " for character in text)  # a terminal obeys escapes
+    return "".join(
+        character if character.isprintable() else " " for character in text
+    )  # escape sequences would control the terminal
 
 
 def serve_page(page: Path, port: int) -> None:
-    """Serves one file on loopback until Ctrl-C. Raises SettingsError when the port is taken."""
+    """Serve one file on the local host until Ctrl-C. Raises SettingsError when the port is taken."""
 
     class OnePage(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
 from reclm.storage.workspace import Workspace
-from reclm.warehouse.sources import project
+from reclm.warehouse.sources import dbt_project
 
 COLUMNS = {
     "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),
@@ -64,7 +64,7 @@ def event(user: str | None, item: str | None, moment: str | None, **more: str) -
 
 
 def good_log() -> list[Row]:
-    """Forty users, strange ids among them, who click two tastes of items over forty days; the last items arrive late."""
+    """Forty users, some with strange ids, who click items of two tastes over forty days; the last items arrive late."""
     users = [*STRANGE_USERS, *(f"user {number}" for number in range(40 - len(STRANGE_USERS)))]
     rows = []
     for number, user in enumerate(users):
@@ -120,7 +120,7 @@ def settings(folder: Path, **more: Any) -> Settings:
 
 def dbt(workspace: Workspace, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """dbt as a user calls it, from the repository, with nothing but RECLM_WORKSPACE."""
-    root = project()
+    root = dbt_project()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "DBT_"))}
     out = workspace.root / "warehouse" / "dbt" / "bare"
     paths = ["--project-dir", str(root), "--profiles-dir", str(root), "--target-path", str(out), "--log-path", str(out)]

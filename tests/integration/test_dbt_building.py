@@ -1,4 +1,4 @@
-"""Building the warehouse again: what is reused, what a failure or a kill leaves behind, and artifacts as they arrive."""
+"""Building the warehouse again: what is reused, what a failure or a kill leaves behind, and new artifacts."""
 
 from __future__ import annotations
 

@@ -67,24 +67,28 @@ class TestTexts:
         assert set(dbt_world.STRANGE_USERS) < users
         assert "newcomer" in users
 
+    def test_users_have_their_position_in_text_order(self, query: Query) -> None:
+        users = query("select user_id, user_index from dim_users")
+        assert [index for _, index in sorted(users, key=lambda row: row[0].encode())] == list(range(len(users)))
+
     def test_ten_megabytes_of_text_stay_whole_in_staging_and_are_capped_in_marts(self, query: Query) -> None:
         whole = query("select length(text) from stg_items where item_id = 'item 3'")
         capped = query("select length(full_text), length(text) from dim_items where item_id = 'item 3'")
         assert whole == [(len(dbt_world.LONG_TEXT),)]
         assert capped == [(2000, 2000)]
 
-    def test_a_later_batch_supersedes_and_the_item_keeps_its_place(self, query: Query) -> None:
+    def test_a_later_batch_supersedes_and_the_item_keeps_its_position(self, query: Query) -> None:
         assert query("select title, categories, item_index from dim_items where item_id = 'item 5'") == [
             ("green kettle 5", ["home"], 5)
         ]
 
     def test_no_prompt_carries_a_chat_template_token_from_the_log(self, query: Query) -> None:
-        told = query(
+        shown = query(
             "select concat_ws(' ', history, neighbours) from fct_user_prompts "
             "union all select concat_ws(' ', line, text, neighbours) from fct_item_prompts"
         )
-        assert any("Used by many." in text for (text,) in told)
-        for (text,) in told:
+        assert any("Used by many." in text for (text,) in shown)
+        for (text,) in shown:
             assert not any(token in text for token in ("<", ">", "im_start", "[INST]"))
 
 
@@ -131,9 +135,9 @@ class TestNeighbours:
 
 class TestZeroArtifacts:
     def test_every_table_of_later_stages_is_there_and_empty(self, query: Query) -> None:
-        later = "fct_user_profiles fct_item_profiles dim_user_profiles dim_item_profiles fct_profile_quality feast_user_profile "
-        later += "feast_item_profile feast_item_content fct_evaluation fct_evaluation_bands fct_comparisons fct_training_curves "
-        later += "fct_promotions fct_health"
+        later = "fct_user_profiles fct_item_profiles dim_user_profiles dim_item_profiles fct_profile_quality "
+        later += "feast_user_profile feast_item_profile feast_item_content fct_evaluation fct_evaluation_bands "
+        later += "fct_comparisons fct_training_curves fct_promotions fct_health"
         assert {name: query(f"select count(*) from {name}")[0][0] for name in later.split()} == dict.fromkeys(
             later.split(), 0
         )
@@ -192,16 +196,18 @@ class TestDescriptions:
 
 PLANTS = {
     "no_leakage_known": (
-        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9999, 9999, 9999 "
-        "from int_interactions i, int_snapshots s where s.snapshot = 'select' and i.split = 'valid' limit 1"
+        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, "
+        "1, 9999, 9999, 9999 from int_interactions i, int_snapshots s "
+        "where s.snapshot = 'select' and i.split = 'valid' limit 1"
     ),
     "no_leakage_truth": (
-        "insert into fct_known_interactions select t.snapshot, s.as_of, t.user_id, t.item_id, null, s.as_of - interval 1 day, 1, 9998, 9998, 9998 "
-        "from fct_truth t join int_snapshots s using (snapshot) where t.snapshot = 'final' and t.setting = 'full_shot' limit 1"
+        "insert into fct_known_interactions select t.snapshot, s.as_of, t.user_id, t.item_id, null, "
+        "s.as_of - interval 1 day, 1, 9998, 9998, 9998 from fct_truth t join int_snapshots s using (snapshot) "
+        "where t.snapshot = 'final' and t.setting = 'full_shot' limit 1"
     ),
     "no_leakage_cold_items": (
-        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, 1, 9997, 9997, 9997 "
-        "from int_interactions i join dim_items d using (item_id), int_snapshots s "
+        "insert into fct_known_interactions select 'select', s.as_of, i.user_id, i.item_id, i.event_ts, i.known_at, "
+        "1, 9997, 9997, 9997 from int_interactions i join dim_items d using (item_id), int_snapshots s "
         "where s.snapshot = 'select' and i.split = 'train' and d.is_pseudo_cold limit 1"
     ),
     "no_leakage_neighbours": (
@@ -209,19 +215,24 @@ PLANTS = {
         "from dim_items d, int_snapshots s where s.snapshot = 'select' and d.is_zero_shot limit 1"
     ),
     "no_leakage_prompts": (
-        "update fct_user_prompts set history = json_array(json_object('item_id', (select item_id from dim_items where is_zero_shot limit 1))) "
-        "where user_id = 'user 0'"
+        "update fct_user_prompts set history = json_array(json_object('item_id', "
+        "(select item_id from dim_items where is_zero_shot limit 1))) where user_id = 'user 0'"
     ),
     "no_leakage_dialogues": (
-        "update fct_user_dialogues set withheld_item_id = (select item_id from dim_items where is_pseudo_cold limit 1) where not answer"
+        "update fct_user_dialogues set withheld_item_id = "
+        "(select item_id from dim_items where is_pseudo_cold limit 1) where not answer"
     ),
     "no_leakage_folds": (
-        "insert into fct_user_dialogues by name select * replace ('again' as dialogue_id, if(fold = 'train', 'held_out', 'train') as fold) "
+        "insert into fct_user_dialogues by name "
+        "select * replace ('again' as dialogue_id, if(fold = 'train', 'held_out', 'train') as fold) "
         "from fct_user_dialogues limit 1"
     ),
-    "no_leakage_features": "update fct_item_status set n_interactions = n_interactions + 1 where snapshot = 'final' and item_id = 'item 0'",
+    "no_leakage_features": (
+        "update fct_item_status set n_interactions = n_interactions + 1 where snapshot = 'final' and item_id = 'item 0'"
+    ),
     "no_leakage_profiles": (
-        "insert into dim_user_profiles select 'user 0', 'final', timestamptz '2999-01-01', 'v', 'e', '1', '', '', '', 'ok', '', 1, 0, 0, [], [], 0, false"
+        "insert into dim_user_profiles select 'user 0', 'final', timestamptz '2999-01-01', 'v', 'e', '1', "
+        "'', '', '', 'ok', '', 1, 0, 0, [], [], 0, false"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Dialogues of a small shop some of whose titles are hostile: what is withheld, what is asked, whose neighbours are shown."""
+"""Dialogues of a small shop with hostile titles: what is withheld, what is asked, and whose neighbours are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reclm.llm.prompts.facts import load_dialogues, load_item_facts, load_user_f
 from reclm.llm.prompts.messages import profile_request
 from reclm.warehouse.build import build
 from reclm.warehouse.reading import connect
-from reclm.warehouse.sources import project
+from reclm.warehouse.sources import dbt_project
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -106,7 +106,9 @@ class TestDialoguesAboutItems:
     def test_they_are_about_items_of_three_known_users_and_told_as_in_their_prompts(self, query: Query) -> None:
         rows = query(
             """
-            select s.n_interactions, d.line = p.line and d.text = p.text and d.neighbours::varchar = p.neighbours::varchar
+            select
+                s.n_interactions,
+                d.line = p.line and d.text = p.text and d.neighbours::varchar = p.neighbours::varchar
             from fct_item_dialogues as d
             join fct_item_prompts as p using (snapshot, item_id)
             join fct_item_status as s using (snapshot, item_id)
@@ -151,7 +153,7 @@ class TestHostileTitles:
 
 @pytest.fixture(scope="module")
 def model() -> ModuleType:
-    path = project() / "models" / "intermediate" / "int_user_neighbours.py"
+    path = dbt_project() / "models" / "intermediate" / "neighbourhood" / "int_user_neighbours.py"
     spec = importlib.util.spec_from_file_location("int_user_neighbours", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

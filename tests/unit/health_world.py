@@ -17,7 +17,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
 from reclm.text.encoder import text_hash
-from reclm.warehouse import sources as dbt_sources
+from reclm.warehouse import sources
 
 CUT_OFF = datetime(2024, 3, 1, tzinfo=UTC)
 TEXTS = [f"User identity: a{n}; User interests: b{n}" for n in range(6)]
@@ -104,7 +104,7 @@ class World:
             ]
             pq.write_table(pa.Table.from_pylist(quality), draft.path / "quality.parquet")
         version = artifacts.version_of("profiles", parameters, {"warehouse": "w1"})
-        dbt_sources.set_current_artifact(self.settings.paths, "profiles", version)
+        sources.set_current_artifact(self.settings.paths, "profiles", version)
         return artifacts.load(self.settings.paths, "profiles", version)
 
     def embeddings(self, profiles: Artifact, vectors: dict[str, Sequence[float]], model: str = "m@8") -> None:
@@ -114,7 +114,7 @@ class World:
             schema = pa.schema([("text_hash", pa.string()), ("embedding", pa.list_(pa.float32()))])
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft.path / "vectors-00000.parquet")
         version = artifacts.version_of("embeddings", parameters, parents)
-        dbt_sources.set_current_artifact(self.settings.paths, "embeddings", version)
+        sources.set_current_artifact(self.settings.paths, "embeddings", version)
 
     def refined(self, *looks: tuple[int, float, float], kept: int) -> None:
         """`looks` are (step, reward, ranking)."""

@@ -39,7 +39,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import PROFILE_FILES, profile_schema
-from reclm.warehouse.reading import warehouse_fingerprint
+from reclm.warehouse.reading import features_fingerprint
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -97,7 +97,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
         else:
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
-    parents = {"warehouse": warehouse_fingerprint(workspace)}
+    parents = {"warehouse": features_fingerprint(workspace)}
     if engine == "openai" and not settings.openai.model:
         alike = _alike(settings, parents["warehouse"])
         try:
@@ -132,7 +132,7 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     from reclm.warehouse.reading import connect
 
     workspace, engine = settings.paths, settings.teacher.engine
-    warehouse = warehouse_fingerprint(workspace)
+    warehouse = features_fingerprint(workspace)
     if engine == "openai":
         wanted = {**teacher_parameters(settings), "model": ""}  # whichever model answered: it is only counted how much
         found = [

@@ -17,7 +17,7 @@ from reclm.settings.loading import load as load_settings
 from reclm.settings.operations import CHECKS
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
-from reclm.warehouse import sources as dbt_sources
+from reclm.warehouse import sources
 
 
 @pytest.fixture
@@ -136,16 +136,16 @@ class TestCheckingTwice:
         write_json(world.settings.paths.current_build, {"features_fingerprint": "w2"})
         newer = checks.check_health(world.settings)
         assert len({first.version, other.version, newer.version}) == 3
-        assert dbt_sources.current_versions(world.settings.paths, "health") == {newer.version}
+        assert sources.current_versions(world.settings.paths, "health") == {newer.version}
 
     def test_the_tables_of_the_evaluation_phase_are_stale_after_a_new_check(self, world: World) -> None:
         (world.settings.paths.landing / "interactions").mkdir()
         write_json(
             world.settings.paths.dataset, {"name": "x", "split_mode": "temporal", "has_event_ts": True, "batches": []}
         )
-        before = dbt_sources.fingerprints(world.settings)
+        before = sources.fingerprints(world.settings)
         checks.check_health(world.settings)
-        after = dbt_sources.fingerprints(world.settings)
+        after = sources.fingerprints(world.settings)
         assert {name for name in before if before[name] != after[name]} == {"evaluation"}
 
 

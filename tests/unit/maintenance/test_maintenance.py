@@ -25,7 +25,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts, runs
 from reclm.storage.files import read_json, write_json
 from reclm.text.encoder import model_name, text_hash
-from reclm.warehouse import sources as dbt_sources
+from reclm.warehouse import sources
 
 DAY = 86_400
 NOBODY = 2**22 + 1
@@ -103,7 +103,7 @@ class World:
         write_json(self.settings.paths.champion, {"version": version})
 
     def current(self, kind: str, *versions: str) -> None:
-        dbt_sources.set_current_artifacts(self.settings.paths, kind, versions)
+        sources.set_current_artifacts(self.settings.paths, kind, versions)
 
     def maintain(self, *, dry_run: bool = False, **rule: Any) -> dict[str, Any]:
         retention = self.settings.retention.model_copy(update={"keep": 1, **rule})

@@ -238,7 +238,7 @@ class TestWhenToTune:
 
         settings = workspace_settings(profiles={"engine": "transformers"})
         write_json(settings.paths.current_build, {"fingerprint": "f", "features_fingerprint": "f1"})
-        monkeypatch.setattr(tasks, "as_built", lambda params: settings)
+        monkeypatch.setattr(tasks, "settings_of_build", lambda params: settings)
         monkeypatch.setattr(stages, "fall_back_to_keywords", lambda given: given)
 
         def refuse(settings: Settings, warehouse: str) -> None:

@@ -18,10 +18,10 @@ from reclm.storage import artifacts, locks
 from reclm.storage.files import read_json, write_json
 from reclm.storage.workspace import REPOSITORY_VARIABLE, Workspace
 from reclm.warehouse import dbt as dbt_process
-from reclm.warehouse import sources as dbt_sources
+from reclm.warehouse import sources
 from reclm.warehouse.build import build, docs
 from reclm.warehouse.reading import connect, snapshot_as_of
-from reclm.warehouse.sources import project, set_current_artifact, set_current_artifacts
+from reclm.warehouse.sources import dbt_project, set_current_artifact, set_current_artifacts
 
 
 class StandIn:
@@ -35,13 +35,14 @@ class StandIn:
         self.calls.append(list(arguments))
         with duckdb.connect(str(settings.paths.build_database)) as connection:
             connection.execute(
-                "create or replace table int_snapshots as select 'final' as snapshot, timestamptz '2024-05-01 12:00:00.25+00' as as_of"
+                "create or replace table int_snapshots as select 'final' as snapshot, "
+                "timestamptz '2024-05-01 12:00:00.25+00' as as_of"
             )
             batches = [batch["batch"] for batch in read_json(settings.paths.dataset)["batches"]]
             batches = [batch for batch in batches if batch != "garbage"]
             connection.execute(
-                "create or replace table stg_interactions as select unnest(?) as user_id, 'i' as item_id, null as event_ts, "
-                "1 as weight, null as split, false as in_sparse_train",
+                "create or replace table stg_interactions as select unnest(?) as user_id, 'i' as item_id, "
+                "null as event_ts, 1 as weight, null as split, false as in_sparse_train",
                 [batches],
             )
             connection.execute("create or replace table int_items as select 'i' as item_id, null as first_seen_at")
@@ -88,7 +89,7 @@ def n_calls(settings: Settings) -> int:
 
 
 class TestWhatIsBuilt:
-    def test_the_first_build_runs_everything_whatever_phase_is_asked_for(self, shop: Settings, dbt: StandIn) -> None:
+    def test_the_first_build_runs_everything_whatever_phase_is_requested(self, shop: Settings, dbt: StandIn) -> None:
         result = build(shop, "features")
         assert dbt.selected == [[]]
         assert not result["reused"]
@@ -101,7 +102,7 @@ class TestWhatIsBuilt:
         second = build(shop)
         assert len(dbt.calls) == 1
         assert second == {**first, "reused": True}
-        assert "reused" in capsys.readouterr().err
+        assert "reusing" in capsys.readouterr().err
 
     def test_force_builds_again_from_an_empty_file(self, shop: Settings, dbt: StandIn) -> None:
         build(shop)
@@ -115,7 +116,7 @@ class TestWhatIsBuilt:
         assert dbt.selected == [[], []]
         assert after["features_fingerprint"] != before["features_fingerprint"]
 
-    def test_what_is_not_known_rebuilds_the_tables_but_changes_nothing_they_mean(
+    def test_rows_that_are_not_known_rebuild_the_tables_but_keep_their_fingerprint(
         self, shop: Settings, dbt: StandIn
     ) -> None:
         before = build(shop)
@@ -126,12 +127,12 @@ class TestWhatIsBuilt:
             assert not after["reused"]
             assert after["features_fingerprint"] == before["features_fingerprint"]
 
-    def test_only_a_build_of_features_moves_the_moment_of_knowledge(self, shop: Settings, dbt: StandIn) -> None:
+    def test_only_a_build_of_features_changes_the_as_of(self, shop: Settings, dbt: StandIn) -> None:
         moment = "2024-05-02T00:00:00+00:00"
         build(shop.model_copy(update={"data": shop.data.model_copy(update={"as_of": moment})}))
         for phase in ("profiles", "evaluation"):
-            standing = build(shop, phase)
-            assert standing["reused"] and standing["as_of"] == moment
+            current = build(shop, phase)
+            assert current["reused"] and current["as_of"] == moment
         assert build(shop, "features")["as_of"] == ""
 
     def test_a_setting_that_no_table_depends_on_changes_nothing(self, shop: Settings, dbt: StandIn) -> None:
@@ -143,7 +144,7 @@ class TestWhatIsBuilt:
         fewer = shop.model_copy(update={"features": shop.features.model_copy(update={"neighbours": 3})})
         assert not build(fewer)["reused"]
 
-    def test_new_profiles_run_their_phase_alone_on_the_standing_tables(self, shop: Settings, dbt: StandIn) -> None:
+    def test_new_profiles_run_their_phase_alone_on_the_existing_tables(self, shop: Settings, dbt: StandIn) -> None:
         before = build(shop)
         set_current_artifact(shop.paths, "profiles", make(shop, "profiles"))
         after = build(shop, "profiles")
@@ -271,9 +272,9 @@ class TestCurrentArtifacts:
             setting = threading.Thread(target=set_current_artifact, args=(shop.paths, "profiles", "new"))
             setting.start()
             assert waiting.wait(timeout=30)
-            assert dbt_sources.current_versions(shop.paths, "profiles") == set()
+            assert sources.current_versions(shop.paths, "profiles") == set()
         setting.join(timeout=30)
-        assert dbt_sources.current_versions(shop.paths, "profiles") == {"new"}
+        assert sources.current_versions(shop.paths, "profiles") == {"new"}
 
     def test_one_kind_is_replaced_and_the_others_stay(self, shop: Settings) -> None:
         first, second = make(shop, "embeddings", model="m"), make(shop, "profiles")
@@ -296,20 +297,20 @@ class TestTheProject:
     ) -> None:
         monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
         with pytest.raises(WorkspaceError, match="clone"):
-            project()
+            dbt_project()
 
     def test_editing_a_model_makes_features_new_and_editing_a_description_does_not(
         self, shop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import shutil
 
-        shutil.copytree(project(), tmp_path / "dbt")
+        shutil.copytree(dbt_project(), tmp_path / "dbt")
         monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
-        before = dbt_sources.meaning(shop, []), dbt_sources.fingerprints(shop)
+        before = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
         for name, same_data in (("models/columns.md", True), ("models/marts/core/dim_users.sql", False)):
             with (tmp_path / "dbt" / name).open("a") as file:
                 file.write("\n")
-            after = dbt_sources.meaning(shop, []), dbt_sources.fingerprints(shop)
+            after = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
             assert (after[0] == before[0]) is same_data
             assert after[1]["features"] != before[1]["features"]
             before = after
@@ -327,8 +328,8 @@ class TestWhatFailed:
                 ]
             },
         )
-        told = dbt_process._failures(tmp_path / "run_results.json", ["noise"])
-        assert told.splitlines() == ["  dim_users: no such table", "  unique_x: Got 2 results"]
+        failures = dbt_process._failures(tmp_path / "run_results.json", ["noise"])
+        assert failures.splitlines() == ["  dim_users: no such table", "  unique_x: Got 2 results"]
 
     def test_before_any_node_ran_dbt_s_own_words_are_given(self, tmp_path: Path) -> None:
         assert dbt_process._failures(tmp_path / "run_results.json", ["cannot parse"]) == "cannot parse"
