@@ -11,8 +11,7 @@ binary TF x log(N/df) (Salton & Buckley 1988).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from scipy import linalg, sparse
 from reclm.backbones.ranking import Scorer, metrics_per_user, rank, truth_ranks
 from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError
+from reclm.text.tfidf import ASCII_WORDS, tfidf
 
 EASE_PENALTY = 100.0
 RIDGE_PENALTY = 10.0
@@ -96,25 +96,6 @@ class Random:
             cells *= np.uint64(factor)
         cells ^= cells >> np.uint64(31)
         return (cells >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
-
-
-def tfidf(texts: Sequence[str]) -> sparse.csr_matrix:
-    """L2-normalised rows of binary TF x log(N/df) over words of [a-z0-9']; words seen in one text weigh 0.
-
-    Shape (n_texts, n_words), float64, words in order of first appearance.
-    """
-    vocabulary: dict[str, int] = {}
-    words = [
-        sorted({vocabulary.setdefault(w, len(vocabulary)) for w in re.findall(r"[a-z0-9']+", t.lower())}) for t in texts
-    ]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in words])]).astype(np.int64)
-    columns = np.array([column for row in words for column in row], dtype=np.int64)
-    frequency = np.bincount(columns, minlength=len(vocabulary))
-    weight = np.where(frequency < 2, 0.0, np.log(len(texts) / np.maximum(frequency, 1)))
-    weighted = sparse.csr_matrix((weight[columns], columns, starts), shape=(len(texts), len(vocabulary)))
-    weighted.eliminate_zeros()
-    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-    return sparse.csr_matrix(sparse.diags(1 / np.where(norms == 0, 1, norms)) @ weighted)
 
 
 def why_not(name: str, data: TrainingData) -> str | None:
@@ -212,7 +193,7 @@ def _ridge(data: TrainingData, seed: int, sources: Rows, penalty: float | None) 
     T_t (T_s' T_s + pI)^-1 T_s' X' (over words) = K_ts (K_ss + pI)^-1 X' (over items, K = T T').
     """
     strength = RIDGE_PENALTY if penalty is None else penalty
-    content = tfidf(data.texts)
+    content = tfidf(data.texts, words=ASCII_WORDS)
     content = content[:, np.flatnonzero(content.getnnz(axis=0))]
     text = content[sources]
     if content.shape[1] <= len(sources):
@@ -231,7 +212,7 @@ def _ridge(data: TrainingData, seed: int, sources: Rows, penalty: float | None) 
 def _predicted_popularity(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
     """Ridge from text to log(1 + interactions), centred; solved by conjugate gradients on the sparse texts."""
     strength = POPULARITY_PENALTIES[0] if penalty is None else penalty
-    content = tfidf(data.texts)
+    content = tfidf(data.texts, words=ASCII_WORDS)
     text = content[sources]
     target = np.log1p(_counts(data)[sources])
     words = sparse.linalg.LinearOperator(
@@ -257,7 +238,7 @@ def _from_all_items(data: TrainingData, sources: Rows, weights: NDArray[np.float
 
 
 def _text_kernel(data: TrainingData, sources: Rows) -> NDArray[np.float32]:
-    content = tfidf(data.texts)
+    content = tfidf(data.texts, words=ASCII_WORDS)
     return _dense_product(content[sources], content.T.tocsr(), np.float32)
 
 

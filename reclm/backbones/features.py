@@ -8,40 +8,28 @@ fitted on and applied to all, in float64, without randomness.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reclm.text.tfidf import tfidf
+
 Matrix = NDArray[np.float32]
 
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 MAX_LANDMARKS = 4096
 EMBEDDING_WIDTH = 128  # columns that whitened embeddings keep: more tell rarer themes apart, and cost time
 SHRINKAGE = 0.1  # of the mean variance, added to each: directions of little variance are not blown up to noise
 NEGLIGIBLE = 1e-9  # share of the leading variance under which a direction is rounding error
 
 
-def tfidf(texts: list[str], fit_rows: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """Rows of unit-length binary TF × log(N/df), (n_texts, n_words); words, N and df are those of `fit_rows` (n_texts,).
+def text_rows(texts: list[str], fit_rows: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Return the TF-IDF rows of the texts, fitted on `fit_rows`, words stored in order.
 
-    Words seen in fewer than two fitted texts are dropped; an empty text has a row of zeros.
+    The order decides in which order products are summed, and so their last digit.
     """
-    vocabulary: dict[str, int] = {}
-    indptr, columns = [0], []
-    for text in texts:
-        columns.extend(sorted({vocabulary.setdefault(w, len(vocabulary)) for w in WORD.findall(text.lower())}))
-        indptr.append(len(columns))
-    shape = (len(texts), max(len(vocabulary), 1))
-    counts = sparse.csr_matrix((np.ones(len(columns)), columns, indptr), shape=shape)
-    frequency = np.asarray(counts[fit_rows].sum(axis=0)).ravel()
-    rarity = np.where(frequency < 2, 0.0, np.log(max(fit_rows.sum(), 1) / np.maximum(frequency, 1)))
-    weighted = (counts @ sparse.diags(rarity)).tocsr()
-    weighted.eliminate_zeros()
-    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-    return (sparse.diags(1 / np.where(lengths == 0, 1, lengths)) @ weighted).tocsr()
+    return tfidf(texts, fit_rows).sorted_indices()
 
 
 def landmarks(rows: NDArray[np.int64], limit: int = MAX_LANDMARKS) -> NDArray[np.int64]:
@@ -51,7 +39,7 @@ def landmarks(rows: NDArray[np.int64], limit: int = MAX_LANDMARKS) -> NDArray[np
 
 def text_features(texts: list[str], fit_rows: NDArray[np.bool_], width: int) -> Matrix:
     """(n_texts, ≤ width) coordinates whose inner products approximate cosine² of the TF-IDF rows; NaN for empty texts."""
-    rows = tfidf(texts, fit_rows)
+    rows = text_rows(texts, fit_rows)
     anchors = rows[landmarks(np.flatnonzero(fit_rows & (rows.getnnz(axis=1) > 0)))]
     if anchors.shape[0] == 0:
         return np.full((len(texts), 0), np.nan, dtype=np.float32)

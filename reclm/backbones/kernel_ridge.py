@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from reclm.backbones.features import EMBEDDING_WIDTH, Matrix, Whitening, landmarks, present, tfidf, unit_length
+from reclm.backbones.features import EMBEDDING_WIDTH, Matrix, Whitening, landmarks, present, text_rows, unit_length
 from reclm.dataset import TrainingData
 
 PENALTY = 1.0
@@ -33,7 +33,7 @@ def item_sources(data: TrainingData, item_profile: Matrix | None) -> Sources:
 
     A row of zeros where an item has none.
     """
-    texts: Sources = [tfidf(data.texts, data.warm_items)] if any(data.texts) else []
+    texts: Sources = [text_rows(data.texts, data.warm_items)] if any(data.texts) else []
     return texts + embedding_sources([data.item_content, item_profile])
 
 

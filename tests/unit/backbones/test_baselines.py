@@ -15,7 +15,6 @@ from reclm.backbones.baselines import (
     NEEDS_TEXT,
     fit_baseline,
     strongest_predicted_popularity,
-    tfidf,
     why_not,
 )
 from reclm.backbones.ranking import metrics_per_user, rank, truth_ranks
@@ -23,6 +22,7 @@ from reclm.dataset import EvaluationTask, TrainingData
 from reclm.errors import ModelError
 from reclm.evaluation.report.reference import baseline_rows
 from reclm.settings.recommenders import BASELINES
+from reclm.text.tfidf import ASCII_WORDS, tfidf
 
 WORDS = ["space", "love", "war", "school", "magic", "robot", "sea", "cat", "dog", "moon", "sword", "song"]
 N_USERS, N_ITEMS, N_COLD = 40, 30, 6
@@ -49,18 +49,6 @@ def scores(name: str, data: TrainingData, **options: object) -> np.ndarray:
     return fit_baseline(name, data, 1, available=WARM, **options).score(np.arange(N_USERS))
 
 
-class TestTextFeatures:
-    def test_are_binary_tf_idf_without_words_seen_once(self) -> None:
-        features = tfidf(["Cat cat dog", "cat's dog!", "dog moon", "moon"]).toarray()
-        weight = {"dog": np.log(4 / 3), "moon": np.log(4 / 2)}
-        assert features[0].tolist() == pytest.approx([0, 1, 0, 0])  # `cat` is seen in one text, however often
-        norm = np.hypot(weight["dog"], weight["moon"])
-        assert features[2].tolist() == pytest.approx([0, weight["dog"] / norm, 0, weight["moon"] / norm])
-
-    def test_of_texts_without_any_known_word_are_zero(self) -> None:
-        assert tfidf(["", "alone"]).toarray().sum() == 0
-
-
 class TestEveryBaselineEqualsItsFormula:
     def test_popularity_counts(self, data: TrainingData) -> None:
         expected = np.tile(data.interactions.toarray().sum(axis=0), (N_USERS, 1))
@@ -82,7 +70,7 @@ class TestEveryBaselineEqualsItsFormula:
 
     @pytest.mark.parametrize(("name", "power"), [("content_cosine", 1), ("content_knn", 3)])
     def test_content_scores_are_sums_of_text_cosines(self, data: TrainingData, name: str, power: int) -> None:
-        content = tfidf(data.texts).toarray()
+        content = tfidf(data.texts, words=ASCII_WORDS).toarray()
         expected = data.interactions.toarray() @ (content @ content.T) ** power
         np.testing.assert_allclose(scores(name, data), expected, atol=1e-5)
 
@@ -90,7 +78,7 @@ class TestEveryBaselineEqualsItsFormula:
     def test_ridge_predicts_every_user_from_text_over_words_or_items(self, data: TrainingData, spread: int) -> None:
         texts = [f"{text} {' '.join(f'w{i // 2}x{n}' for n in range(spread))}" for i, text in enumerate(data.texts)]
         data = TrainingData("final", data.user_ids, data.item_ids, data.interactions, texts)
-        content = tfidf(texts).toarray()
+        content = tfidf(texts, words=ASCII_WORDS).toarray()
         assert (np.count_nonzero(content.any(axis=0)) <= WARM.sum()) == (spread == 0)  # both ways of solving are taken
         warm = content[WARM]
         system = warm.T @ warm + 10 * np.eye(content.shape[1])
@@ -98,7 +86,7 @@ class TestEveryBaselineEqualsItsFormula:
         np.testing.assert_allclose(scores("ridge", data), (content @ to_users).T, atol=1e-5)
 
     def test_predicted_popularity_is_a_ridge_to_centred_log_counts(self, data: TrainingData) -> None:
-        content = tfidf(data.texts).toarray()
+        content = tfidf(data.texts, words=ASCII_WORDS).toarray()
         target = np.log1p(data.interactions.toarray().sum(axis=0)[WARM])
         system = content[WARM].T @ content[WARM] + 10 * np.eye(content.shape[1])
         expected = content @ np.linalg.solve(system, content[WARM].T @ (target - target.mean()))

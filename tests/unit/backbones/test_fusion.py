@@ -19,7 +19,7 @@ from unit.backbones_world import (
     with_features,
 )
 
-from reclm.backbones.features import Whitening, text_features, tfidf
+from reclm.backbones.features import Whitening, text_features, text_rows
 from reclm.backbones.fusion.fusion import (
     HISTORY_SHRINKAGE,
     PROFILE_SPREAD,
@@ -179,7 +179,7 @@ class TestTextFeatures:
     def test_inner_products_are_the_squared_cosines_of_tfidf(self):
         fit_rows = np.ones(N_ITEMS, dtype=bool)
         features = text_features(DATA.texts, fit_rows, N_ITEMS)
-        rows = tfidf(DATA.texts, fit_rows)
+        rows = text_rows(DATA.texts, fit_rows)
         np.testing.assert_allclose(features @ features.T, np.square((rows @ rows.T).toarray()), atol=1e-4)
 
     def test_a_text_without_a_known_word_is_missing(self):

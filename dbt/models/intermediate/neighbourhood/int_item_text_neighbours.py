@@ -7,22 +7,11 @@ against all warm ones, sparse, and cut to the top before the next block.
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import TfidfVectorizer
+
+from reclm.text.tfidf import smoothed_tfidf
 
 BLOCK = 1024
 COLUMNS = {"snapshot": "str", "item_id": "str", "neighbour_id": "str", "score": "float64", "rank": "int64"}
-
-
-def tfidf(warm_texts, texts):
-    """L2-normalised TF-IDF rows of both, or None when no word of the warm texts is shared by two of them."""
-    vectorizer = TfidfVectorizer(
-        token_pattern=r"[a-z0-9']+|[^\W\da-z_]+", min_df=2, max_df=0.5, sublinear_tf=True, dtype=np.float32
-    )
-    try:
-        warm = vectorizer.fit_transform(warm_texts)
-    except ValueError:
-        return None
-    return warm, vectorizer.transform(texts)
 
 
 def top_of_block(similarities, top_k):
@@ -41,7 +30,7 @@ def top_of_block(similarities, top_k):
 def neighbours_of(snapshot, items, top_k):
     """The rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
     warm, asked = items[items["is_warm"]], items[items["full_text"] != ""]
-    vectors = tfidf(warm["full_text"], asked["full_text"]) if len(warm) and len(asked) else None
+    vectors = smoothed_tfidf(warm["full_text"], asked["full_text"]) if len(warm) and len(asked) else None
     if vectors is None:
         return []
     warm_vectors, asked_vectors = vectors
