@@ -94,7 +94,7 @@ def _rewards(settings: Settings, chain: ModelPipeline, reward: Artifact, written
     """{user: reward of their profile at `final`}, of those of whom something is known."""
     from reclm.llm.models.loading import load_tokenizer, model_location
     from reclm.llm.prompts.facts import load_user_facts
-    from reclm.llm.prompts.messages import fitted, is_silent
+    from reclm.llm.prompts.messages import fit_to_budget, has_no_facts
     from reclm.llm.prompts.shape import shape_of
     from reclm.llm.prompts.templates import token_counter
     from reclm.llm.reward.stage import load_reward
@@ -103,9 +103,9 @@ def _rewards(settings: Settings, chain: ModelPipeline, reward: Artifact, written
     texts = texts_of(written.profiles, "user", "final")
     with closing(connect(settings)) as connection:
         facts = {user: known for user, known in load_user_facts(connection, "final").items() if user in texts}
-    spoken = [user for user, known in facts.items() if not is_silent(known)]
+    spoken = [user for user, known in facts.items() if not has_no_facts(known)]
     count = token_counter(load_tokenizer(model_location(settings, chain.current_model("sft"))))
-    requests = [fitted(facts[user], shape_of(settings), count)[0] for user in spoken]
+    requests = [fit_to_budget(facts[user], shape_of(settings), count)[0] for user in spoken]
     judge = load_reward(settings, reward)
     judge.add_context(requests, [facts[user].history for user in spoken])
     values = judge.score(requests, [texts[user] for user in spoken])

@@ -151,7 +151,7 @@ class ModelPipeline:
         """
         from reclm.llm.teacher.stage import Teacher
         from reclm.profiles import grammar
-        from reclm.profiles.keywords import Written, write_profiles
+        from reclm.profiles.keywords import WrittenProfiles, write_profiles
         from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
         from reclm.profiles.terms import item_terms
         from reclm.warehouse.reading import connect
@@ -170,7 +170,7 @@ class ModelPipeline:
         profiles = self.settings.profiles.model_copy(update=most_common)
         users, items = write_profiles(snapshot_data, item_terms(catalogue), profiles)
 
-        def unflagged(ids: Sequence[str], written: Written) -> dict[str, str]:
+        def unflagged(ids: Sequence[str], written: WrittenProfiles) -> dict[str, str]:
             rows = zip(ids, written.texts, written.flags, strict=True)
             return {entity: text for entity, text, flag in rows if not flag}
 

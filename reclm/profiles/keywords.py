@@ -59,14 +59,16 @@ TEACHER_MIN_EXCESS = 2.0
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenProfiles:
     """Profiles of one kind, row for row with the ids: texts ('' when nothing is known) and flags (KNOWN, NO_…)."""
 
     texts: list[str]
     flags: list[str]
 
 
-def write_profiles(knowledge: SnapshotData, terms: Terms, settings: ProfileSettings) -> tuple[Written, Written]:
+def write_profiles(
+    knowledge: SnapshotData, terms: Terms, settings: ProfileSettings
+) -> tuple[WrittenProfiles, WrittenProfiles]:
     """Profiles of every user and every item at one snapshot; nothing but `knowledge` and `terms` is looked at."""
     own, background = _own_shares(knowledge, terms)
     users = _write_users(knowledge, terms, settings, own, background)
@@ -74,7 +76,9 @@ def write_profiles(knowledge: SnapshotData, terms: Terms, settings: ProfileSetti
     return users, items
 
 
-def write_teacher_profiles(knowledge: SnapshotData, terms: Terms, settings: ProfileSettings) -> tuple[Written, Written]:
+def write_teacher_profiles(
+    knowledge: SnapshotData, terms: Terms, settings: ProfileSettings
+) -> tuple[WrittenProfiles, WrittenProfiles]:
     """What a teacher says of well-known users and items at one snapshot; '' and a flag of all others.
 
     With c_t the picks that carry term t among n picks, and p_t the share of all picks that carry it, a term's score is
@@ -114,7 +118,7 @@ def _excess(counts: sparse.csr_matrix, n: NDArray[np.float64], chance: NDArray[n
 
 def _teach(
     scores_of: Callable[[slice], sparse.csr_matrix], known: NDArray[np.int64], author: _Author, unknown: str
-) -> Written:
+) -> WrittenProfiles:
     texts: list[str] = []
     flags: list[str] = []
     for rows in track(list(_blocks(len(known), BLOCK // 8)), "reading what people share"):
@@ -122,7 +126,7 @@ def _teach(
         silent |= known[rows] < TEACHER_MIN_KNOWN
         texts += ["" if nothing else text for text, nothing in zip(written, silent, strict=True)]
         flags += np.where(silent, unknown, KNOWN).tolist()
-    return Written(texts, flags)
+    return WrittenProfiles(texts, flags)
 
 
 def _own_shares(knowledge: SnapshotData, terms: Terms) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
@@ -155,7 +159,7 @@ def _write_users(
     settings: ProfileSettings,
     own: sparse.csr_matrix,
     background: NDArray[np.float64],
-) -> Written:
+) -> WrittenProfiles:
     lengths = knowledge.history_lengths
     from_neighbours = NEIGHBOUR_SHARE * 4 / (3 + np.maximum(lengths, 1))
     neighbours = normalise_rows(knowledge.user_neighbours)
@@ -173,7 +177,7 @@ def _write_users(
         texts_of_block, empty = author.write(scores)
         texts += texts_of_block
         flags += np.where(empty, unknown, KNOWN).tolist()
-    return Written(texts, flags)
+    return WrittenProfiles(texts, flags)
 
 
 def _write_items(
@@ -182,7 +186,7 @@ def _write_items(
     settings: ProfileSettings,
     own: sparse.csr_matrix,
     background: NDArray[np.float64],
-) -> Written:
+) -> WrittenProfiles:
     audience = _audience_scores(knowledge, terms, own, background)
     sizes = knowledge.audience_sizes
     similarity = knowledge.item_neighbours
@@ -208,7 +212,7 @@ def _write_items(
         texts_of_block, empty = author.write(scores)
         texts += texts_of_block
         flags += np.where(empty, NO_TEXT, KNOWN).tolist()
-    return Written(texts, flags)
+    return WrittenProfiles(texts, flags)
 
 
 def _audience_scores(

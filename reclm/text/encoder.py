@@ -109,11 +109,11 @@ def model_name(settings: EmbeddingSettings) -> str:
     return f"{settings.model}@{settings.max_tokens}{suffix}"
 
 
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+CachingEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to (n_texts, dim) vectors of length 1."""
 
 
-def embedder(settings: Settings) -> Embed:
+def caching_encoder(settings: Settings) -> CachingEncoder:
     """The settings' sentence encoder; a text it has seen is not encoded again."""
     encoder = load_encoder(settings)
     known: dict[str, NDArray[np.float32]] = {}

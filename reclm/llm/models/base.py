@@ -75,7 +75,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
 
 
 def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, Any], draft: Draft) -> None:
-    from reclm.text.encoder import embedder
+    from reclm.text.encoder import caching_encoder
 
     llm, tokens = settings.llm, parameters["tokens"]
     use_threads(settings)
@@ -88,7 +88,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
             documents.dialogues,
             SIZES[llm.tiny_size],
             background=documents.background,
-            embed=embedder(settings),
+            embed=caching_encoder(settings),
             tokens=tokens,
             learning_rate=parameters["learning_rate"],
             seed=settings.seed,

@@ -21,8 +21,8 @@ from reclm.llm.prompts.messages import (
     Shape,
     Style,
     answer,
-    fitted,
-    is_silent,
+    fit_to_budget,
+    has_no_facts,
     item_question,
     person_question,
 )
@@ -61,7 +61,7 @@ def question(dialogue: Dialogue, style: Style) -> Message:
     return person_question(dialogue.question, style)
 
 
-def converse(
+def make_conversations(
     dialogues: Iterable[Dialogue],
     teacher: ProfileSource,
     shape: Shape,
@@ -78,11 +78,11 @@ def converse(
             continue
         facts = dialogue.facts if masking else dialogue.unmasked
         profile = teacher.of(dialogue.kind, dialogue.entity_id)
-        reason = _unusable(profile, silent=is_silent(facts))
+        reason = _unusable(profile, silent=has_no_facts(facts))
         if reason or profile is None:
             result.left_out[reason] += 1
             continue
-        prompt, trimmed = fitted(facts, shape, count)
+        prompt, trimmed = fit_to_budget(facts, shape, count)
         result.trimmed += trimmed
         messages: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
         if two_turns and dialogue.asks:
@@ -126,7 +126,7 @@ def corpus(
     documents: list[str] = []
     untold: dict[Facts, tuple[Dialogue, str]] = {}
     for dialogue in dialogues:
-        if dialogue.fold != "train" or is_silent(dialogue.facts):
+        if dialogue.fold != "train" or has_no_facts(dialogue.facts):
             continue
         profile = teacher.of(dialogue.kind, dialogue.entity_id)
         if profile and not _unusable(profile, silent=False):
@@ -144,7 +144,7 @@ def corpus(
 
 def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
     """The conversation before there is a tokenizer to count with; what is too long is trimmed at about a token a word."""
-    prompt, _ = fitted(dialogue.facts, shape, lambda messages: sum(len(m["content"].split()) for m in messages))
+    prompt, _ = fit_to_budget(dialogue.facts, shape, lambda messages: sum(len(m["content"].split()) for m in messages))
     turns: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
     return [*turns, question(dialogue, shape.style), answer(dialogue.answer)] if dialogue.asks else turns
 
@@ -153,4 +153,4 @@ def first_prompts(
     dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, served: bool = False
 ) -> list[list[Message]]:
     """Turn 1 of each dialogue, within its budget; `served`: the prompt that its profile is written from for use."""
-    return [fitted(dialogue.served if served else dialogue.facts, shape, count)[0] for dialogue in dialogues]
+    return [fit_to_budget(dialogue.served if served else dialogue.facts, shape, count)[0] for dialogue in dialogues]

@@ -70,7 +70,7 @@ class Shape:
     max_tokens: int = 256
 
 
-def as_data(text: str, length: int = MAX_LINE) -> str:
+def sanitise(text: str, length: int = MAX_LINE) -> str:
     """A text from a log as it may stand in a prompt: one line, capped, without template tokens or our delimiters."""
     return " ".join(strip_markup(text).translate(_DELIMITERS).split())[:length].strip()
 
@@ -79,7 +79,7 @@ def kind_of(facts: Facts) -> Kind:
     return "user" if isinstance(facts, UserFacts) else "item"
 
 
-def is_silent(facts: Facts) -> bool:
+def has_no_facts(facts: Facts) -> bool:
     """True when nothing is known: no history, or an item without line and text."""
     return not facts.history if isinstance(facts, UserFacts) else not (facts.line.strip() or facts.text.strip())
 
@@ -100,7 +100,7 @@ def profile_request(facts: Facts, style: Style) -> list[Message]:
 
 
 def _lines(lines: Sequence[str]) -> str:
-    return " | ".join(filter(None, map(as_data, lines))) or _NOTHING
+    return " | ".join(filter(None, map(sanitise, lines))) or _NOTHING
 
 
 def _user_request(facts: UserFacts, style: Style) -> str:
@@ -115,9 +115,11 @@ def _user_request(facts: UserFacts, style: Style) -> str:
 
 
 def _item_request(facts: ItemFacts, style: Style) -> str:
-    about = f"{as_data(facts.line) or _NOTHING}" + (f" | {as_data(facts.text, MAX_TEXT)}" if facts.text.strip() else "")
+    about = f"{sanitise(facts.line) or _NOTHING}" + (
+        f" | {sanitise(facts.text, MAX_TEXT)}" if facts.text.strip() else ""
+    )
     around = [
-        as_data(line) + (f" | {as_data(interests, MAX_TEXT)}" if interests else "")
+        sanitise(line) + (f" | {sanitise(interests, MAX_TEXT)}" if interests else "")
         for line, interests in facts.neighbours
     ]
     if style == "compact":
@@ -131,8 +133,8 @@ def _item_request(facts: ItemFacts, style: Style) -> str:
 
 def audience_request(line: str, text: str, interests: Sequence[str]) -> list[Message]:
     """What a teacher is asked of a warm item, in full style: who it is for, given the interests of who picked it."""
-    about = " | ".join(filter(None, (as_data(line), as_data(text, MAX_TEXT)))) or _NOTHING
-    people = "\n".join(f"- {as_data(one, MAX_TEXT)}" for one in interests) or f"- {_NOTHING}"
+    about = " | ".join(filter(None, (sanitise(line), sanitise(text, MAX_TEXT)))) or _NOTHING
+    people = "\n".join(f"- {sanitise(one, MAX_TEXT)}" for one in interests) or f"- {_NOTHING}"
     body = (
         f"The item: {about}\nInterests of people who picked it, one line each:\n{people}\n"
         "Write the profile of the people this item is for."
@@ -142,7 +144,7 @@ def audience_request(line: str, text: str, interests: Sequence[str]) -> list[Mes
 
 def item_question(line: str, style: Style) -> Message:
     """Turn 2 about a user: will they pick this item?"""
-    asked = as_data(line) or _NOTHING
+    asked = sanitise(line) or _NOTHING
     if style == "compact":
         return {"role": "user", "content": f"Next: {asked}?"}
     return {"role": "user", "content": f"Will this user pick the item: {asked}? Answer Yes or No."}
@@ -159,7 +161,7 @@ def answer(yes: bool) -> Message:
     return {"role": "assistant", "content": YES if yes else NO}
 
 
-def fitted(facts: Facts, shape: Shape, count: Callable[[list[Message]], int]) -> tuple[list[Message], bool]:
+def fit_to_budget(facts: Facts, shape: Shape, count: Callable[[list[Message]], int]) -> tuple[list[Message], bool]:
     """Turn 1 within `shape.max_tokens` as `count` counts them, and whether facts were left out to keep the budget.
 
     The last neighbour goes first, then the last item of the history, then the end of an item's text. What cannot be

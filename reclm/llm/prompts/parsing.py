@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reclm.errors import ModelError
-from reclm.llm.prompts.messages import Kind, Message, as_data
+from reclm.llm.prompts.messages import Kind, Message, sanitise
 from reclm.llm.prompts.templates import render
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, MAX_PHRASES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_OWN = 24
-MAX_AROUND = 32
+MAX_OWN_PIECES = 24
+MAX_NEIGHBOUR_PIECES = 32
 _OPENING = re.compile(r"(?P<user>Picked|Items of the user): |(?P<item>Item|The item): ")
 # Texts of a log hold no line break, so that a line of our own cannot be forged by one.
 _CLOSING = re.compile(
@@ -33,11 +33,11 @@ _NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Reading:
-    """A request: what is told of the entity (`own`) and of its neighbours (`around`), piece by piece."""
+    """A request: what is told of the entity (`own`) and of its neighbours (`neighbours`), piece by piece."""
 
     kind: Kind
     own: tuple[str, ...]
-    around: tuple[str, ...]
+    neighbours: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_text(text: str) -> Reading:
     kind: Kind = "user" if opening["user"] else "item"
     first, *rest = text[opening.end() : closing.start()].split("\n")
     around = [piece for line in rest if not line.startswith(_ANNOUNCES) for piece in _around(line, kind)]
-    return Reading(kind, tuple(_pieces(first))[:MAX_OWN], tuple(dict.fromkeys(around))[:MAX_AROUND])
+    return Reading(kind, tuple(_pieces(first))[:MAX_OWN_PIECES], tuple(dict.fromkeys(around))[:MAX_NEIGHBOUR_PIECES])
 
 
 def _pieces(line: str) -> list[str]:
@@ -77,15 +77,15 @@ def _around(line: str, kind: Kind) -> list[str]:
     return [*pieces[:1], *(interest.strip() for piece in pieces[1:] for interest in piece.split(","))]
 
 
-def informed(reading: Reading, known: Sequence[str]) -> Reading:
+def with_known_facts(reading: Reading, known: Sequence[str]) -> Reading:
     """The request with all that is known of the entity in it: a user's history among its own pieces, what an item's
     audience picks among those around."""
-    lines = tuple(filter(None, map(as_data, known)))
+    lines = tuple(filter(None, map(sanitise, known)))
     if not lines:
         return reading
     if reading.kind == "user":
-        return replace(reading, own=tuple(dict.fromkeys((*reading.own, *lines)))[:MAX_OWN])
-    return replace(reading, around=tuple(dict.fromkeys((*lines, *reading.around)))[:MAX_AROUND])
+        return replace(reading, own=tuple(dict.fromkeys((*reading.own, *lines)))[:MAX_OWN_PIECES])
+    return replace(reading, neighbours=tuple(dict.fromkeys((*lines, *reading.neighbours)))[:MAX_NEIGHBOUR_PIECES])
 
 
 def read_phrases(profile: str) -> Phrases:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reclm.llm.prompts.messages import Facts, Kind, Message, Shape, UserFacts, fitted, is_silent
+from reclm.llm.prompts.messages import Facts, Kind, Message, Shape, UserFacts, fit_to_budget, has_no_facts
 from reclm.profiles.keywords import KNOWN, NO_HISTORY, NO_TEXT
 
 TokenCount = Callable[[list[Message]], int]
@@ -32,7 +32,7 @@ def prompt_hash(messages: Sequence[Message]) -> str:
 
 def flag_of(facts: Facts) -> str:
     """Return KNOWN, or the reason why too little is known to describe this user or item."""
-    if not is_silent(facts):
+    if not has_no_facts(facts):
         blank = isinstance(facts, UserFacts) and not any(line.strip() for line in facts.history)
         return NO_TEXT if blank else KNOWN
     return NO_HISTORY if isinstance(facts, UserFacts) else NO_TEXT
@@ -59,7 +59,7 @@ class PromptBatch:
         """Add one request for each of `ids`; `facts` must hold all of them."""
         added = EntityPrompts()
         for entity_id in ids:
-            messages, trimmed = fitted(facts[entity_id], self.shape, self.count)
+            messages, trimmed = fit_to_budget(facts[entity_id], self.shape, self.count)
             self.requests.append(Request(kind, messages))
             added.hashes[entity_id] = prompt_hash(messages)
             added.flags[entity_id] = flag_of(facts[entity_id])

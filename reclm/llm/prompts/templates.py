@@ -102,7 +102,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in special else None
 
 
-def answered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], content: str) -> tuple[str, str]:
+def prompt_and_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], content: str) -> tuple[str, str]:
     """(prompt, prompt + `content` + end token) as served: the answer stands behind the prompt that asks for it."""
     prompt = render(tokenizer, messages, generation=True)
     whole = render(tokenizer, [*messages, {"role": "assistant", "content": content}], generation=False)
@@ -126,7 +126,7 @@ def training_texts(
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt, whole = answered(tokenizer, messages[:turn], message["content"])
+        prompt, whole = prompt_and_answer(tokenizer, messages[:turn], message["content"])
         span = (len(prompt), len(whole))
         if texts and prompt.startswith(texts[-1][0]):
             texts[-1] = (whole, [*texts[-1][1], span])

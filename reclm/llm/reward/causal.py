@@ -21,7 +21,7 @@ from reclm.llm.models.compat import prepare, report_progress, trainer_options
 from reclm.llm.models.loading import load_model, load_tokenizer
 from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.messages import Message
-from reclm.llm.prompts.templates import answered
+from reclm.llm.prompts.templates import prompt_and_answer
 from reclm.llm.reward.pairs import Pair
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CausalReward:
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], profile: str) -> list[int]:
-    return list(tokenizer(answered(tokenizer, messages, profile)[1], add_special_tokens=False)["input_ids"])
+    return list(tokenizer(prompt_and_answer(tokenizer, messages, profile)[1], add_special_tokens=False)["input_ids"])
 
 
 def load_causal_reward(settings: Settings, folder: Path) -> CausalReward:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.prompts.messages import Message
-from reclm.llm.prompts.parsing import Phrases, Reading, Splitter, informed, read_phrases, read_request
+from reclm.llm.prompts.parsing import Phrases, Reading, Splitter, read_phrases, read_request, with_known_facts
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
 from reclm.storage.files import read_json, write_json
@@ -98,7 +98,7 @@ class EncoderReward:
         """Score request i from now on with the lines `known[i]`, everything known of its entity."""
         for messages, lines in zip(requests, known, strict=True):
             reading = read_request(messages)
-            self._with_context[reading] = informed(reading, lines)
+            self._with_context[reading] = with_known_facts(reading, lines)
 
     def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
         """Return how good profile i is as the answer to request i, (n,); on its stopping pairs the variance is 1."""
@@ -163,9 +163,11 @@ def embed_requests(readings: Sequence[Reading], cache: TextCache) -> EmbeddedReq
 
     from reclm.llm.reward.encoder_head import EmbeddedRequests
 
-    counts = [[len(r.own) / 4, len(r.around) / 8, float(r.kind == "item")] for r in readings]
+    counts = [[len(r.own) / 4, len(r.neighbours) / 8, float(r.kind == "item")] for r in readings]
     own = _padded_texts([reading.own for reading in readings], cache)
-    return EmbeddedRequests(own, _padded_texts([reading.around for reading in readings], cache), torch.tensor(counts))
+    return EmbeddedRequests(
+        own, _padded_texts([reading.neighbours for reading in readings], cache), torch.tensor(counts)
+    )
 
 
 def embed_profiles(profiles: Sequence[str], cache: TextCache) -> EmbeddedProfiles:

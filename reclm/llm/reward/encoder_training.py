@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import ModelError
 from reclm.llm.prompts.messages import Kind
-from reclm.llm.prompts.parsing import Reading, informed, read_phrases, read_request
+from reclm.llm.prompts.parsing import Reading, read_phrases, read_request, with_known_facts
 from reclm.llm.reward.encoder import SCORING_BATCH, EncoderReward, TextCache, embed_profiles, embed_requests, text_cache
 from reclm.llm.reward.pairs import Pair, says_the_same
 from reclm.profiles import grammar
@@ -96,13 +96,13 @@ class _ParsedPair:
 
 
 def _parse(pair: Pair) -> _ParsedPair:
-    reading = informed(read_request(pair.messages), pair.known)
+    reading = with_known_facts(read_request(pair.messages), pair.known)
     return _ParsedPair(pair.kind, reading, pair.chosen, pair.rejected, grammar.parse(pair.chosen).profile)
 
 
 def _texts(pair: _ParsedPair) -> Iterable[str]:
     phrases = read_phrases(pair.chosen)
-    return (*pair.reading.own, *pair.reading.around, *phrases.identity, *phrases.interests)
+    return (*pair.reading.own, *pair.reading.neighbours, *phrases.identity, *phrases.interests)
 
 
 def _rejected_texts(pair: _ParsedPair) -> Iterable[str]:

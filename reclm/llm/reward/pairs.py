@@ -17,7 +17,7 @@ import numpy as np
 
 from reclm.llm.prompts.corpus import ProfileSource
 from reclm.llm.prompts.dialogues import Dialogue, Fold
-from reclm.llm.prompts.messages import Kind, Message, fitted, is_silent
+from reclm.llm.prompts.messages import Kind, Message, fit_to_budget, has_no_facts
 from reclm.llm.prompts.shape import shape_of
 from reclm.profiles import grammar
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, Profile
@@ -119,7 +119,7 @@ def _candidates(
     found = []
     for dialogue in dialogues:
         profile = own.get((dialogue.kind, dialogue.entity_id))
-        if profile is None or is_silent(dialogue.facts):
+        if profile is None or has_no_facts(dialogue.facts):
             continue
         near = (n for n in dialogue.neighbour_ids if (dialogue.kind, n) not in excluded)
         parsed = (grammar.parse(teacher.of(dialogue.kind, n)).profile for n in near)
@@ -164,7 +164,7 @@ def _draw(
                 continue
             seen.add((key, rejected))
             if key not in prompts:
-                prompts[key] = fitted(entity.dialogue.facts, shape, count)[0]
+                prompts[key] = fit_to_budget(entity.dialogue.facts, shape, count)[0]
             chosen = grammar.render(entity.own)
             about = entity.dialogue
             pairs.append(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.llm.engines.answers import generate
-from reclm.llm.prompts.messages import MAX_TEXT, audience_request, estimated_tokens, fitted, is_silent
+from reclm.llm.prompts.messages import MAX_TEXT, audience_request, estimated_tokens, fit_to_budget, has_no_facts
 from reclm.llm.prompts.requests import Request, prompt_hash
-from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import endpoint_shape
 from reclm.llm.teacher.table import normalised
 from reclm.profiles import grammar
@@ -35,11 +35,11 @@ def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[st
     """{user_id: prompt} of the users that the endpoint is asked about."""
     from reclm.llm.prompts.facts import load_user_facts
 
-    facts = {user: known for user, known in load_user_facts(connection, "select").items() if not is_silent(known)}
+    facts = {user: known for user, known in load_user_facts(connection, "select").items() if not has_no_facts(known)}
     shape = endpoint_shape(settings)
-    chosen = drawn(settings, "user", facts)
+    chosen = sample_ids(settings, "user", facts)
     return {
-        user: Request("user", fitted(known, shape, estimated_tokens)[0])
+        user: Request("user", fit_to_budget(known, shape, estimated_tokens)[0])
         for user, known in facts.items()
         if user in chosen
     }
@@ -57,7 +57,7 @@ def item_requests(
         order by item_id
         """
     ).fetchall()
-    chosen = drawn(settings, "item", [row[0] for row in rows])
+    chosen = sample_ids(settings, "item", [row[0] for row in rows])
     found = {}
     for item, line, text, audience in rows:
         if item in chosen:
@@ -68,12 +68,12 @@ def item_requests(
 
 def write_entries(
     settings: Settings, connection: DuckDBPyConnection, folder: Path
-) -> tuple[list[Entry], dict[str, Any]]:
+) -> tuple[list[TeacherProfile], dict[str, Any]]:
     from reclm.llm.engines.openai import OpenAIEngine
 
     as_of = dict(connection.execute("select snapshot, as_of from int_snapshots").fetchall())["select"]
-    entries: list[Entry] = []
-    say_cost(settings, connection, "about to ask")
+    entries: list[TeacherProfile] = []
+    report_estimate(settings, connection, "about to ask")
     engine = OpenAIEngine(settings)
     try:
         for kind in KINDS:
@@ -84,7 +84,8 @@ def write_entries(
             rows = generate(settings, engine, list(asked.values()), folder / f"{kind}s")
             answers = {entity: rows[prompt_hash(request.messages)] for entity, request in asked.items()}
             entries += [
-                Entry(kind, "select", as_of, entity, normalised(row.text), row=row) for entity, row in answers.items()
+                TeacherProfile(kind, "select", as_of, entity, normalised(row.text), row=row)
+                for entity, row in answers.items()
             ]
         metrics = {**engine.usage(), "cost": round(engine.cost(), 4)}
     finally:
@@ -94,12 +95,12 @@ def write_entries(
     return entries, metrics
 
 
-def _interests(entries: Iterable[Entry]) -> dict[str, str]:
+def _interests(entries: Iterable[TeacherProfile]) -> dict[str, str]:
     parsed = {entry.entity_id: grammar.parse(entry.profile).profile for entry in entries if entry.kind == "user"}
     return {user: ", ".join(profile.interests) for user, profile in parsed.items() if profile is not None}
 
 
-def say_cost(settings: Settings, connection: DuckDBPyConnection, verb: str) -> None:
+def report_estimate(settings: Settings, connection: DuckDBPyConnection, verb: str) -> None:
     """Says how many requests, tokens and what cost the endpoint means, before any is sent."""
     people = AUDIENCE_SHOWN * MAX_TEXT // 4
     users, items = user_requests(settings, connection), item_requests(settings, connection, {})

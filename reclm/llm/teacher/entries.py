@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = ("user", "item")
 
 
 @dataclass(frozen=True)
-class Entry:
+class TeacherProfile:
     """One profile of a teacher as a row of the artifact."""
 
     kind: Kind
@@ -31,7 +31,7 @@ class Entry:
     row: GenerationRow | None = None
 
 
-def drawn(settings: Settings, kind: Kind, ids: Iterable[str]) -> set[str]:
+def sample_ids(settings: Settings, kind: Kind, ids: Iterable[str]) -> set[str]:
     """At most `teacher.users` (or `items`) of the ids, drawn by seed; the same ids are drawn whatever else there is."""
     limit = settings.teacher.users if kind == "user" else settings.teacher.items
 

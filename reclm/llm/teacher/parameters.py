@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.llm.prompts.messages import Shape
 from reclm.llm.prompts.shape import ENDPOINT_TOKENS
-from reclm.llm.teacher.table import tables
+from reclm.llm.teacher.table import find_tables
 from reclm.profiles.keywords import ENGINE_VERSION
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _keyword_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _table_parameters(settings: Settings) -> dict[str, Any]:
-    files = {kind: path.read_bytes() for kind, path in tables(settings).items()}
+    files = {kind: path.read_bytes() for kind, path in find_tables(settings).items()}
     digests = {kind: hashlib.sha256(data).hexdigest()[:16] for kind, data in files.items()}
     return {"files": digests, "seed": settings.seed}
 

@@ -28,7 +28,7 @@ from reclm.llm.models.versions import find_reusable
 from reclm.llm.prompts.messages import Kind
 from reclm.llm.teacher import endpoint as teacher_endpoint
 from reclm.llm.teacher import table as teacher_table
-from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.profiles import grammar
 from reclm.profiles import keywords as extractive
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 KIND = "teacher"
-Written = tuple[list[Entry], dict[str, Any]]
+Written = tuple[list[TeacherProfile], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     if dry_run:
         if engine == "openai":
             with closing(connect(settings)) as connection:
-                teacher_endpoint.say_cost(settings, connection, "would ask")
+                teacher_endpoint.report_estimate(settings, connection, "would ask")
         else:
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
@@ -165,7 +165,7 @@ def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
 
 def extractive_teacher(
     knowledge: SnapshotData, terms: Terms, settings: Settings
-) -> dict[Kind, tuple[Sequence[str], extractive.Written]]:
+) -> dict[Kind, tuple[Sequence[str], extractive.WrittenProfiles]]:
     """{kind: (ids, texts and flags row for row)}: what the keyword teacher says at one snapshot."""
     users, items = extractive.write_teacher_profiles(knowledge, terms, settings.profiles)
     return {"user": (knowledge.user_ids, users), "item": (knowledge.catalogue.item_ids, items)}
@@ -178,9 +178,9 @@ def _write_extractive(settings: Settings, connection: DuckDBPyConnection, folder
     for snapshot in SNAPSHOTS:
         knowledge = load_snapshot_data(connection, snapshot, catalogue)
         for kind, (ids, written) in extractive_teacher(knowledge, terms, settings).items():
-            chosen = drawn(settings, kind, [i for i, flag in zip(ids, written.flags, strict=True) if not flag])
+            chosen = sample_ids(settings, kind, [i for i, flag in zip(ids, written.flags, strict=True) if not flag])
             entries += [
-                Entry(kind, snapshot, knowledge.as_of, entity, text, flag)
+                TeacherProfile(kind, snapshot, knowledge.as_of, entity, text, flag)
                 for entity, text, flag in zip(ids, written.texts, written.flags, strict=True)
                 if flag or entity in chosen
             ]
@@ -194,7 +194,7 @@ _ENGINES: dict[str, Callable[[Settings, DuckDBPyConnection, Path], Written]] = {
 }
 
 
-def _write_entries(settings: Settings, entries: Sequence[Entry], folder: Path, version: str) -> None:
+def _write_entries(settings: Settings, entries: Sequence[TeacherProfile], folder: Path, version: str) -> None:
     """The two files of the artifact, in order of snapshot and id."""
     dataset = str(settings.paths.require_dataset()["name"])
     engine = settings.teacher.engine
@@ -225,7 +225,7 @@ def _write_entries(settings: Settings, entries: Sequence[Entry], folder: Path, v
         write_rows(folder / PROFILE_FILES[kind], rows, profile_schema(kind))
 
 
-def _account(entries: Sequence[Entry]) -> dict[str, Any]:
+def _account(entries: Sequence[TeacherProfile]) -> dict[str, Any]:
     """Profiles, distinct texts and profiles that do not parse, per snapshot and kind; the flagged are not counted."""
     account: dict[str, Any] = {}
     for snapshot in SNAPSHOTS:

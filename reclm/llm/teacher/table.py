@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from reclm.dataset import SNAPSHOTS
 from reclm.errors import InputError
 from reclm.llm.prompts.messages import Kind
-from reclm.llm.teacher.entries import KINDS, Entry, drawn
+from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
 from reclm.profiles import grammar
 from reclm.storage.schemas import PROFILE_FILES
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-def tables(settings: Settings) -> dict[Kind, Path]:
+def find_tables(settings: Settings) -> dict[Kind, Path]:
     """The teacher's files. Raises InputError when the folder has neither, or a file lacks a column."""
     folder = Path(settings.teacher.table).expanduser()
     found: dict[Kind, Path] = {kind: folder / f"teacher_{PROFILE_FILES[kind]}" for kind in KINDS}
@@ -46,17 +46,17 @@ def tables(settings: Settings) -> dict[Kind, Path]:
 
 def write_entries(
     settings: Settings, connection: DuckDBPyConnection, folder: Path
-) -> tuple[list[Entry], dict[str, Any]]:
+) -> tuple[list[TeacherProfile], dict[str, Any]]:
     """The rows whose ids the warehouse knows, at both snapshots: whoever wrote them said nothing of a moment."""
     moments = dict(connection.execute("select snapshot, as_of from int_snapshots").fetchall())
-    entries: list[Entry] = []
+    entries: list[TeacherProfile] = []
     metrics: dict[str, Any] = {}
-    for kind, path in tables(settings).items():
+    for kind, path in find_tables(settings).items():
         ids = {row[0] for row in connection.execute(f"select {kind}_id from dim_{kind}s").fetchall()}
         table = pq.read_table(path, columns=[f"{kind}_id", "profile"]).to_pydict()
         given = {str(entity): text or "" for entity, text in zip(table[f"{kind}_id"], table["profile"], strict=True)}
         known = {entity: text for entity, text in given.items() if entity in ids}
-        chosen = drawn(settings, kind, known)
+        chosen = sample_ids(settings, kind, known)
         texts = {entity: known[entity] for entity in sorted(chosen)}
         metrics[f"{kind}s"] = {
             "given": len(given),
@@ -64,7 +64,7 @@ def write_entries(
             **_obedience(texts.values()),
         }
         entries += [
-            Entry(kind, snapshot, moments[snapshot], entity, normalised(text))
+            TeacherProfile(kind, snapshot, moments[snapshot], entity, normalised(text))
             for snapshot in SNAPSHOTS
             for entity, text in texts.items()
         ]

@@ -34,13 +34,13 @@ from numpy.typing import NDArray
 from reclm.llm.models.batches import batches_by_length, pad
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts, question
 from reclm.llm.prompts.dialogues import Dialogue
-from reclm.llm.prompts.messages import NO, YES, Facts, Kind, Message, Shape, UserFacts, is_silent
+from reclm.llm.prompts.messages import NO, YES, Facts, Kind, Message, Shape, UserFacts, has_no_facts
 from reclm.llm.prompts.shape import shape_of
-from reclm.llm.prompts.templates import answered, token_counter
+from reclm.llm.prompts.templates import prompt_and_answer, token_counter
 from reclm.profiles import grammar
 from reclm.profiles.quality import distinctness
 from reclm.progress import track
-from reclm.text.encoder import Embed, embedder
+from reclm.text.encoder import CachingEncoder, caching_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,10 +68,10 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    embed: Embed | None = None,
+    embed: CachingEncoder | None = None,
 ) -> list[Row]:
     """Measure a model on at most `tune.held_out_sample` held-out users and as many items; every metric, per kind."""
-    embed = embedder(settings) if embed is None else embed
+    embed = caching_encoder(settings) if embed is None else embed
     shape, batch, tune = shape_of(settings), settings.profiles.batch_size, settings.tune
     rows: list[Row] = []
     train_ids = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
@@ -130,7 +130,7 @@ def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, li
     for dialogue in dialogues:
         if dialogue.kind == kind and dialogue.fold == "held_out" and dialogue.view == 0:
             profile = teacher.of(kind, dialogue.entity_id)
-            if not is_silent(dialogue.facts) and grammar.parse(profile).ok:
+            if not has_no_facts(dialogue.facts) and grammar.parse(profile).ok:
                 first.setdefault(dialogue.entity_id, dialogue)
     found = list(first.values())
     if len(found) <= limit:
@@ -149,7 +149,7 @@ def profile_rows(
     dialogues: Sequence[Dialogue],
     texts: Sequence[str],
     teacher: ProfileSource,
-    embed: Embed,
+    embed: CachingEncoder,
     train_ids: Collection[str] = (),
 ) -> list[Row]:
     """Compute the metrics of written profiles, `texts[i]` for the entity of `dialogues[i]`.
@@ -303,7 +303,7 @@ def yes_probabilities(
     prefixes, pairs = [], []
     for messages in conversations:
         yes, no = (
-            tokenizer(answered(tokenizer, messages, word)[1], add_special_tokens=False)["input_ids"]
+            tokenizer(prompt_and_answer(tokenizer, messages, word)[1], add_special_tokens=False)["input_ids"]
             for word in (YES, NO)
         )
         at = next(number for number, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)

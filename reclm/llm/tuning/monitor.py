@@ -25,13 +25,13 @@ from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.shape import shape_of
-from reclm.llm.prompts.templates import answered, encode, token_counter
+from reclm.llm.prompts.templates import encode, prompt_and_answer, token_counter
 from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
 from reclm.llm.tuning.heldout import KINDS, profile_rows, sample, write_answers
 from reclm.profiles import grammar
 from reclm.progress import say
-from reclm.text.encoder import Embed, embedder
+from reclm.text.encoder import CachingEncoder, caching_encoder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,10 +57,10 @@ class HeldOutMonitor:
         teacher: ProfileSource,
         reward: RewardModel,
         tokenizer: PreTrainedTokenizerBase,
-        embed: Embed | None = None,
+        embed: CachingEncoder | None = None,
     ) -> None:
         self._settings, self._teacher, self._reward, self._tokenizer = settings, teacher, reward, tokenizer
-        self._embed = embedder(settings) if embed is None else embed
+        self._embed = caching_encoder(settings) if embed is None else embed
         limit = settings.refine.held_out_sample // len(KINDS)
         samples = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in KINDS]
         self._dialogues_by_kind = [found for found in samples if len(found) > 1]
@@ -165,7 +165,7 @@ def _weighted_mean(values: Sequence[tuple[float, int]]) -> float:
     return sum(value * n for value, n in values) / sum(n for _, n in values) if values else float("nan")
 
 
-def ranking(dialogues: Sequence[Dialogue], profiles: NDArray[np.float32], embed: Embed) -> NDArray[np.float64]:
+def ranking(dialogues: Sequence[Dialogue], profiles: NDArray[np.float32], embed: CachingEncoder) -> NDArray[np.float64]:
     """Return, for each dialogue answered Yes, the share of the other dialogues' questions farther from its profile.
 
     `profiles` is (n_dialogues, dim). A question's vector is the mean of the vectors of its lines. A tie counts half.
@@ -198,7 +198,7 @@ def divergence(
     import torch
 
     sequences = [
-        tokenizer(answered(tokenizer, prompt, text)[1], add_special_tokens=False)["input_ids"]
+        tokenizer(prompt_and_answer(tokenizer, prompt, text)[1], add_special_tokens=False)["input_ids"]
         for prompt, text in zip(prompts, texts, strict=True)
     ]
     starts = [len(encode(tokenizer, prompt)) for prompt in prompts]

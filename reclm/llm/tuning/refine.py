@@ -24,7 +24,7 @@ from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
-from reclm.llm.prompts.messages import Message, is_silent
+from reclm.llm.prompts.messages import Message, has_no_facts
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import token_counter
 from reclm.llm.reward.pairs import dialogues_fingerprint
@@ -161,7 +161,7 @@ def training_requests(
 
     Raises WorkspaceError when there are fewer than two.
     """
-    known = [dialogue for dialogue in dialogues if dialogue.fold == "train" and not is_silent(dialogue.facts)]
+    known = [dialogue for dialogue in dialogues if dialogue.fold == "train" and not has_no_facts(dialogue.facts)]
     prompts = first_prompts(known, shape_of(settings), token_counter(tokenizer))
     distinct = {str(prompt): prompt for prompt in prompts}
     if len(distinct) < 2:

@@ -22,7 +22,7 @@ from reclm.llm.models.compat import prepare, report_progress, trainer_options
 from reclm.llm.models.loading import load_model, load_tokenizer, model_location
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
-from reclm.llm.prompts.corpus import Conversation, ProfileSource, converse
+from reclm.llm.prompts.corpus import Conversation, ProfileSource, make_conversations
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import Example, examples, token_counter
@@ -83,7 +83,7 @@ def _tune(
 
     tokenizer = load_tokenizer(location)
     tune = settings.tune
-    conversations = converse(
+    conversations = make_conversations(
         dialogues,
         teacher,
         shape_of(settings),

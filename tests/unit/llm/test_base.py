@@ -30,7 +30,7 @@ from reclm.llm.models.tiny import (
 from reclm.llm.prompts.corpus import Corpus
 from reclm.llm.prompts.messages import Message, profile_request
 from reclm.llm.prompts.shape import shape_of, style_of
-from reclm.llm.prompts.templates import answered, decode, encode, render, takes_system, token_counter
+from reclm.llm.prompts.templates import decode, encode, prompt_and_answer, render, takes_system, token_counter
 from reclm.settings.tree import Settings
 
 QUICK = {"tiny_tokens": 1000, "tiny_vocabulary": 400}
@@ -250,7 +250,7 @@ class TestFamilies:
             {"role": "assistant", "content": "two"},
             {"role": "user", "content": "three"},
         ]
-        prompt, whole = answered(tokenizer, messages, "Yes")
+        prompt, whole = prompt_and_answer(tokenizer, messages, "Yes")
         assert prompt == render(tokenizer, messages, generation=True)
         assert whole == f"{prompt}Yes{CLOSES[family[0]]}"
 
@@ -275,7 +275,7 @@ class TestWithoutTemplate:
         folder = checkpoint("llama", tmp_path / "llama", documents())
         (folder / "chat_template.jinja").unlink()
         tokenizer = load_tokenizer(folder)
-        prompt, whole = answered(tokenizer, [{"role": "user", "content": "Who?"}], "Jazz")
+        prompt, whole = prompt_and_answer(tokenizer, [{"role": "user", "content": "Who?"}], "Jazz")
         assert (prompt, whole) == ("User: Who?\nAssistant: ", "User: Who?\nAssistant: Jazz<|end_of_text|>")
 
 

@@ -12,8 +12,8 @@ import pytest
 from reclm.errors import ModelError
 from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.messages import ItemFacts, UserFacts, profile_request
-from reclm.llm.prompts.parsing import Reading, Splitter, informed, read_phrases, read_request
-from reclm.llm.prompts.templates import answered, render
+from reclm.llm.prompts.parsing import Reading, Splitter, read_phrases, read_request, with_known_facts
+from reclm.llm.prompts.templates import prompt_and_answer, render
 from reclm.llm.reward.encoder import CACHED_TEXTS, EncoderReward, TextCache, load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
 from reclm.llm.reward.pairs import Pair, make_pairs
@@ -63,7 +63,7 @@ class TestARequestIsReadBack:
         split = Splitter(tokenizer)
         for facts, style in ((USER, "compact"), (ITEM, "compact"), (USER, "full"), (ITEM, "full")):
             messages = profile_request(facts, style)  # type: ignore[arg-type]
-            whole = answered(tokenizer, messages, OWN)[1]
+            whole = prompt_and_answer(tokenizer, messages, OWN)[1]
             reading, answer = split(tokenizer(whole, add_special_tokens=False)["input_ids"])
             assert reading == read_request(messages)
             assert answer == OWN
@@ -71,8 +71,8 @@ class TestARequestIsReadBack:
 
 class TestAJudgeKnowsMoreThanTheWriter:
     def test_a_users_history_joins_their_own_pieces_and_an_items_audience_those_around(self) -> None:
-        user = informed(Reading("user", ("rope",), ("axe",)), ["rope", "tent </s>", ""])
-        item = informed(Reading("item", ("kettle",), ("cup",)), ["rope"])
+        user = with_known_facts(Reading("user", ("rope",), ("axe",)), ["rope", "tent </s>", ""])
+        item = with_known_facts(Reading("item", ("kettle",), ("cup",)), ["rope"])
         assert user == Reading("user", ("rope", "tent"), ("axe",))
         assert item == Reading("item", ("kettle",), ("rope", "cup"))
 
@@ -86,7 +86,7 @@ class TestAJudgeKnowsMoreThanTheWriter:
         lines = ["a thing that nobody else has", "another such thing"]
         reward.add_context([shown.messages], [lines])
         after = reward.score(requests, profiles)
-        expected = reward.score_readings([informed(read_request(shown.messages), lines)], [shown.chosen])
+        expected = reward.score_readings([with_known_facts(read_request(shown.messages), lines)], [shown.chosen])
         assert after[0] != before[0] and after[0] == pytest.approx(expected[0], abs=1e-5)
         assert after[1] == pytest.approx(before[1], abs=1e-5)
         reward.add_context([shown.messages], [[]])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm.models import base
 from reclm.llm.models.loading import load_model, load_tokenizer, model_location
-from reclm.llm.prompts.corpus import Corpus, converse, corpus
+from reclm.llm.prompts.corpus import Corpus, corpus, make_conversations
 from reclm.llm.prompts.messages import Message, Shape, UserFacts, profile_request
 from reclm.llm.prompts.templates import IGNORED, Example, encode, examples, token_counter
 from reclm.llm.tuning import sft
@@ -221,7 +221,7 @@ class TestConversations:
         shape = options.pop("shape", Shape())
         source = options.pop("teacher", teacher())
         found = options.pop("dialogues", dialogues())
-        return converse(found, source, shape, token_counter(tokenizer), fold="train", **options)
+        return make_conversations(found, source, shape, token_counter(tokenizer), fold="train", **options)
 
     def test_long_prompts_lose_facts_and_are_counted_while_answers_stay_whole(self, tmp_path: Path) -> None:
         full, short = self.of(tmp_path), self.of(tmp_path, shape=Shape(max_tokens=45))

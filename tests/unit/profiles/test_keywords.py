@@ -114,7 +114,7 @@ def _knowledge(catalogue: Catalogue, histories: sparse.csr_matrix) -> SnapshotDa
 
 class TestTheTeacher:
     @staticmethod
-    def taught() -> tuple[extractive.Written, extractive.Written]:
+    def taught() -> tuple[extractive.WrittenProfiles, extractive.WrittenProfiles]:
         """Four tea items, four climbing ones, and a kettle (8) that climbers alone pick; user 4 has picked two items."""
         titles = [f"green tea {n}" for n in range(4)] + [f"climbing rope {n}" for n in range(4)] + ["green tea kettle"]
         catalogue = Catalogue([f"i{n}" for n in range(9)], titles, [[] for _ in titles], [""] * 9)
