@@ -23,7 +23,8 @@ LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"#:]+)(?=[)\"#])")
 
 def rooms() -> list[str]:
     """The packages and modules directly inside reclm/, in alphabetical order."""
-    return sorted(path.stem for path in (ROOT / "reclm").iterdir() if _source_of(path.stem).exists())
+    found = {path.stem for path in (ROOT / "reclm").iterdir() if _source_of(path.stem).exists()}
+    return sorted(found - {"__init__"})
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -1,7 +1,9 @@
-"""The online recommender: a request comes in, ranked items with reasons go out, and a page for people to look at.
+"""The online recommender: a request comes in, ranked items with reasons go out.
 
-    request -> gate -> api / pages -> recommender -> lookup (one read of Feast) and index (the champion in memory)
+    request -> access_control -> api or explorer -> recommender -> feature_client (one read of Feast)
+                                                                -> candidate_index (the champion in memory)
 
-`reclm serve` starts it. `reloader.py` keeps the index that answers and puts another in its place when the champion, its
-candidates or the features change; nothing here trains, and nothing writes to the warehouse or the feature store.
+`reclm serve` starts it. `reloading.py` replaces the index when the champion, its candidates or the features change.
+This room does not train, and does not write to the warehouse or the feature store. `offline.py` recommends without a
+running service.
 """

@@ -1,7 +1,7 @@
-"""What every request passes before it is answered: who may, how much, how often, how many at once; and what every answer carries.
+"""Access control: an ASGI layer that checks every request before it is answered, and adds headers to every response.
 
-One ASGI layer, so that nothing is worked on that will be turned away. Health checks pass it always. Its own answers are
-JSON, `{"error", "remedy"}`, and tell nothing of what was sent.
+It checks API key, scope, rate, number of requests in progress, and size of the body; health checks always pass. Its own
+responses are JSON, `{"error", "remedy"}`, and repeat nothing of what was sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = ("/health/live", "/health/ready")
 METRICS_PATH = "/metrics"
-HEADERS = {
+SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -37,14 +37,14 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
 }
-MOST_CLIENTS = 10_000
+MAX_CLIENTS = 10_000
 BODY_SECONDS = 10.0
-NO_ROUTE = "none"
+UNKNOWN_ROUTE = "none"
 log = logging.getLogger("reclm.serve")
 
 
 class Refusal(Exception):
-    """An answer that the gate gives itself."""
+    """Refuse a request with a status, an error text and a remedy."""
 
     def __init__(self, status: int, error: str, remedy: str, **headers: str) -> None:
         super().__init__(error)
@@ -53,14 +53,14 @@ class Refusal(Exception):
 
 
 class RateLimit:
-    """Token buckets, one a client; the clients that were quiet longest are forgotten first."""
+    """Limit each client's rate by a token bucket; the least recently seen clients are dropped first."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self.rate, self.burst = rate, burst
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_for(self, client: str) -> float:
-        """Seconds until the client may ask again; 0: now, and this is counted."""
+        """Return the seconds until the client may send a request; 0 means now, and the request is counted."""
         if not self.rate:
             return 0.0
         now = time.monotonic()
@@ -68,18 +68,18 @@ class RateLimit:
         left = min(self.burst, left + (now - since) * self.rate)
         wait = 0.0 if left >= 1 else (1 - left) / self.rate
         self._buckets[client] = (left if wait else left - 1, now)
-        if len(self._buckets) > MOST_CLIENTS:
+        if len(self._buckets) > MAX_CLIENTS:
             self._buckets.popitem(last=False)
         return wait
 
 
 class AccessControl:
-    """Wraps the application. `scope["reclm.key"]` is the caller's key, None where the service is open."""
+    """Wrap the application. `scope["reclm.key"]` is the caller's key, None when no key is needed."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, keys: ApiKeys) -> None:
-        self.alone = is_loopback(settings.host)
+        self.local_only = is_loopback(settings.host)
         self.app, self.settings, self.keys = app, settings, keys
-        self.allowance = RateLimit(settings.rate, settings.burst)
+        self.rate_limit = RateLimit(settings.rate, settings.burst)
         self.open_paths = (*OPEN_PATHS, METRICS_PATH) if settings.open_metrics else OPEN_PATHS
         self.in_flight = 0
 
@@ -88,41 +88,41 @@ class AccessControl:
             await self.app(scope, receive, send)
             return
         started, status = time.monotonic(), 500
-        begun = False
+        response_started = False
 
-        async def tell(message: Message) -> None:
-            nonlocal status, begun
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, response_started
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
-                there = {name for name, _ in message["headers"]}
+                status, response_started = message["status"], True
+                present = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *((n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in there),
+                    *((n.encode(), v.encode()) for n, v in SECURITY_HEADERS.items() if n.encode() not in present),
                 ]
             await send(message)
 
         try:
             if scope["path"] in self.open_paths:
-                await self.app(scope, receive, tell)
+                await self.app(scope, receive, send_with_headers)
             else:
-                await self._pass(scope, receive, tell)
+                await self._check_and_forward(scope, receive, send_with_headers)
         except Refusal as refusal:
-            await _refuse(refusal, tell)
+            await _refuse(refusal, send_with_headers)
         except Exception:
             log.exception("a request failed")
-            if not begun:
-                await _refuse(Refusal(500, "the service failed at this", "the log of the service says why"), tell)
+            if not response_started:
+                await _refuse(Refusal(500, "the service failed", "see the log of the service"), send_with_headers)
         finally:
-            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
             seconds = time.monotonic() - started
             REQUESTS.labels(route, str(status)).inc()
             REQUEST_SECONDS.labels(route).observe(seconds)
             log.info("%s %s %d %.1f ms", scope["method"], route, status, seconds * 1000)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.in_flight >= self.settings.max_in_flight:
             SHED.inc()
-            raise Refusal(503, "too many requests at once", "try again in a second", retry_after="1")
+            raise Refusal(503, "too many requests at once", "try receive_body in a second", retry_after="1")
         self.in_flight += 1
         IN_FLIGHT.set(self.in_flight)
         try:
@@ -130,24 +130,29 @@ class AccessControl:
             key = self._caller(scope, headers)
             scope["reclm.key"] = key
             client = key.name if key else str((scope.get("client") or ("",))[0])
-            wait = self.allowance.wait_for(client)
+            wait = self.rate_limit.wait_for(client)
             if wait:
-                raise Refusal(429, "too many requests", "ask less often", retry_after=str(max(1, round(wait))))
+                raise Refusal(
+                    429, "too many requests", "send fewer requests per second", retry_after=str(max(1, round(wait)))
+                )
             try:
-                whole = await asyncio.wait_for(self._bounded(headers, receive), BODY_SECONDS)
+                replay = await asyncio.wait_for(self._read_body(headers, receive), BODY_SECONDS)
             except TimeoutError:
-                raise Refusal(408, "the body did not come", f"send it within {BODY_SECONDS:g} seconds") from None
-            await self.app(scope, whole, send)
+                raise Refusal(408, "the body did not arrive", f"send it within {BODY_SECONDS:g} seconds") from None
+            await self.app(scope, replay, send)
         finally:
             self.in_flight -= 1
             IN_FLIGHT.set(self.in_flight)
 
     def _caller(self, scope: Scope, headers: dict[str, str]) -> ApiKey | None:
-        """The caller's key. Where there are none, a service on loopback lets those pass who call it by a loopback name: a page
-        of another site that had its name point here would not. One that others reach lets nobody pass, also when the last
-        key was removed while it ran."""
+        """Return the caller's key; None when the service needs none.
+
+        A service on loopback without keys accepts requests whose Host is a loopback name; this stops pages of other
+        sites whose name was made to resolve to this machine. A service that other machines reach always needs a key,
+        also after the last key was removed while it runs.
+        """
         _refuse_other_sites(scope["method"], headers)
-        if self.alone and not self.keys:
+        if self.local_only and not self.keys:
             if re.sub(r":\d+$", "", headers.get("host", "")) not in LOOPBACK:
                 raise Refusal(403, "this service is open on loopback only", "make an API key with `reclm key add`")
             return None
@@ -158,42 +163,42 @@ class AccessControl:
             raise Refusal(
                 401,
                 "no valid API key came with the request",
-                "send it as `Authorization: Bearer KEY`, or as the password of HTTP Basic; `reclm key add NAME` makes one",
+                "send it as `Authorization: Bearer KEY` or as the password of HTTP Basic; `reclm key add NAME` makes one",
                 www_authenticate='Basic realm="reclm", charset="UTF-8"' if page else 'Bearer realm="reclm"',
             )
         if scope["path"].startswith("/admin/") and key.scope != "admin":
-            raise Refusal(403, "this key may only read", "use a key of scope admin")
+            raise Refusal(403, "this key has scope read", "use a key of scope admin")
         return key
 
-    async def _bounded(self, headers: dict[str, str], receive: Receive) -> Receive:
-        """The body, read whole, as a new `receive`."""
-        most = self.settings.max_body
-        told = headers.get("content-length", "0")
+    async def _read_body(self, headers: dict[str, str], receive: Receive) -> Receive:
+        """Read the whole body; returns a `receive` that delivers it."""
+        limit = self.settings.max_body
+        declared = headers.get("content-length", "0")
         body, more = b"", True
         while more:
-            if len(body) > most or (told.isdigit() and int(told) > most):
-                raise Refusal(413, f"the body has more than {most} bytes", "ask for less at once")
+            if len(body) > limit or (declared.isdigit() and int(declared) > limit):
+                raise Refusal(413, f"the body has more than {limit} bytes", "send a smaller request")
             message = await receive()
             if message["type"] == "http.disconnect":
                 break
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        if len(body) > most:
-            raise Refusal(413, f"the body has more than {most} bytes", "ask for less at once")
-        handed = False
+        if len(body) > limit:
+            raise Refusal(413, f"the body has more than {limit} bytes", "send a smaller request")
+        delivered = False
 
-        async def again() -> Message:
-            nonlocal handed
-            if handed:
+        async def receive_body() -> Message:
+            nonlocal delivered
+            if delivered:
                 return await receive()
-            handed = True
+            delivered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        return again
+        return receive_body
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Return whether only this machine can reach a service that listens on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -201,12 +206,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_other_sites(method: str, headers: dict[str, str]) -> None:
-    """A browser says which page made it ask: what changes or costs something is not asked for by pages of other sites."""
+    """Refuse a POST that a page of another site made a browser send (cross-site request forgery)."""
     if method in ("GET", "HEAD"):
         return
     origin = headers.get("origin", "").partition("://")[2]
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") or (origin and origin != headers.get("host", "")):
-        raise Refusal(403, "a page of another site asked", "ask from a program, or from the service's own pages")
+        raise Refusal(
+            403,
+            "the request came from a page of another site",
+            "send it from a program or from the service's own pages",
+        )
 
 
 def _token(headers: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""The HTTP interface: settings come in, an ASGI application goes out. What it promises is in its OpenAPI, `/openapi.json`."""
+"""The HTTP interface: settings come in, an ASGI application (FastAPI) goes out.
+
+The application describes itself at `/openapi.json`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from reclm.serving import explorer as pages
+from reclm.serving import explorer
 from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.recommender import RankingRequest, describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.schemas import (
-    MOST_CHARACTERS,
+    MAX_ID_CHARACTERS,
     FeatureAges,
     ItemDetails,
     ItemList,
@@ -43,12 +46,12 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-def _problems(*more: int) -> dict[int | str, dict[str, Any]]:
+def _error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *more)}
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Raises ReclmError where there is no champion, or the feature store was never filled."""
+    """Create the application. Raises ReclmError without a champion or without published features."""
     service = Service(settings)
     service.reloader.start()
     service.feature_client.start()
@@ -58,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         service.reloader.watch()
         service.search.start()
         gc.collect()
-        gc.freeze()  # the application itself and what it imported: walking it would hold up tens of requests
+        gc.freeze()  # a collection over all imported modules would delay tens of requests
         yield
         await service.reloader.stop()
         service.feature_client.stop()
@@ -66,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="reclm",
         version=VERSION,
-        description="Recommendations that know who people are and what things are for.",
+        description="Recommendations from profiles of users and items.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -75,9 +78,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     _add_errors(app)
     _add_recommendations(app, service)
-    _add_look_ups(app, service)
+    _add_lookups(app, service)
     _add_operations(app, service)
-    pages.add(app, service)
+    explorer.add_pages(app, service)
     app.add_middleware(AccessControl, settings=settings.serve, keys=service.keys)
     return app
 
@@ -91,59 +94,67 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        """What was sent is not repeated."""
-        where = [f"{_place(one)}: {one['msg'][:200]}" for one in error.errors()[:20]]
+        """Answer 422 with the place of each error, without repeating what was sent."""
+        where = [f"{_error_location(one)}: {one['msg'][:200]}" for one in error.errors()[:20]]
         return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
 
-    @app.exception_handler(AnyHTTPException)
-    async def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
-        what, _, remedy = str(error.detail).partition("; ")
-        return problem(error.status_code, what, remedy or "see /openapi.json", headers=error.headers)
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        problem_text, _, remedy = str(error.detail).partition("; ")
+        return problem(error.status_code, problem_text, remedy or "see /openapi.json", headers=error.headers)
 
 
-def _place(error: Any) -> str:
-    """Where an error is; the name of a field that does not exist is the sender's words."""
+def _error_location(error: Any) -> str:
+    """Return the place of an error, without the name of a field that does not exist: it is the sender's text."""
     parts = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
     return ".".join(str(part)[:50] for part in parts)
 
 
-def _bounded(service: Service, k: int, *lists: list[str]) -> None:
+def _check_limits(service: Service, k: int, *lists: list[str]) -> None:
     serve = service.settings.serve
     if k > serve.max_k:
         raise HTTPException(422, f"k is {k}; ask for at most {serve.max_k} (serve.max_k)")
     longest = max((len(one) for one in lists), default=0)
     if longest > serve.max_history:
-        raise HTTPException(422, f"a list has {longest} ids; give at most {serve.max_history} (serve.max_history)")
+        raise HTTPException(422, f"a list has {longest} ids; send at most {serve.max_history} (serve.max_history)")
 
 
-def _checked(value: str) -> str:
+def _valid_id(value: str) -> str:
     if not is_valid_id(value):
-        raise HTTPException(422, f"the id is not fit; give 1 to {MOST_CHARACTERS} characters, none a control character")
+        raise HTTPException(
+            422, f"the id is not valid; use 1 to {MAX_ID_CHARACTERS} characters without control characters"
+        )
     return value
 
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/recommendations", response_model=None, responses={200: {"model": Recommendations}, **_problems()})
+    @app.post(
+        "/v1/recommendations", response_model=None, responses={200: {"model": Recommendations}, **_error_responses()}
+    )
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
-        """Ranked items for a user, for somebody with a history given here, or both."""
-        _bounded(service, request.k, request.history, request.items, request.exclude, request.categories)
-        wanted = RankingRequest(**{name: getattr(request, name) for name in RecommendationRequest.model_fields})
-        return JSONResponse(await service.recommender.recommend(wanted))
+        """Recommend items to a user, to a history sent with the request, or to both."""
+        _check_limits(service, request.k, request.history, request.items, request.exclude, request.categories)
+        ranking_request = RankingRequest(
+            **{name: getattr(request, name) for name in RecommendationRequest.model_fields}
+        )
+        return JSONResponse(await service.recommender.recommend(ranking_request))
 
-    @app.post("/v1/search", responses={200: {"model": ItemList}, **_problems()})
+    @app.post("/v1/search", responses={200: {"model": ItemList}, **_error_responses()})
     async def search(request: SearchRequest) -> ItemList:
-        """Items whose text and profile are nearest in meaning to a free text."""
-        _bounded(service, request.k)
+        """Find the items whose text and profile are nearest in meaning to a free text."""
+        _check_limits(service, request.k)
         if not service.search.ready:
             raise HTTPException(
-                503, f"search is not there: {service.search.why_not}; try again later", {"retry-after": "5"}
+                503,
+                f"search is not available: {service.search.reason_not_ready}; try again later",
+                {"retry-after": "5"},
             )
         index = service.reloader.index
         best, scores = await asyncio.to_thread(service.search.find, index, request.query, request.k)
-        return _scored(index, best, scores)
+        return _item_list(index, best, scores)
 
 
-def _scored(index: Any, positions: Any, scores: Any) -> ItemList:
+def _item_list(index: Any, positions: Any, scores: Any) -> ItemList:
     items = [
         ScoredItem(**describe_item(index, position), score=float(score))
         for position, score in zip(positions.tolist(), scores, strict=True)
@@ -151,29 +162,29 @@ def _scored(index: Any, positions: Any, scores: Any) -> ItemList:
     return ItemList(model=Model(**describe_model(index)), items=items)
 
 
-def _add_look_ups(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/users/{user_id:path}", responses=_problems(404))
+def _add_lookups(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/users/{user_id:path}", responses=_error_responses(404))
     async def user(user_id: str) -> User:
-        """What is published of a user: profile, activity, which model knows them."""
-        index, away, features = service.reloader.index, "", None
-        position = index.user(_checked(user_id))
+        """Return what is published about a user: profile, activity, and whether the model was trained on them."""
+        index, unavailable, features = service.reloader.index, "", None
+        position = index.user_position(_valid_id(user_id))
         try:
             features = await service.feature_client.user(user_id, index.version)
         except StoreUnavailableError as error:
-            away = f"feature store: {error}"
-        if position is None and features is None and not away:
+            unavailable = f"feature store: {error}"
+        if position is None and features is None and not unavailable:
             raise HTTPException(
-                404, "nothing is known of this user; check the id, or give a history to /v1/recommendations"
+                404, "nothing is known about this user; check the id, or send a history to /v1/recommendations"
             )
-        about = features.profile if features else None
+        published = features.profile if features else None
         profile = None
-        if about is not None:
+        if published is not None:
             profile = PublishedProfile(
-                text=about.text,
-                interests=list(interests_of(about.text)),
-                engine=about.engine,
-                flag=about.flag,
-                as_of=about.as_of.isoformat(),
+                text=published.text,
+                interests=list(interests_of(published.text)),
+                engine=published.engine,
+                flag=published.flag,
+                as_of=published.as_of.isoformat(),
             )
         return User(
             user_id=user_id,
@@ -183,24 +194,24 @@ def _add_look_ups(app: FastAPI, service: Service) -> None:
             activity=features.activity if features else None,
             n_interactions=features.n_interactions if features else None,
             days_since_last=features.days_since_last if features else None,
-            degraded=away or None,
+            degraded=unavailable or None,
             model=Model(**describe_model(index)),
             features=FeatureAges(**feature_ages(features)),
         )
 
-    @app.get("/v1/items/{item_id:path}/similar", responses=_problems(404))
+    @app.get("/v1/items/{item_id:path}/similar", responses=_error_responses(404))
     async def similar(
         item_id: str, k: Annotated[int, Query(ge=1, description="How many; at most serve.max_k.")] = 10
     ) -> ItemList:
-        """Items that the champion places nearest to this one."""
-        _bounded(service, k)
+        """Return the items most similar to this one by the champion's vectors."""
+        _check_limits(service, k)
         index = service.reloader.index
         best, scores = await asyncio.to_thread(index.similar, _position(index, item_id), k)
-        return _scored(index, best, scores)
+        return _item_list(index, best, scores)
 
-    @app.get("/v1/items/{item_id:path}", responses=_problems(404))
+    @app.get("/v1/items/{item_id:path}", responses=_error_responses(404))
     async def item(item_id: str) -> ItemDetails:
-        """What is known of an item: texts, profile, how many have it."""
+        """Return what is known about an item: title, categories, profile, number of users."""
         index = service.reloader.index
         position = _position(index, item_id)
         profile = index.catalogue.profiles[position]
@@ -214,21 +225,21 @@ def _add_look_ups(app: FastAPI, service: Service) -> None:
         )
 
     def _position(index: Any, item_id: str) -> int:
-        position = index.item(_checked(item_id))
+        position = index.item_position(_valid_id(item_id))
         if position is None:
-            raise HTTPException(404, "no candidate has this id; check it, or wait until the item has a profile")
+            raise HTTPException(404, "no candidate item has this id; check it, or wait until the item has a profile")
         return int(position)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/health/live")
     async def live() -> Liveness:
-        """The process answers."""
+        """Report that the process answers."""
         return Liveness(status="alive")
 
     @app.get("/health/ready")
     async def ready() -> Readiness:
-        """Recommendations can be had; `degraded` where they are made without something, and `problems` says what."""
+        """Report whether recommendations are complete; `problems` lists what is missing when they are `degraded`."""
         index, problems = service.reloader.index, service.problems()
         return Readiness(
             status="degraded" if problems else "ready",
@@ -240,15 +251,15 @@ def _add_operations(app: FastAPI, service: Service) -> None:
             loaded_at=service.reloader.loaded_at.isoformat(),
         )
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_problems())
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_error_responses())
     async def metrics() -> PlainTextResponse:
-        """Counters for Prometheus."""
+        """Return the metrics in Prometheus' text format."""
         return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/admin/reload", responses=_problems())
+    @app.post("/admin/reload", responses=_error_responses())
     async def reload() -> Reloaded:
-        """Makes the index anew now. Needs a key of scope admin where there are keys."""
-        done = await service.reloader.refresh(force=True)
+        """Load the index again now. Needs a key of scope admin when the workspace has keys."""
+        reloaded = await service.reloader.refresh(force=True)
         return Reloaded(
-            reloaded=done, problem=service.reloader.problem, model=Model(**describe_model(service.reloader.index))
+            reloaded=reloaded, problem=service.reloader.problem, model=Model(**describe_model(service.reloader.index))
         )

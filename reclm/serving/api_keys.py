@@ -1,7 +1,7 @@
-"""API keys: a name, a scope and a day go in, a token goes out once; the file keeps its hash.
+"""API keys of the service: name, scope and expiry come in, a token goes out once; only its hash is stored.
 
-`<workspace>/serve/keys.json`, readable by its owner alone. A token has 256 random bits, so that a plain SHA-256 keeps it as
-well as a slow hash would. `admin` may do all that `read` may.
+The file is `<workspace>/serve/keys.json`, readable by its owner only. A token has 256 random bits, so a plain SHA-256
+protects it as well as a slow hash. Scope `admin` includes scope `read`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Scope = Literal["read", "admin"]
 PREFIX = "reclm_"
-MOST_DAYS = 36_500
+MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as it is kept. Times are ISO 8601, UTC; `expires_at` '' means never."""
+    """Describe a stored key. Times are ISO 8601 in UTC; `expires_at` is empty when the key does not expire."""
 
     name: str
     scope: Scope
@@ -45,7 +45,7 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The keys of a workspace, read anew whenever the file changes."""
+    """Read the keys of a workspace, again whenever the file changes."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.path = path_of(workspace)
@@ -56,7 +56,7 @@ class ApiKeys:
         return bool(self.all())
 
     def all(self) -> list[ApiKey]:
-        """Every key, expired ones too."""
+        """Return all keys, including expired ones."""
         try:
             about = self.path.stat()
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class ApiKeys:
         return self._keys
 
     def find(self, token: str) -> ApiKey | None:
-        """The key of this token, if it is one and has not expired. Every key is compared, each in constant time."""
+        """Return the key of a token; None when it is unknown or expired. Each comparison takes constant time."""
         digest, found = _digest(token), None
         for key in self.all():
             if hmac.compare_digest(key.sha256, digest):
@@ -77,16 +77,16 @@ class ApiKeys:
 
 
 def path_of(workspace: Workspace) -> Path:
-    """Where the keys are."""
+    """Return the file that holds the keys."""
     return workspace.root / "serve" / "keys.json"
 
 
 def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None) -> str:
-    """Makes a key and returns its token, which is kept nowhere. Raises InputError for a name that is taken or not fit."""
+    """Add a key and return its token, which is not stored. Raises InputError for a name that is invalid or in use."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InputError(f"key name {name!r}: use letters, digits, '.', '_' and '-', at most 64 of them")
-    if days is not None and not 0 < days <= MOST_DAYS:
-        raise InputError(f"--days {days:g}: give a number above 0, at most {MOST_DAYS}")
+    if days is not None and not 0 < days <= MAX_DAYS:
+        raise InputError(f"--days {days:g}: use a number above 0, at most {MAX_DAYS}")
     token = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
     expires = "" if days is None else (now + timedelta(days=days)).isoformat()
@@ -95,20 +95,20 @@ def add(workspace: Workspace, name: str, scope: Scope, days: float | None = None
         keys = ApiKeys(workspace).all()
         if any(other.name == name for other in keys):
             raise InputError(
-                f"there is a key named {name!r} already; `reclm key remove {name}` first, or take another name"
+                f"a key named {name!r} exists already; run `reclm key remove {name}` first, or use another name"
             )
         _write(workspace, [*keys, key])
     return token
 
 
 def remove(workspace: Workspace, name: str) -> None:
-    """Removes a key; whoever has its token is turned away from then on. Raises InputError when there is none of that name."""
+    """Remove a key; its token is refused from now on. Raises InputError when no key has this name."""
     with alone(workspace.locks / "keys.lock", "the keys are being changed"):
         keys = ApiKeys(workspace).all()
-        kept = [key for key in keys if key.name != name]
-        if len(kept) == len(keys):
-            raise InputError(f"no key is named {name!r}; `reclm key list` shows those there are")
-        _write(workspace, kept)
+        remaining = [key for key in keys if key.name != name]
+        if len(remaining) == len(keys):
+            raise InputError(f"no key is named {name!r}; `reclm key list` shows all keys")
+        _write(workspace, remaining)
 
 
 def _digest(token: str) -> str:

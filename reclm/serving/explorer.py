@@ -1,7 +1,7 @@
-"""The explorer: pages for people who want to see what the service would say and why. Server-rendered, without scripts.
+"""The explorer: web pages that show users, items, profiles and recommendations with their reasons.
 
-Whatever is shown was written by somebody else, a shop, a language model or a visitor, and is escaped by the template
-engine; there is no way around it (no `safe` filter, no markup in values).
+Pages are rendered on the server and use no scripts. All texts come from a shop, a language model or a visitor, so the
+template engine escapes every value; no template uses the `safe` filter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reclm.profiles import grammar
-from reclm.serving import warehouse_records as records
+from reclm.serving import warehouse_records
 from reclm.serving.recommender import RankingRequest, describe_item, describe_model, interests_of, rank_and_explain
 
 if TYPE_CHECKING:
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     from reclm.serving.service import Service
 
 TEMPLATES = Path(__file__).parent / "templates"
-K, FOUND, CHOSEN, MOST = 10, 20, 50, 500
-Text = Annotated[str, Query(max_length=MOST)]
+LIST_LENGTH, MAX_FOUND, MAX_LIKED_ITEMS, MAX_TEXT = 10, 20, 50, 500
+Text = Annotated[str, Query(max_length=MAX_TEXT)]
 
 
-def environment() -> Environment:
-    """The templates, escaping everything; a name that is not there is an error, not an empty place."""
-    made = Environment(
+def template_environment() -> Environment:
+    """Return the template engine: it escapes every value, and an undefined name is an error."""
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["url"] = lambda path, **query: f"{path}?{urlencode(query, doseq=True)}"
-    made.filters["day"] = lambda value: "" if value is None else str(value)[:10]
-    return made
+    environment.globals["url"] = lambda path, **query: f"{path}?{urlencode(query, doseq=True)}"
+    environment.filters["day"] = lambda value: "" if value is None else str(value)[:10]
+    return environment
 
 
-def add(app: FastAPI, service: Service) -> None:
-    """Adds the pages to the application; they are no part of its OpenAPI."""
-    templates = environment()
+def add_pages(app: FastAPI, service: Service) -> None:
+    """Add the pages to the application; they are not part of its OpenAPI document."""
+    templates = template_environment()
     style = (TEMPLATES / "style.css").read_text()
 
-    def page(name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        about = {"model": describe_model(service.reloader.index), "problems": service.problems()}
-        return HTMLResponse(templates.get_template(name).render(**about, **values), status_code=status)
+    def page(name: str, status_code: int = 200, **values: Any) -> HTMLResponse:
+        common = {"model": describe_model(service.reloader.index), "problems": service.problems()}
+        return HTMLResponse(templates.get_template(name).render(**common, **values), status_code=status_code)
 
-    def missing(what: str, shown: str) -> HTMLResponse:
-        return page("missing.html", 404, what=what, shown=shown[:MOST])
+    def not_found(kind: str, shown: str) -> HTMLResponse:
+        return page("missing.html", 404, kind=kind, shown=shown[:MAX_TEXT])
 
     @app.get("/style.css", include_in_schema=False)
     async def stylesheet() -> Response:
@@ -63,30 +63,38 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def home(q: Text = "") -> HTMLResponse:
         index = service.reloader.index
-        found = await asyncio.to_thread(search, service, index, q) if q.strip() else None
-        standing = await asyncio.to_thread(records.standing, service.settings)
-        return page("home.html", q=q, found=found, standing=standing, samples=samples(index), index=about(index))
+        found = await asyncio.to_thread(find, service, index, q) if q.strip() else None
+        status = await asyncio.to_thread(warehouse_records.service_status, service.settings)
+        return page(
+            "home.html", q=q, found=found, status=status, samples=example_links(index), index=index_figures(index)
+        )
 
     @app.get("/user", include_in_schema=False)
     async def user(id: Text) -> HTMLResponse:
         index = service.reloader.index
-        features, away = await service.recommender.features(index, id)
-        if index.user(id) is None and features is None and not away:
-            return missing("user", id)
-        record = await asyncio.to_thread(records.user, service.settings, id)
-        lists = await asyncio.to_thread(side_by_side, index, id, features, away)
+        features, unavailable = await service.recommender.features(index, id)
+        if index.user_position(id) is None and features is None and not unavailable:
+            return not_found("user", id)
+        record = await asyncio.to_thread(warehouse_records.user_records, service.settings, id)
+        lists = await asyncio.to_thread(side_by_side, index, id, features, unavailable)
         return page(
-            "user.html", user_id=id, features=features, profile=phrases(features), record=record, lists=lists, away=away
+            "user.html",
+            user_id=id,
+            features=features,
+            profile=published_profile(features),
+            record=record,
+            lists=lists,
+            unavailable=unavailable,
         )
 
     @app.get("/item", include_in_schema=False)
     async def item(id: Text) -> HTMLResponse:
         index = service.reloader.index
-        position = index.item(id)
+        position = index.item_position(id)
         if position is None:
-            return missing("item", id)
-        record = await asyncio.to_thread(records.item, service.settings, id)
-        best, scores = await asyncio.to_thread(index.similar, position, K)
+            return not_found("item", id)
+        record = await asyncio.to_thread(warehouse_records.item_records, service.settings, id)
+        best, scores = await asyncio.to_thread(index.similar, position, LIST_LENGTH)
         similar = [
             describe_item(index, one) | {"score": float(score)}
             for one, score in zip(best.tolist(), scores, strict=True)
@@ -94,7 +102,7 @@ def add(app: FastAPI, service: Service) -> None:
         return page(
             "item.html",
             item=describe_item(index, position),
-            profile=parsed(index.catalogue.profiles[position]),
+            profile=profile_parts(index.catalogue.profiles[position]),
             n_users=int(index.counts[position]),
             added=position >= index.trained_items,
             record=record,
@@ -103,19 +111,21 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/try", include_in_schema=False)
     async def new_user(
-        item: Annotated[list[str] | None, Query(max_length=CHOSEN)] = None, q: Text = ""
+        item: Annotated[list[str] | None, Query(max_length=MAX_LIKED_ITEMS)] = None, q: Text = ""
     ) -> HTMLResponse:
         index = service.reloader.index
-        liked = [one for one in dict.fromkeys(item or []) if index.item(one) is not None]
-        chosen = [describe_item(index, index.item(one) or 0) for one in liked]
-        wanted = RankingRequest(history=liked, k=K)
-        result = await asyncio.to_thread(rank_and_explain, index, wanted, None, "") if liked else None
-        found = await asyncio.to_thread(search, service, index, q) if q.strip() else None
-        return page("try.html", liked=liked, chosen=chosen, result=result, q=q, found=found, samples=samples(index))
+        liked = [one for one in dict.fromkeys(item or []) if index.item_position(one) is not None]
+        chosen = [describe_item(index, index.item_position(one) or 0) for one in liked]
+        request = RankingRequest(history=liked, k=LIST_LENGTH)
+        result = await asyncio.to_thread(rank_and_explain, index, request, None, "") if liked else None
+        found = await asyncio.to_thread(find, service, index, q) if q.strip() else None
+        return page(
+            "try.html", liked=liked, chosen=chosen, result=result, q=q, found=found, samples=example_links(index)
+        )
 
 
-def about(index: CandidateIndex) -> dict[str, Any]:
-    """Figures of the first page."""
+def index_figures(index: CandidateIndex) -> dict[str, Any]:
+    """Return the numbers of users and items that the first page shows."""
     return {
         "users": len(index.backbone.fitted.user_ids),
         "items": len(index.item_ids),
@@ -124,16 +134,16 @@ def about(index: CandidateIndex) -> dict[str, Any]:
     }
 
 
-def phrases(features: UserFeatures | None) -> dict[str, Any] | None:
-    """The published profile in parts; None where there is none."""
+def published_profile(features: UserFeatures | None) -> dict[str, Any] | None:
+    """Return a user's published profile in parts; None when there is none."""
     if features is None or features.profile is None:
         return None
-    made = features.profile
-    return parsed(made.text) | {"engine": made.engine, "flag": made.flag, "as_of": made.as_of}
+    profile = features.profile
+    return profile_parts(profile.text) | {"engine": profile.engine, "flag": profile.flag, "as_of": profile.as_of}
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """A profile's text as chips; where it breaks the grammar only the text."""
+def profile_parts(text: str) -> dict[str, Any]:
+    """Return the phrases of a profile text; no phrases when it breaks the grammar."""
     profile = grammar.parse(text).profile
     return {
         "text": text,
@@ -142,27 +152,31 @@ def parsed(text: str) -> dict[str, Any]:
     }
 
 
-def side_by_side(index: CandidateIndex, user_id: str, features: UserFeatures | None, away: str) -> list[dict[str, Any]]:
-    """What the champion recommends and, where it was trained too, what the same model without profiles would."""
+def side_by_side(
+    index: CandidateIndex, user_id: str, features: UserFeatures | None, unavailable: str
+) -> list[dict[str, Any]]:
+    """Return the champion's recommendations, beside those of the same model without profiles when it was trained."""
     lists = [
         {
             "name": index.pointer["variant"],
-            **rank_and_explain(index, RankingRequest(user_id=user_id, k=K), features, away),
+            **rank_and_explain(index, RankingRequest(user_id=user_id, k=LIST_LENGTH), features, unavailable),
         }
     ]
-    bare = index.without_profiles
-    if bare is not None and bare.user(user_id) is not None:
-        lists.append({"name": "base", **rank_and_explain(bare, RankingRequest(user_id=user_id, k=K), None, "")})
-    theirs = [{one["item_id"] for one in each["items"]} for each in lists]
-    for at, each in enumerate(lists):
-        others = set().union(*(ids for place, ids in enumerate(theirs) if place != at))
-        for one in each["items"]:
-            one["only_here"] = len(lists) > 1 and one["item_id"] not in others
+    base_index = index.without_profiles
+    if base_index is not None and base_index.user_position(user_id) is not None:
+        lists.append(
+            {"name": "base", **rank_and_explain(base_index, RankingRequest(user_id=user_id, k=LIST_LENGTH), None, "")}
+        )
+    item_ids = [{item["item_id"] for item in each["items"]} for each in lists]
+    for number, each in enumerate(lists):
+        others = set().union(*(ids for other, ids in enumerate(item_ids) if other != number))
+        for item in each["items"]:
+            item["only_here"] = len(lists) > 1 and item["item_id"] not in others
     return lists
 
 
-def samples(index: CandidateIndex) -> dict[str, list[Any]]:
-    """Somebody and something to begin with."""
+def example_links(index: CandidateIndex) -> dict[str, list[Any]]:
+    """Return a few users and items as a start for browsing."""
     users, items = index.examples
     return {
         "users": [{"user_id": str(index.backbone.fitted.user_ids[one]), "n": len(index.known(one))} for one in users],
@@ -170,22 +184,22 @@ def samples(index: CandidateIndex) -> dict[str, list[Any]]:
     }
 
 
-def search(service: Service, index: CandidateIndex, text: str) -> dict[str, Any]:
-    """Users whose id begins so, items whose title or id holds the words, and items near in meaning."""
-    wanted = text.strip()
+def find(service: Service, index: CandidateIndex, text: str) -> dict[str, Any]:
+    """Find users by the start of their id, items by title or id, and items near in meaning."""
+    query = text.strip()
     ids = index.backbone.fitted.user_ids
     order = index.sorted_user_ids
-    start = bisect_left(order, wanted)
-    users = [one for one in order[start : start + FOUND] if one.startswith(wanted)]
-    low = wanted.casefold()
+    start = bisect_left(order, query)
+    users = [one for one in order[start : start + MAX_FOUND] if one.startswith(query)]
+    low = query.casefold()
     named = [
         row
         for row, (item, title) in enumerate(zip(index.item_ids.tolist(), index.catalogue.titles, strict=True))
-        if low in title.casefold() or item == wanted
-    ][:FOUND]
+        if low in title.casefold() or item == query
+    ][:MAX_FOUND]
     near: list[int] = []
     if service.search.ready:
-        near = [row for row in service.search.find(index, wanted, K)[0].tolist() if row not in named]
+        near = [row for row in service.search.find(index, query, LIST_LENGTH)[0].tolist() if row not in named]
     return {
         "users": users,
         "items": [describe_item(index, row) for row in named],

@@ -1,5 +1,7 @@
-"""What the service knows of every item besides its vector: titles and categories from the published warehouse, profiles and
-embeddings from the published features. Rows come in by id and go out in the index's order of items.
+"""What the service knows about every item besides its vector: item ids come in, texts and embeddings go out.
+
+Titles and categories come from the published warehouse, profiles and embeddings from the published features. Rows are
+in the order of the index's items.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ItemCatalogue:
-    """Row i speaks of the index's item i. `meaning` (n, dim) is a unit vector of what an item is and whom it is for, zeros
-    where neither is known; `created` (n,) is datetime64[us], NaT where unknown."""
+    """Hold texts and embeddings of the items; row i belongs to the index's item i.
+
+    `meaning` (n, dim) is the unit sum of content and profile embeddings, zeros where neither exists; `created` (n,) is
+    datetime64[us], NaT where unknown.
+    """
 
     titles: list[str]
     categories: list[tuple[str, ...]]
@@ -39,7 +44,7 @@ class ItemCatalogue:
 
     @cached_property
     def by_category(self) -> dict[str, NDArray[np.int64]]:
-        """{category in lower case: rows of its items}."""
+        """Map each category, in lower case, to the rows of its items."""
         rows: dict[str, list[int]] = {}
         for row, names in enumerate(self.categories):
             for name in names:
@@ -47,7 +52,7 @@ class ItemCatalogue:
         return {name: np.array(found) for name, found in rows.items()}
 
     def words(self, row: int) -> tuple[frozenset[str], frozenset[str]]:
-        """(interest phrases of the item's profile, all words of its profile, categories and title), in lower case."""
+        """Return (phrases of the item's profile, all words of its profile, categories and title), in lower case."""
         if row not in self._words:
             profile = grammar.parse(self.profiles[row]).profile
             phrases = (
@@ -58,8 +63,8 @@ class ItemCatalogue:
         return self._words[row]
 
 
-def load(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
-    """The catalogue of these items, from what is published now."""
+def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
+    """Load the catalogue of these items from the published warehouse and features."""
     from reclm.warehouse.reading import connect
 
     position = {item: row for row, item in enumerate(item_ids)}
@@ -67,8 +72,8 @@ def load(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
     titles, created = [""] * n, np.full(n, np.datetime64("NaT", "us"))
     categories: list[tuple[str, ...]] = [()] * n
     with closing(connect(settings)) as connection:
-        about = connection.execute("select item_id, title, categories, epoch_us(created_ts) from dim_items")
-        while batch := about.fetchmany(10_000):
+        cursor = connection.execute("select item_id, title, categories, epoch_us(created_ts) from dim_items")
+        while batch := cursor.fetchmany(10_000):
             for item, title, names, made in batch:
                 row = position.get(item)
                 if row is not None:
@@ -82,7 +87,7 @@ def load(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
 
 
 def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa.Table:
-    """The newest rows of a view for the items that have a position, which is column `row`."""
+    """Read a view's newest rows of the items in `position`; the position becomes column `row`."""
     from reclm.features.store import offline_path
 
     table = pq.read_table(offline_path(settings.paths) / "current" / f"{view}.parquet")
@@ -92,11 +97,11 @@ def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa
 
 
 def _meaning(tables: Sequence[pa.Table], n: int) -> Matrix:
-    """(n, dim) unit sums of the embeddings in `tables`; zeros where there is none."""
-    there = [table.filter(table["embedding"].is_valid()) for table in tables]
-    width = next((len(table["embedding"][0]) for table in there if table.num_rows), 0)
+    """Return the unit sums (n, dim) of the embeddings in `tables`; zeros where there is none."""
+    with_embedding = [table.filter(table["embedding"].is_valid()) for table in tables]
+    width = next((len(table["embedding"][0]) for table in with_embedding if table.num_rows), 0)
     sums = np.zeros((n, width), dtype=np.float32)
-    for table in there:
+    for table in with_embedding:
         numbers = table["embedding"].combine_chunks().flatten().to_numpy()
         sums[table["row"].to_numpy()] += numbers.reshape(table.num_rows, width)
     length = np.linalg.norm(sums, axis=1, keepdims=True)

@@ -1,9 +1,9 @@
-"""One answer: a request for recommendations comes in, ranked items with reasons go out.
+"""Recommends for one request: user id, history and filters come in, ranked items with reasons go out.
 
-A user's vector is the trained one, as the feature store has it; of somebody the champion was not fitted on it is folded in
-from the request's history and the published profile (`backbones/fold_in.py`); of somebody of whom nothing is known there is
-none, and the answer is what most people touched, and says so. Where a known user brings a history along, their vector moves
-by as much as that history would move a stranger's.
+The user's vector comes from the first source that has one: the trained vector in the feature store; for a user that the
+champion was not fitted on, a vector folded in from the request's history and the published profile
+(`backbones/fold_in.py`). Without any of these the most popular items are returned, and the response says so. When a
+known user sends a history, their trained vector is moved by the difference that this history makes to a folded-in one.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from reclm.serving.candidate_index import CandidateIndex, Positions, Vector
     from reclm.serving.reloading import IndexReloader
 
-MOST_PHRASES = 3
-OTHER_WIDTH = "profiles are published in another embedding than the champion was trained on"
-QUICK = 0.003  # seconds: what takes less is done at once; handing it to another thread would take as long
+MAX_PHRASES = 3
+WRONG_WIDTH = "the published profile embeddings have another width than those that the champion was trained on"
+INLINE_SECONDS = 0.003  # seconds: a faster ranking runs in the event loop; handing it to a thread would take as long
 TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
 
 
 @dataclass(frozen=True)
 class RankingRequest:
-    """What a request asks for; the lists are item ids, except `categories`."""
+    """Hold the user and the filters of one request; the lists are item ids, except `categories`."""
 
     user_id: str | None = None
     history: Sequence[str] = ()
@@ -51,36 +51,40 @@ class RankingRequest:
 
 @dataclass(frozen=True)
 class ResolvedUser:
-    """Somebody as an index sees them: `vector` (width,) or None, `seen` the positions of the items they are known to have had."""
+    """Hold what the index knows about the user of a request.
+
+    `vector` is (width,) or None; `seen` are the positions of the user's known items; `source` says where the vector
+    came from.
+    """
 
     source: str
     vector: Vector | None
     seen: Positions
     interests: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    unknown_items: tuple[str, ...] = ()
     problem: str = ""
 
 
 class Recommender:
-    """Answers with what `reloader` holds and `lookup` finds."""
+    """Answer requests from the current index and the feature store."""
 
     def __init__(self, reloader: IndexReloader, feature_client: FeatureClient, threads: int) -> None:
         self.reloader, self.feature_client = reloader, feature_client
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="rank")
 
-    async def recommend(self, wanted: RankingRequest) -> dict[str, Any]:
-        """The answer as JSON has it; see `api.Recommendations` for its fields."""
+    async def recommend(self, request: RankingRequest) -> dict[str, Any]:
+        """Recommend items; returns the fields of `schemas.Recommendations`."""
         index = self.reloader.index
-        features, away = await self.features(index, wanted.user_id)
-        filtered = wanted.categories or wanted.items or wanted.created_after
-        if index.seconds < QUICK and (index.ann is None or not filtered):
-            return rank_and_explain(index, wanted, features, away)
+        features, unavailable = await self.features(index, request.user_id)
+        filtered = request.categories or request.items or request.created_after
+        if index.seconds < INLINE_SECONDS and (index.ann is None or not filtered):
+            return rank_and_explain(index, request, features, unavailable)
         return await asyncio.get_running_loop().run_in_executor(
-            self.pool, rank_and_explain, index, wanted, features, away
+            self.pool, rank_and_explain, index, request, features, unavailable
         )
 
     async def features(self, index: CandidateIndex, user_id: str | None) -> tuple[UserFeatures | None, str]:
-        """(what the feature store says of the user, '' or why it said nothing)."""
+        """Read a user's features; returns (features or None, why the store did not answer or '')."""
         if user_id is None:
             return None, ""
         try:
@@ -90,103 +94,103 @@ class Recommender:
 
 
 def rank_and_explain(
-    index: CandidateIndex, wanted: RankingRequest, features: UserFeatures | None, away: str
+    index: CandidateIndex, request: RankingRequest, features: UserFeatures | None, unavailable: str
 ) -> dict[str, Any]:
-    """Ranks and explains; no waiting."""
-    person = resolve_user(index, wanted, features)
-    banned = positions_of(index, wanted.exclude)[0]
-    if wanted.exclude_seen:
-        banned = np.concatenate([banned, person.seen])
-    allowed = _allowed(index, wanted)
-    if person.vector is None:
-        best, scores = index.most_popular(wanted.k, banned, allowed)
+    """Rank the candidates for one request and give reasons. Does not wait for anything."""
+    user = resolve_user(index, request, features)
+    excluded = positions_of(index, request.exclude)[0]
+    if request.exclude_seen:
+        excluded = np.concatenate([excluded, user.seen])
+    allowed = _allowed(index, request)
+    if user.vector is None:
+        best, scores = index.most_popular(request.k, excluded, allowed)
     else:
-        best, scores = index.best(person.vector, wanted.k, banned, allowed)
-    problem = away or person.problem
-    ANSWERS.labels(person.source, str(bool(problem)).lower()).inc()
+        best, scores = index.best(user.vector, request.k, excluded, allowed)
+    problem = unavailable or user.problem
+    ANSWERS.labels(user.source, str(bool(problem)).lower()).inc()
     return {
-        "user_id": wanted.user_id,
-        "source": person.source,
+        "user_id": request.user_id,
+        "source": user.source,
         "degraded": problem or None,
         "model": describe_model(index),
         "features": feature_ages(features),
-        "unknown_items": list(person.unknown),
+        "unknown_items": list(user.unknown_items),
         "items": [
             {**describe_item(index, position), "score": score, "reasons": why}
-            for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, person), strict=True)
+            for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, user), strict=True)
         ],
     }
 
 
-def resolve_user(index: CandidateIndex, wanted: RankingRequest, features: UserFeatures | None) -> ResolvedUser:
-    """The person that a request speaks of, in the index's space."""
-    given, unknown = positions_of(index, wanted.history)
-    user = None if wanted.user_id is None else index.user(wanted.user_id)
-    known = np.zeros(0, dtype=np.int64) if user is None else index.known(user)
-    seen = np.union1d(known, given) if len(given) else known
+def resolve_user(index: CandidateIndex, request: RankingRequest, features: UserFeatures | None) -> ResolvedUser:
+    """Find the vector, known items and interests of the user of a request."""
+    observed, unknown_items = positions_of(index, request.history)
+    position = None if request.user_id is None else index.user_position(request.user_id)
+    known = np.zeros(0, dtype=np.int64) if position is None else index.known(position)
+    seen = np.union1d(known, observed) if len(observed) else known
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
     trained = None
-    if user is not None:
-        trained = index.vector(user) if features is None or features.vector is None else features.vector
+    if position is not None:
+        trained = index.vector(position) if features is None or features.vector is None else features.vector
         if len(seen) == len(known):
-            return ResolvedUser(TRAINED, trained, seen, interests, unknown)
+            return ResolvedUser(TRAINED, trained, seen, interests, unknown_items)
     embedding, problem = profile.embedding if profile and index.profile_width else None, ""
     if embedding is not None and len(embedding) != index.profile_width:
-        embedding, problem = None, OTHER_WIDTH
+        embedding, problem = None, WRONG_WIDTH
     if trained is not None:
         moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
-        return ResolvedUser(FOLDED_IN, trained + moved, seen, interests, unknown, problem)
-    if len(given) or embedding is not None:
-        source = FOLDED_IN if len(given) else PROFILE
-        return ResolvedUser(source, index.folded_in(given, embedding), seen, interests, unknown, problem)
-    return ResolvedUser(POPULARITY, None, seen, interests, unknown, problem)
+        return ResolvedUser(FOLDED_IN, trained + moved, seen, interests, unknown_items, problem)
+    if len(observed) or embedding is not None:
+        source = FOLDED_IN if len(observed) else PROFILE
+        return ResolvedUser(source, index.folded_in(observed, embedding), seen, interests, unknown_items, problem)
+    return ResolvedUser(POPULARITY, None, seen, interests, unknown_items, problem)
 
 
 def positions_of(index: CandidateIndex, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
-    """(positions of those among the candidates, ascending and once each; the ids that are not)."""
-    found = {item: index.item(item) for item in item_ids}
-    there = sorted({position for position in found.values() if position is not None})
-    return np.array(there, dtype=np.int64), tuple(item for item, position in found.items() if position is None)
+    """Return (positions of the ids among the candidates, ascending and unique; ids that are no candidates)."""
+    found = {item: index.item_position(item) for item in item_ids}
+    positions = sorted({position for position in found.values() if position is not None})
+    return np.array(positions, dtype=np.int64), tuple(item for item, position in found.items() if position is None)
 
 
-def _allowed(index: CandidateIndex, wanted: RankingRequest) -> NDArray[np.bool_] | None:
+def _allowed(index: CandidateIndex, request: RankingRequest) -> NDArray[np.bool_] | None:
     masks = []
-    if wanted.categories:
+    if request.categories:
         mask = np.zeros(len(index.item_ids), dtype=bool)
-        for name in wanted.categories:
+        for name in request.categories:
             mask[index.catalogue.by_category.get(name.casefold(), [])] = True
         masks.append(mask)
-    if wanted.created_after is not None:
-        after = np.datetime64(wanted.created_after.astimezone(UTC).replace(tzinfo=None), "us")
-        masks.append(index.catalogue.created > after)  # not a time: not after anything
-    if wanted.items:
+    if request.created_after is not None:
+        after = np.datetime64(request.created_after.astimezone(UTC).replace(tzinfo=None), "us")
+        masks.append(index.catalogue.created > after)  # an unknown time (NaT) compares as false
+    if request.items:
         mask = np.zeros(len(index.item_ids), dtype=bool)
-        mask[positions_of(index, wanted.items)[0]] = True
+        mask[positions_of(index, request.items)[0]] = True
         masks.append(mask)
     return np.logical_and.reduce(masks) if masks else None
 
 
 @lru_cache(maxsize=4096)
 def interests_of(text: str) -> tuple[str, ...]:
-    """The interest phrases of a profile's text; () where it has none."""
+    """Return the interest phrases of a profile text; () when it has none."""
     profile = grammar.parse(text).profile
     return profile.interests if profile else ()
 
 
 @lru_cache(maxsize=16_384)
-def _words(phrase: str) -> frozenset[str]:
+def _words_of_phrase(phrase: str) -> frozenset[str]:
     return frozenset(words_of(phrase.casefold()))
 
 
-def reasons(index: CandidateIndex, items: Positions, person: ResolvedUser) -> list[dict[str, Any]]:
-    """For each item the phrases of the person's profile that it answers to, and the item of theirs that it is most like."""
-    nearest = None if person.vector is None else index.most_like(items, person.seen)
+def reasons(index: CandidateIndex, items: Positions, user: ResolvedUser) -> list[dict[str, Any]]:
+    """Explain each item: the phrases of the user's profile that it matches, and the most similar known item."""
+    nearest = None if user.vector is None else index.most_like(items, user.seen)
     likes: list[dict[str, str] | None] = [None] * len(items)
     if nearest is not None:
         likes = [_named(index, position) for position in nearest.tolist()]
     return [
-        {"phrases": _matched(index, item, person.interests), "like": like}
+        {"phrases": _matched(index, item, user.interests), "like": like}
         for item, like in zip(items.tolist(), likes, strict=True)
     ]
 
@@ -200,13 +204,15 @@ def _matched(index: CandidateIndex, item: int, interests: Sequence[str]) -> list
         return []
     phrases, words = index.catalogue.words(item)
     matched = [
-        phrase for phrase in interests if phrase.casefold() in phrases or (_words(phrase) and _words(phrase) <= words)
+        phrase
+        for phrase in interests
+        if phrase.casefold() in phrases or (_words_of_phrase(phrase) and _words_of_phrase(phrase) <= words)
     ]
-    return matched[:MOST_PHRASES]
+    return matched[:MAX_PHRASES]
 
 
 def describe_item(index: CandidateIndex, position: int) -> dict[str, Any]:
-    """What an answer says of an item. `cold`: nobody was known to have touched it when the champion was fitted."""
+    """Describe an item; `cold` is true when it had no known interaction when the champion was fitted."""
     return {
         "item_id": str(index.item_ids[position]),
         "title": index.catalogue.titles[position],
@@ -216,13 +222,13 @@ def describe_item(index: CandidateIndex, position: int) -> dict[str, Any]:
 
 
 def describe_model(index: CandidateIndex) -> dict[str, Any]:
-    """Which model answered."""
+    """Name the model of an index."""
     about = index.pointer
     return {key: about[key] for key in ("version", "model", "variant", "as_of", "promoted_at")}
 
 
 def feature_ages(features: UserFeatures | None) -> dict[str, Any]:
-    """As of when each feature of the user is, and how many seconds ago the newest was."""
+    """Return the as-of moment of each feature of a user, and the seconds since the newest."""
     found = {
         "profile_as_of": features.profile.as_of if features and features.profile else None,
         "activity_as_of": features.activity_as_of if features else None,

@@ -1,7 +1,8 @@
-"""Which index answers: it looks at the workspace every `serve.reload_seconds`, and puts a new one in place when it changed.
+"""Keeps the index current: settings come in, the index of the current champion goes out, at any time.
 
-The new index is made whole beside the old one and takes its place by one assignment: a request keeps the one it began
-with. When making it fails, the old one goes on answering and `problem` says why.
+The workspace is checked every `serve.reload_seconds`. When it changed, a new index is loaded beside the old one and
+replaces it by one assignment, so that a request keeps the index it started with. When loading fails, the old index
+stays in use and `problem` says why.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from reclm.errors import ArtifactError, ReclmError
 from reclm.promotion import champion
-from reclm.serving import candidate_index
+from reclm.serving.candidate_index import load_index
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
 
 if TYPE_CHECKING:
@@ -25,96 +26,104 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("reclm.serve")
 Fingerprint = tuple[object, ...]
-PATIENCE = 10  # looks until what could not be read is tried again
+CHECKS_BEFORE_RETRY = 10  # checks until an index that could not be loaded is tried again
 
 
 class IndexReloader:
-    """Holds `index`. `problem` is '' or why the newest state could not be taken in."""
+    """Hold the current `index` and replace it when the workspace changes.
+
+    `problem` is '' or the reason why the newest state could not be loaded.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.problem = ""
         self.loaded_at = datetime.now(UTC)
-        self._stamp: Fingerprint = ()
+        self._fingerprint: Fingerprint = ()
         self._refused: Fingerprint = ()
-        self._again = 0.0
+        self._retry_at = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._making = asyncio.Lock()
+        self._loading = asyncio.Lock()
         self._index: CandidateIndex | None = None
 
     @property
     def index(self) -> CandidateIndex:
-        """The index that answers."""
+        """Return the index in use."""
         assert self._index is not None
         return self._index
 
     def start(self) -> None:
-        """Makes the first index. Raises ReclmError when there is no champion, or it cannot be read."""
-        stamp = self._look()
+        """Load the first index. Raises ReclmError when there is no champion or it cannot be read."""
+        fingerprint = self._read_fingerprint()
         try:
-            made = candidate_index.load(self.settings)
+            index = load_index(self.settings)
         except ReclmError:
             raise
         except Exception as error:
             raise ArtifactError(
-                f"the champion cannot be read ({type(error).__name__}: {error}); `reclm rollback` goes back to the one before, "
-                "`reclm train` makes another"
+                f"the champion cannot be read ({type(error).__name__}: {error}); "
+                "run `reclm rollback` to go back to the previous champion, or `reclm train` to train a new one"
             ) from None
-        self._put(made, stamp)
+        self._replace(index, fingerprint)
 
     def watch(self) -> None:
-        """Begins to look for changes; needs a running event loop."""
+        """Start checking for changes; needs a running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """Ends the watch."""
+        """Stop checking for changes."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     async def refresh(self, force: bool = False) -> bool:
-        """Looks once; True when another index was put in place. While one is being made, nobody waits for a second."""
-        if self._making.locked():
+        """Check once for changes; returns True when the index was replaced.
+
+        Does nothing while another check is running. With `force` the index is loaded again in any case.
+        """
+        if self._loading.locked():
             return False
-        async with self._making:
-            stamp: Fingerprint = ()
+        async with self._loading:
+            fingerprint: Fingerprint = ()
             try:
-                stamp = self._look()
-                if stamp == self._stamp and not force:
+                fingerprint = self._read_fingerprint()
+                if fingerprint == self._fingerprint and not force:
                     self.problem = ""
                     return False
-                if stamp == self._refused and time.monotonic() < self._again and not force:
+                if fingerprint == self._refused and time.monotonic() < self._retry_at and not force:
                     return False
-                made = await asyncio.to_thread(candidate_index.load, self.settings)
-            except Exception as error:  # whatever is wrong with what was promoted, the old index goes on
+                index = await asyncio.to_thread(load_index, self.settings)
+            except Exception as error:  # the old index must stay in use whatever is wrong with the new one
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self.problem:
-                    log.error("the old index goes on answering: %s", problem)
-                self.problem, self._refused = problem, stamp
-                self._again = time.monotonic() + PATIENCE * self.settings.serve.reload_seconds
+                    log.error("the old index stays in use: %s", problem)
+                self.problem, self._refused = problem, fingerprint
+                self._retry_at = time.monotonic() + CHECKS_BEFORE_RETRY * self.settings.serve.reload_seconds
                 RELOADS.labels("refused").inc()
                 return False
-            self._put(made, stamp)
+            self._replace(index, fingerprint)
             return True
 
-    def _put(self, made: CandidateIndex, stamp: Fingerprint) -> None:
-        self._index, self._stamp, self.problem, self.loaded_at = made, stamp, "", datetime.now(UTC)
-        gc.freeze()  # an index is millions of objects that live long: walking them again and again would be felt
+    def _replace(self, index: CandidateIndex, fingerprint: Fingerprint) -> None:
+        self._index, self._fingerprint, self.problem, self.loaded_at = index, fingerprint, "", datetime.now(UTC)
+        gc.freeze()  # an index is millions of long-lived objects; collecting over them would slow requests
         RELOADS.labels("done").inc()
-        INDEX_ITEMS.set(len(made.item_ids))
-        INDEX_RECALL.set(1 if made.ann_recall is None else made.ann_recall)
-        MODEL_AS_OF.set(datetime.fromisoformat(made.pointer["as_of"]).timestamp())
-        about = made.pointer
-        log.info("%s/%s %s answers, %d items", about["model"], about["variant"], made.version, len(made.item_ids))
+        INDEX_ITEMS.set(len(index.item_ids))
+        INDEX_RECALL.set(1 if index.ann_recall is None else index.ann_recall)
+        MODEL_AS_OF.set(datetime.fromisoformat(index.pointer["as_of"]).timestamp())
+        pointer = index.pointer
+        log.info(
+            "%s/%s %s is in use, %d items", pointer["model"], pointer["variant"], index.version, len(index.item_ids)
+        )
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.serve.reload_seconds)
             await self.refresh()
 
-    def _look(self) -> Fingerprint:
-        """Changes when another index would come of it."""
+    def _read_fingerprint(self) -> Fingerprint:
+        """Return values that change whenever loading would give another index."""
         from reclm.features.store import offline_path, vector_file
 
         workspace = self.settings.paths
@@ -123,7 +132,7 @@ class IndexReloader:
         files = (
             vector_file(workspace, "item", pointer["version"]),
             workspace.current_build,
-            model / "users.parquet",  # who was forgotten is gone from it
+            model / "users.parquet",  # changes when a user is forgotten
         )
         current = offline_path(workspace) / "current"
         return (

@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP: each request and each answer as a type, from which the OpenAPI is made."""
+"""Every request and response of the HTTP interface as a type; FastAPI makes the OpenAPI document from them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-MOST_CHARACTERS = 256
-MOST_QUERY = 500
+MAX_ID_CHARACTERS = 256
+MAX_QUERY_CHARACTERS = 500
 
 
 def _as_id(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("give text or a whole number")
+        raise ValueError("use text or a whole number")
     value = str(value) if isinstance(value, int) else value
     if isinstance(value, str) and not is_valid_id(value):
-        raise ValueError(f"an id has 1 to {MOST_CHARACTERS} characters, none of them a control character")
+        raise ValueError(f"an id has 1 to {MAX_ID_CHARACTERS} characters, none of them a control character")
     return value
 
 
 def is_valid_id(text: str) -> bool:
-    """Whether a text can be an id."""
-    if not 0 < len(text) <= MOST_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
+    """Return whether a text can be an id: 1 to 256 characters, valid Unicode, no control characters."""
+    if not 0 < len(text) <= MAX_ID_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
         return False
     try:
         text.encode()
@@ -41,18 +41,23 @@ def _in_utc(moment: datetime) -> datetime:
 Id = Annotated[
     str,
     BeforeValidator(_as_id),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS}, {"type": "integer"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}, {"type": "integer"}]}
+    ),
 ]
 
 
 class Strict(BaseModel):
-    """Unknown fields are an error: a typing mistake should not pass for a filter that filters nothing."""
+    """Reject unknown fields, so that a misspelt filter is an error and not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class RecommendationRequest(Strict):
-    """Whom to recommend to, and what. Without user and history the most popular items come back, labelled so."""
+    """Name the user and the filters of a recommendation.
+
+    Without user and history the most popular items are returned, with `source` set to `popularity`.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -66,35 +71,33 @@ class RecommendationRequest(Strict):
 
     user_id: Id | None = Field(None, description="The user.")
     history: list[Id] = Field(
-        default_factory=list, description="Items that the person liked, besides those known of them."
+        default_factory=list, description="Items that the user liked, in addition to their known interactions."
     )
     k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
     categories: list[Id] = Field(
-        default_factory=list, description="Only items of one of these categories, whatever their case."
+        default_factory=list, description="Only items of one of these categories; upper and lower case do not matter."
     )
     created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
         None, description="Only items made after this moment, with a time zone."
     )
     items: list[Id] = Field(default_factory=list, description="Only these items, ranked.")
     exclude: list[Id] = Field(default_factory=list, description="None of these items.")
-    exclude_seen: bool = Field(
-        True, description="Leave out what the champion was trained to know of the person, and the history given here."
-    )
+    exclude_seen: bool = Field(True, description="Leave out the user's known items and the history of this request.")
 
 
 class SearchRequest(Strict):
-    """A free text: what somebody is after, or who they are."""
+    """Ask for items near a free text: a wish, or a description of a person."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"query": "slow mornings and good coffee"}]}
     )
 
-    query: str = Field(min_length=1, max_length=MOST_QUERY, description="Any words.")
+    query: str = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="Any text.")
     k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
 
 
 class Model(BaseModel):
-    """The model that answered; `as_of` is its moment of knowledge."""
+    """Name the model that answered; it was trained on interactions before `as_of`."""
 
     version: str
     model: str
@@ -104,7 +107,7 @@ class Model(BaseModel):
 
 
 class Item(BaseModel):
-    """`cold`: nobody was known to have touched it when the model was fitted."""
+    """Describe an item; a `cold` item had no known interaction when the model was fitted."""
 
     item_id: str
     title: str
@@ -112,25 +115,29 @@ class Item(BaseModel):
     cold: bool
 
 
-class Like(BaseModel):
+class SimilarKnownItem(BaseModel):
+    """Name an item of the user's history."""
+
     item_id: str
     title: str
 
 
 class Reasons(BaseModel):
-    """`phrases` of the person's profile that the item answers to; `like`: the item of theirs that it is nearest to."""
+    """Explain a recommended item: matching phrases of the user's profile, and the most similar known item."""
 
     phrases: list[str]
-    like: Like | None
+    like: SimilarKnownItem | None
 
 
-class Recommended(Item):
+class RecommendedItem(Item):
+    """Describe a recommended item with its score and reasons."""
+
     score: float
     reasons: Reasons
 
 
 class FeatureAges(BaseModel):
-    """As of when the feature store's values are, and seconds since the newest of them."""
+    """Give the as-of moments of the user's features, and the seconds since the newest."""
 
     profile_as_of: str | None
     activity_as_of: str | None
@@ -139,8 +146,12 @@ class FeatureAges(BaseModel):
 
 
 class Recommendations(BaseModel):
-    """`source`: `trained` vector, `folded_in` from a history, `profile` alone, or `popularity`: nothing is known. `degraded`
-    says what was away. `unknown_items` of the history are no candidates and counted for nothing."""
+    """Return recommended items, best first.
+
+    `source` is where the user's vector came from: `trained`, `folded_in` from a history, `profile` alone, or
+    `popularity` when nothing is known about the user. `degraded` says what was not available. `unknown_items` are ids
+    of the history that are not among the candidates; they were ignored.
+    """
 
     user_id: str | None
     source: str
@@ -148,20 +159,24 @@ class Recommendations(BaseModel):
     model: Model
     features: FeatureAges
     unknown_items: list[str]
-    items: list[Recommended]
+    items: list[RecommendedItem]
 
 
 class ScoredItem(Item):
+    """Describe an item with its score."""
+
     score: float
 
 
 class ItemList(BaseModel):
+    """Return items, best first, and the model that ranked them."""
+
     model: Model
     items: list[ScoredItem]
 
 
 class PublishedProfile(BaseModel):
-    """A profile as published."""
+    """Return a published profile: its text, interest phrases, and the engine that wrote it."""
 
     text: str
     interests: list[str]
@@ -171,7 +186,7 @@ class PublishedProfile(BaseModel):
 
 
 class User(BaseModel):
-    """What is published of a user. `known_items` is how many the champion knows of."""
+    """Return what is published about a user; `known_items` is the number of their items that the champion knows."""
 
     user_id: str
     trained: bool
@@ -186,6 +201,8 @@ class User(BaseModel):
 
 
 class ItemDetails(Item):
+    """Describe an item with its profile and number of users."""
+
     profile: str
     interests: list[str]
     n_users: int
@@ -194,7 +211,7 @@ class ItemDetails(Item):
 
 
 class Problem(BaseModel):
-    """Every error: what is wrong, what to do, and, of a request's body, where."""
+    """Describe an error: what is wrong, what to do, and where in the request."""
 
     error: str
     remedy: str
@@ -202,10 +219,14 @@ class Problem(BaseModel):
 
 
 class Liveness(BaseModel):
+    """Report that the process answers."""
+
     status: str
 
 
 class Readiness(BaseModel):
+    """Report problems, the model, and the size and recall of the index."""
+
     status: str
     problems: list[str]
     model: Model
@@ -216,6 +237,8 @@ class Readiness(BaseModel):
 
 
 class Reloaded(BaseModel):
+    """Report whether the index was loaded again."""
+
     reloaded: bool
     problem: str
     model: Model

@@ -1,4 +1,4 @@
-"""The parts of a running service: settings come in, the objects that answer requests and their problems go out."""
+"""The parts of a running service: settings come in, the objects that answer requests go out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """The parts of a running service, made by `create` and started with the application."""
+    """Hold the parts of a running service; `api.create_app` makes and starts them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -26,9 +26,9 @@ class Service:
         self.keys = ApiKeys(settings.paths)
 
     def problems(self) -> list[str]:
-        """What does not work just now; [] when all does."""
+        """List what does not work at the moment; [] when everything works."""
         found = [self.reloader.problem] if self.reloader.problem else []
-        if self.feature_client.breaker.away:
+        if self.feature_client.breaker.is_open:
             found.append(f"feature store: {self.feature_client.breaker.reason}")
         if self.search.problem:
             found.append(self.search.problem)

@@ -1,4 +1,4 @@
-"""Free text in, items out: the query's embedding against what items are and whom they are for, in the space of profiles."""
+"""Search by meaning: a free text comes in, the items whose text and profile embeddings are nearest to it go out."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class TextSearch:
-    """Holds the text encoder, which is loaded beside the service's start: it takes seconds that nobody should wait for."""
+    """Find items by free text. The encoder takes seconds to load, so it is loaded in the background."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.problem = ""
         self._encode: Any = None
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
         return self._encode is not None
 
     @property
-    def why_not(self) -> str:
-        """One sentence, where it is not ready."""
+    def reason_not_ready(self) -> str:
+        """Say in one sentence why search is not ready."""
         if not self.settings.serve.search:
             return "it is switched off (serve.search)"
         return self.problem or "the text encoder is being loaded"
 
     def start(self) -> None:
-        """Loads the encoder in a thread of its own."""
+        """Start loading the encoder in its own thread."""
         if self.settings.serve.search:
             threading.Thread(target=self._load, name="text-encoder", daemon=True).start()
 
@@ -45,12 +45,12 @@ class TextSearch:
 
         try:
             self._encode = load_encoder(self.settings)
-        except Exception as error:  # whatever is wrong with it, the rest of the service does without
+        except Exception as error:  # the service works without search, whatever the reason
             self.problem = f"search: {type(error).__name__}: {error}"
 
     def find(self, index: CandidateIndex, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(positions, cosines) of the `k` items nearest to the query; items without a text or profile are not found."""
-        with self._one:
+        """Return (positions, cosines) of the `k` items nearest to the query, among those with a text or profile."""
+        with self._lock:
             vector = self._encode([query])[0]
         meaning = index.catalogue.meaning
         if meaning.shape[1] != len(vector):

@@ -1,6 +1,6 @@
-"""What the explorer shows beyond the feature store: rows of the published warehouse, read-only, by an id.
+"""Reads what the explorer shows besides features: an id comes in, rows of the published warehouse go out.
 
-Each question opens the published copy anew, so a page shows the build that stands when it is asked for.
+Each call opens the published copy again, so that a page shows the current build.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 Row = dict[str, Any]
-MOST_HISTORY, MOST_NEIGHBOURS, MOST_PEOPLE, MOST_BARS = 40, 10, 12, 8
+MAX_HISTORY, MAX_NEIGHBOURS, MAX_USERS, MAX_BARS = 40, 10, 12, 8
 
 
 @dataclass(frozen=True)
 class UserRecords:
-    """A user's history, newest first, what its categories are, whom they resemble, and every profile written of them."""
+    """Hold a user's history (newest first), its categories, the user's neighbours, and all their profiles over time."""
 
     history: list[Row]
     n_history: int
@@ -34,88 +34,89 @@ class UserRecords:
 
 @dataclass(frozen=True)
 class ItemRecords:
-    """An item's own words, who has it, by how active they are, and every profile written of it."""
+    """Hold an item's text, its users, their number by activity, and all its profiles over time."""
 
     text: str
     created: Any
     audience: list[Row]
-    people: list[Row]
+    users: list[Row]
     profiles: list[Row]
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """How fresh everything is, the latest decisions, and the health checks that warn."""
+    """Hold the current build, the latest promotion decisions, and the health checks that warn."""
 
     build: Row
     promotions: list[Row]
     warnings: list[Row]
 
 
-def user(settings: Settings, user_id: str) -> UserRecords:
-    """What the warehouse holds of a user; empty lists where it holds nothing."""
-    with _asking(settings) as ask:
-        history = ask(
+def user_records(settings: Settings, user_id: str) -> UserRecords:
+    """Read what the warehouse knows about a user; lists are empty where it knows nothing."""
+    with _reader(settings) as query:
+        history = query(
             "select known.item_id, items.title, known.event_ts from fct_known_interactions as known "
             "inner join dim_items as items using (item_id) where known.snapshot = 'final' and known.user_id = ? "
-            f"order by known.recency_rank, known.item_id limit {MOST_HISTORY}",
+            f"order by known.recency_rank, known.item_id limit {MAX_HISTORY}",
             user_id,
         )
-        categories = ask(
+        categories = query(
             "with known as (select item_id from fct_known_interactions where snapshot = 'final' and user_id = ?) "
             "select category as name, count(*) as n from known inner join dim_items using (item_id), "
-            f"unnest(categories) as named(category) group by all order by n desc, name limit {MOST_BARS}",
+            f"unnest(categories) as named(category) group by all order by n desc, name limit {MAX_BARS}",
             user_id,
         )
-        counted = ask(
+        counted = query(
             "select count(*) as n from fct_known_interactions where snapshot = 'final' and user_id = ?", user_id
         )
-        neighbours = ask(
+        neighbours = query(
             "select neighbours.neighbour_id, neighbours.score, profiles.profile from fct_user_neighbours as neighbours "
             "left join dim_user_profiles as profiles on profiles.user_id = neighbours.neighbour_id "
             "and profiles.snapshot = 'final' where neighbours.snapshot = 'final' and neighbours.user_id = ? "
-            f"order by neighbours.rank limit {MOST_NEIGHBOURS}",
+            f"order by neighbours.rank limit {MAX_NEIGHBOURS}",
             user_id,
         )
-        profiles = ask(_profiles("user"), user_id)
+        profiles = query(_profiles("user"), user_id)
     return UserRecords(history, counted[0]["n"], categories, neighbours, profiles)
 
 
-def item(settings: Settings, item_id: str) -> ItemRecords:
-    """What the warehouse holds of an item; an item it does not know has no text and nobody."""
-    with _asking(settings) as ask:
-        own = ask("select text, created_ts from dim_items where item_id = ?", item_id)
+def item_records(settings: Settings, item_id: str) -> ItemRecords:
+    """Read what the warehouse knows about an item; an unknown item has no text and no users."""
+    with _reader(settings) as query:
+        own = query("select text, created_ts from dim_items where item_id = ?", item_id)
         known = (
             "select known.user_id, status.activity, status.n_interactions from fct_known_interactions as known "
-            "inner join fct_user_status as status on status.user_id = known.user_id and status.snapshot = known.snapshot "
+            "inner join fct_user_status as status "
+            "on status.user_id = known.user_id and status.snapshot = known.snapshot "
             "where known.snapshot = 'final' and known.item_id = ?"
         )
-        audience = ask(
+        audience = query(
             f"select activity as name, count(*) as n from ({known}) group by all order by min(n_interactions)", item_id
         )
-        people = ask(
+        users = query(
             f"select known.user_id, profiles.profile from ({known}) as known left join dim_user_profiles as profiles "
             "on profiles.user_id = known.user_id and profiles.snapshot = 'final' "
-            f"order by known.n_interactions desc, known.user_id limit {MOST_PEOPLE}",
+            f"order by known.n_interactions desc, known.user_id limit {MAX_USERS}",
             item_id,
         )
-        profiles = ask(_profiles("item"), item_id)
+        profiles = query(_profiles("item"), item_id)
     about = own[0] if own else {"text": "", "created_ts": None}
-    return ItemRecords(about["text"] or "", about["created_ts"], audience, people, profiles)
+    return ItemRecords(about["text"] or "", about["created_ts"], audience, users, profiles)
 
 
-def standing(settings: Settings) -> ServiceStatus:
-    """For the first page."""
-    with _asking(settings) as ask:
-        there = {row["table_name"] for row in ask("select table_name from information_schema.tables")}
+def service_status(settings: Settings) -> ServiceStatus:
+    """Read the status that the first page shows."""
+    with _reader(settings) as query:
+        tables = {row["table_name"] for row in query("select table_name from information_schema.tables")}
         promotions, warnings = [], []
-        if "fct_promotions" in there:
-            promotions = ask(
+        if "fct_promotions" in tables:
+            promotions = query(
                 "select decided_at, decision, candidate_model, candidate_variant, reason from fct_promotions "
                 "order by decided_at desc limit 5"
             )
-        if "fct_health" in there:
-            warnings = ask(
+        if "fct_health" in tables:
+            warnings = query(
                 "select name, subject, status, advice from fct_health where status not in ('ok', 'unknown') "
                 "and checked_at = (select max(checked_at) from fct_health) order by all limit 10"
             )
@@ -130,11 +131,11 @@ def _profiles(kind: str) -> str:
 
 
 @contextmanager
-def _asking(settings: Settings) -> Iterator[Any]:
+def _reader(settings: Settings) -> Iterator[Any]:
     from reclm.warehouse.reading import connect
 
     with closing(connect(settings)) as connection:
-        yield lambda query, *values: _rows(connection, query, values)
+        yield lambda sql, *values: _rows(connection, sql, values)
 
 
 def _rows(connection: DuckDBPyConnection, query: str, values: tuple[Any, ...]) -> list[Row]:

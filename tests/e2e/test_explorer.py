@@ -39,11 +39,11 @@ def service(shop: Path) -> Iterator[served.Service]:
 @pytest.fixture
 def page(browser: Browser, service: served.Service) -> Iterator[Page]:
     opened = browser.new_page(base_url=service.url)
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    errors: list[str] = []
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     yield opened
     opened.close()
-    assert [one for one in complaints if "favicon" not in one and "404" not in one] == []
+    assert [one for one in errors if "favicon" not in one and "404" not in one] == []
 
 
 def sql(shop: Path, query: str) -> list[tuple]:
@@ -73,7 +73,7 @@ def fond_of(shop: Path, kind: str, bounds: str) -> list[str]:
     ]
 
 
-class TestLookingRound:
+class TestBrowsing:
     def test_from_the_first_page_to_a_user_to_an_item_to_its_audience(self, page: Page) -> None:
         page.goto("/")
         page.get_by_role("region", name="Some users").get_by_role("link").first.click()
@@ -83,8 +83,8 @@ class TestLookingRound:
         assert page.locator(".chip").count() >= 3
         assert page.locator(".bars rect").count() >= 1
         page.locator(".ranked a").first.click()
-        expect(page.get_by_role("heading", name="Whom it is for")).to_be_visible()
-        page.get_by_role("region", name="Who has it").get_by_role("link").first.click()
+        expect(page.get_by_role("heading", name="Profile: who likes it")).to_be_visible()
+        page.get_by_role("region", name="Users of this item").get_by_role("link").first.click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("User u")
 
     def test_a_search_finds_users_names_and_meanings(self, page: Page, shop: Path) -> None:
@@ -112,20 +112,20 @@ class TestLookingRound:
         for reason in reasons:
             assert {phrase.strip() for phrase in reason[4:].split(",")} <= set(interests)
 
-    def test_nobody_is_told_so(self, page: Page) -> None:
+    def test_an_unknown_user_gets_a_page_that_says_so(self, page: Page) -> None:
         page.goto("/user?id=<b>nobody</b>")
         expect(page.get_by_role("heading", level=1)).to_have_text("No user “<b>nobody</b>”")
 
 
 class TestANewUser:
-    def test_who_liked_three_things_of_a_kind_is_shown_more_of_it(self, page: Page, shop: Path) -> None:
-        """Of each kind in turn: by one alone, three likes and a list of ten are a matter of luck."""
+    def test_a_user_who_liked_three_items_of_a_kind_is_recommended_more_of_it(self, page: Page, shop: Path) -> None:
+        """All kinds are tried: with one kind, three likes and a list of ten would be a matter of luck."""
         shares = {}
         for (kind,) in sql(shop, "select distinct categories[1] from dim_items order by 1"):
             page.goto("/try")
             for _ in range(3):
-                page.get_by_label("Something they liked").fill(kind)
-                page.get_by_role("button", name="Look for it").click()
+                page.get_by_label("An item they liked").fill(kind)
+                page.get_by_role("button", name="Search").click()
                 page.locator("li", has_text=kind).get_by_role("link", name="Add").first.click()
             assert page.locator(".chosen li").count() == 3
             shown = page.locator(".ranked li .quiet").all_inner_texts()
@@ -175,12 +175,14 @@ class TestByKeyboardAndOnAPhone:
 
 
 class TestANewItemInTheInbox:
-    def test_reaches_those_who_like_its_kind_within_a_minute_while_the_service_runs(
+    def test_it_reaches_users_of_its_kind_within_a_minute_while_the_service_runs(
         self, shop: Path, service: served.Service
     ) -> None:
-        """Made of the words of one of its goods of middling popularity; held against how high it stands for others. (Made
-        of a lesser good's it stands low for everybody: where validation lets the kernel learn from the touched, a new
-        item inherits how little its like is wanted.)"""
+        """Its text is that of an item of middle popularity; its median rank is compared between fans and others.
+
+        (With the text of an unpopular item it would rank low for everybody: a new item inherits the popularity of
+        similar items when validation lets the kernel learn from warm items.)
+        """
         columns = ("item_id", "title", "text", "categories")
         kind = kind_of(shop)
         ((parts, text),) = sql(
@@ -215,10 +217,10 @@ class TestANewItemInTheInbox:
             time.sleep(0.2)
         seconds = time.monotonic() - began
         ranks = {}
-        for name, people in (("fans", fans[:20]), ("others", others[:20])):
+        for name, users in (("fans", fans[:20]), ("others", others[:20])):
             found = [
                 [one["item_id"] for one in service.ask(user_id=user, k=200)["items"]].index("brand-new")
-                for user in people
+                for user in users
             ]
             ranks[name] = sorted(found)[len(found) // 2]
         print(Counter(ranks), f"{seconds:.0f} s")
