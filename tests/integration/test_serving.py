@@ -19,7 +19,7 @@ from unit import backbones_world as bw
 from reclm.backbones.ranking import Bound, rank
 from reclm.dataset import EvaluationTask
 from reclm.features.fused import load_fused
-from reclm.serving import candidate_index
+from reclm.serving.candidate_index import load_index
 from reclm.serving.recommender import RankingRequest, rank_and_explain
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -242,7 +242,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_for_known_users_over_warm_and_cold_items(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = candidate_index.load(settings)
+        index = load_index(settings)
         data = world.shop_data()
         everybody = EvaluationTask(
             "final", "full_shot", data.interactions, data.interactions, np.ones(bw.N_ITEMS, dtype=bool)
@@ -262,7 +262,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_for_strangers_as_for_those_folded_in(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = candidate_index.load(settings)
+        index = load_index(settings)
         history = sparse.csr_matrix(([1.0, 1.0], ([0, 0], [10, 12])), shape=(1, bw.N_ITEMS))
         scores = index.backbone.score_vectors(index.backbone.fold_in(history))
         scores[0, [10, 12]] = -np.inf
@@ -273,7 +273,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
     def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
-        index = candidate_index.load(settings)
+        index = load_index(settings)
         scores = index.backbone.score(np.arange(bw.N_USERS))
         ids, vectors = load_fused(settings, "user", index.version)
         for user, vector in zip(ids.tolist(), vectors, strict=True):
@@ -300,8 +300,8 @@ class TestAChampionWithoutProfiles:
 
 class TestTheApproximateIndex:
     def test_knows_its_recall_and_leaves_out_what_it_must(self, shop: Settings) -> None:
-        exact = candidate_index.load(shop)
-        near = candidate_index.load(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
+        exact = load_index(shop)
+        near = load_index(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
         assert exact.ann is None
         assert near.ann_recall is not None and near.ann_recall > 0.95
         wanted = RankingRequest(user_id=USER, k=5)
