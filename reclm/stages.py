@@ -200,7 +200,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
     The champion's vectors are written again where the online store has lost them. `rewind` lets an older build replace
     a newer one.
     """
-    from reclm.features.fused import restore
+    from reclm.features.fused import restore_online
     from reclm.features.publish import publish as to_feast
     from reclm.promotion import champion
 
@@ -210,7 +210,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
         written = sum(view.get("written", 0) for view in result["views"].values())
         about["made"] = f"{len(result['views'])} feature views, {written:,} rows written online"
         if settings.paths.champion.exists():
-            about["restored"] = restore(settings, champion.current(settings)["version"])
+            about["restored"] = restore_online(settings, champion.current(settings)["version"])
     return result
 
 

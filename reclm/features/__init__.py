@@ -1,5 +1,4 @@
-"""All that the code knows of Feast: publishing features, training frames, online reads.
+"""The feature store (Feast): marts and model vectors come in; training data and online features go out.
 
-Marts and model vectors come in; checked offline history, online rows and index-aligned training matrices go out.
-What the features are is said in `feature_repo/`; nothing outside this package imports feast.
+The features are declared in `feature_repo/`; no other room imports feast.
 """

@@ -1,8 +1,8 @@
-"""What trainers learn from: the warehouse's known interactions and Feast's features of one snapshot come in, one
-index-aligned `TrainingData` goes out.
+"""Loads training data: a snapshot comes in, its interactions and features go out as one index-aligned `TrainingData`.
 
-Features are joined point-in-time at the snapshot's as_of by the feature service `training_v1`: of each entity the latest
-row with `as_of` at or before that moment, so a later profile cannot reach a model that is judged on what came after.
+Interactions come from the warehouse, features from Feast. The feature service `training_v1` joins point-in-time: for
+each entity the latest row with `as_of` at or before the snapshot's. A later profile cannot reach a model that is
+evaluated on later interactions.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ where known.snapshot = ?
 
 
 def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
-    """Everything known at a snapshot: users in text order, items by item_index, features float32 (n, dim).
+    """Load everything known at a snapshot: users in text order, items by item_index, features float32 (n, dim).
 
     A feature matrix has a row of NaN for an entity without that feature, and is None when the data set has none at
-    all. Raises WorkspaceError when the published features are not those of the current build, or know nothing
-    that is as old as the snapshot.
+    all. Raises WorkspaceError when the published features are not those of the current build, or when all rows of a
+    view are later than the snapshot.
     """
     require_published(settings)
     as_of = snapshot_as_of(settings, snapshot)
@@ -59,9 +59,10 @@ def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
     finally:
         connection.close()
     item_ids = items["item_id"].to_pylist()
-    users, touched = (pairs[column].to_numpy() for column in ("user_index", "item_index"))
+    user_positions, item_positions = (pairs[column].to_numpy() for column in ("user_index", "item_index"))
     known = sparse.csr_matrix(
-        (np.ones(len(users), dtype=np.float32), (users, touched)), shape=(len(user_ids), len(item_ids))
+        (np.ones(len(user_positions), dtype=np.float32), (user_positions, item_positions)),
+        shape=(len(user_ids), len(item_ids)),
     )
     known.data[:] = 1.0  # a pair that occurs twice is still one interaction
     frame = _historical(settings, user_ids, item_ids, as_of)
@@ -86,10 +87,10 @@ def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
 
 
 def _historical(settings: Settings, user_ids: list[str], item_ids: list[str], as_of: datetime) -> pa.Table:
-    """Feast's point-in-time join of all users and all items at one moment.
+    """Join the features of all users and all items point-in-time at one moment.
 
-    The entity frame pairs user i with item i, for want of anything that relates them: one join then answers both
-    sides. The shorter side is filled with '', an id that publishing never lets in.
+    The entity frame pairs user i with item i, so that one join returns both; the pairs mean nothing. The shorter
+    column is filled with '', an id that publishing refuses.
     """
     import pandas as pd
 
@@ -112,7 +113,7 @@ def _historical(settings: Settings, user_ids: list[str], item_ids: list[str], as
 def _matrix(
     settings: Settings, frame: pa.Table, view: str, ids: list[str], as_of: datetime
 ) -> NDArray[np.float32] | None:
-    """The embeddings of a view in the order of `ids`, float32 (len(ids), dim), NaN where there is none."""
+    """Return the embeddings of a view in the order of `ids`, float32 (len(ids), dim), NaN where there is none."""
     key = store.open_store(settings).views[view].join_keys[0]
     vectors = frame[f"{view}__embedding"].combine_chunks()
     present = pc.is_valid(vectors)
@@ -127,11 +128,11 @@ def _matrix(
 
 
 def _refuse_unknown(settings: Settings, view: str, as_of: datetime) -> None:
-    """A view that knows nothing at a snapshot is in order only when it has no rows at all."""
+    """Raise WorkspaceError when a view has rows, but none as early as the snapshot."""
     file = store.offline_path(settings.paths) / "current" / f"{view}.parquet"
     earliest = pc.min(pq.read_table(file, columns=["as_of"])["as_of"]).as_py()
     if earliest is not None and earliest > as_of:
         raise WorkspaceError(
-            f"view {view} knows nothing as of {as_of.isoformat()}, its earliest row is of {earliest.isoformat()}; "
+            f"view {view} has no rows as of {as_of.isoformat()}; its earliest row is of {earliest.isoformat()}; "
             "run `reclm profile` and `reclm publish` so that every snapshot is covered"
         )

@@ -1,7 +1,7 @@
-"""The vectors of trained models: arrays of one backbone version come in, rows of `user_fused` and `item_fused` go out.
+"""Publishes the vectors of trained models: arrays of one model version come in, rows of two feature views go out.
 
-Each model version is one parquet file a view and its own keys online, so publishing one leaves every other untouched and
-a reader that asks for its version never meets another's vector space. Old versions stay until they are dropped.
+The views are `user_fused` and `item_fused`. Each model version has its own parquet file per view and its own keys
+online, so versions never mix. Old versions stay until they are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
-from reclm.features.checks import ViewSchema, checked, stamped
+from reclm.features.row_checks import ViewSchema, add_stamps, check_rows
 from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_table
@@ -36,11 +36,11 @@ def publish_fused(
     item_vectors: NDArray[np.float32],
     as_of: datetime,
 ) -> dict[str, Any]:
-    """Publishes the vectors of one model version, offline and online; rows that are there already are not written again.
+    """Publish the vectors of one model version, offline and online; unchanged rows are not written again.
 
     `user_vectors` is float32 (n_users, dim), `item_vectors` (n_items, dim); a user's and an item's dot product is the
-    score. `as_of` is the moment of knowledge of the snapshot the model was fitted on. Returns
-    `{version, users, items, written}`. Raises PublishError before anything is written when a vector or id is not fit.
+    score. `as_of` is that of the snapshot which the model was fitted on. Returns
+    `{version, users, items, written}`. Raises PublishError before anything is written when a vector or id is not valid.
     """
     workspace = settings.paths
     _check_arguments(model_version, user_vectors, item_vectors)
@@ -52,11 +52,11 @@ def publish_fused(
     with store.writing(workspace):
         feast = store.apply_definitions(settings)
         online_writer.claim(settings)
-        for side in store.SIDES:
-            write_table(store.vector_file(workspace, side, model_version), tables[side])
-        written = sum(_write_changed(feast, f"{side}_fused", tables[side]) for side in store.SIDES)
+        for kind in store.ENTITY_KINDS:
+            write_table(store.vector_file(workspace, kind, model_version), tables[kind])
+        written = sum(_write_changed(feast, f"{kind}_fused", tables[kind]) for kind in store.ENTITY_KINDS)
     say(
-        f"  model {model_version}: {len(user_ids)} user and {len(item_ids)} item vectors published, {written} of them new"
+        f"  model {model_version}: {len(user_ids):,} user and {len(item_ids):,} item vectors published, {written:,} new"
     )
     return {"version": model_version, "users": len(user_ids), "items": len(item_ids), "written": written}
 
@@ -68,79 +68,81 @@ def publish_items(
     item_vectors: NDArray[np.float32],
     as_of: datetime,
 ) -> int:
-    """Adds items to a published model version; returns how many rows were written online.
+    """Add items to a published model version; returns the number of rows written online.
 
-    `item_vectors` is float32 (n_items, dim). Rows go online first, so whoever finds an item in the offline file finds it
-    online too. Raises WorkspaceError when that version is not published, PublishError for a vector or id that is not fit.
+    `item_vectors` is float32 (n_items, dim). Rows go online first, so an item in the offline file is online too. Raises
+    WorkspaceError when that version is not published, PublishError for an invalid vector or id.
     """
     workspace = settings.paths
-    _, held = load_fused(settings, "item", model_version)
-    _check_arguments(model_version, held, item_vectors)
+    _, stored = load_fused(settings, "item", model_version)
+    _check_arguments(model_version, stored, item_vectors)
     table = _table(store.schemas(settings)["item_fused"], model_version, item_ids, item_vectors, as_of)
     with store.writing(workspace):
         feast = store.open_store(settings)
         online_writer.claim(settings)
         file = store.vector_file(workspace, "item", model_version)
-        before = pq.read_table(file)
-        new = pc.invert(pc.is_in(table["item_id"], before["item_id"].combine_chunks()))
+        published = pq.read_table(file)
+        new = pc.invert(pc.is_in(table["item_id"], published["item_id"].combine_chunks()))
         written = _write_changed(feast, "item_fused", table.filter(new))
-        write_table(file, pa.concat_tables([before, table.filter(new).cast(before.schema)]))
+        write_table(file, pa.concat_tables([published, table.filter(new).cast(published.schema)]))
     return written
 
 
-def restore(settings: Settings, model_version: str) -> int:
-    """Writes the vectors of a published version online again where the store has lost them, as a server without a disk does
-    when it starts anew; returns how many rows. Whether it has is asked of the first and the last row of each view."""
+def restore_online(settings: Settings, model_version: str) -> int:
+    """Write the vectors of a published version online again when the store has lost them; returns the number of rows.
+
+    A Redis server without a disk loses them when it restarts. Only the first and last row of each view are checked.
+    """
     written = 0
     with store.writing(settings.paths):
         feast = store.open_store(settings)
-        for side in store.SIDES:
-            file = store.vector_file(settings.paths, side, model_version)
+        for kind in store.ENTITY_KINDS:
+            file = store.vector_file(settings.paths, kind, model_version)
             table = pq.read_table(file) if file.exists() else None
             if table is None or not table.num_rows:
                 continue
-            ends = [(table[f"{side}_id"][row].as_py(), model_version) for row in (0, table.num_rows - 1)]
-            if len(online_writer.held_rows(feast, f"{side}_fused", ends)) < len(set(ends)):
-                written += _write_changed(feast, f"{side}_fused", table)
+            ends = [(table[f"{kind}_id"][row].as_py(), model_version) for row in (0, table.num_rows - 1)]
+            if len(online_writer.stored_rows(feast, f"{kind}_fused", ends)) < len(set(ends)):
+                written += _write_changed(feast, f"{kind}_fused", table)
     return written
 
 
 def load_fused(
-    settings: Settings, side: store.Side, model_version: str
+    settings: Settings, kind: store.EntityKind, model_version: str
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-    """(ids (n,), vectors (n, dim)) of a whole side at once, from the offline history; the way to fill an index.
+    """Load (ids (n,), vectors (n, dim)) of all users or all items of a model version from the offline file.
 
     Raises WorkspaceError when that version is not published.
     """
-    file = store.vector_file(settings.paths, side, model_version)
+    file = store.vector_file(settings.paths, kind, model_version)
     if not file.exists():
         known = ", ".join(store.model_versions(settings.paths)) or "none"
-        raise WorkspaceError(f"no {side} vectors of model version {model_version} are published (there are: {known})")
-    table = pq.read_table(file, columns=[f"{side}_id", "vector"])
-    ids = np.array(table[f"{side}_id"].to_pylist(), dtype=np.str_)
+        raise WorkspaceError(f"no {kind} vectors of model version {model_version} are published (there are: {known})")
+    table = pq.read_table(file, columns=[f"{kind}_id", "vector"])
+    ids = np.array(table[f"{kind}_id"].to_pylist(), dtype=np.str_)
     numbers = table["vector"].combine_chunks().flatten().to_numpy()
     return ids, numbers.reshape(len(ids), -1) if len(ids) else np.empty((0, 0), dtype=np.float32)
 
 
 def drop_version(settings: Settings, model_version: str) -> int:
-    """Removes a model version from both views; returns the number of online rows deleted. Unknown versions are no error."""
+    """Remove a model version from both views; returns the number of online rows deleted, 0 for an unknown version."""
     workspace = settings.paths
     deleted = 0
     with store.writing(workspace):
-        for side in store.SIDES:
-            file = store.vector_file(workspace, side, model_version)
+        for kind in store.ENTITY_KINDS:
+            file = store.vector_file(workspace, kind, model_version)
             if file.exists():  # online first: the file is the list of what is online
-                ids = pq.read_table(file, columns=[f"{side}_id"])[f"{side}_id"].to_pylist()
+                ids = pq.read_table(file, columns=[f"{kind}_id"])[f"{kind}_id"].to_pylist()
                 keys = [(one, model_version) for one in ids]
-                deleted += online_writer.delete_rows(store.open_store(settings), f"{side}_fused", keys)
+                deleted += online_writer.delete_rows(store.open_store(settings), f"{kind}_fused", keys)
                 file.unlink()
     return deleted
 
 
 def online_versions(settings: Settings) -> set[str]:
-    """Model versions of which the SQLite online store holds item vectors, listed in a file or not.
+    """Return the model versions with item vectors in the SQLite online store, also those without an offline file.
 
-    Empty for Redis, which could only tell after a walk through all its keys.
+    Empty for Redis, where it would need a scan of all keys.
     """
     file = settings.paths.feast / "online.db"
     if settings.feast.online_store != "sqlite" or not file.exists():
@@ -159,10 +161,10 @@ def online_versions(settings: Settings) -> set[str]:
 def _check_arguments(model_version: str, user_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model_version):
         raise PublishError(f"model version {model_version!r}: use letters, digits, '.', '_' and '-' only")
-    for side, vectors in (("user", user_vectors), ("item", item_vectors)):
+    for kind, vectors in (("user", user_vectors), ("item", item_vectors)):
         if vectors.ndim != 2 or vectors.dtype != np.float32:
             raise PublishError(
-                f"view {side}_fused, column vector: the array is {vectors.dtype} of shape {vectors.shape}; "
+                f"view {kind}_fused, column vector: the array is {vectors.dtype} of shape {vectors.shape}; "
                 "give float32 of shape (rows, dim); nothing was published"
             )
     if user_vectors.shape[1] != item_vectors.shape[1]:
@@ -198,14 +200,14 @@ def _table(
             ),
         }
     )
-    return stamped(schema, checked(schema, table, dim)[0])
+    return add_stamps(schema, check_rows(schema, table, dim)[0])
 
 
 def _write_changed(feast: store.Store, view: str, table: pa.Table) -> int:
-    """Writes the rows that the online store holds otherwise or not at all. Returns how many."""
+    """Write the rows that are missing or different in the online store; returns their number."""
     keys = list(zip(table[feast.views[view].join_keys[0]].to_pylist(), table["model_version"].to_pylist(), strict=True))
-    held = online_writer.held_rows(feast, view, keys)
+    stored = online_writer.stored_rows(feast, view, keys)
     hashes = table["row_hash"].to_pylist()
-    changed = [row for row, key in enumerate(keys) if key not in held or held[key].row_hash != hashes[row]]
+    changed = [row for row, key in enumerate(keys) if key not in stored or stored[key].row_hash != hashes[row]]
     online_writer.write_rows(feast, view, table.take(pa.array(changed, pa.int64())))
     return len(changed)

@@ -1,6 +1,6 @@
-"""The online store, read: ids come in, what is known of them now goes out, in one look-up a request.
+"""Reads the online store: user or item ids come in, their current features go out, with one read per request.
 
-All that `reclm recommend` and the service ask. Who writes is in `online_writer.py`.
+`reclm recommend` and the service read only through this module. `online_writer.py` writes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.features.store import Side, Store
+from reclm.features.store import EntityKind, Store
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 Key = tuple[str, ...]
 
-CHUNK = 2000
+BATCH_SIZE = 2000
 PROJECT = "reclm"  # as feature_store.yaml says; part of every table and key
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNREAD = ("as_of_us", "row_hash")  # asked for besides, or of no use to a reader
+_UNREAD = ("as_of_us", "row_hash")  # read separately, or not needed by readers
 
 
-class Rows(NamedTuple):
-    """Some features of some keys of a view."""
+class ViewRequest(NamedTuple):
+    """Name the features and keys to read from a view."""
 
     view: str
     keys: Sequence[Key]
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as published: its text, its embedding float32 (dim,) or None, and where it comes from."""
+    """Hold a published profile: text, embedding float32 (dim,) or None, and which engine wrote it."""
 
     text: str
     embedding: NDArray[np.float32] | None
@@ -48,7 +48,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """All that is known online of a user. `vector` is the fused vector float32 (dim,) of the model version asked for."""
+    """Hold a user's online features. `vector` is the fused vector float32 (dim,) of the requested model version."""
 
     user_id: str
     profile: Profile | None
@@ -63,7 +63,7 @@ class UserFeatures:
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """All that is known online of an item. `content` and `vector` are float32 (dim,)."""
+    """Hold an item's online features. `content` and `vector` are float32 (dim,)."""
 
     item_id: str
     title: str | None
@@ -80,7 +80,7 @@ class ItemFeatures:
 
 
 def read_user(store: Store, user_id: str, model_version: str = "") -> UserFeatures | None:
-    """One user by feature service `serving_v1`, in one look-up; None when nothing is published of them.
+    """Read one user's features by service `serving_v1`; None when nothing is published about the user.
 
     Without a model version the fused vector is left out.
     """
@@ -88,38 +88,38 @@ def read_user(store: Store, user_id: str, model_version: str = "") -> UserFeatur
 
 
 def read_users(store: Store, user_ids: Sequence[str], model_version: str = "") -> list[UserFeatures | None]:
-    """The same of some users, in one look-up for all of them, in their order."""
-    wanted: list[Rows] = []
+    """Read the features of several users at once, in their order; None for a user without features."""
+    requested: list[ViewRequest] = []
     for view in store.services["serving_v1"].feature_view_projections:
         versioned = "model_version" in store.join_keys[view.name]
         keys = [(one, model_version) if versioned else (one,) for one in user_ids]
-        wanted.append(Rows(view.name, keys, [one.name for one in view.features if one.name not in _UNREAD]))
+        requested.append(ViewRequest(view.name, keys, [one.name for one in view.features if one.name not in _UNREAD]))
     rows: list[dict[str, Any]] = [{} for _ in user_ids]
-    for part, answers in zip(wanted, _several(store, wanted), strict=True):
+    for part, answers in zip(requested, _read_views(store, requested), strict=True):
         for row, found in zip(rows, answers, strict=True):
             row.update({f"{part.view}__{name}": _value(found and found[name]) for name in part.features})
             row[f"{part.view}__as_of_us"] = _value(found and found["as_of_us"])
     return [_user(*pair) for pair in zip(user_ids, rows, strict=True)]
 
 
-def _several(store: Store, wanted: Sequence[Rows]) -> list[list[dict[str, Any] | None]]:
-    """`rows_of` several views. Of Redis all is asked at once: Feast would go there and back for each view."""
+def _read_views(store: Store, requested: Sequence[ViewRequest]) -> list[list[dict[str, Any] | None]]:
+    """Read several views; from Redis in one round trip, where Feast would need one per view."""
     if store.settings.feast.online_store != "redis":
-        return [rows_of(store, one.view, one.keys, one.features) for one in wanted]
+        return [rows_of(store, request.view, request.keys, request.features) for request in requested]
     from feast.infra.online_stores.helpers import _mmh3
 
-    held: Any = store.feast.provider.online_store
-    pipeline = held._get_client(store.feast.config.online_store).pipeline(transaction=False)
-    for one in wanted:
-        fields = [_mmh3(f"{one.view}:{name}") for name in ("as_of_us", *one.features)]
-        for key in one.keys:
-            pipeline.hmget(encoded_key(store, one.view, key) + PROJECT.encode(), fields)
+    client: Any = store.feast.provider.online_store
+    pipeline = client._get_client(store.feast.config.online_store).pipeline(transaction=False)
+    for request in requested:
+        fields = [_mmh3(f"{request.view}:{name}") for name in ("as_of_us", *request.features)]
+        for key in request.keys:
+            pipeline.hmget(encoded_key(store, request.view, key) + PROJECT.encode(), fields)
     answers = iter(pipeline.execute())
-    return [[_parsed(("as_of_us", *one.features), next(answers)) for _ in one.keys] for one in wanted]
+    return [[_parsed(("as_of_us", *request.features), next(answers)) for _ in request.keys] for request in requested]
 
 
 def _parsed(names: Sequence[str], cells: Sequence[bytes | None]) -> dict[str, Any] | None:
-    """The row of one key, None where Redis does not hold it."""
+    """Return the row of one key; None when Redis does not have it."""
     from feast.protos.feast.types.Value_pb2 import Value
 
     if cells[0] is None:
@@ -128,12 +128,12 @@ def _parsed(names: Sequence[str], cells: Sequence[bytes | None]) -> dict[str, An
 
 
 def _value(value: Any) -> Any:
-    """What a Feast value holds; None for nothing."""
+    """Return the content of a Feast value; None when it is empty."""
     kind = None if value is None else value.WhichOneof("val")
     if kind is None:
         return None
-    held = getattr(value, kind)
-    return held.val if kind.endswith("_list_val") else held
+    content = getattr(value, kind)
+    return content.val if kind.endswith("_list_val") else content
 
 
 def _user(user_id: str, row: dict[str, Any]) -> UserFeatures | None:
@@ -153,7 +153,7 @@ def _user(user_id: str, row: dict[str, Any]) -> UserFeatures | None:
 
 
 def read_items(store: Store, item_ids: Sequence[str], model_version: str = "") -> dict[str, ItemFeatures]:
-    """Some items by feature service `catalogue_v1`, by id; an item of which nothing is published is left out."""
+    """Read items by service `catalogue_v1`, as {id: features}; items without published features are left out."""
     if not item_ids:
         return {}
     rows = _read(store, "catalogue_v1", {"item_id": list(item_ids), "model_version": [model_version] * len(item_ids)})
@@ -179,12 +179,12 @@ def read_items(store: Store, item_ids: Sequence[str], model_version: str = "") -
     return found
 
 
-def read_fused(store: Store, side: Side, ids: Sequence[str], model_version: str) -> NDArray[np.float32]:
-    """Fused vectors of one model version, float32 (len(ids), dim); a row of NaN for an id without one.
+def read_fused(store: Store, kind: EntityKind, ids: Sequence[str], model_version: str) -> NDArray[np.float32]:
+    """Read fused vectors of one model version, float32 (len(ids), dim); a row of NaN for an id without one.
 
-    (len(ids), 0) when none of the ids has a vector of that version.
+    The shape is (len(ids), 0) when none of the ids has a vector of that version.
     """
-    rows = rows_of(store, f"{side}_fused", [(one, model_version) for one in ids], ["vector"])
+    rows = rows_of(store, f"{kind}_fused", [(one, model_version) for one in ids], ["vector"])
     vectors = [None if row is None else np.array(row["vector"].float_list_val.val, dtype=np.float32) for row in rows]
     width = next((len(vector) for vector in vectors if vector is not None), 0)
     matrix = np.full((len(ids), width), np.nan, dtype=np.float32)
@@ -231,22 +231,22 @@ def _entity_key(store: Store, view: str, key: Key) -> EntityKey:
 
 
 def encoded_key(store: Store, view: str, key: Key) -> bytes:
-    """A key of a view as the online store has it."""
+    """Return a key of a view in the encoding of the online store."""
     from feast.infra.key_encoding_utils import serialize_entity_key
 
     return serialize_entity_key(_entity_key(store, view, key), store.feast.config.entity_key_serialization_version)
 
 
 def rows_of(store: Store, view: str, keys: Sequence[Key], features: list[str]) -> list[dict[str, Any] | None]:
-    """Feature values (protobuf) of each key, or None where the view holds none of it.
+    """Read feature values (protobuf) for each key; None where the view has no row.
 
-    One level below Feast's get_online_features, which takes twice as long on many rows. Redis answers a key it does
-    not know with empty values, so a row counts as held when it says its as_of.
+    This calls one level below Feast's get_online_features, which takes twice as long for many rows. Redis returns empty
+    values for an unknown key, so only a row with an as_of counts.
     """
     rows: list[dict[str, Any] | None] = []
-    for start in range(0, len(keys), CHUNK):
-        entity_keys = [_entity_key(store, view, key) for key in keys[start : start + CHUNK]]
-        wanted = ["as_of_us", *features]
-        found = store.feast.provider.online_read(store.feast.config, store.views[view], entity_keys, wanted)
+    for start in range(0, len(keys), BATCH_SIZE):
+        entity_keys = [_entity_key(store, view, key) for key in keys[start : start + BATCH_SIZE]]
+        requested = ["as_of_us", *features]
+        found = store.feast.provider.online_read(store.feast.config, store.views[view], entity_keys, requested)
         rows.extend(values if values and values["as_of_us"].WhichOneof("val") else None for _, values in found)
     return rows

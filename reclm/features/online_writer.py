@@ -1,6 +1,6 @@
-"""The online store, for its one writer: which rows are held, write rows, delete rows, whose Redis database it is.
+"""Writes the online store: feature rows come in, rows are compared, written or deleted in SQLite or Redis.
 
-Feast has no call that deletes a row, so deleting speaks to SQLite or Redis in Feast's own key encoding.
+Feast cannot delete a row, so deletion uses SQLite or Redis directly, in Feast's own key encoding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features.online import CHUNK, PROJECT, Key, encoded_key, rows_of
+from reclm.features.online import BATCH_SIZE, PROJECT, Key, encoded_key, rows_of
 from reclm.features.store import (
     Store,
     applied_path,
@@ -36,27 +36,29 @@ from reclm.storage.files import read_json, write_table
 OWNER_KEY = "reclm:workspace"
 
 
-class Held(NamedTuple):
-    """What the online store says of a row it holds."""
+class StoredRow(NamedTuple):
+    """Hold the two stamps of a row in the online store."""
 
     as_of_us: int
     row_hash: str
 
 
-def held_rows(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, Held]:
-    """What the online store holds of `keys` in a view; keys it does not know are absent."""
-    return {"sqlite": _held_sqlite, "redis": _held_redis}[store.settings.feast.online_store](store, view, keys)
+def stored_rows(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, StoredRow]:
+    """Read the stamps of `keys` in a view, as {key: stamps}; keys without a row are absent."""
+    return {"sqlite": _stored_in_sqlite, "redis": _stored_in_redis}[store.settings.feast.online_store](
+        store, view, keys
+    )
 
 
 def write_rows(store: Store, view: str, table: pa.Table) -> None:
-    """Puts every row online, replacing what is held of the same key. Writing a row twice is writing it once."""
-    starts = range(0, table.num_rows, CHUNK)
+    """Write every row online, replacing the row of the same key. Writing a row twice changes nothing."""
+    starts = range(0, table.num_rows, BATCH_SIZE)
     for start in track(starts, f"{view} online"):
-        store.feast.write_to_online_store(view, df=table.slice(start, CHUNK).to_pandas())
+        store.feast.write_to_online_store(view, df=table.slice(start, BATCH_SIZE).to_pandas())
 
 
 def delete_rows(store: Store, view: str, keys: Sequence[Key]) -> int:
-    """Removes `keys` from a view, on disk too. Returns how many of them were there."""
+    """Delete `keys` from a view, also from the disk; returns how many existed."""
     if not keys:
         return 0
     encoded = [encoded_key(store, view, key) for key in keys]
@@ -64,10 +66,10 @@ def delete_rows(store: Store, view: str, keys: Sequence[Key]) -> int:
 
 
 def forget_user(settings: Settings, user_id: str) -> int:
-    """Removes a person from every view, online and offline; returns how many rows went.
+    """Delete a user from every view, online and offline; returns the number of deleted rows.
 
-    What lies upstream (landing, artifacts, warehouse) is not this function's: publishing a build that still holds the
-    user brings them back.
+    Landing, artifacts and warehouse are not changed here: publishing a build that still contains the user brings the
+    rows back.
     """
     workspace = settings.paths
     if not applied_path(workspace).exists():
@@ -85,19 +87,19 @@ def forget_user(settings: Settings, user_id: str) -> int:
     return removed
 
 
-def claim(settings: Settings) -> None:
-    """Makes sure that the online store belongs to this workspace alone and answers.
+def claim_online_store(settings: Settings) -> None:
+    """Make sure that the online store answers and belongs to this workspace only.
 
-    A file in the workspace does by nature; a Redis database is marked with the workspace's id. Raises PublishError
-    when it carries another's: two data sets in one key space would overwrite each other's users.
+    A SQLite file is inside the workspace; a Redis database is marked with the workspace's id. Raises PublishError when
+    it carries another id: two data sets in one database would overwrite each other's users.
     """
     if settings.feast.online_store != "redis":
         return
     owner = read_json(applied_path(settings.paths))["owner"]
     with redis_client(settings) as client:
         client.set(OWNER_KEY, owner, nx=True)
-        held = client.get(OWNER_KEY).decode()
-    if held != owner:
+        stored = client.get(OWNER_KEY).decode()
+    if stored != owner:
         raise PublishError(
             f"the Redis database {online_name(settings)} holds the features of another workspace; "
             "give this one a database of its own (feast.redis_url=…,db=1), or empty that one with `redis-cli flushdb`"
@@ -105,9 +107,9 @@ def claim(settings: Settings) -> None:
 
 
 def is_filled(settings: Settings, views: Sequence[str]) -> bool:
-    """Whether the online store still holds rows of these views, so far as can be told at a glance.
+    """Return whether the online store seems to have rows of these views; a quick check.
 
-    A Redis server that lost its memory has lost the workspace's mark too; a file may be gone, or new and empty.
+    A Redis server that lost its data has lost the workspace's mark too; a SQLite file may be missing or empty.
     """
     if settings.feast.online_store == "redis":
         with redis_client(settings) as client:
@@ -123,20 +125,20 @@ def is_filled(settings: Settings, views: Sequence[str]) -> bool:
 
 @contextmanager
 def redis_client(settings: Settings) -> Iterator[Any]:
-    """A client of the Redis server that Feast uses. Raises WorkspaceError when it does not answer."""
+    """Open a client of the Redis server that Feast uses. Raises WorkspaceError when it does not answer."""
     from redis import Redis
     from redis.exceptions import RedisError
 
-    host, port, given = redis_address(settings.feast.redis_url)
+    host, port, options = redis_address(settings.feast.redis_url)
     try:
         with closing(
             Redis(
                 host=host,
                 port=port,
-                db=int(given.get("db", 0)),
-                username=given.get("username"),
-                password=given.get("password"),
-                ssl=given.get("ssl", "").lower() == "true",
+                db=int(options.get("db", 0)),
+                username=options.get("username"),
+                password=options.get("password"),
+                ssl=options.get("ssl", "").lower() == "true",
             )
         ) as client:
             yield client
@@ -145,19 +147,21 @@ def redis_client(settings: Settings) -> Iterator[Any]:
         raise WorkspaceError(f"{online_name(settings)} does not answer ({error}); {remedy}") from None
 
 
-def _held_redis(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, Held]:
+def _stored_in_redis(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, StoredRow]:
     rows = zip(keys, rows_of(store, view, keys, ["row_hash"]), strict=True)
-    return {key: Held(row["as_of_us"].int64_val, row["row_hash"].string_val) for key, row in rows if row is not None}
+    return {
+        key: StoredRow(row["as_of_us"].int64_val, row["row_hash"].string_val) for key, row in rows if row is not None
+    }
 
 
-def _held_sqlite(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, Held]:
-    """Straight from the file: Feast's read would fetch the vectors of every row too, at ten times the cost."""
+def _stored_in_sqlite(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, StoredRow]:
+    """Read the stamps from the file: Feast's read would also fetch all vectors and take ten times as long."""
     from feast.protos.feast.types.Value_pb2 import Value
 
-    held: dict[Key, Held] = {}
+    stored: dict[Key, StoredRow] = {}
     with closing(_sqlite(store)) as connection:
-        for start in range(0, len(keys), CHUNK):
-            encoded = {encoded_key(store, view, key): key for key in keys[start : start + CHUNK]}
+        for start in range(0, len(keys), BATCH_SIZE):
+            encoded = {encoded_key(store, view, key): key for key in keys[start : start + BATCH_SIZE]}
             found = connection.execute(
                 f"select stamp.entity_key, stamp.value, fingerprint.value from {_table(store, view)} as stamp "
                 f"inner join {_table(store, view)} as fingerprint on fingerprint.entity_key = stamp.entity_key "
@@ -166,8 +170,10 @@ def _held_sqlite(store: Store, view: str, keys: Sequence[Key]) -> dict[Key, Held
                 list(encoded),
             )
             for key, as_of_us, row_hash in found:
-                held[encoded[key]] = Held(Value.FromString(as_of_us).int64_val, Value.FromString(row_hash).string_val)
-    return held
+                stored[encoded[key]] = StoredRow(
+                    Value.FromString(as_of_us).int64_val, Value.FromString(row_hash).string_val
+                )
+    return stored
 
 
 def _sqlite(store: Store) -> sqlite3.Connection:
@@ -180,10 +186,10 @@ def _table(store: Store, view: str) -> str:
 
 def _drop_user(file: Path, user_id: str) -> int:
     table = pq.read_table(file)
-    kept = table.filter(pc.not_equal(table["user_id"], user_id))
-    if kept.num_rows < table.num_rows:
-        write_table(file, kept)
-    return int(table.num_rows - kept.num_rows)
+    remaining = table.filter(pc.not_equal(table["user_id"], user_id))
+    if remaining.num_rows < table.num_rows:
+        write_table(file, remaining)
+    return int(table.num_rows - remaining.num_rows)
 
 
 def _delete_sqlite(store: Store, view: str, encoded: list[bytes]) -> int:

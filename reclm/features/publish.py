@@ -1,19 +1,18 @@
 """Publishes the marts of the current build to the feature store: external parquet comes in, checked features go out.
 
-Order of events: every view is read and checked, and held against what is online; only then is anything written. The
-checked files go to `<workspace>/feast/offline/<version>/`, changed rows go online, rows that are gone are deleted, and
+First every view is read, checked and compared with what is online; only then is anything written. The checked files
+go to `<workspace>/feast/offline/<version>/`, changed rows go online, rows that no longer exist are deleted, and
 last the link `offline/current` is switched and `published.json` written. A process killed in between leaves the old
 offline files in force and some rows online already new; the next run finds out which and completes the rest.
 
-Newer-than holds twice. A view whose latest as_of lies before the one published is refused: an old build must not
-replace a new one. Within a view, a row older than the one held online of the same key is not written, because
-SQLite, unlike Redis, would let it overwrite the newer one.
+Newer data is protected twice. A view whose latest as_of is before the published one is refused: an old build must not
+replace a new one. Within a view, a row older than the online row of the same key is not written, because SQLite,
+unlike Redis, would let it overwrite the newer one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
-from reclm.features.checks import ViewSchema, checked, newest, stamped
+from reclm.features.row_checks import ViewSchema, add_stamps, check_rows, latest_rows
 from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json, write_table
@@ -47,7 +46,7 @@ EMBEDDED_VIEWS = ("user_profile", "item_profile", "item_content")
 
 @dataclass(frozen=True)
 class Change:
-    """What publishing a view will do: all its history, the rows to write online, the keys to delete online."""
+    """Hold what publishing a view will do: its whole history, the rows to write online, the keys to delete online."""
 
     history: pa.Table
     write: pa.Table
@@ -57,34 +56,34 @@ class Change:
 
 
 def published_path(workspace: Workspace) -> Path:
-    """`{version, views, …}` of the newest complete publish."""
+    """Return the file that describes the latest complete publish: `{version, views, …}`."""
     return workspace.feast / "published.json"
 
 
 def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
-    """Makes the current build's features the published ones; returns what `published.json` says, and `reused`.
+    """Publish the features of the current build; returns the content of `published.json`, and `reused`.
 
-    Running it again on the same rows does nothing and says so. `rewind` lets an older or an empty build replace a
-    newer one. Raises PublishError before anything is written when a row is not fit to be published, and
+    Publishing the same rows again does nothing and says so. With `rewind` an older or empty build may replace a
+    newer one. Raises PublishError before anything is written when a row is invalid, and
     WorkspaceError when there is no build.
     """
     workspace = settings.paths
     with store.writing(workspace):
         files = _mart_files(workspace)
         digest = _digest(files)
-        if _stands(settings, "files", digest):
+        if _is_already_published(settings, "files", digest):
             return _reused(workspace, digest)
         tables = _checked_tables(settings, files)
         version = _version(tables)
-        if _stands(settings, "version", version):
+        if _is_already_published(settings, "version", version):
             return _reused(workspace, digest)
         feast = store.open_store(settings) if store.is_applied(settings) else None
         if feast:
-            online_writer.claim(settings)
+            online_writer.claim_online_store(settings)
         changes = {view: _change(workspace, feast, *tables[view], rewind=rewind) for view in MARTS}
         if feast is None:
             feast = store.apply_definitions(settings)
-            online_writer.claim(settings)
+            online_writer.claim_online_store(settings)
         _write_offline(workspace, version, changes)
         for view, change in changes.items():
             online_writer.write_rows(feast, view, change.write)
@@ -97,7 +96,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
 
 
 def require_published(settings: Settings) -> dict[str, Any]:
-    """What `published.json` says. Raises WorkspaceError unless it speaks of the rows of the current build."""
+    """Return the content of `published.json`. Raises WorkspaceError unless it describes the current build's rows."""
     workspace = settings.paths
     if not published_path(workspace).exists():
         raise WorkspaceError(f"{workspace.root} has no published features; run `reclm publish`")
@@ -109,7 +108,7 @@ def require_published(settings: Settings) -> dict[str, Any]:
 
 
 def _mart_files(workspace: Workspace) -> dict[str, Path]:
-    """The external parquet of each view. Raises WorkspaceError without a build, PublishError for a missing file."""
+    """Find the parquet file of each view. Raises WorkspaceError without a build, PublishError for a missing file."""
     if not workspace.current_build.exists():
         raise WorkspaceError(f"{workspace.root} holds no build; run `reclm build`")
     root = workspace.root / read_json(workspace.current_build)["external_root"]
@@ -121,7 +120,7 @@ def _mart_files(workspace: Workspace) -> dict[str, Path]:
 
 
 def _digest(files: Mapping[str, Path]) -> str:
-    """Changes with every byte of the files, and with the definitions of the views."""
+    """Hash the files and the definitions of the views."""
     digest = hashlib.sha256(store.repository_digest())
     for view in sorted(files):
         with files[view].open("rb") as file:
@@ -130,7 +129,7 @@ def _digest(files: Mapping[str, Path]) -> str:
 
 
 def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
-    """Changes with the rows alone: building again may write the same rows in another order and at another time."""
+    """Hash the rows without their order and creation time, which change when the same data is built again."""
     digest = hashlib.sha256(store.repository_digest())
     for view in sorted(tables):
         digest.update(view.encode() + "".join(sorted(tables[view][1]["row_hash"].to_pylist())).encode())
@@ -140,12 +139,12 @@ def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
 def _reused(workspace: Workspace, digest: str) -> dict[str, Any]:
     published = read_json(published_path(workspace)) | {"files": digest}
     write_json(published_path(workspace), published)
-    say(f"  features: version {published['version']} is already published, reused")
+    say(f"  features: reusing version {published['version']}: its rows have not changed")
     return {**published, "reused": True}
 
 
-def _stands(settings: Settings, field: str, value: str) -> bool:
-    """Whether what is on record is published whole and still held online; found out without loading Feast."""
+def _is_already_published(settings: Settings, field: str, value: str) -> bool:
+    """Return whether the recorded publish is complete and still online; does not import Feast."""
     workspace = settings.paths
     if not published_path(workspace).exists() or not store.is_applied(settings):
         return False
@@ -156,19 +155,19 @@ def _stands(settings: Settings, field: str, value: str) -> bool:
 
 
 def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, tuple[ViewSchema, pa.Table]]:
-    """Schema and checked rows of each view. Raises PublishError for the first row that must not be published."""
+    """Read and check each view, as {view: (schema, rows)}. Raises PublishError for the first invalid row."""
     schemas = store.schemas(settings)
     dimension = ENCODER_DIMENSIONS.get(settings.embedding.model)
     tables: dict[str, tuple[ViewSchema, pa.Table]] = {}
     for view, file in files.items():
         schema = schemas[view]
         embedded = view in EMBEDDED_VIEWS
-        table, dropped = checked(schema, pq.read_table(file), dimension if embedded else None)
+        table, dropped = check_rows(schema, pq.read_table(file), dimension if embedded else None)
         if dropped and table.num_rows:
             say(f"  {view}: {dropped} rows without an id left out")
         if embedded and dimension is None:
-            dimension = _first_width(table)  # an encoder whose width is not known: all views must share one
-        tables[view] = (schema, stamped(schema, table))
+            dimension = _first_width(table)  # the encoder's width is not known, but all views must have the same
+        tables[view] = (schema, add_stamps(schema, table))
     return tables
 
 
@@ -180,41 +179,41 @@ def _first_width(table: pa.Table) -> int | None:
 def _change(
     workspace: Workspace, feast: store.Store | None, schema: ViewSchema, table: pa.Table, *, rewind: bool
 ) -> Change:
-    """Holds a view's rows against what is published and online. Raises PublishError when they are older, or none."""
-    latest = newest(schema, table)
+    """Compare a view's rows with the published and online ones. Raises PublishError when they are older, or missing."""
+    latest = latest_rows(schema, table)
     keys = _keys(schema.keys, latest)
     current = _current(workspace, schema.name)
-    before = pq.read_table(current, columns=[*schema.keys, "as_of_us"]) if current.exists() else None
-    if before is not None and not rewind:
-        _refuse_older(schema, table, before)
-    held = online_writer.held_rows(feast, schema.name, keys) if feast else {}
+    published = pq.read_table(current, columns=[*schema.keys, "as_of_us"]) if current.exists() else None
+    if published is not None and not rewind:
+        _refuse_older_build(schema, table, published)
+    stored = online_writer.stored_rows(feast, schema.name, keys) if feast else {}
     write: list[int] = []
     unchanged = kept_newer = 0
     rows = zip(keys, latest["as_of_us"].to_pylist(), latest["row_hash"].to_pylist(), strict=True)
     for row, (key, as_of_us, row_hash) in enumerate(rows):
-        there = held.get(key)
-        if there is not None and there.row_hash == row_hash:
+        online_row = stored.get(key)
+        if online_row is not None and online_row.row_hash == row_hash:
             unchanged += 1
-        elif there is not None and there.as_of_us > as_of_us and not rewind:
+        elif online_row is not None and online_row.as_of_us > as_of_us and not rewind:
             kept_newer += 1
         else:
             write.append(row)
-    gone = sorted(set(_keys(schema.keys, before)) - set(keys)) if before is not None else []
-    return Change(table, latest.take(pa.array(write, pa.int64())), gone, unchanged, kept_newer)
+    deleted = sorted(set(_keys(schema.keys, published)) - set(keys)) if published is not None else []
+    return Change(table, latest.take(pa.array(write, pa.int64())), deleted, unchanged, kept_newer)
 
 
-def _refuse_older(schema: ViewSchema, table: pa.Table, before: pa.Table) -> None:
-    if before.num_rows == 0:
+def _refuse_older_build(schema: ViewSchema, table: pa.Table, published: pa.Table) -> None:
+    if published.num_rows == 0:
         return
     remedy = "publish the newest build, or `reclm publish --rewind` to go back on purpose; nothing was published"
     if table.num_rows == 0:
-        raise PublishError(f"view {schema.name}: has no rows, but {before.num_rows} are published; {remedy}")
-    watermark, offered = pc.max(before["as_of_us"]).as_py(), pc.max(table["as_of_us"]).as_py()
+        raise PublishError(f"view {schema.name} has no rows, but {published.num_rows} are published; {remedy}")
+    watermark, offered = pc.max(published["as_of_us"]).as_py(), pc.max(table["as_of_us"]).as_py()
     if offered < watermark:
         row = pc.index(table["as_of_us"], offered).as_py()
-        named = ", ".join(f"{key} {table[key][row].as_py()!r}" for key in schema.keys)
+        key_text = ", ".join(f"{key} {table[key][row].as_py()!r}" for key in schema.keys)
         raise PublishError(
-            f"view {schema.name}, column as_of, row {row + 1} ({named}): the latest as_of is {_iso(offered)}, "
+            f"view {schema.name}, column as_of, row {row + 1} ({key_text}): the latest as_of is {_iso(offered)}, "
             f"older than the published {_iso(watermark)}; {remedy}"
         )
 
@@ -269,7 +268,7 @@ def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]
         for view, change in changes.items()
     }
     for view, numbers in views.items():
-        say(f"  {view}: {json.dumps(numbers)[1:-1]}")
+        say(f"  {view}: {_summary(numbers)}")
     return {
         "online_store": store.online_name(settings),
         "views": views,
@@ -277,6 +276,13 @@ def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]
     }
 
 
+def _summary(numbers: Mapping[str, Any]) -> str:
+    parts = [f"{numbers['rows']:,} rows", f"{numbers['written']:,} written online"]
+    parts += [f"{numbers['kept_newer']:,} not written: a newer row is online"] if numbers["kept_newer"] else []
+    parts += [f"{numbers['deleted']:,} deleted"] if numbers["deleted"] else []
+    return ", ".join(parts)
+
+
 def features_version(settings: Settings) -> str:
-    """The version of the published features, the parent of every model trained on them."""
+    """Return the version of the published features; it is a parent of every model trained on them."""
     return str(read_json(settings.paths.feast / "published.json")["version"])

@@ -1,7 +1,7 @@
-"""Opens the feature store of a workspace: settings come in, Feast's own object over `feature_repo/` goes out.
+"""Opens the feature store of a workspace: settings come in, a Feast store with the views of `feature_repo/` goes out.
 
 The repository's two YAML files are the only configuration. A bare `feast apply` fills `${RECLM_WORKSPACE}` in from the
-environment; this module fills it in from the settings, so both speak of the same registry and the same files.
+environment; this module fills it in from the settings, so both use the same registry and files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 from filelock import FileLock
 
 from reclm.errors import WorkspaceError
-from reclm.features.checks import ViewSchema
+from reclm.features.row_checks import ViewSchema
 from reclm.progress import say
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json
@@ -42,8 +42,8 @@ CONFIGURATIONS = {"sqlite": "feature_store.yaml", "redis": "feature_store.redis.
 MODULES = ("entities", "sources", "feature_views", "services")
 STAMPS = ("as_of_us", "row_hash")
 
-Side = Literal["user", "item"]
-SIDES: tuple[Side, Side] = ("user", "item")
+EntityKind = Literal["user", "item"]
+ENTITY_KINDS: tuple[EntityKind, EntityKind] = ("user", "item")
 
 _importing = threading.Lock()
 _loading = threading.Lock()
@@ -51,7 +51,7 @@ _open: dict[tuple[Path, str, str], Store] = {}
 
 
 class Store:
-    """An open feature store. `feast` is Feast's own object; views and services are looked up once and kept."""
+    """Hold an open feature store. `feast` is Feast's own object; views and services are listed once and cached."""
 
     def __init__(self, feast: FeatureStore, settings: Settings) -> None:
         self.feast = feast
@@ -63,7 +63,7 @@ class Store:
 
     @cached_property
     def join_keys(self) -> dict[str, list[str]]:
-        """Of each view; Feast works them out anew, slowly, whenever a view is asked."""
+        """Return the join keys of each view; Feast computes them again, slowly, at every access."""
         return {name: view.join_keys for name, view in self.views.items()}
 
     @cached_property
@@ -72,28 +72,31 @@ class Store:
 
 
 def applied_path(workspace: Workspace) -> Path:
-    """`{definitions, owner}`: which definitions the registry holds, and the id by which a server knows this workspace."""
+    """Return the file of the applied definitions' hash and the id that marks this workspace in a Redis server."""
     return workspace.feast / "applied.json"
 
 
 def offline_path(workspace: Workspace) -> Path:
-    """The validated history: `<version>/<view>.parquet`, the link `current`, and `fused/<view>/<model version>.parquet`."""
+    """Return the folder of the checked history.
+
+    It holds `<version>/<view>.parquet`, the link `current`, and `fused/<view>/<model version>.parquet`.
+    """
     return workspace.feast / "offline"
 
 
-def vector_file(workspace: Workspace, side: Side, model_version: str) -> Path:
-    """The fused vectors of one model version, offline."""
-    return offline_path(workspace) / "fused" / f"{side}_fused" / f"{model_version}.parquet"
+def vector_file(workspace: Workspace, kind: EntityKind, model_version: str) -> Path:
+    """Return the offline file of one model version's fused vectors."""
+    return offline_path(workspace) / "fused" / f"{kind}_fused" / f"{model_version}.parquet"
 
 
 def model_versions(workspace: Workspace) -> list[str]:
-    """Every model version whose vectors are published, whole or in part, sorted."""
+    """List the model versions with published vectors, complete or not, sorted."""
     folder = offline_path(workspace) / "fused"
-    return sorted({file.stem for side in SIDES for file in folder.glob(f"{side}_fused/[!.]*.parquet")})
+    return sorted({file.stem for kind in ENTITY_KINDS for file in folder.glob(f"{kind}_fused/[!.]*.parquet")})
 
 
 def remove_other_versions(workspace: Workspace) -> None:
-    """Removes every set of offline files but the one `current` points at."""
+    """Remove all sets of offline files except the current one."""
     current = offline_path(workspace) / "current"
     kept = {"fused", current.resolve().name}
     for folder in offline_path(workspace).iterdir():
@@ -103,21 +106,21 @@ def remove_other_versions(workspace: Workspace) -> None:
 
 @contextmanager
 def writing(workspace: Workspace) -> Iterator[None]:
-    """Holds the lock of the feature store's one writer; waits for another process to finish."""
+    """Hold the write lock of the feature store; waits for another process to release it."""
     workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.locks / "feast.lock"):
         yield
 
 
 def redis_address(url: str) -> tuple[str, int, dict[str, str]]:
-    """(host, port, options) of a connection string in Feast's form, `host:port,db=0,password=…`."""
+    """Parse a Redis connection string in Feast's form, `host:port,db=0,password=…`, to (host, port, options)."""
     address, *options = url.split(",")
     host, _, port = address.partition(":")
     return host, int(port or 6379), dict(option.split("=", 1) for option in options)
 
 
 def online_name(settings: Settings) -> str:
-    """Which online store the settings mean, for records and messages; never its password."""
+    """Name the online store of the settings for records and messages, without its password."""
     if settings.feast.online_store == "sqlite":
         return "sqlite"
     host, port, options = redis_address(settings.feast.redis_url)
@@ -125,24 +128,24 @@ def online_name(settings: Settings) -> str:
 
 
 def load_feast() -> ModuleType:
-    """Feast, imported the quick way.
+    """Import Feast quickly.
 
-    It has typeguard rewrite its classes so that their arguments are checked at run time, which takes as long as all the
-    rest of the import (five seconds of ten here), in every process. Our calls are checked by mypy.
+    At import, typeguard rewrites Feast's classes to check their arguments at run time, which doubles the import time.
+    Our calls are checked by mypy, so this is switched off.
     """
     import typeguard
 
     with _loading:
-        held = typeguard.typechecked
+        original = typeguard.typechecked
         typeguard.typechecked = lambda target: target  # type: ignore[assignment, misc]
         try:
             return importlib.import_module("feast")
         finally:
-            typeguard.typechecked = held
+            typeguard.typechecked = original
 
 
 def configuration(settings: Settings) -> RepoConfig:
-    """Feast's configuration of this workspace: the repository's YAML with the settings filled in."""
+    """Return Feast's configuration of this workspace: the repository's YAML with the settings filled in."""
     load_feast()
     from feast.repo_config import RepoConfig
 
@@ -163,10 +166,10 @@ def configuration(settings: Settings) -> RepoConfig:
 
 
 def definitions(settings: Settings) -> list[Any]:
-    """Every Feast object of `feature_repo/`, with its paths inside this workspace.
+    """Load every Feast object of `feature_repo/`, with its paths inside this workspace.
 
-    The modules import one another by bare name, as `feast apply` demands, and read the workspace from the environment
-    when imported; so they are imported afresh here and leave nothing behind.
+    The modules import each other by bare name, as `feast apply` requires, and read the workspace from the environment
+    when imported; so they are imported again here and removed from `sys.modules` afterwards.
     """
     load_feast()
     from feast import Entity, FeatureService, FeatureView, FileSource
@@ -192,7 +195,7 @@ def definitions(settings: Settings) -> list[Any]:
 
 
 def schemas(settings: Settings) -> dict[str, ViewSchema]:
-    """What the rows of each view must look like, by view name, as `feature_repo/` declares it."""
+    """Return the schema of each view, by view name, as `feature_repo/` declares it."""
     load_feast()
     from feast import FeatureView
     from feast.types import from_feast_to_pyarrow_type
@@ -208,7 +211,7 @@ def schemas(settings: Settings) -> dict[str, ViewSchema]:
 
 
 def is_applied(settings: Settings) -> bool:
-    """Whether registry and online store already hold the definitions of `feature_repo/`."""
+    """Return whether registry and online store already have the definitions of `feature_repo/`."""
     workspace = settings.paths
     if not applied_path(workspace).exists() or not (workspace.feast / "registry.db").exists():
         return False
@@ -218,7 +221,7 @@ def is_applied(settings: Settings) -> bool:
 
 
 def apply_definitions(settings: Settings) -> Store:
-    """`feast apply` in this process, skipped when the registry holds these very definitions. Returns the open store."""
+    """Run `feast apply` in this process unless the definitions are applied already; returns the open store."""
     workspace = settings.paths
     if is_applied(settings):
         return open_store(settings)
@@ -232,7 +235,7 @@ def apply_definitions(settings: Settings) -> Store:
         connection.close()
     else:
         for file in workspace.feast.glob("online.db*"):
-            file.unlink()  # nobody reads the file any more, and forgetting a user would miss it
+            file.unlink()  # no longer read, and forgetting a user would not reach it
     owner = read_json(applied_path(workspace))["owner"] if applied_path(workspace).exists() else uuid.uuid4().hex
     write_json(applied_path(workspace), {"definitions": _fingerprint(settings), "owner": owner})
     _open.pop(_key(settings), None)
@@ -240,7 +243,7 @@ def apply_definitions(settings: Settings) -> Store:
 
 
 def open_store(settings: Settings) -> Store:
-    """The workspace's feature store, opened once a process. Raises WorkspaceError when nothing was ever published."""
+    """Open the workspace's feature store, once per process. Raises WorkspaceError when nothing was ever published."""
     if not is_applied(settings):
         raise WorkspaceError(
             f"the feature store of {settings.paths.root} has not been set up for feast.online_store="
@@ -253,13 +256,13 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_for_requests(settings: Settings, timeout: float) -> Store:
-    """A feature store of its own for a service: a Redis server gets `timeout` seconds to connect and to answer.
+    """Open a separate feature store for a service: a Redis server gets `timeout` seconds to connect and to answer.
 
     Raises WorkspaceError when nothing was ever published.
     """
     open_store(settings)
     config = configuration(settings)
-    config.registry.cache_ttl_seconds = 0  # for ever: a request should not wait until the registry was read again
+    config.registry.cache_ttl_seconds = 0  # never expire: a request must not wait for the registry to be read again
     if settings.feast.online_store == "redis":
         bounds = f",socket_timeout={timeout},socket_connect_timeout={timeout}"
         config.online_store.connection_string += bounds  # type: ignore[union-attr]
@@ -268,8 +271,8 @@ def open_for_requests(settings: Settings, timeout: float) -> Store:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        held: Any = opened.feast.provider.online_store
-        held._get_client(config.online_store).set_retry(Retry(NoBackoff(), 0))  # by default it would wait ten seconds
+        online: Any = opened.feast.provider.online_store
+        online._get_client(config.online_store).set_retry(Retry(NoBackoff(), 0))  # the default waits ten seconds
     return opened
 
 
@@ -278,7 +281,7 @@ def _key(settings: Settings) -> tuple[Path, str, str]:
 
 
 def repository_digest() -> bytes:
-    """Changes whenever a definition in `feature_repo/` does."""
+    """Hash the definitions in `feature_repo/`."""
     digest = hashlib.sha256()
     for file in sorted(repository().iterdir()):
         if file.suffix in (".py", ".yaml"):
@@ -292,5 +295,5 @@ def _fingerprint(settings: Settings) -> str:
 
 
 def repository() -> Path:
-    """The folder of Feast definitions beside the package. Raises WorkspaceError where only the wheel is installed."""
+    """Return the folder `feature_repo/` beside the package. Raises WorkspaceError when only the wheel is installed."""
     return in_repository("feature_repo", "entities.py")

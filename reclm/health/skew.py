@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reclm.features import online, store
-from reclm.features.checks import TIMESTAMP, ViewSchema, newest, stamped
+from reclm.features.row_checks import TIMESTAMP, ViewSchema, add_stamps, latest_rows
 from reclm.health.check_result import CheckResult
 from reclm.storage.files import read_json
 
@@ -64,7 +64,7 @@ def compare(settings: Settings, sample: int) -> Skew:
         feast, schemas = store.open_store(settings), store.schemas(settings)
         counts = {}
         for view, file in _offline_files(settings):
-            rows = _sample(newest(schemas[view], pq.read_table(file)), sample, settings.seed)
+            rows = _sample(latest_rows(schemas[view], pq.read_table(file)), sample, settings.seed)
             if rows.num_rows:
                 counts[view] = [_differing(feast, schemas[view], rows), rows.num_rows]
     return Skew(counts, "" if counts else "The published views have no rows.")
@@ -76,7 +76,7 @@ def _offline_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield view, store.offline_path(workspace) / "current" / f"{view}.parquet"
     if workspace.champion.exists():
         version = read_json(workspace.champion)["version"]
-        for side in store.SIDES:
+        for side in store.ENTITY_KINDS:
             file = store.vector_file(workspace, side, version)
             if file.exists():
                 yield f"{side}_fused", file
@@ -108,7 +108,7 @@ def _hashes(schema: ViewSchema, keys: Sequence[online.Key], served: Sequence[dic
     columns |= {
         name: pa.array([_python_value(row[name]) for row in served], kind) for name, kind in schema.features.items()
     }
-    return list(stamped(schema, pa.table(columns))["row_hash"].to_pylist())
+    return list(add_stamps(schema, pa.table(columns))["row_hash"].to_pylist())
 
 
 def _python_value(value: Any) -> Any:

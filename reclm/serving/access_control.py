@@ -163,7 +163,7 @@ class AccessControl:
             raise Refusal(
                 401,
                 "no valid API key came with the request",
-                "send it as `Authorization: Bearer KEY` or as the password of HTTP Basic; `reclm key add NAME` makes one",
+                "send it as `Authorization: Bearer KEY` or as HTTP Basic password; `reclm key add NAME` makes one",
                 www_authenticate='Basic realm="reclm", charset="UTF-8"' if page else 'Bearer realm="reclm"',
             )
         if scope["path"].startswith("/admin/") and key.scope != "admin":

@@ -198,7 +198,9 @@ def load_index(settings: Settings) -> CandidateIndex:
     pointer = champion.current(settings)
     missing = sorted(POINTER_FIELDS - pointer.keys())
     if missing:
-        raise WorkspaceError(f"{settings.paths.champion} lacks {', '.join(missing)}; `reclm promote` writes it anew")
+        raise WorkspaceError(
+            f"{settings.paths.champion} lacks {', '.join(missing)}; run `reclm promote` to write it again"
+        )
     datetime.fromisoformat(pointer["as_of"])
     trained = load_backbone(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
     if trained.fitted.fold_in is None:

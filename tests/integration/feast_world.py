@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reclm.features import fused, online, store
+from reclm.features.publish import publish
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
 
@@ -132,3 +134,51 @@ def snapshot_of_files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in (".parquet", ".json")
     }
+
+
+def redis_client(port: int) -> Any:
+    """A client of the database that the tests use."""
+    from redis import Redis
+
+    return Redis(host="127.0.0.1", port=port, db=3)
+
+
+def publish_marts(settings: Settings, rows: Marts, **options: Any) -> dict[str, Any]:
+    write_marts(settings, rows)
+    return publish(settings, **options)
+
+
+def read_user(settings: Settings, user_id: str, model_version: str = "") -> online.UserFeatures | None:
+    return online.read_user(store.open_store(settings), user_id, model_version)
+
+
+def read_profile(settings: Settings, user_id: str) -> online.Profile:
+    features = read_user(settings, user_id)
+    assert features is not None
+    assert features.profile is not None
+    return features.profile
+
+
+def read_everything(settings: Settings) -> tuple[list[Any], list[Any]]:
+    """All that readers see, online and offline, in a form that can be compared."""
+    feast = store.open_store(settings)
+    users = [repr(online.read_user(feast, user)) for user in USERS]
+    items = [repr(item) for item in online.read_items(feast, ITEMS).values()]
+    current = store.offline_path(settings.paths) / "current"
+    tables = [pq.read_table(current / f"{view}.parquet").to_pylist() for view in VIEWS]
+    return users + items, tables
+
+
+def vectors(kind: str, version: str, ids: list[str], dim: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.stack([vector(kind, version, one)[:dim] for one in ids])
+
+
+def publish_vectors(settings: Settings, version: str, as_of: datetime = T2, **changes: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "user_ids": np.array(USERS),
+        "user_vectors": vectors("user", version, USERS),
+        "item_ids": np.array(ITEMS),
+        "item_vectors": vectors("item", version, ITEMS),
+        "as_of": as_of,
+    }
+    return fused.publish_fused(settings, version, **(arguments | changes))

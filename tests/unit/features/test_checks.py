@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from reclm.errors import PublishError
-from reclm.features.checks import ViewSchema, checked, newest, stamped
+from reclm.features.row_checks import ViewSchema, add_stamps, check_rows, latest_rows
 
 SCHEMA = ViewSchema(
     "user_profile",
@@ -35,7 +35,7 @@ def table(**columns: pa.Array) -> pa.Table:
 
 class TestGoodRowsPass:
     def test_rows_come_out_with_the_declared_columns_only(self) -> None:
-        rows, dropped = checked(SCHEMA, table(extra=pa.array([1, 2])), 3)
+        rows, dropped = check_rows(SCHEMA, table(extra=pa.array([1, 2])), 3)
         assert rows.column_names == list(SCHEMA.columns)
         assert rows["embedding"].to_pylist() == [[1, 2, 3], [4, 5, 6]]
         assert dropped == 0
@@ -44,21 +44,21 @@ class TestGoodRowsPass:
         "kind", [pa.large_list(pa.float32()), pa.list_(pa.float32(), 3), pa.list_(pa.field("element", pa.float32()))]
     )
     def test_any_list_layout_becomes_the_declared_one(self, kind: pa.DataType) -> None:
-        rows, _ = checked(SCHEMA, table(embedding=pa.array([[1, 2, 3], [4, 5, 6]], kind)), 3)
+        rows, _ = check_rows(SCHEMA, table(embedding=pa.array([[1, 2, 3], [4, 5, 6]], kind)), 3)
         assert rows.schema.field("embedding").type == pa.list_(pa.float32())
 
     def test_a_null_vector_means_that_there_is_none(self) -> None:
-        rows, _ = checked(SCHEMA, table(embedding=pa.array([None, [4, 5, 6]], pa.list_(pa.float32()))), 3)
+        rows, _ = check_rows(SCHEMA, table(embedding=pa.array([None, [4, 5, 6]], pa.list_(pa.float32()))), 3)
         assert rows["embedding"].null_count == 1
 
     def test_a_row_without_a_key_is_left_out_and_counted(self) -> None:
-        rows, dropped = checked(SCHEMA, table(user_id=pa.array([None, "u2"])), 3)
+        rows, dropped = check_rows(SCHEMA, table(user_id=pa.array([None, "u2"])), 3)
         assert rows["user_id"].to_pylist() == ["u2"]
         assert dropped == 1
 
     def test_the_all_null_row_of_an_empty_model_becomes_an_empty_table_whatever_its_types(self) -> None:
         row = pa.table({column: pa.array([None], pa.int32()) for column in SCHEMA.columns})
-        rows, _ = checked(SCHEMA, row, 3)
+        rows, _ = check_rows(SCHEMA, row, 3)
         assert rows.num_rows == 0
         assert rows.schema == SCHEMA.empty().schema
 
@@ -123,7 +123,7 @@ class TestUnfitRowsAreNamed:
     )
     def test_the_error_says_where_what_and_what_to_do(self, columns: dict[str, pa.Array], said: str) -> None:
         with pytest.raises(PublishError) as error:
-            checked(SCHEMA, table(**columns), 3)
+            check_rows(SCHEMA, table(**columns), 3)
         assert str(error.value).startswith("view user_profile, column ")
         assert said in str(error.value)
         assert str(error.value).endswith("; nothing was published")
@@ -131,21 +131,21 @@ class TestUnfitRowsAreNamed:
     def test_row_numbers_count_the_rows_that_were_left_out(self) -> None:
         columns = {"user_id": pa.array([None, "u2"]), "quality": pa.array([0, np.inf], pa.float32())}
         with pytest.raises(PublishError, match="row 2"):
-            checked(SCHEMA, table(**columns), 3)
+            check_rows(SCHEMA, table(**columns), 3)
 
     def test_a_missing_column_is_named_beside_those_there_are(self) -> None:
         with pytest.raises(PublishError, match=r"column quality: missing \(the file has user_id, as_of"):
-            checked(SCHEMA, table().drop_columns(["quality"]), 3)
+            check_rows(SCHEMA, table().drop_columns(["quality"]), 3)
 
     def test_vectors_must_agree_among_themselves_when_no_width_is_declared(self) -> None:
         ragged = pa.array([[1, 2], [4, 5, 6]], pa.list_(pa.float32()))
         with pytest.raises(PublishError, match="has 3 numbers, declared are 2"):
-            checked(SCHEMA, table(embedding=ragged), None)
+            check_rows(SCHEMA, table(embedding=ragged), None)
 
 
 class TestRowHash:
     def hashes(self, **columns: pa.Array) -> list[str]:
-        return stamped(SCHEMA, checked(SCHEMA, table(**columns), None)[0])["row_hash"].to_pylist()
+        return add_stamps(SCHEMA, check_rows(SCHEMA, table(**columns), None)[0])["row_hash"].to_pylist()
 
     def test_the_time_of_writing_does_not_count(self) -> None:
         assert self.hashes() == self.hashes(created_at=pa.array([MOMENT.replace(year=2020)] * 2, UTC_TIME))
@@ -169,5 +169,5 @@ class TestRowHash:
 class TestNewest:
     def test_the_latest_row_of_each_key_stays_whatever_the_order(self) -> None:
         rows = table(user_id=pa.array(["u1", "u1"]), as_of=pa.array([MOMENT.replace(day=3), MOMENT], UTC_TIME))
-        kept = newest(SCHEMA, stamped(SCHEMA, checked(SCHEMA, rows, 3)[0]))
+        kept = latest_rows(SCHEMA, add_stamps(SCHEMA, check_rows(SCHEMA, rows, 3)[0]))
         assert kept["profile"].to_pylist() == ["a"]

@@ -273,7 +273,7 @@ class TestServedVectors:
         shutil.rmtree(gone.path)
         told = [f"vectors of model {gone.version} are published and no such backbone stands"]
         assert served.maintain()["orphans"] == told
-        for side in store.SIDES:
+        for side in store.ENTITY_KINDS:
             store.vector_file(served.settings.paths, side, gone.version).unlink()
         assert served.maintain()["orphans"] == [f"vectors of model {gone.version} are online and in no file"]
         assert fused.online_versions(served.settings) == {gone.version, champion.version}
