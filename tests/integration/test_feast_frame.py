@@ -124,7 +124,7 @@ class TestNothingToJoin:
 
     def test_features_that_are_all_later_than_the_snapshot_are_an_error(self, settings: Settings) -> None:
         _publish(settings, world.marts(T2, T3))
-        with pytest.raises(WorkspaceError, match=r"view item_content knows nothing as of 2000-01-02.*reclm profile"):
+        with pytest.raises(WorkspaceError, match=r"view item_content has no rows as of 2000-01-02.*reclm profile"):
             load_training_data(settings, "select")
 
     def test_unpublished_features_are_an_error(self, settings: Settings) -> None:

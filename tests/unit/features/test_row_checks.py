@@ -69,7 +69,7 @@ class TestUnfitRowsAreNamed:
         [
             pytest.param(
                 {"embedding": pa.array([[1, 2, 3], [4, 5]], pa.list_(pa.float32()))},
-                "column embedding, row 2 (user_id 'u2'): has 2 numbers, declared are 3",
+                "column embedding, row 2 (user_id 'u2'): has 2 numbers, expected are 3",
                 id="wrong width",
             ),
             pytest.param(
@@ -114,7 +114,7 @@ class TestUnfitRowsAreNamed:
             ),
             pytest.param({"as_of": pa.array(["2000-01-02"] * 2)}, "must be a timestamp", id="time as text"),
             pytest.param({"as_of": pa.array([MOMENT, None], UTC_TIME)}, "column as_of, row 2", id="NULL time"),
-            pytest.param({"user_id": pa.array(["u1", "u1"])}, "stands also in row 1", id="duplicate key"),
+            pytest.param({"user_id": pa.array(["u1", "u1"])}, "occurs also in row 1", id="duplicate key"),
             pytest.param({"user_id": pa.array(["u1", ""])}, "row 2 (user_id ''): an empty id", id="empty id"),
             pytest.param(
                 {"user_id": pa.array([1, 2])}, "column user_id, row 1 (user_id 1): is int64", id="number as id"
@@ -139,7 +139,7 @@ class TestUnfitRowsAreNamed:
 
     def test_vectors_must_agree_among_themselves_when_no_width_is_declared(self) -> None:
         ragged = pa.array([[1, 2], [4, 5, 6]], pa.list_(pa.float32()))
-        with pytest.raises(PublishError, match="has 3 numbers, declared are 2"):
+        with pytest.raises(PublishError, match="has 3 numbers, expected are 2"):
             check_rows(SCHEMA, table(embedding=ragged), None)
 
 
