@@ -51,7 +51,7 @@ def publish_fused(
     }
     with store.writing(workspace):
         feast = store.apply_definitions(settings)
-        online_writer.claim(settings)
+        online_writer.claim_online_store(settings)
         for kind in store.ENTITY_KINDS:
             write_table(store.vector_file(workspace, kind, model_version), tables[kind])
         written = sum(_write_changed(feast, f"{kind}_fused", tables[kind]) for kind in store.ENTITY_KINDS)
@@ -79,7 +79,7 @@ def publish_items(
     table = _table(store.schemas(settings)["item_fused"], model_version, item_ids, item_vectors, as_of)
     with store.writing(workspace):
         feast = store.open_store(settings)
-        online_writer.claim(settings)
+        online_writer.claim_online_store(settings)
         file = store.vector_file(workspace, "item", model_version)
         published = pq.read_table(file)
         new = pc.invert(pc.is_in(table["item_id"], published["item_id"].combine_chunks()))
