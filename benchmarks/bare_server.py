@@ -1,4 +1,4 @@
-"""A server that works two milliseconds and answers, and nothing else: what of a latency is the machine's own.
+"""A server that computes for two milliseconds per request and answers: the latency that the machine itself causes.
 
 python benchmarks/bare_server.py PORT          # on loopback, until Ctrl-C; `benchmarks/serving.py` starts it
 """
@@ -16,12 +16,12 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b" " * 2000
 
 
 async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers what comes over one connection, one after another."""
+    """Answer the requests of one connection, one after another."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
-            told = re.search(rb"content-length: (\d+)", head)
-            await reader.readexactly(int(told[1]) if told else 0)
+            length = re.search(rb"content-length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
             until = time.perf_counter() + SECONDS
             while time.perf_counter() < until:
                 pass

@@ -1,11 +1,12 @@
-"""The online recommender under load on loopback, its online store Redis, beside a plain `feast serve` read of the same users.
+"""The online recommender under load on loopback, with Redis, beside a plain `feast serve` read of the same users.
 
-Makes a shop of drawn vectors (100,000 users, 50,000 items, 64 numbers each; every user with a profile embedding of 384), starts
-a Redis server and `reclm serve`, and asks by three mixes: `warm` users the model was fitted on, `sparse` ones known by a profile
-who bring two items along, `cold` ones of whom only three items are given. First as fast as 1 to 64 connections go (wrk), then at
-a steady rate (an open loop: a late answer delays no question), then that rate for long, watching memory. Beside each
-steady run stands one against a server that does next to nothing (`bare_server.py`), and the share of time that the host of a
-virtual machine took away: what of a latency is the machine's own.
+Makes a shop of random vectors (100,000 users, 50,000 items, 64 numbers each; every user has a profile embedding of 384
+numbers), starts a Redis server and `reclm serve`, and sends three mixes of requests: `warm` users that the model was
+fitted on, `sparse` users known by a profile with a history of two items, `cold` users with a history of three items
+only. First at full speed over 1 to 64 connections (wrk), then at a steady rate (an open loop: a late response delays
+no request), then at that rate for a long time, watching memory. Each steady run is paired with a run against a server
+that does almost nothing (`bare_server.py`), and with the share of time that a virtual machine's host took away: they
+show how much of a latency comes from the machine.
 
     python benchmarks/serving.py --workspace FOLDER            # kept: the next run finds the shop made
     python benchmarks/serving.py --workspace FOLDER --soak 600
@@ -55,7 +56,7 @@ def settings_of(workspace: Path, port: int) -> Any:
 
 
 def make_shop(settings: Any, users: int, items: int) -> None:
-    """A fitted model, published features and the item table, drawn."""
+    """Make a fitted model, published features and the item table, all random."""
     import duckdb
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,8 +93,8 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     user_ids, item_ids = [f"u{n}" for n in range(users)], [f"i{n}" for n in range(items)]
     root = workspace.external / "drawn"
     root.mkdir(parents=True, exist_ok=True)
-    people = [*user_ids, *(f"new{n}" for n in range(NEWCOMERS))]
-    for side, ids in (("user", people), ("item", item_ids)):
+    all_users = [*user_ids, *(f"new{n}" for n in range(NEWCOMERS))]
+    for kind, ids in (("user", all_users), ("item", item_ids)):
         n = len(ids)
         texts = [f"User identity: kind {m % 50} fan; User interests: kind {m % 50}, kind {m % 7}" for m in range(n)]
         profile = {
@@ -103,10 +104,10 @@ def make_shop(settings: Any, users: int, items: int) -> None:
             "engine": pa.array(["drawn"] * n),
             "flag": pa.array([""] * n),
         }
-        pq.write_table(mart(f"{side}_id", ids, **profile), root / f"feast_{side}_profile.parquet")
-    whole = {name: pa.array(np.full(len(people), 3)) for name in ("n_interactions", "n_categories")}
-    active = {"days_since_last": pa.array(np.ones(len(people))), "activity": pa.array(["11-50"] * len(people))}
-    pq.write_table(mart("user_id", people, **whole, **active), root / "feast_user_activity.parquet")
+        pq.write_table(mart(f"{kind}_id", ids, **profile), root / f"feast_{kind}_profile.parquet")
+    whole = {name: pa.array(np.full(len(all_users), 3)) for name in ("n_interactions", "n_categories")}
+    active = {"days_since_last": pa.array(np.ones(len(all_users))), "activity": pa.array(["11-50"] * len(all_users))}
+    pq.write_table(mart("user_id", all_users, **whole, **active), root / "feast_user_activity.parquet")
     seen = {name: pa.array(np.full(items, 3)) for name in ("n_interactions", "n_users_recent", "popularity_rank")}
     counted = mart("item_id", item_ids, **seen, coldness=pa.array(["11-50"] * items))
     pq.write_table(counted, root / "feast_item_activity.parquet")
@@ -159,7 +160,7 @@ def make_shop(settings: Any, users: int, items: int) -> None:
 
 
 def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
-    """Questions of one mix, as JSON."""
+    """Make the request bodies of one mix, as JSON."""
     draw = random.Random(mix)
 
     def history(k: int) -> list[str]:
@@ -173,35 +174,38 @@ def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
     return [json.dumps(makers[mix]()).encode() for _ in range(n)]
 
 
-def by_wrk(url: str, path: str, questions: list[bytes], connections: int, seconds: int, folder: Path) -> dict[str, Any]:
-    """As fast as these connections go."""
-    listed = ",\n".join(f"  [==[{one.decode()}]==]" for one in questions)
+def by_wrk(url: str, path: str, payloads: list[bytes], connections: int, seconds: int, folder: Path) -> dict[str, Any]:
+    """Send requests at full speed over a number of connections (wrk)."""
+    listed = ",\n".join(f"  [==[{one.decode()}]==]" for one in payloads)
     script = folder / "ask.lua"
     script.write_text(
-        f"local asked = {{\n{listed}\n}}\nlocal at = 0\nwrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\n"
-        f"function request() at = at % #asked + 1; return wrk.format(nil, '{path}', nil, asked[at]) end\n"
+        f"local bodies = {{\n{listed}\n}}\nlocal at = 0\nwrk.method = 'POST'\n"
+        "wrk.headers['content-type'] = 'application/json'\n"
+        f"function request() at = at % #bodies + 1; return wrk.format(nil, '{path}', nil, bodies[at]) end\n"
         "function done(summary, latency)\n  local e = summary.errors\n"
         "  io.write(string.format('RESULT %d %d %.3f %.3f %d\\n', summary.requests, summary.duration / 1000,\n"
-        "    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))\nend\n"
+        "    latency:percentile(50) / 1000, latency:percentile(99) / 1000,\n"
+        "    e.connect + e.read + e.write + e.status + e.timeout))\nend\n"
     )
     words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
-    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", said)
-    assert found, said
+    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", output)
+    assert found, output
     requests, milliseconds, p50, p99, errors = (float(one) for one in found.groups())
     return {"rps": round(requests / milliseconds * 1000, 1), "p50_ms": p50, "p99_ms": p99, "errors": int(errors)}
 
 
-async def steadily(
-    host: str, port: int, path: str, questions: list[bytes], rate: float, seconds: float
+async def run_at_rate(
+    host: str, port: int, path: str, payloads: list[bytes], rate: float, seconds: float
 ) -> dict[str, Any]:
-    """`rate` questions a second, each at its moment; latency counts from then."""
+    """`rate` requests per second, each at its planned moment; latency is measured from that moment."""
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    took, bad = [], 0
+    latencies, bad = [], 0
 
     async def ask(body: bytes, due: float) -> None:
         nonlocal bad
-        head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\n\r\n"
         kept = bool(free)
         while True:
             try:
@@ -216,42 +220,42 @@ async def steadily(
                 if not kept:
                     bad += 1
                     break
-                kept = False  # one that was idle for long may have been closed: once more on a new one
-        took.append((time.monotonic() - due) * 1000)
+                kept = False  # an idle connection may have been closed: try once more on a new one
+        latencies.append((time.monotonic() - due) * 1000)
 
-    started, asked = time.monotonic() + 0.1, []
+    started, tasks = time.monotonic() + 0.1, []
     for number in range(int(rate * seconds)):
         due = started + number / rate
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        asked.append(asyncio.create_task(ask(questions[number % len(questions)], due)))
-    await asyncio.gather(*asked)
-    p50, p99, p999 = np.percentile(took, [50, 99, 99.9]).round(2)
-    return {"rate": rate, "requests": len(took), "p50_ms": p50, "p99_ms": p99, "p99.9_ms": p999, "errors": bad}
+        tasks.append(asyncio.create_task(ask(payloads[number % len(payloads)], due)))
+    await asyncio.gather(*tasks)
+    p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9]).round(2)
+    return {"rate": rate, "requests": len(latencies), "p50_ms": p50, "p99_ms": p99, "p99.9_ms": p999, "errors": bad}
 
 
-def stolen() -> tuple[int, int]:
-    """(time that the host took from this machine, all time), in ticks since it started."""
+def stolen_ticks() -> tuple[int, int]:
+    """Read (time that the host took from this machine, total time), in ticks since the start."""
     ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return ticks[7], sum(ticks)
 
 
-def watched(port: int, path: str, questions: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
-    """A steady run, and how much of the machine's time was taken away meanwhile."""
-    before = stolen()
-    steady = asyncio.run(steadily("127.0.0.1", port, path, questions, rate, seconds))
-    taken, of = (now - then for now, then in zip(stolen(), before, strict=True))
+def run_and_watch(port: int, path: str, payloads: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
+    """Run at a steady rate and measure the share of time that the host took away."""
+    before = stolen_ticks()
+    steady = asyncio.run(run_at_rate("127.0.0.1", port, path, payloads, rate, seconds))
+    taken, of = (now - then for now, then in zip(stolen_ticks(), before, strict=True))
     return {**steady, "stolen_percent": round(100 * taken / max(of, 1), 1)}
 
 
 def in_rounds(
-    ports: dict[str, int], path: str, asked: dict[str, list[bytes]], rate: float, seconds: float, rounds: int
+    ports: dict[str, int], path: str, payloads_of: dict[str, list[bytes]], rate: float, seconds: float, rounds: int
 ) -> None:
-    """Every mix at a steady rate, again and again, each with a bare server beside it; then the median of the rounds."""
+    """Run every mix at a steady rate in rounds, each also against the bare server; print all runs and the medians."""
     seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(1, rounds + 1):
-        for mix, questions in asked.items():
+        for mix, payloads in payloads_of.items():
             for name, port in ports.items():
-                steady = watched(port, path, questions, rate, seconds)
+                steady = run_and_watch(port, path, payloads, rate, seconds)
                 seen.setdefault((name, mix), []).append(steady)
                 about = {"run": f"{name}, steady", "mix": mix, "round": number}
                 print(json.dumps({**about, **steady}), flush=True)
@@ -264,7 +268,7 @@ def in_rounds(
 
 @contextmanager
 def process(words: list[str], ready: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, until the block ends; `ready` is a URL that it answers, or '' for none."""
+    """Run a server until the block ends; `ready` is a URL that it answers, or '' for none."""
     server = subprocess.Popen(words, start_new_session=True, **more)
     try:
         deadline = time.monotonic() + 120
@@ -287,7 +291,7 @@ def process(words: list[str], ready: str, **more: Any) -> Iterator[subprocess.Po
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process."""
+    """Read the resident memory of a process, in MB."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024  # type: ignore[index]
 
 
@@ -297,7 +301,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
-    parser.add_argument("--rate", type=float, default=200.0, help="questions a second of the steady runs")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests per second of the steady runs")
     parser.add_argument("--rounds", type=int, default=5, help="of the steady runs")
     parser.add_argument("--soak", type=int, default=0, help="seconds of the long run; 0: none")
     parser.add_argument(
@@ -345,23 +349,23 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
     port, peer = arguments.port + 1, arguments.port + 2
     url, path = f"http://127.0.0.1:{port}", "/v1/recommendations"
     serve = [sys.executable, "-m", "reclm.cli", "serve", "--port", str(port)]
-    asked = {mix: bodies(mix, arguments.users, arguments.items) for mix in ("warm", "sparse", "cold")}
+    payloads_of = {mix: bodies(mix, arguments.users, arguments.items) for mix in ("warm", "sparse", "cold")}
     with process(serve, f"{url}/health/live", env=variables, **quiet) as server:
-        for mix, questions in asked.items():
-            by_wrk(url, path, questions, 4, 2, root)
+        for mix, payloads in payloads_of.items():
+            by_wrk(url, path, payloads, 4, 2, root)
             for connections in CONNECTIONS:
-                result = by_wrk(url, path, questions, connections, arguments.seconds, root)
+                result = by_wrk(url, path, payloads, connections, arguments.seconds, root)
                 print(json.dumps({"run": "reclm serve", "mix": mix, "connections": connections, **result}), flush=True)
-        time.sleep(5)  # what wrk left unanswered would stand before the first questions
+        time.sleep(5)  # unanswered requests of wrk would delay the first payloads
         bare = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(peer)]
         with process(bare, f"http://127.0.0.1:{peer}/", **quiet):
             ports = {"reclm serve": port, "a bare server": peer}
-            in_rounds(ports, path, asked, arguments.rate, arguments.seconds, arguments.rounds)
+            in_rounds(ports, path, payloads_of, arguments.rate, arguments.seconds, arguments.rounds)
         if arguments.soak:
-            everybody = [one for group in zip(*asked.values(), strict=True) for one in group]
+            everybody = [one for group in zip(*payloads_of.values(), strict=True) for one in group]
             before, parts = resident_mb(server.pid), 5
             for part in range(parts):
-                steady = watched(port, path, everybody, arguments.rate, arguments.soak / parts)
+                steady = run_and_watch(port, path, everybody, arguments.rate, arguments.soak / parts)
                 memory = {"resident_mb": round(resident_mb(server.pid), 1), "at_first_mb": round(before, 1)}
                 print(json.dumps({"run": f"soak, part {part + 1} of {parts}", **steady, **memory}), flush=True)
     repository = Path(__file__).parent.parent / "feature_repo"
@@ -382,14 +386,14 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
                 "entities": {"user_id": [json.loads(one)["user_id"]], "model_version": [version]},
             }
         )
-        for one in asked["warm"]
+        for one in payloads_of["warm"]
     ]
     with process(feast, f"http://127.0.0.1:{peer}/health", env=variables, **quiet):
-        questions = [one.encode() for one in rows]
-        by_wrk(f"http://127.0.0.1:{peer}", "/get-online-features", questions, 4, 2, root)
+        payloads = [one.encode() for one in rows]
+        by_wrk(f"http://127.0.0.1:{peer}", "/get-online-features", payloads, 4, 2, root)
         for connections in CONNECTIONS:
             result = by_wrk(
-                f"http://127.0.0.1:{peer}", "/get-online-features", questions, connections, arguments.seconds, root
+                f"http://127.0.0.1:{peer}", "/get-online-features", payloads, connections, arguments.seconds, root
             )
             print(json.dumps({"run": "feast serve", "mix": "warm", "connections": connections, **result}), flush=True)
 

@@ -1,7 +1,7 @@
 """Health check of an Airflow service: `python healthy.py scheduler` ends with 0 when its heartbeat is fresh.
 
-The API server knows every component's heartbeat, so one light question does for all; loading Airflow's command line
-instead would cost seconds of a core each time. While the API server is down, the others count as unwell too.
+The API server knows every component's heartbeat, so one request is enough; starting Airflow's command line would take
+seconds of CPU each time. While the API server is down, the other components count as unhealthy too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from urllib.request import urlopen
 
 
 def health(url: str) -> dict[str, str | None]:
-    """{component: status} as the API server tells it."""
-    with urlopen(f"{url}/api/v2/monitor/health", timeout=10) as answer:
-        return {name: about["status"] for name, about in json.load(answer).items()}
+    """Read {component: status} from the API server."""
+    with urlopen(f"{url}/api/v2/monitor/health", timeout=10) as response:
+        return {name: component["status"] for name, component in json.load(response).items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Before Airflow's services start: its tables, the one-slot pools, the admin's password, what Grafana may read.
+"""Prepares Airflow before its services start: tables, one-slot pools, admin password, Grafana's database role.
 
-Run by the service `init` at every start; doing it again changes nothing but what was changed in the settings.
+The service `init` runs it at every start; running it again only applies changed settings.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import os
 from pathlib import Path
 
 READABLE = ("dag_run", "asset", "asset_event")
-"""Tables of Airflow's that the dashboard reads. Connections and variables are not among them."""
+"""Airflow's tables that the dashboard reads; connections and variables are not among them."""
 
 
 def write_password(file: Path, user: str, password: str) -> None:
-    """The file that Airflow's simple auth manager looks passwords up in, readable by its owner alone."""
+    """Write the password file of Airflow's simple auth manager, readable by its owner only."""
     file.touch(mode=0o600)
     file.write_text(json.dumps({user: password}) + "\n")
 
 
-def let_grafana_read(url: str, password: str) -> None:
-    """The role `grafana`, which may read READABLE and nothing else."""
+def create_grafana_role(url: str, password: str) -> None:
+    """Create the role `grafana`, which may read only READABLE."""
     import psycopg2
     from psycopg2 import sql
 
@@ -42,7 +42,7 @@ def main() -> None:
         "admin",
         os.environ["AIRFLOW_ADMIN_PASSWORD"],
     )
-    let_grafana_read(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], os.environ["GRAFANA_DATABASE_PASSWORD"])
+    create_grafana_role(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], os.environ["GRAFANA_DATABASE_PASSWORD"])
 
 
 if __name__ == "__main__":

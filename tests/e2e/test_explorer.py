@@ -1,4 +1,4 @@
-"""The explorer in a real browser, over a demo shop whose truth is known: search, click, build a new user, look at reasons,
+"""The explorer in a real browser, over a demo shop with known preferences: search, click, build a new user, read reasons,
 by keyboard, at a phone's width; and a new item that reaches the right people while the service runs."""
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class TestByKeyboardAndOnAPhone:
         for _ in range(12):
             page.keyboard.press("Tab")
             focused = page.evaluate(
-                "() => { const e = document.activeElement; return [e.innerText || e.name, getComputedStyle(e).outlineStyle] }"
+                "() => { const e = document.activeElement; "
+                "return [e.innerText || e.name, getComputedStyle(e).outlineStyle] }"
             )
             names.append(focused[0])
             assert focused[1] != "none"

@@ -1,4 +1,4 @@
-"""`reclm serve` as a process of its own, and people who keep asking it."""
+"""`reclm serve` as a separate process, and clients that send it requests without pause."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Service:
 
 @contextmanager
 def service(workspace: Path, flags: Sequence[str] = ()) -> Iterator[Service]:
-    """Starts it on a free port and stops it as Ctrl-C does."""
-    words = [word for flag in flags for word in ("--set", flag)]
+    """Start the service on a free port and stop it as Ctrl-C does."""
+    arguments = [word for flag in flags for word in ("--set", flag)]
     log = (workspace / "serve.log").open("w")
     process = subprocess.Popen(
-        pipeline.command("serve", "--workspace", str(workspace), "--port", "0", *words),
+        pipeline.command("serve", "--workspace", str(workspace), "--port", "0", *arguments),
         env=pipeline.environment() | {"OMP_NUM_THREADS": "1"},
         cwd=workspace.parent,
         stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def service(workspace: Path, flags: Sequence[str] = ()) -> Iterator[Service]:
 
 @dataclass
 class Crowd:
-    """What those who keep asking were answered: (seconds since the start, status, body)."""
+    """The responses to the clients: (seconds since the start, status, body)."""
 
     answers: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -86,13 +86,13 @@ class Crowd:
 
 
 @contextmanager
-def crowd(url: str, bodies: Sequence[dict[str, Any]], people: int = 8, pause: float = 0.02) -> Iterator[Crowd]:
-    """`people` ask by turns for `bodies`, each waiting `pause` seconds between two questions, until the block ends."""
-    seen, enough = Crowd(), threading.Event()
+def crowd(url: str, bodies: Sequence[dict[str, Any]], clients: int = 8, pause: float = 0.02) -> Iterator[Crowd]:
+    """`clients` send `bodies` in turn, each with `pause` seconds between two requests, until the block ends."""
+    seen, stop = Crowd(), threading.Event()
 
-    async def person(client: httpx.AsyncClient, number: int, started: float) -> None:
+    async def run_client(client: httpx.AsyncClient, number: int, started: float) -> None:
         turn = number
-        while not enough.is_set():
+        while not stop.is_set():
             turn += 1
             try:
                 answer = await client.post("/v1/recommendations", json=bodies[turn % len(bodies)])
@@ -101,14 +101,14 @@ def crowd(url: str, bodies: Sequence[dict[str, Any]], people: int = 8, pause: fl
                 seen.errors.append(repr(error))
             await asyncio.sleep(pause)
 
-    async def everybody() -> None:
+    async def run_all() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-            await asyncio.gather(*(person(client, number, time.monotonic()) for number in range(people)))
+            await asyncio.gather(*(run_client(client, number, time.monotonic()) for number in range(clients)))
 
-    thread = threading.Thread(target=lambda: asyncio.run(everybody()))
+    thread = threading.Thread(target=lambda: asyncio.run(run_all()))
     thread.start()
     try:
         yield seen
     finally:
-        enough.set()
+        stop.set()
         thread.join()

@@ -21,7 +21,7 @@ def free_port() -> int:
 
 @contextmanager
 def redis(folder: Path, port: int = 0) -> Iterator[int]:
-    """A Redis server that keeps nothing; yields its port."""
+    """A Redis server that stores nothing on disk; yields its port."""
     program = shutil.which("redis-server")
     assert program, (
         "redis-server is not installed; install it (Debian: apt-get install redis-server) or run `make test`"

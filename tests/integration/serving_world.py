@@ -1,4 +1,4 @@
-"""A toy shop ready to be served: the three circles of `backbones_world`, a trained champion, published features, tables."""
+"""A toy shop ready to serve: the three circles of `backbones_world`, a champion, published features and tables."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ EVIL = "<script>alert('&')</script>"
 NEWCOMER, SILENT = "newcomer", "silent"  # a profile and no vector; neither
 TABLES = {
     "dim_users": "user_id varchar, user_index bigint",
-    "dim_items": "item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], full_text varchar, "
-    "created_ts timestamptz",
+    "dim_items": "item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], "
+    "full_text varchar, created_ts timestamptz",
     "int_snapshots": "snapshot varchar, as_of timestamptz",
-    "fct_known_interactions": "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz, recency_rank bigint",
+    "fct_known_interactions": "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz, "
+    "recency_rank bigint",
     "fct_user_status": "snapshot varchar, user_id varchar, activity varchar, n_interactions bigint",
     "fct_user_neighbours": "snapshot varchar, user_id varchar, neighbour_id varchar, score double, rank bigint",
     "dim_user_profiles": "user_id varchar, snapshot varchar, profile varchar",
     "fct_user_profiles": "user_id varchar, as_of timestamptz, engine varchar, profile varchar, quality double",
     "fct_item_profiles": "item_id varchar, as_of timestamptz, engine varchar, profile varchar, quality double",
-    "fct_promotions": "decided_at timestamptz, decision varchar, candidate_model varchar, candidate_variant varchar, reason varchar",
+    "fct_promotions": "decided_at timestamptz, decision varchar, candidate_model varchar, candidate_variant varchar, "
+    "reason varchar",
     "fct_health": "checked_at timestamptz, name varchar, subject varchar, status varchar, advice varchar",
 }
 
@@ -52,7 +54,7 @@ def settings_of(folder: Path, *flags: str) -> Settings:
 
 
 def shop_data() -> TrainingData:
-    """The toy data, its embeddings as wide as those of the packaged encoder and of length one, as published ones are."""
+    """The toy data with embeddings of unit length, as wide as those of the packaged encoder."""
 
     def widened(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         wide = np.pad(rows, ((0, 0), (0, fw.DIMENSION - rows.shape[1])))
@@ -78,13 +80,13 @@ def interests(circle: int) -> str:
 
 
 def marts(data: TrainingData) -> fw.Marts:
-    """What dbt would leave of the toy data, and of one user whom no model knows."""
+    """The marts that dbt would make of the toy data and of one user that no model knows."""
     rows: fw.Marts = {view: [] for view in fw.VIEWS}
     assert data.user_profile is not None and data.item_profile is not None and data.item_content is not None
     clocks = {"as_of": AS_OF, "created_at": AS_OF}
     about = {**clocks, "quality": 0.5, "engine": "extractive", "flag": ""}
-    people = [*zip(data.user_ids.tolist(), bw.USER_CIRCLE.tolist(), data.user_profile, strict=True)]
-    for user, circle, vector in [*people, (NEWCOMER, 1, data.user_profile[bw.USERS_EACH])]:
+    users_of_circles = [*zip(data.user_ids.tolist(), bw.USER_CIRCLE.tolist(), data.user_profile, strict=True)]
+    for user, circle, vector in [*users_of_circles, (NEWCOMER, 1, data.user_profile[bw.USERS_EACH])]:
         rows["user_profile"].append({"user_id": user, "profile": interests(circle), "embedding": vector, **about})
         counts = {"n_interactions": 7, "n_categories": 1, "days_since_last": 0.5, "activity": "4-10"}
         rows["user_activity"].append({"user_id": user, **clocks, **counts})
@@ -103,18 +105,18 @@ def title(row: int) -> str:
 
 
 def write_tables(settings: Settings, data: TrainingData) -> None:
-    """The published warehouse, as far as the service and its pages read it."""
+    """Write the tables of the warehouse that the service and its pages read."""
     path = settings.paths.warehouse
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     known = data.interactions.tocoo()
     users, items = data.user_ids.tolist(), data.item_ids.tolist()
-    people = [(user, interests(circle)) for user, circle in zip(users, bw.USER_CIRCLE.tolist(), strict=True)]
-    things = [(item, interests(circle)) for item, circle in zip(items, bw.ITEM_CIRCLE.tolist(), strict=True)]
-    made = [datetime(2000, 1, 1 + row % 3, tzinfo=UTC) for row in range(len(items))]
+    user_profiles = [(user, interests(circle)) for user, circle in zip(users, bw.USER_CIRCLE.tolist(), strict=True)]
+    item_profiles = [(item, interests(circle)) for item, circle in zip(items, bw.ITEM_CIRCLE.tolist(), strict=True)]
+    created = [datetime(2000, 1, 1 + row % 3, tzinfo=UTC) for row in range(len(items))]
     rows: dict[str, list[tuple[Any, ...]]] = {
         "dim_items": [
-            (item, row, title(row), EVIL, [bw.WORDS[circle].split()[0].title()], data.texts[row], made[row])
+            (item, row, title(row), EVIL, [bw.WORDS[circle].split()[0].title()], data.texts[row], created[row])
             for row, (item, circle) in enumerate(zip(items, bw.ITEM_CIRCLE.tolist(), strict=True))
         ],
         "dim_users": [(user, index) for index, user in enumerate(sorted(users))],
@@ -124,21 +126,21 @@ def write_tables(settings: Settings, data: TrainingData) -> None:
         ],
         "fct_user_status": [("final", user, "4-10", 7) for user in users],
         "fct_user_neighbours": [("final", users[0], users[1], 0.9, 1)],
-        "dim_user_profiles": [(user, "final", text) for user, text in people],
-        "fct_user_profiles": [(user, AS_OF, "extractive", text, 0.5) for user, text in people],
-        "fct_item_profiles": [(item, AS_OF, "extractive", text, 0.5) for item, text in things],
+        "dim_user_profiles": [(user, "final", text) for user, text in user_profiles],
+        "fct_user_profiles": [(user, AS_OF, "extractive", text, 0.5) for user, text in user_profiles],
+        "fct_item_profiles": [(item, AS_OF, "extractive", text, 0.5) for item, text in item_profiles],
         "fct_promotions": [(AS_OF, "promoted", "biasmf", "augment", "the first")],
         "fct_health": [(AS_OF, "volume", "", "warn", EVIL)],
     }
     with duckdb.connect(str(path)) as connection:
         for table, columns in TABLES.items():
             connection.execute(f"create table {table} ({columns})")
-            places = ", ".join("?" * len(rows[table][0]))
-            connection.executemany(f"insert into {table} values ({places})", rows[table])
+            placeholders = ", ".join("?" * len(rows[table][0]))
+            connection.executemany(f"insert into {table} values ({placeholders})", rows[table])
 
 
 def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: int = 1) -> Artifact:
-    """A trained model as `reclm train` leaves it."""
+    """Train a model and write its artifact, as `reclm train` does."""
     parameters = {"model": model, "variant": variant, "seed": seed}
     with artifacts.writing(settings.paths, "backbone", parameters, {"features": "toy"}) as draft:
         backbone = create_backbone(model, settings.train, settings.fusion, settings.runtime)
@@ -150,7 +152,7 @@ def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: 
 
 
 def promote(settings: Settings, chosen: Artifact) -> None:
-    """Publishes the model's vectors and points at it, as promotion does."""
+    """Publish the model's vectors and make it champion, as promotion does."""
     champion.publish(settings, chosen)
     about = chosen.manifest["parameters"]
     pointer = {**about, "version": chosen.version, "as_of": AS_OF.isoformat(), "promoted_at": AS_OF.isoformat()}
@@ -158,7 +160,7 @@ def promote(settings: Settings, chosen: Artifact) -> None:
 
 
 def without_cold(data: TrainingData) -> TrainingData:
-    """The toy data before its cold items came."""
+    """The toy data without its cold items."""
     assert data.item_profile is not None and data.item_content is not None
     warm = ~bw.COLD
     return replace(
@@ -183,14 +185,14 @@ def opened_client(settings: Settings) -> TestClient:
     return TestClient(create_app(settings), base_url="http://localhost:8000", raise_server_exceptions=False)
 
 
-def asked(client: TestClient, **body: Any) -> dict[str, Any]:
+def recommend(client: TestClient, **body: Any) -> dict[str, Any]:
     response = client.post("/v1/recommendations", json=body)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
-def waited(found: Any, seconds: float = 20) -> None:
+def wait_until(found: Any, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not found():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)

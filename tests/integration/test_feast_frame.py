@@ -1,4 +1,4 @@
-"""The training frame: what trainers get of a snapshot, and that nothing later than it can reach them."""
+"""Loading training data: a snapshot's features are aligned, and no later feature is in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), (
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """A workspace whose warehouse knows four users and three items, their order in the tables turned around."""
+    """A workspace whose warehouse knows four users and three items, their order in the tables reversed."""
     made = load([], workspace=tmp_path / "ws", environment={})
     world.write_warehouse(made, world.USERS[::-1], world.ITEMS, KNOWN)
     return made
@@ -146,7 +146,7 @@ class TestNothingToJoin:
 
 
 class TestBareFeast:
-    def test_feast_apply_from_the_repository_sets_up_the_workspace_it_is_told(self, tmp_path: Path) -> None:
+    def test_feast_apply_from_the_repository_sets_up_the_workspace_of_the_environment(self, tmp_path: Path) -> None:
         program = Path(sys.executable).with_name("feast")
         command = [program, "-c", store.repository(), "apply"]
         environment = os.environ | {"RECLM_WORKSPACE": str(tmp_path / "ws")}

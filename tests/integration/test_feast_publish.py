@@ -19,7 +19,7 @@ from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
 
-class TestWhatIsPublishedReadsBack:
+class TestPublishedFeatures:
     def test_a_user_has_the_newest_profile_vector_and_activity(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts())
         for user in world.USERS:
@@ -47,7 +47,7 @@ class TestWhatIsPublishedReadsBack:
         world.publish_marts(settings, world.marts())
         assert world.read_user(settings, "nobody") is None
 
-    def test_what_is_not_known_of_an_entity_comes_back_as_none(self, settings: Settings) -> None:
+    def test_unknown_values_come_back_as_none(self, settings: Settings) -> None:
         rows = world.marts()
         world.row_of(rows, "user_profile", "u1", T2).update(embedding=None, quality=None, flag="no_text")
         world.row_of(rows, "user_activity", "u1", T2).update(days_since_last=None, n_categories=None)
@@ -140,7 +140,7 @@ class TestPublishingAgain:
         assert world.read_everything(settings) == before
 
 
-class TestNewerThan:
+class TestOlderData:
     def test_an_older_build_is_refused_and_changes_nothing(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts(T2, T3))
         before = world.read_everything(settings)
@@ -169,8 +169,8 @@ class TestNewerThan:
         assert world.read_profile(settings, "u1").as_of == T2
 
 
-class TestNothingHalfWay:
-    def test_an_unfit_row_in_the_last_view_keeps_the_first_from_being_written(self, settings: Settings) -> None:
+class TestFailures:
+    def test_an_invalid_row_in_the_last_view_stops_the_first_from_being_written(self, settings: Settings) -> None:
         rows = world.marts()
         naive = world.SCHEMAS["item_activity"].set(1, pa.field("as_of", pa.timestamp("us")))
         for row in rows["item_activity"]:
@@ -233,7 +233,7 @@ def _crash_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _undisturbed(settings: Settings) -> tuple[list[Any], list[Any]]:
-    """What readers see after publishing T2 and T3 in a workspace where nothing went wrong."""
+    """What readers see after publishing T2 and T3 without an interruption."""
     fresh = settings.model_copy(update={"workspace": settings.workspace.with_name("fresh")})
     if settings.feast.online_store == "redis":
         url = settings.feast.redis_url.replace("db=3", "db=4")
@@ -262,7 +262,7 @@ class TestRedis:
             world.publish_marts(load(flags, workspace=tmp_path / "ws", environment={}), world.marts())
         assert "hush" not in str(error.value)
 
-    def test_going_over_to_redis_publishes_there_and_leaves_no_copy_in_a_file(
+    def test_switching_to_redis_publishes_there_and_removes_the_sqlite_file(
         self, redis_port: int, tmp_path: Path
     ) -> None:
         world.redis_client(redis_port).flushall()

@@ -54,7 +54,7 @@ class TestFusedVectors:
             assert ids.tolist() == world.ITEMS
             assert np.array_equal(vectors, world.vectors("item", version, world.ITEMS))
 
-    def test_a_version_that_is_not_there_has_no_vectors(self, settings: Settings) -> None:
+    def test_an_unknown_version_has_no_vectors(self, settings: Settings) -> None:
         world.publish_vectors(settings, "m1")
         assert online.read_fused(store.open_store(settings), "user", world.USERS, "m9").shape == (4, 0)
         with pytest.raises(WorkspaceError, match=r"model version m9 .*there are: m1"):
@@ -93,7 +93,7 @@ class TestFusedVectors:
             ({"as_of": T2.replace(tzinfo=None)}, "has no time zone"),
         ],
     )
-    def test_unfit_vectors_are_refused_before_anything_is_written(
+    def test_invalid_vectors_are_refused_before_anything_is_written(
         self, settings: Settings, changes: dict[str, Any], said: str
     ) -> None:
         with pytest.raises(PublishError, match=said):
@@ -102,7 +102,7 @@ class TestFusedVectors:
 
 
 class TestForgettingAUser:
-    def test_the_user_is_gone_everywhere_and_nobody_else_is(self, settings: Settings) -> None:
+    def test_only_this_user_is_deleted_everywhere(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts())
         world.publish_vectors(settings, "m1")
         world.publish_vectors(settings, "m2")
@@ -129,5 +129,5 @@ class TestForgettingAUser:
         assert publish.publish(settings)["reused"]
         assert world.read_user(settings, "u1") is None
 
-    def test_forgetting_where_nothing_was_published_removes_nothing(self, settings: Settings) -> None:
+    def test_forgetting_in_an_empty_workspace_deletes_nothing(self, settings: Settings) -> None:
         assert online_writer.forget_user(settings, "u1") == 0

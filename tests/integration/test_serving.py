@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from integration import serving_world as world
-from integration.serving_world import asked, opened_client
+from integration.serving_world import opened_client, recommend
 from scipy import sparse
 from unit import backbones_world as bw
 
@@ -39,84 +39,82 @@ def client(shop: Settings) -> Iterator[TestClient]:
         yield opened
 
 
-class TestWhoIsRecommendedWhat:
-    def test_a_known_user_gets_the_item_withheld_from_their_circle_and_what_is_cold_there(
-        self, client: TestClient
-    ) -> None:
-        found = asked(client, user_id=USER, k=2)
+class TestRecommendations:
+    def test_a_known_user_gets_the_withheld_item_and_the_cold_items_of_their_circle(self, client: TestClient) -> None:
+        found = recommend(client, user_id=USER, k=2)
         assert found["source"] == "trained"
         assert found["degraded"] is None
         assert set(world.circles(found)) == {0}
         assert f"item '{bw.WITHHELD[3]}'" in [one["item_id"] for one in found["items"]]
 
-    def test_a_stranger_who_liked_two_things_gets_more_of_their_kind(self, client: TestClient) -> None:
-        found = asked(client, history=["item '10'", "item '12'"], k=5)
+    def test_a_new_user_with_a_history_of_two_items_gets_similar_items(self, client: TestClient) -> None:
+        found = recommend(client, history=["item '10'", "item '12'"], k=5)
         assert found["source"] == "folded_in"
         assert set(world.circles(found)) == {1}
         assert {"item '10'", "item '12'"}.isdisjoint(one["item_id"] for one in found["items"])
 
-    def test_somebody_known_by_a_profile_alone_is_recommended_by_it(self, client: TestClient) -> None:
-        found = asked(client, user_id=world.NEWCOMER, k=5)
+    def test_a_user_with_only_a_profile_gets_items_that_match_it(self, client: TestClient) -> None:
+        found = recommend(client, user_id=world.NEWCOMER, k=5)
         assert found["source"] == "profile"
         assert set(world.circles(found)) == {1}
 
-    def test_what_a_known_user_brings_along_moves_them(self, client: TestClient) -> None:
+    def test_a_history_in_the_request_moves_a_known_user(self, client: TestClient) -> None:
         brought = [f"item '{row}'" for row in np.flatnonzero((bw.ITEM_CIRCLE == 2) & ~bw.COLD)]
-        found = asked(client, user_id=USER, history=brought, k=3)
+        found = recommend(client, user_id=USER, history=brought, k=3)
         assert found["source"] == "folded_in"
         assert 2 in world.circles(found)
 
-    def test_what_is_known_already_moves_nobody(self, client: TestClient) -> None:
+    def test_a_history_that_is_known_already_changes_nothing(self, client: TestClient) -> None:
         known = [f"item '{row}'" for row in range(bw.WARM_EACH) if row != bw.WITHHELD[3]]
-        assert asked(client, user_id=USER, history=known)["items"] == asked(client, user_id=USER)["items"]
+        assert recommend(client, user_id=USER, history=known)["items"] == recommend(client, user_id=USER)["items"]
 
-    def test_of_whom_nothing_is_known_gets_what_is_popular_and_is_told_so(self, client: TestClient) -> None:
+    def test_an_unknown_user_gets_popular_items_and_the_response_says_so(self, client: TestClient) -> None:
         for body in ({}, {"user_id": "nobody"}, {"history": ["no such item"]}):
-            found = asked(client, **body)
+            found = recommend(client, **body)
             assert found["source"] == "popularity"
             scores = [one["score"] for one in found["items"]]
             assert scores == sorted(scores, reverse=True)
         assert found["unknown_items"] == ["no such item"]
 
-    def test_reasons_name_the_phrases_that_match_and_the_nearest_of_their_own(self, client: TestClient) -> None:
-        best = asked(client, user_id=USER, k=1)["items"][0]
+    def test_reasons_name_the_matching_phrases_and_the_most_similar_known_item(self, client: TestClient) -> None:
+        best = recommend(client, user_id=USER, k=1)["items"][0]
         assert best["reasons"]["phrases"] == ["dragon", "wizard", "sword"]
         assert world.circle_of(best["reasons"]["like"]["item_id"]) == 0
 
     def test_an_answer_says_which_model_and_how_old_its_features_are(self, client: TestClient, shop: Settings) -> None:
-        found = asked(client, user_id=USER)
+        found = recommend(client, user_id=USER)
         assert found["model"]["version"] in {one.version for one in artifacts.all_of(shop.paths, "backbone")}
         assert datetime.fromisoformat(found["features"]["profile_as_of"]) == world.AS_OF
         assert found["features"]["age_seconds"] > 0
 
 
-class TestWhatARequestMayAskFor:
+class TestFilters:
     def test_only_some_categories(self, client: TestClient) -> None:
-        found = asked(client, user_id=USER, k=30, categories=["KITCHEN"])
+        found = recommend(client, user_id=USER, k=30, categories=["KITCHEN"])
         assert set(world.circles(found)) == {1}
         assert len(found["items"]) == bw.ITEMS_EACH
 
-    def test_only_what_was_made_after_a_moment(self, client: TestClient) -> None:
-        found = asked(client, k=30, created_after="2000-01-02T00:00:00Z")
+    def test_only_items_created_after_a_moment(self, client: TestClient) -> None:
+        found = recommend(client, k=30, created_after="2000-01-02T00:00:00Z")
         assert {int(one["item_id"].strip("item '")) % 3 for one in found["items"]} == {2}
 
     def test_only_these_items_ranked(self, client: TestClient) -> None:
-        found = asked(client, user_id=USER, items=["item '20'", "item '8'", "nothing"])
+        found = recommend(client, user_id=USER, items=["item '20'", "item '8'", "nothing"])
         assert [one["item_id"] for one in found["items"]] == ["item '8'", "item '20'"]
 
-    def test_none_of_these(self, client: TestClient) -> None:
-        best = asked(client, user_id=USER, k=1)["items"][0]["item_id"]
-        assert best not in [one["item_id"] for one in asked(client, user_id=USER, k=30, exclude=[best])["items"]]
+    def test_excluded_items_are_left_out(self, client: TestClient) -> None:
+        best = recommend(client, user_id=USER, k=1)["items"][0]["item_id"]
+        assert best not in [one["item_id"] for one in recommend(client, user_id=USER, k=30, exclude=[best])["items"]]
 
-    def test_what_they_have_seen_too(self, client: TestClient) -> None:
-        assert len(asked(client, user_id=USER, k=100, exclude_seen=False)["items"]) == bw.N_ITEMS
-        assert len(asked(client, user_id=USER, k=100)["items"]) == bw.N_ITEMS - (bw.WARM_EACH - 1)
+    def test_known_items_on_request(self, client: TestClient) -> None:
+        assert len(recommend(client, user_id=USER, k=100, exclude_seen=False)["items"]) == bw.N_ITEMS
+        assert len(recommend(client, user_id=USER, k=100)["items"]) == bw.N_ITEMS - (bw.WARM_EACH - 1)
 
     def test_a_number_is_an_id_too(self, client: TestClient) -> None:
-        assert asked(client, user_id=17)["user_id"] == "17"
+        assert recommend(client, user_id=17)["user_id"] == "17"
 
 
-class TestWhatCannotBeAsked:
+class TestInvalidRequests:
     @pytest.mark.parametrize(
         "body",
         [
@@ -143,7 +141,7 @@ class TestWhatCannotBeAsked:
             None,
         ],
     )
-    def test_is_refused_with_the_place_and_nothing_of_what_was_sent(self, client: TestClient, body: Any) -> None:
+    def test_are_refused_with_the_place_but_without_the_text_that_was_sent(self, client: TestClient, body: Any) -> None:
         response = client.post("/v1/recommendations", json=body)
         assert response.status_code == 422
         assert set(response.json()) == {"error", "remedy", "where"}
@@ -153,19 +151,19 @@ class TestWhatCannotBeAsked:
         "text",
         ["\U0001f600 ü", "' or 1=1 --", world.EVIL, "../../etc/passwd", "%00", "{{7*7}}", "a\u2028b", "user/3"],
     )
-    def test_strange_ids_are_nobody(self, client: TestClient, text: str) -> None:
-        assert asked(client, user_id=text)["source"] == "popularity"
+    def test_strange_ids_are_not_found(self, client: TestClient, text: str) -> None:
+        assert recommend(client, user_id=text)["source"] == "popularity"
         assert client.get("/v1/users/" + text.replace("/", "%2F").replace("%00", "%2500")).status_code in (404, 422)
 
     @pytest.mark.parametrize(
         "sent", [b"{", b"\xff\xfe", b"[" * 30_000, b'{"user_id": "\\ud800"}', b"{" + b'"a":{' * 9000]
     )
-    def test_what_is_no_json_is_refused(self, client: TestClient, sent: bytes) -> None:
+    def test_a_body_that_is_not_json_is_refused(self, client: TestClient, sent: bytes) -> None:
         response = client.post("/v1/recommendations", content=sent, headers={"content-type": "application/json"})
         assert response.status_code in (400, 422)
         assert "error" in response.json()
 
-    def test_a_body_beyond_the_limit_is_refused_unread(self, client: TestClient) -> None:
+    def test_a_body_above_the_limit_is_refused(self, client: TestClient) -> None:
         for sent in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
             assert client.post("/v1/recommendations", content=sent).status_code == 413
 
@@ -173,19 +171,19 @@ class TestWhatCannotBeAsked:
         for path in ("/v1/users/nobody", "/v1/items/nothing", "/v1/items/nothing/similar", "/nowhere"):
             assert client.get(path).status_code == 404
 
-    def test_no_page_of_another_name_may_ask_an_open_service(self, client: TestClient) -> None:
+    def test_an_open_service_refuses_requests_for_another_host_name(self, client: TestClient) -> None:
         assert client.get("/", headers={"host": "evil.example"}).status_code == 403
         for name in ("127.0.0.1:8000", "localhost", "[::1]", "[::1]:8000"):
             assert client.get("/", headers={"host": name}).status_code == 200
 
 
-class TestLookingUp:
+class TestLookups:
     def test_a_user(self, client: TestClient) -> None:
         found = client.get("/v1/users/user%203").json()
         assert found["profile"]["interests"] == ["dragon", "wizard", "sword"]
         assert (found["trained"], found["known_items"], found["activity"]) == (True, 7, "4-10")
 
-    def test_an_item_and_what_is_near_it(self, client: TestClient) -> None:
+    def test_an_item_and_its_similar_items(self, client: TestClient) -> None:
         assert client.get("/v1/items/item%20'8'").json()["cold"] is True
         found = client.get("/v1/items/item%20'10'/similar?k=4").json()
         assert set(world.circles(found)) == {1}
@@ -210,14 +208,14 @@ class TestLookingUp:
             assert "access-control-allow-origin" not in headers
 
 
-class TestThePages:
+class TestPages:
     @pytest.mark.parametrize("path", ["/", "/?q=title", "/user?id=user 0", "/item?id=item '0'", "/try?item=item '0'"])
-    def test_show_what_others_wrote_as_text(self, client: TestClient, path: str) -> None:
+    def test_escape_texts_written_by_others(self, client: TestClient, path: str) -> None:
         response = client.get(path)
         assert response.status_code == 200
         assert "<script" not in response.text.lower()
 
-    def test_an_evil_title_stands_there_escaped(self, client: TestClient) -> None:
+    def test_a_title_with_a_script_is_escaped(self, client: TestClient) -> None:
         assert "&lt;script&gt;" in client.get("/item?id=item '0'").text
         assert "&lt;script&gt;" in client.get("/user?id=<script>").text
 
@@ -226,7 +224,7 @@ class TestThePages:
         assert "Without profiles (base)" in shown
         assert "user 1" in client.get("/user?id=user 0").text
 
-    def test_nobody_is_a_page_of_its_own(self, client: TestClient) -> None:
+    def test_an_unknown_user_gets_a_page_with_status_404(self, client: TestClient) -> None:
         assert client.get("/user?id=nobody").status_code == 404
         assert client.get("/item?id=nothing").status_code == 404
 
@@ -237,8 +235,8 @@ def of_every_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     return world.open_shop(tmp_path_factory.mktemp(request.param), model=request.param)
 
 
-class TestTheServiceAnswersAsEvaluationDoes:
-    """No skew: what was measured is what is served, to the last bit, for every backbone."""
+class TestTheServiceRanksAsEvaluationDoes:
+    """Every backbone ranks in the service exactly as it was evaluated."""
 
     def test_for_known_users_over_warm_and_cold_items(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
@@ -250,17 +248,17 @@ class TestTheServiceAnswersAsEvaluationDoes:
         expected = rank(Bound(index.backbone, "full_shot"), everybody, 20, batch_size=1)
         with opened_client(settings) as client:
             for row, user in enumerate(data.user_ids.tolist()):
-                found = asked(client, user_id=user, k=20)
+                found = recommend(client, user_id=user, k=20)
                 assert (found["source"], found["degraded"]) == ("trained", None)
                 ids = data.item_ids[expected[row][expected[row] >= 0]].tolist()
                 assert [one["item_id"] for one in found["items"]] == ids
             cold = data.item_ids[bw.COLD].tolist()
-            found = asked(client, user_id=USER, items=cold)
+            found = recommend(client, user_id=USER, items=cold)
             task = EvaluationTask("final", "full_shot", data.interactions, data.interactions, bw.COLD)
             expected = rank(Bound(index.backbone, "full_shot"), task, len(cold), batch_size=1)
             assert [one["item_id"] for one in found["items"]] == data.item_ids[expected[3]].tolist()
 
-    def test_for_strangers_as_for_those_folded_in(self, of_every_backbone: Settings) -> None:
+    def test_for_new_users_folded_in(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
         index = load_index(settings)
         history = sparse.csr_matrix(([1.0, 1.0], ([0, 0], [10, 12])), shape=(1, bw.N_ITEMS))
@@ -268,10 +266,10 @@ class TestTheServiceAnswersAsEvaluationDoes:
         scores[0, [10, 12]] = -np.inf
         expected = index.item_ids[np.argsort(-scores[0], kind="stable")[:10]].tolist()
         with opened_client(settings) as client:
-            found = asked(client, history=["item '10'", "item '12'"], k=10)
+            found = recommend(client, history=["item '10'", "item '12'"], k=10)
         assert [one["item_id"] for one in found["items"]] == expected
 
-    def test_and_as_the_whole_batch_of_an_evaluation_but_for_rounding(self, of_every_backbone: Settings) -> None:
+    def test_as_in_a_batch_up_to_rounding(self, of_every_backbone: Settings) -> None:
         settings = of_every_backbone
         index = load_index(settings)
         scores = index.backbone.score(np.arange(bw.N_USERS))
@@ -285,7 +283,7 @@ class TestTheServiceAnswersAsEvaluationDoes:
 
 
 class TestAChampionWithoutProfiles:
-    def test_calls_no_guess_a_profile(self, tmp_path: Path) -> None:
+    def test_does_not_use_the_profile_as_source(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path)
         base = next(
             one
@@ -294,12 +292,12 @@ class TestAChampionWithoutProfiles:
         )
         world.promote(settings, base)
         with opened_client(settings) as client:
-            assert asked(client, user_id=world.NEWCOMER)["source"] == "popularity"
-            assert asked(client, user_id=world.NEWCOMER, history=["item '10'"])["source"] == "folded_in"
+            assert recommend(client, user_id=world.NEWCOMER)["source"] == "popularity"
+            assert recommend(client, user_id=world.NEWCOMER, history=["item '10'"])["source"] == "folded_in"
 
 
 class TestTheApproximateIndex:
-    def test_knows_its_recall_and_leaves_out_what_it_must(self, shop: Settings) -> None:
+    def test_reports_its_recall_and_leaves_out_excluded_items(self, shop: Settings) -> None:
         exact = load_index(shop)
         near = load_index(shop.model_copy(update={"serve": shop.serve.model_copy(update={"ann_above": 5})}))
         assert exact.ann is None

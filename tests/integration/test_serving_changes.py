@@ -1,4 +1,4 @@
-"""The online recommender while the world around it changes or fails, and before those who may not ask or ask too much."""
+"""The online recommender while its workspace changes or its store fails; keys and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from integration import serving_world as world
-from integration.serving_world import asked, opened_client, waited
+from integration.serving_world import opened_client, recommend, wait_until
 from unit import backbones_world as bw
 
 from reclm.errors import InputError
@@ -35,7 +35,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 class TestANewItem:
-    def test_is_recommended_to_the_right_people_without_a_restart(self, tmp_path: Path) -> None:
+    def test_is_recommended_to_users_of_its_kind_without_a_restart(self, tmp_path: Path) -> None:
         settings = world.settings_of(tmp_path, "serve.reload_seconds=0.1")
         data = world.shop_data()
         world.write_tables(settings, data)
@@ -47,9 +47,11 @@ class TestANewItem:
         with opened_client(settings) as client:
             assert client.get(f"/v1/items/{new}").status_code == 404
             add_new_items(settings)
-            waited(lambda: client.get(f"/v1/items/{new}").status_code == 200)
+            wait_until(lambda: client.get(f"/v1/items/{new}").status_code == 200)
             assert client.get(f"/v1/items/{new}").json()["added_since_training"] is True
-            assert asked(client, user_id=USER, k=1, exclude=[f"item '{bw.WITHHELD[3]}'"])["items"][0]["item_id"] == new
+            assert (
+                recommend(client, user_id=USER, k=1, exclude=[f"item '{bw.WITHHELD[3]}'"])["items"][0]["item_id"] == new
+            )
 
 
 class TestAnotherChampion:
@@ -58,27 +60,27 @@ class TestAnotherChampion:
         first = json.loads(settings.paths.champion.read_text())
         second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
         with opened_client(settings) as client:
-            assert asked(client)["model"]["version"] == first["version"]
+            assert recommend(client)["model"]["version"] == first["version"]
             world.promote(settings, second)
-            waited(lambda: asked(client)["model"]["version"] == second.version)
+            wait_until(lambda: recommend(client)["model"]["version"] == second.version)
             write_json(settings.paths.champion, {**first, "version": "0123456789abcdef"})
-            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
             assert "0123456789abcdef" in client.get("/health/ready").json()["problems"][0]
-            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            assert recommend(client, user_id=USER)["model"]["version"] == second.version
             (artifacts.load(settings.paths, "backbone", first["version"]).path / "users.parquet").write_bytes(b"PAR1")
             write_json(settings.paths.champion, first)
-            waited(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
+            wait_until(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
             assert client.get("/health/ready").json()["status"] == "degraded"
-            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            assert recommend(client, user_id=USER)["model"]["version"] == second.version
             world.promote(settings, second)
-            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
 
 
 @pytest.mark.parametrize(
     "file", ["users.parquet", "items.parquet", "fold_in.safetensors", "parameters.safetensors", "config.json"]
 )
 class TestAChampionThatCannotBeRead:
-    def test_is_refused_told_and_taken_when_it_is_whole_again(self, tmp_path: Path, file: str) -> None:
+    def test_is_refused_and_reported_then_loaded_once_it_is_complete(self, tmp_path: Path, file: str) -> None:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
         first = json.loads(settings.paths.champion.read_text())["version"]
         second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
@@ -88,39 +90,39 @@ class TestAChampionThatCannotBeRead:
             world.promote(settings, second)
             broken.write_bytes(whole[:7])
             (second.path / "users.parquet").touch()
-            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
             broken.write_bytes(whole)
-            assert asked(client, user_id=USER)["model"]["version"] in (first, second.version)
-            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
-            assert asked(client, user_id=USER)["model"]["version"] == second.version
+            assert recommend(client, user_id=USER)["model"]["version"] in (first, second.version)
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
+            assert recommend(client, user_id=USER)["model"]["version"] == second.version
 
 
-class TestAPointerThatWasAwayForAMoment:
+class TestAChampionPointerThatIsMissingForAMoment:
     def test_leaves_nothing_degraded(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
         with opened_client(settings) as client:
             aside = settings.paths.champion.rename(tmp_path / "aside.json")
-            waited(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
             aside.rename(settings.paths.champion)
-            waited(lambda: client.get("/health/ready").json()["status"] == "ready")
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
 
 
-class TestSomebodyForgotten:
-    def test_is_known_to_a_running_service_no_more(self, tmp_path: Path) -> None:
+class TestAForgottenUser:
+    def test_is_no_longer_known_to_a_running_service(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
         with opened_client(settings) as client:
-            assert asked(client, user_id=USER)["source"] == "trained"
+            assert recommend(client, user_id=USER)["source"] == "trained"
             online_writer.forget_user(settings, USER)
             version = json.loads(settings.paths.champion.read_text())["version"]
             users = artifacts.load(settings.paths, "backbone", version).path / "users.parquet"
             table = pq.read_table(users)
             write_table(users, table.filter(pc.not_equal(table["user_id"], USER)))
-            waited(lambda: asked(client, user_id=USER)["source"] == "popularity")
+            wait_until(lambda: recommend(client, user_id=USER)["source"] == "popularity")
             assert client.get("/v1/users/user%203").status_code == 404
 
 
-class TestAFeatureStoreThatIsAway:
-    def test_is_left_alone_after_failures_and_taken_back_when_it_answers(
+class TestAFeatureStoreThatIsDown:
+    def test_is_not_read_after_failures_until_it_answers_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings = world.open_shop(tmp_path, "serve.breaker_failures=3", "serve.breaker_seconds=0.2")
@@ -131,22 +133,24 @@ class TestAFeatureStoreThatIsAway:
             raise ConnectionError("no route to the store")
 
         with opened_client(settings) as client:
-            right = asked(client, user_id=USER)
+            right = recommend(client, user_id=USER)
             monkeypatch.setattr(online, "read_users", broken)
             for _ in range(10):
-                found = asked(client, user_id=USER)
+                found = recommend(client, user_id=USER)
                 assert found["degraded"].startswith("feature store")
                 assert [one["item_id"] for one in found["items"]] == [one["item_id"] for one in right["items"]]
                 assert "no route" not in str(found)
             assert len(calls) <= 5
             assert client.get("/health/ready").json()["status"] == "degraded"
-            assert asked(client, user_id=world.NEWCOMER)["source"] == "popularity"
+            assert recommend(client, user_id=world.NEWCOMER)["source"] == "popularity"
             assert client.get(f"/user?id={USER}").status_code == 200
             monkeypatch.setattr(online, "read_users", real)
-            waited(lambda: asked(client, user_id=USER)["degraded"] is None, 5)
+            wait_until(lambda: recommend(client, user_id=USER)["degraded"] is None, 5)
             assert client.get("/health/ready").json()["status"] == "ready"
 
-    def test_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_does_not_delay_responses_beyond_the_time_limit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         settings = world.open_shop(tmp_path, "serve.store_timeout_ms=50", "serve.breaker_failures=1")
         real = online.read_users
 
@@ -157,14 +161,15 @@ class TestAFeatureStoreThatIsAway:
         with opened_client(settings) as client:
             monkeypatch.setattr(online, "read_users", slow)
             started = time.monotonic()
-            assert asked(client, user_id=USER)["degraded"] == "feature store: no answer within 50 ms"
+            assert recommend(client, user_id=USER)["degraded"] == "feature store: no answer within 50 ms"
             assert time.monotonic() - started < 0.4
 
 
-class TestKeys:
-    def test_nobody_without_one_may_read_and_no_reader_may_administer(self, tmp_path: Path) -> None:
+class TestApiKeys:
+    def test_reading_needs_a_key_and_reloading_needs_an_admin_key(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path)
-        reader, admin = (api_keys.add(settings.paths, scope, scope) for scope in ("read", "admin"))  # type: ignore[arg-type]
+        reader = api_keys.add(settings.paths, "read", "read")
+        admin = api_keys.add(settings.paths, "admin", "admin")
         expired = api_keys.add(settings.paths, "old", "admin", days=1e-9)
         with opened_client(settings) as client:
             for token in ("", "wrong", reader[:-1], expired):
@@ -184,7 +189,7 @@ class TestKeys:
             api_keys.remove(settings.paths, "read")
             assert client.get("/", headers=bearer).status_code == 401
 
-    def test_a_service_that_others_reach_is_open_to_nobody_when_its_last_key_goes(self, tmp_path: Path) -> None:
+    def test_a_service_on_the_network_refuses_everybody_after_its_last_key_is_removed(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.host=0.0.0.0")
         token = api_keys.add(settings.paths, "shop", "admin")
         with opened_client(settings) as client:
@@ -195,7 +200,7 @@ class TestKeys:
             assert client.get("/").status_code == 401
 
     @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
-    def test_an_end_that_is_no_day_is_refused(self, tmp_path: Path, days: float) -> None:
+    def test_an_invalid_number_of_days_is_refused(self, tmp_path: Path, days: float) -> None:
         with pytest.raises(InputError, match="days"):
             api_keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
 
@@ -205,14 +210,14 @@ class TestKeys:
         own = {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin"}
         assert client.post("/v1/recommendations", json={}, headers=own).status_code == 200
 
-    def test_metrics_may_be_open_where_the_network_is_shut_off(self, tmp_path: Path) -> None:
+    def test_metrics_can_be_open_without_a_key(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.open_metrics=true")
         api_keys.add(settings.paths, "shop", "read")
         with opened_client(settings) as client:
             assert client.get("/metrics").status_code == 200
             assert client.get("/openapi.json").status_code == 401
 
-    def test_the_file_holds_no_token_and_is_its_owners_alone(self, tmp_path: Path) -> None:
+    def test_the_file_has_no_token_and_only_its_owner_may_read_it(self, tmp_path: Path) -> None:
         settings = world.settings_of(tmp_path)
         token = api_keys.add(settings.paths, "shop", "read")
         path = api_keys.path_of(settings.paths)
@@ -221,7 +226,7 @@ class TestKeys:
 
 
 class TestLimits:
-    def test_who_asks_too_often_is_told_when_to_come_back(self, tmp_path: Path) -> None:
+    def test_a_client_above_its_rate_gets_429_with_retry_after(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.rate=1", "serve.burst=3")
         with opened_client(settings) as client:
             statuses = [client.post("/v1/recommendations", json={}).status_code for _ in range(5)]
@@ -230,7 +235,7 @@ class TestLimits:
             assert int(refused.headers["retry-after"]) >= 1
             assert client.get("/health/live").status_code == 200
 
-    def test_more_than_can_be_worked_on_are_turned_away(self, tmp_path: Path) -> None:
+    def test_requests_above_the_limit_in_progress_get_503(self, tmp_path: Path) -> None:
         import httpx
 
         settings = world.open_shop(tmp_path, "serve.max_in_flight=2")

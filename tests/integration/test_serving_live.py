@@ -1,4 +1,4 @@
-"""The service as a process: promotions and a dying Redis under load, a fuzzer, Ctrl-C, an address it must not take."""
+"""The service as a process: promotions and a dying Redis under load, a fuzzer, Ctrl-C, an address that needs a key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BODIES = (
 
 @contextmanager
 def redis_that_keeps(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A Redis server that writes every change down, so that one killed and started again knows what it knew."""
+    """A Redis server that writes every change to disk, so that it has its data after a kill and restart."""
     program = shutil.which("redis-server")
     assert program, "redis-server is not installed; `apt-get install redis-server`"
     options = [
@@ -91,7 +91,9 @@ class TestUnderLoad:
                 while service.get("/health/ready").json()["status"] != "degraded":
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
-                time.sleep(12)  # longer than a client's own patience, which would go on waiting when Redis is back
+                time.sleep(
+                    12
+                )  # longer than a client's default time limit, which would still be waiting when Redis is back
                 with redis_that_keeps(tmp_path, port):
                     back = time.monotonic()
                     while service.get("/health/ready").json()["status"] != "ready":
@@ -110,7 +112,7 @@ class TestUnderLoad:
 
 
 class TestAFuzzer:
-    def test_finds_no_fault_and_no_status_that_is_not_documented(self, tmp_path: Path) -> None:
+    def test_finds_no_server_error_and_no_undocumented_status(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path / "shop")
         with served.service(settings.paths.root, [*FLAGS, "serve.search=true"]) as service:
             body = {"query": "a dragon"}
@@ -143,12 +145,12 @@ class TestTheProcess:
         assert done.returncode == 2
         assert "reclm key add" in done.stderr
 
-    def test_needs_a_champion_and_says_what_makes_one(self, tmp_path: Path) -> None:
+    def test_needs_a_champion_and_names_the_command_that_makes_one(self, tmp_path: Path) -> None:
         done = pipeline.reclm("serve", "-w", str(tmp_path / "empty"), "--port", "0", folder=tmp_path)
         assert done.returncode == 4
         assert "reclm run" in done.stderr
 
-    def test_ends_at_ctrl_c_and_its_log_names_nobody(self, tmp_path: Path) -> None:
+    def test_ends_at_ctrl_c_and_its_log_has_no_ids(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path / "shop")
         with served.service(settings.paths.root, FLAGS) as service:
             service.ask(user_id="user 3", history=["item '10'"])
@@ -205,7 +207,7 @@ class TestSql:
             "select nonsense",
         ],
     )
-    def test_can_change_and_reach_nothing_else(self, tmp_path: Path, root: str, query: str) -> None:
+    def test_cannot_change_anything_or_read_anything_else(self, tmp_path: Path, root: str, query: str) -> None:
         done = pipeline.reclm("sql", query, "-w", root, folder=tmp_path)
         assert done.returncode == 3
         assert done.stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Each way a feature row can be unfit, the message that says so, and what passes."""
+"""Every kind of invalid feature row with its error message, and rows that pass."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TestGoodRowsPass:
         assert rows.schema == SCHEMA.empty().schema
 
 
-class TestUnfitRowsAreNamed:
+class TestInvalidRows:
     @pytest.mark.parametrize(
         ("columns", "said"),
         [
@@ -121,7 +121,7 @@ class TestUnfitRowsAreNamed:
             ),
         ],
     )
-    def test_the_error_says_where_what_and_what_to_do(self, columns: dict[str, pa.Array], said: str) -> None:
+    def test_the_error_names_place_value_and_remedy(self, columns: dict[str, pa.Array], said: str) -> None:
         with pytest.raises(PublishError) as error:
             check_rows(SCHEMA, table(**columns), 3)
         assert str(error.value).startswith("view user_profile, column ")
@@ -166,7 +166,7 @@ class TestRowHash:
         assert before[1] != after[1]
 
 
-class TestNewest:
+class TestLatestRows:
     def test_the_latest_row_of_each_key_stays_whatever_the_order(self) -> None:
         rows = table(user_id=pa.array(["u1", "u1"]), as_of=pa.array([MOMENT.replace(day=3), MOMENT], UTC_TIME))
         kept = latest_rows(SCHEMA, add_stamps(SCHEMA, check_rows(SCHEMA, rows, 3)[0]))

@@ -1,6 +1,6 @@
-"""The grown-up deployment, read as files: nothing is started, so what is checked is that its parts name each other rightly.
+"""The deployment in containers, read as files: nothing is started; the parts must name each other correctly.
 
-`FROM_AIRFLOW` are packets that Airflow 3.3's services sent under this very configuration, values replaced.
+`FROM_AIRFLOW` are packets that Airflow 3.3's services sent with this configuration, values replaced.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def program(path: str) -> ModuleType:
 
 
 def prometheus_name(packet: str) -> tuple[str, set[str]] | None:
-    """Metric and labels that the mapping makes of a StatsD packet; None: dropped. Globs as the exporter reads them: `*` is one part."""
+    """Return metric and labels that the mapping makes of a StatsD packet; None when it is dropped.
+
+    Globs are read as the exporter reads them: `*` is one part.
+    """
     name, *tags = packet.rpartition(":")[0].split(",")
     labels = {tag.partition("=")[0] for tag in tags}
     for rule in yaml.safe_load((INFRA / "statsd-mapping.yaml").read_text())["mappings"]:
@@ -192,7 +195,7 @@ class TestSettings:
         assert len(asked) > 15
         assert [key for key in asked if key[1] not in options.get(key[0], {"options": {}})["options"]] == []
 
-    def test_drawn_secrets_fill_every_empty_name(self) -> None:
+    def test_random_secrets_fill_every_empty_name(self) -> None:
         from cryptography.fernet import Fernet
 
         drawn = dict(
