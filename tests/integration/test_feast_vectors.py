@@ -83,7 +83,7 @@ class TestFusedVectors:
         assert fused.drop_version(settings, "m1") == 0
 
     @pytest.mark.parametrize(
-        ("changes", "said"),
+        ("changes", "message"),
         [
             ({"user_vectors": np.zeros((4, 8))}, "the array is float64"),
             ({"user_vectors": np.full((4, 8), np.nan, dtype=np.float32)}, "number 0 of the vector is nan"),
@@ -94,9 +94,9 @@ class TestFusedVectors:
         ],
     )
     def test_invalid_vectors_are_refused_before_anything_is_written(
-        self, settings: Settings, changes: dict[str, Any], said: str
+        self, settings: Settings, changes: dict[str, Any], message: str
     ) -> None:
-        with pytest.raises(PublishError, match=said):
+        with pytest.raises(PublishError, match=message):
             world.publish_vectors(settings, "m1", **changes)
         assert store.model_versions(settings.paths) == []
 

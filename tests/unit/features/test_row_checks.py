@@ -65,7 +65,7 @@ class TestGoodRowsPass:
 
 class TestInvalidRows:
     @pytest.mark.parametrize(
-        ("columns", "said"),
+        ("columns", "message"),
         [
             pytest.param(
                 {"embedding": pa.array([[1, 2, 3], [4, 5]], pa.list_(pa.float32()))},
@@ -121,11 +121,11 @@ class TestInvalidRows:
             ),
         ],
     )
-    def test_the_error_names_place_value_and_remedy(self, columns: dict[str, pa.Array], said: str) -> None:
+    def test_the_error_names_place_value_and_remedy(self, columns: dict[str, pa.Array], message: str) -> None:
         with pytest.raises(PublishError) as error:
             check_rows(SCHEMA, table(**columns), 3)
         assert str(error.value).startswith("view user_profile, column ")
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert str(error.value).endswith("; nothing was published")
 
     def test_row_numbers_count_the_rows_that_were_left_out(self) -> None:

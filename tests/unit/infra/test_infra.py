@@ -198,13 +198,15 @@ class TestSettings:
     def test_random_secrets_fill_every_empty_name(self) -> None:
         from cryptography.fernet import Fernet
 
-        drawn = dict(
-            line.split("=", 1) for line in program("make_env.py").drawn(EXAMPLE).splitlines() if line[:1].isalpha()
+        secrets = dict(
+            line.split("=", 1)
+            for line in program("make_env.py").with_secrets(EXAMPLE).splitlines()
+            if line[:1].isalpha()
         )
-        assert all(drawn.values())
-        assert len(set(drawn.values())) == len(drawn)
-        Fernet(drawn["AIRFLOW_FERNET_KEY"].encode())
-        assert all(re.fullmatch(r"[\w=-]+", value) for name, value in drawn.items() if SECRET.search(name))
+        assert all(secrets.values())
+        assert len(set(secrets.values())) == len(secrets)
+        Fernet(secrets["AIRFLOW_FERNET_KEY"].encode())
+        assert all(re.fullmatch(r"[\w=-]+", value) for name, value in secrets.items() if SECRET.search(name))
 
     def test_the_admin_s_password_is_for_its_owner_alone(self, tmp_path: Path) -> None:
         file = tmp_path / "passwords.json"
