@@ -161,12 +161,12 @@ def configuration(settings: Settings) -> RepoConfig:
     config = RepoConfig(
         **filled(yaml.safe_load((repository() / CONFIGURATIONS[settings.feast.online_store]).read_text()))
     )
-    config.repo_path = repository()
+    config.repo_path = settings.paths.root  # what the relative paths of sources count from
     return config
 
 
 def definitions(settings: Settings) -> list[Any]:
-    """Load every Feast object of `feature_repo/`, with its paths inside this workspace.
+    """Return every Feast object of `feature_repo/`, with its paths relative to the workspace, which may be moved.
 
     The modules import each other by bare name, as `feast apply` requires, and read the workspace from the environment
     when imported; so they are imported again here and removed from `sys.modules` afterwards.
@@ -190,8 +190,12 @@ def definitions(settings: Settings) -> list[Any]:
                 sys.modules.pop(name, None)
                 if module is not None:
                     sys.modules[name] = module
-    objects = [value for value in found if isinstance(value, Entity | FileSource | FeatureView | FeatureService)]
-    return list({id(value): value for value in objects}.values())
+    kinds = (Entity, FileSource, FeatureView, FeatureService)
+    objects = {id(value): value for value in found if isinstance(value, kinds)}  # modules import one another's
+    for value in objects.values():
+        if isinstance(value, FileSource):
+            value.file_options.uri = Path(value.path).relative_to(settings.paths.root).as_posix()
+    return list(objects.values())
 
 
 def schemas(settings: Settings) -> dict[str, ViewSchema]:
@@ -290,7 +294,7 @@ def repository_digest() -> bytes:
 
 
 def _fingerprint(settings: Settings) -> str:
-    about = "\n".join([metadata.version("feast"), *map(str, _key(settings))])
+    about = "\n".join([metadata.version("feast"), settings.feast.online_store, settings.feast.redis_url])
     return hashlib.sha256(about.encode() + repository_digest()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import InputError, WorkspaceError
+from reclm.llm.models.loading import base_model_name
 from reclm.llm.models.tiny import SIZES, step_size
 from reclm.llm.models.training_cutoff import within_cutoff
 from reclm.storage import artifacts
@@ -78,7 +79,8 @@ def newest_model(settings: Settings, warehouse: str) -> Artifact:
 
 
 def _base_matches(settings: Settings, parameters: Mapping[str, Any]) -> bool:
-    if parameters.get("base_model", settings.llm.base_model) != settings.llm.base_model:
+    name = base_model_name(settings)
+    if parameters.get("base_model", name) != name:
         return False
     in_force = {name: getattr(settings.llm, key) for name, key in TINY_SETTINGS.items()}
     in_force["learning_rate"] = step_size(settings.llm.tiny_learning_rate, SIZES[settings.llm.tiny_size])

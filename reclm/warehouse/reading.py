@@ -23,6 +23,8 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
         raise WorkspaceError(f"{path} does not exist; run `reclm build` first")
     connection = duckdb.connect(str(path), read_only=True)
     connection.execute("set TimeZone = 'UTC'")
+    root = str(settings.paths.root).replace("'", "''")
+    connection.execute(f"set file_search_path = '{root}'")  # the Feast marts are views of files named relative to it
     return connection
 
 

@@ -140,10 +140,16 @@ def outcomes(workspace: Workspace) -> dict[str, str]:
     return {result["unique_id"].split(".")[2]: result["status"] for result in results}
 
 
+def quoted(path: Path) -> str:
+    """A path as a SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
 def tables(database: Path) -> dict[str, list[Any]]:
     """Every table and view of a warehouse, rows in one order, without the moment of the build."""
     with duckdb.connect(str(database), read_only=True) as connection:
         connection.execute("set TimeZone = 'UTC'")
+        connection.execute(f"set file_search_path = {quoted(database.parents[1])}")
         names = connection.execute(
             "select table_name, bool_or(column_name = 'created_at') from duckdb_columns() where not internal "
             "group by table_name order by table_name"

@@ -104,7 +104,8 @@ def write_marts(settings: Settings, rows: Marts, schemas: dict[str, pa.Schema] |
     for view in VIEWS:
         table = pa.Table.from_pylist(rows[view], schema=(schemas or {}).get(view, SCHEMAS[view]))
         pq.write_table(table, root / f"feast_{view}.parquet")
-    write_json(workspace.current_build, {"build_id": root.name, "fingerprint": root.name, "external_root": str(root)})
+    external = root.relative_to(workspace.root).as_posix()
+    write_json(workspace.current_build, {"build_id": root.name, "fingerprint": root.name, "external_root": external})
 
 
 def write_warehouse(settings: Settings, users: list[str], items: list[str], known: list[tuple[str, str, str]]) -> None:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.llm.models.loading import MODEL_FILES, hub_snapshot, require_weights
+from reclm.llm.models.loading import MODEL_FILES, base_model_name, hub_snapshot, require_weights
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.tiny import RECIPE, SIZES, TINY, step_size, token_budget, train_model, train_tokenizer
 from reclm.llm.models.training_cutoff import CUTOFF_KEY
@@ -113,7 +113,7 @@ def _reference(settings: Settings) -> dict[str, Any]:
     folder = Path(name)
     if folder.is_dir():
         require_weights(folder)
-        return {"base_model": str(folder.resolve()), "revision": "", "content": _content(folder)}
+        return {"base_model": base_model_name(settings), "revision": "", "content": _content(folder)}
     snapshot = hub_snapshot(name, settings.llm.revision)
     require_weights(snapshot)
     return {"base_model": name, "revision": snapshot.name, "content": snapshot.name}

@@ -14,6 +14,7 @@ from reclm.llm.prompts.templates import PLAIN_TEMPLATE, end_token
 from reclm.progress import quiet
 from reclm.settings.machine import device_of, dtype_of, use_threads
 from reclm.storage.artifacts import Artifact
+from reclm.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def base_model_name(settings: Settings) -> str:
+    """Return what manifests call the base model: `tiny`, a Hub id, or a folder's name without the path to it."""
+    name = settings.llm.base_model
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def without_base_path(adapter: Path) -> None:
+    """Take the base model's path out of what PEFT wrote about an adapter: the manifest's parents name the base."""
+    config = read_json(adapter / "adapter_config.json")
+    write_json(adapter / "adapter_config.json", config | {"base_model_name_or_path": None})
+    (adapter / "README.md").unlink(missing_ok=True)
 
 
 def hub_snapshot(name: str, revision: str) -> Path:
@@ -50,7 +64,10 @@ def model_location(settings: Settings, artifact: Artifact) -> str:
     name = artifact.manifest["parameters"].get("base_model", TINY)
     if artifact.kind != "base" or name == TINY:
         return str(artifact.path / "model")
-    return name if Path(name).is_dir() else str(hub_snapshot(name, artifact.manifest["parameters"]["revision"]))
+    folder = Path(settings.llm.base_model)
+    if folder.is_dir() and base_model_name(settings) == name:
+        return str(folder.resolve())
+    return str(hub_snapshot(name, artifact.manifest["parameters"]["revision"]))
 
 
 def load_tokenizer(

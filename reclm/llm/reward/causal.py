@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reclm.errors import ModelError
 from reclm.llm.models.batches import batches_by_length, pad
 from reclm.llm.models.compat import prepare, report_progress, trainer_options
-from reclm.llm.models.loading import load_model, load_tokenizer
+from reclm.llm.models.loading import load_model, load_tokenizer, without_base_path
 from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import prompt_and_answer
@@ -139,6 +139,7 @@ def _merge(
 
     base = load_model(location, settings, task="score", load_in="full")
     merged = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
+    without_base_path(folder / "adapter")
     reward = CausalReward(merged, tokenizer, settings.profiles.batch_size)
     requests = [pair.messages for pair in pairs]
     scores = reward.score([*requests, *requests], [*(p.chosen for p in pairs), *(p.rejected for p in pairs)])

@@ -19,7 +19,7 @@ import numpy as np
 
 from reclm.errors import ModelError, WorkspaceError
 from reclm.llm.models.compat import prepare, report_progress, trainer_options
-from reclm.llm.models.loading import load_model, load_tokenizer, model_location
+from reclm.llm.models.loading import load_model, load_tokenizer, model_location, without_base_path
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import Conversation, ProfileSource, make_conversations
@@ -271,6 +271,7 @@ def merge_adapter(
 
     base = load_model(location, settings, load_in="full")
     merged: PreTrainedModel = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    without_base_path(adapter)
     shutil.rmtree(folder, ignore_errors=True)
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

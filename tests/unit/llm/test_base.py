@@ -187,6 +187,7 @@ class TestWriteBase:
         settings = settings_of(tmp_path, base_model=str(folder))
         first = base.write_base(settings, lambda: Corpus([], []))
         assert model_location(settings, first) == str(folder)
+        assert str(tmp_path) not in json.dumps(first.manifest)
         assert sorted(path.name for path in first.path.iterdir()) == ["manifest.json"]
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
