@@ -5,6 +5,7 @@ A reader sees the old content or the new, never half of one, whenever the writer
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,3 +70,12 @@ def read_json(path: Path) -> Any:
         raise WorkspaceError(f"{path} does not exist; `reclm status` shows which stages have run") from None
     except json.JSONDecodeError as error:
         raise WorkspaceError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from None
+
+
+def content_of_folder(folder: Path, patterns: Iterable[str]) -> str:
+    """Return 16 hex digits of the SHA-256 of the files in `folder` that match one of `patterns`, their names included."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]

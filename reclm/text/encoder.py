@@ -9,6 +9,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from reclm.progress import quiet
 from reclm.settings.llm import EmbeddingSettings
 from reclm.settings.machine import device_of
 from reclm.settings.tree import Settings
+from reclm.storage.files import content_of_folder
 
 PACKAGED = "packaged-minilm"
 Encoder = Callable[[list[str]], NDArray[np.float32]]
@@ -104,9 +107,17 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDAr
 
 
 def model_name(settings: EmbeddingSettings) -> str:
-    """How vectors are labelled. Vectors of one label may stand side by side, so what changes them is part of it."""
+    """Return the label of the encoder's vectors. It holds all that changes them: equal labels, comparable vectors."""
     suffix = "" if settings.dtype == "float32" else f"/{settings.dtype}"
-    return f"{settings.model}@{settings.max_tokens}{suffix}"
+    is_folder = settings.model != PACKAGED and Path(settings.model).is_dir()
+    name = _name_of_folder(Path(settings.model)) if is_folder else settings.model
+    return f"{name}@{settings.max_tokens}{suffix}"
+
+
+@cache
+def _name_of_folder(folder: Path) -> str:
+    """A folder's own name and its content, so that the label holds no path."""
+    return f"{folder.resolve().name}-{content_of_folder(folder, ('**/*.json', '**/*.safetensors', '**/*.txt'))}"
 
 
 CachingEncoder = Callable[[Sequence[str]], NDArray[np.float32]]

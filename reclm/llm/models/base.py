@@ -22,7 +22,7 @@ from reclm.progress import quiet, step
 from reclm.settings.machine import device_of, use_threads
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
-from reclm.storage.files import write_rows
+from reclm.storage.files import content_of_folder, write_rows
 from reclm.storage.schemas import LANGUAGE_MODEL_CURVE
 
 if TYPE_CHECKING:
@@ -113,15 +113,11 @@ def _reference(settings: Settings) -> dict[str, Any]:
     folder = Path(name)
     if folder.is_dir():
         require_weights(folder)
-        return {"base_model": base_model_name(settings), "revision": "", "content": _content(folder)}
+        return {
+            "base_model": base_model_name(settings),
+            "revision": "",
+            "content": content_of_folder(folder, MODEL_FILES),
+        }
     snapshot = hub_snapshot(name, settings.llm.revision)
     require_weights(snapshot)
     return {"base_model": name, "revision": snapshot.name, "content": snapshot.name}
-
-
-def _content(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
