@@ -1,8 +1,8 @@
-"""The seven views: what is known of users and items, and the vectors a trained model made of it.
+"""Define the seven feature views: what is known of users and items, and the vectors that a trained model made of it.
 
-Each view ends with two columns that publishing adds: `as_of_us`, the row's as_of where online readers can see it (Feast's
-online stores round or localise their own timestamp), and `row_hash`, by which unchanged rows are recognised.
-No view has a time to live: a profile stays valid until a newer one takes its place.
+Publishing adds two columns at the end of each view: `as_of_us`, the as_of of the row for online readers (the timestamps
+of Feast's online stores are rounded or local), and `row_hash`, by which unchanged rows are recognised. No view has a
+time to live: a profile is valid until a newer one replaces it.
 """
 
 from datetime import timedelta
@@ -25,22 +25,26 @@ ITEM_ID = Field(name="item_id", dtype=String, description="The item.")
 MODEL_VERSION = Field(name="model_version", dtype=String, description="The backbone artifact the vector belongs to.")
 STAMP = [
     Field(name="as_of_us", dtype=Int64, description="as_of in microseconds since 1970-01-01 UTC."),
-    Field(name="row_hash", dtype=String, description="Fingerprint of the row, created_at aside."),
+    Field(name="row_hash", dtype=String, description="Fingerprint of the row without created_at."),
 ]
 PROFILE = [
-    Field(name="profile", dtype=String, description="The profile in its one grammar."),
+    Field(name="profile", dtype=String, description="Text of the profile."),
     Field(
         name="embedding", dtype=Array(Float32), description="The profile's text embedding; NULL where there is no text."
     ),
     Field(name="quality", dtype=Float32, description="The profile's quality score, higher is better."),
     Field(name="engine", dtype=String, description="The engine that wrote the profile."),
-    Field(name="flag", dtype=String, description="'' or why the profile is poor: no_history, no_text, …"),
+    Field(
+        name="flag",
+        dtype=String,
+        description="Why the profile is empty or special (no_history, no_text …); empty for all others.",
+    ),
 ]
 VECTOR = Field(
     name="vector", dtype=Array(Float32), description="Fused vector; a user's and an item's dot product is the score."
 )
 
-# The user as a language model describes them.
+# The profile of a user.
 user_profile = FeatureView(
     name="user_profile",
     entities=[user],
@@ -48,10 +52,10 @@ user_profile = FeatureView(
     source=user_profile_source,
     ttl=timedelta(0),
     online=True,
-    description="Who a user is and what they like, as text and as its embedding.",
+    description="Profile of the user: the text and its embedding.",
 )
 
-# The people an item is for.
+# The profile of an item: the users it is for.
 item_profile = FeatureView(
     name="item_profile",
     entities=[item],
@@ -59,10 +63,10 @@ item_profile = FeatureView(
     source=item_profile_source,
     ttl=timedelta(0),
     online=True,
-    description="Who an item is for, as text and as its embedding.",
+    description="Profile of the item: the text and its embedding.",
 )
 
-# The item's own words.
+# The text of an item.
 item_content = FeatureView(
     name="item_content",
     entities=[item],
@@ -79,10 +83,10 @@ item_content = FeatureView(
     source=item_content_source,
     ttl=timedelta(0),
     online=True,
-    description="What an item says of itself, embedded by the same encoder as the profiles.",
+    description="Title of the item and the embedding of its text, by the encoder of the profiles.",
 )
 
-# How much is known of a user.
+# The activity of a user.
 user_activity = FeatureView(
     name="user_activity",
     entities=[user],
@@ -100,7 +104,7 @@ user_activity = FeatureView(
     description="How active a user was before as_of.",
 )
 
-# How much is known of an item.
+# The popularity of an item.
 item_activity = FeatureView(
     name="item_activity",
     entities=[item],
@@ -118,7 +122,7 @@ item_activity = FeatureView(
     description="How popular an item was before as_of.",
 )
 
-# What a trained backbone made of a user.
+# The vector of a user by a trained backbone.
 user_fused = FeatureView(
     name="user_fused",
     entities=[user, model_version],
@@ -129,7 +133,7 @@ user_fused = FeatureView(
     description="A user's vector in the space of one model version.",
 )
 
-# What a trained backbone made of an item.
+# The vector of an item by a trained backbone.
 item_fused = FeatureView(
     name="item_fused",
     entities=[item, model_version],

@@ -1,4 +1,4 @@
-"""Which features go together, under a name with a version: a reader that needs other features gets a new version."""
+"""Define which features are read together. A reader that needs other features gets a service with a new version."""
 
 from feast import FeatureService
 from feature_views import (
@@ -11,23 +11,23 @@ from feature_views import (
     user_profile,
 )
 
-# What trainers read, point-in-time: the three embeddings that fusion turns into initial vectors.
+# Read for training, point-in-time: the three embeddings that fusion turns into initial vectors.
 training_v1 = FeatureService(
     name="training_v1",
     features=[user_profile[["embedding"]], item_profile[["embedding"]], item_content[["embedding"]]],
     description="Embeddings of user profiles, item profiles and item texts, for training.",
 )
 
-# What one request reads, online, in one look-up: the user's profile, activity and vector of the champion's version.
+# Read online for one request, in one look-up: the user's profile, activity and vector of the champion's version.
 serving_v1 = FeatureService(
     name="serving_v1",
     features=[user_profile, user_activity, user_fused],
-    description="All of one user, for answering a request.",
+    description="All features of one user, to answer a request.",
 )
 
-# What a page about items reads, online: everything known of them, and their vectors of the champion's version.
+# Read online for pages about items: all their features, with their vectors of the champion's version.
 catalogue_v1 = FeatureService(
     name="catalogue_v1",
     features=[item_profile, item_content, item_activity, item_fused],
-    description="All of some items, for showing them and for reasons.",
+    description="All features of some items, to show them and to give reasons.",
 )

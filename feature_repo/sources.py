@@ -1,7 +1,7 @@
-"""Where each view's history lies: the validated parquet files that `reclm publish` writes into the workspace.
+"""Define the source of each view: the validated parquet files that `reclm publish` writes into the workspace.
 
-`offline/current` is a symbolic link that publishing switches in one step, so a reader sees one whole set of files. The
-fused vectors of a model are one file each, beside the others of their view, and are read together.
+`offline/current` is a symbolic link that publishing switches in one step, so readers see one complete set of files. The
+fused vectors of each model are a file of their own; all files of a view are read together.
 """
 
 import os
@@ -20,7 +20,7 @@ OFFLINE.mkdir(parents=True, exist_ok=True)  # Feast makes no folder for its regi
 
 
 def parquet(name: str, path: Path, description: str) -> FileSource:
-    """A source with the two clocks every published row carries: `as_of` (knowledge) and `created_at` (writing)."""
+    """Return a source whose rows have two times: `as_of` (when they were known) and `created_at` (when written)."""
     return FileSource(
         name=name,
         path=str(path),

@@ -15,6 +15,7 @@ import pytest
 from integration import dbt_world
 
 from reclm.errors import BuildError
+from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.files import read_json
@@ -60,7 +61,9 @@ def write_profiles(settings: Settings, text: str, kind: str = "user") -> str:
         ).fetchall()
     with artifacts.writing(settings.paths, "profiles", {"text": text, "kind": kind}, {}) as draft:
         version = artifacts.version_of("profiles", {"text": text, "kind": kind}, {})
-        common = {"dataset": "d", "profile": text, "engine": "by_hand", "engine_version": "1", "prompt_hash": ""}
+        identity, interests = grammar.phrases_of(text)
+        common: dict[str, Any] = {"identity": list(identity), "interests": list(interests)}
+        common |= {"dataset": "d", "profile": text, "engine": "by_hand", "engine_version": "1", "prompt_hash": ""}
         common |= {"parse_status": "ok", "flag": "", "seed": 1, "tokens": 0, "latency_ms": 0.0, "version": version}
         rows: list[dict[str, Any]] = [{"user_id": u, "snapshot": s, "as_of": t, **common} for u, s, t in about]
         pq.write_table(pa.Table.from_pylist(rows), draft.path / "user_profiles.parquet")
@@ -99,8 +102,8 @@ def write_embeddings(settings: Settings, text: str) -> None:
     set_current_artifact(settings.paths, "embeddings", artifacts.version_of("embeddings", {"model": "m"}, {}))
 
 
-class TestTheMomentOfKnowledge:
-    def test_a_build_as_of_a_moment_is_the_build_of_what_had_happened_by_then(self, tmp_path: Path) -> None:
+class TestAsOf:
+    def test_a_build_as_of_a_moment_equals_the_build_of_what_had_happened_by_then(self, tmp_path: Path) -> None:
         moment = "2024-02-05T00:00:00+00:00"
         log, items = dbt_world.good_log(), dbt_world.good_items()
         past = [row for row in log if str(row["event_ts"]) < moment[:10]]

@@ -1,8 +1,8 @@
-"""Warm items whose texts are nearest to an item's own: in come item texts and what is warm, out go TF-IDF cosine neighbours.
+"""Find the warm items with the texts most similar to each item's text, by TF-IDF cosine.
 
-The vocabulary and its weights come from the warm items of the same snapshot alone, so nothing that appeared later has
-a say. Every item has neighbours, warm or cold, and none is its own. Similarities are computed for blocks of items
-against all warm ones, sparse, and cut to the top before the next block.
+Item texts and the warm items of each snapshot come in, neighbours go out. The vocabulary and its weights come from the
+warm items of the same snapshot alone, so later items do not change them. Warm and cold items have neighbours; no item
+is its own neighbour. Similarities are sparse, computed for one block of items at a time, and cut to the top of each row.
 """
 
 import numpy as np
@@ -15,32 +15,32 @@ COLUMNS = {"snapshot": "str", "item_id": "str", "neighbour_id": "str", "score": 
 
 
 def top_of_block(similarities, top_k):
-    """(row, column, score) of the top_k largest entries of each row of a CSR block; ties go to the lower column."""
+    """Yield (row, columns, scores) of the top_k largest entries of each CSR row; ties go to the lower column."""
     for row in range(similarities.shape[0]):
         start, end = similarities.indptr[row : row + 2]
         columns, scores = similarities.indices[start:end], similarities.data[start:end].round(6)
         if len(scores) > 4 * top_k:
-            kept = scores >= np.partition(scores, -top_k)[-top_k]
-            columns, scores = columns[kept], scores[kept]
+            top = scores >= np.partition(scores, -top_k)[-top_k]
+            columns, scores = columns[top], scores[top]
         order = np.lexsort((columns, -scores))[:top_k]
         order = order[scores[order] > 0]
         yield row, columns[order], scores[order]
 
 
 def neighbours_of(snapshot, items, top_k):
-    """The rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
-    warm, asked = items[items["is_warm"]], items[items["full_text"] != ""]
-    vectors = smoothed_tfidf(warm["full_text"], asked["full_text"]) if len(warm) and len(asked) else None
+    """Return the rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
+    warm, queries = items[items["is_warm"]], items[items["full_text"] != ""]
+    vectors = smoothed_tfidf(warm["full_text"], queries["full_text"]) if len(warm) and len(queries) else None
     if vectors is None:
         return []
-    warm_vectors, asked_vectors = vectors
-    warm_ids, asked_ids = warm["item_id"].to_numpy(), asked["item_id"].to_numpy()
+    warm_vectors, query_vectors = vectors
+    warm_ids, query_ids = warm["item_id"].to_numpy(), queries["item_id"].to_numpy()
     transposed = warm_vectors.T.tocsr()
     parts = []
-    for start in range(0, len(asked_ids), BLOCK):
-        block = (asked_vectors[start : start + BLOCK] @ transposed).tocsr()
+    for start in range(0, len(query_ids), BLOCK):
+        block = (query_vectors[start : start + BLOCK] @ transposed).tocsr()
         for row, columns, scores in top_of_block(block, top_k + 1):
-            item_id = asked_ids[start + row]
+            item_id = query_ids[start + row]
             others = np.flatnonzero(warm_ids[columns] != item_id)[:top_k]
             parts.append((item_id, warm_ids[columns[others]], scores[others].astype(np.float64)))
     lengths = [len(scores) for _, _, scores in parts]

@@ -1,9 +1,10 @@
-"""Users near each other: in come the known interactions of each snapshot, out go each user's nearest other users.
+"""Find the nearest other users of each user, by the factors of implicit ALS (Hu, Koren, Volinsky 2008).
 
-Users are compared in the factor space of implicit ALS (Hu, Koren, Volinsky 2008), by cosine: user-user counting in SQL
-grows with the square of an item's readers, this grows with the log. A dialogue shows a user with fewer items than are
-known; its neighbours are those of a user with these items alone, folded into the same factors. Exact search below
-20,000 users, an inverted file above. One thread and one seed, so that two builds agree to the last digit.
+The known interactions of each snapshot come in, neighbours by cosine go out. The cost grows with the number of
+interactions; counting shared items in SQL would grow with the square of an item's users. A dialogue shows fewer items
+of a user than are known; its neighbours are those of a user with these items alone, folded into the same factors.
+Search is exact below 20,000 users and uses an inverted file above. One thread and one seed make two builds equal to the
+last digit.
 """
 
 import os
@@ -32,14 +33,14 @@ COLUMNS = {
 
 
 def unit(factors):
-    """Rows of `factors` as float32, L2-normalised; a row of zeros stays."""
+    """Return the rows of `factors` as float32, L2-normalised; a row of zeros stays."""
     factors = np.array(factors, dtype=np.float32)
     norms = np.linalg.norm(factors, axis=1, keepdims=True)
     return factors / np.where(norms == 0, 1, norms)
 
 
 def fitted(interactions, seed):
-    """ALS factors of a (n_users, n_items) matrix."""
+    """Return the ALS model of a (n_users, n_items) matrix."""
     model = AlternatingLeastSquares(
         factors=FACTORS,
         iterations=ITERATIONS,
@@ -54,7 +55,7 @@ def fitted(interactions, seed):
 
 
 def index_of(factors):
-    """An inner-product index over the rows of `factors`."""
+    """Return an inner-product index over the rows of `factors`."""
     faiss.omp_set_num_threads(1)
     n_users, width = factors.shape
     index = faiss.IndexFlatIP(width)
@@ -68,7 +69,7 @@ def index_of(factors):
 
 
 def nearest_others(index, queries, own, top_k):
-    """Rows (query, other, score, rank): the `top_k` positions of `index` nearest to each query, `own[query]` left out."""
+    """Return rows (query, other, score, rank): the `top_k` nearest positions of each query without `own[query]`."""
     scores, positions = index.search(queries, min(top_k + 1, index.ntotal))
     query = np.repeat(np.arange(len(queries)), positions.shape[1])
     found = pd.DataFrame(
@@ -85,9 +86,9 @@ def matrix(rows, columns, shape):
 
 
 def neighbours_of(snapshot, log, views, settings):
-    """The rows of one snapshot: first of users as they are known, then of dialogues.
+    """Return the rows of one snapshot: neighbours of users by all their known items, then neighbours of dialogues.
 
-    `log` has one row per known user and item, `views` one per dialogue and item that it knows of its user.
+    `log` has one row per known user and item, `views` one row per dialogue and item that it may show.
     """
     user_codes, user_ids = pd.factorize(log["user_id"], sort=True)
     n_items = log["item_index"].max() + 1
@@ -107,14 +108,14 @@ def neighbours_of(snapshot, log, views, settings):
         pd.DataFrame(
             {
                 "snapshot": snapshot,
-                "user_id": askers[found["query"]],
+                "user_id": users[found["query"]],
                 "dialogue_id": dialogues[found["query"]],
                 "neighbour_id": user_ids.to_numpy()[found["other"]],
                 "score": found["score"].to_numpy(),
                 "rank": found["rank"].to_numpy(),
             }
         )
-        for found, askers, dialogues in parts
+        for found, users, dialogues in parts
     ]
 
 
