@@ -1,10 +1,10 @@
 """Removing a person: every row that carries their id, in every file of the workspace, then the tables made from them.
 
-Landing and artifacts are parquet, so removal is one rule: a file with a `user_id` column loses the person's rows, and is
-replaced whole. The warehouse is rebuilt from what is left, from an empty file, so that no freed block keeps a trace.
-Networks trained on many people keep their weights until the next training, which no longer sees the person; a salted
-digest in `landing/forgotten.json` keeps later deliveries of old logs from bringing them back. Vectors of profile texts
-stay, keyed by a hash of the text: they carry no id, and several people may share one text.
+Landing and artifacts are parquet, so removal is one rule: a file with a `user_id` column loses the person's rows, and
+is replaced whole. The warehouse is rebuilt from what is left, from an empty file, so that no freed block keeps a
+trace. Networks trained on many people keep their weights until the next training, which no longer sees the person; a
+salted digest in `landing/forgotten.json` keeps later deliveries of old logs from bringing them back. Vectors of
+profile texts stay, keyed by a hash of the text: they carry no id, and several people may share one text.
 """
 
 from __future__ import annotations
@@ -85,6 +85,9 @@ def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
     for place, file in track(files, "forgetting"):
         removed[place.name] = removed.get(place.name, 0) + drop_rows(file, user_id)
     shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
+    shutil.rmtree(
+        workspace.report.parent, ignore_errors=True
+    )  # its example may be this user; `reclm report` writes it again
     for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
         database.unlink(missing_ok=True)
     return removed

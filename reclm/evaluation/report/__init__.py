@@ -1,1 +1,1 @@
-"""The report: one HTML page that answers first and shows its evidence below, with long tables as CSV files beside it."""
+"""The report: an HTML page with the answers first and the evidence below, and its long tables as CSV files."""

@@ -1,6 +1,7 @@
-"""What the report says of the language model: its chain, what was measured of it, and the newest ablation.
+"""Prepare the report's parts on the language model: its artifacts, its measurements, and the newest ablation.
 
-In: the workspace's artifacts. Out: plain dictionaries and plots the template prints; None where no language model was made.
+In: the artifacts of the workspace. Out: plain dictionaries and plots that the template prints; None where there is no
+language model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STAGES = {"base": "base", "sft": "tuned", "reward": "reward", "refine": "refined"}
-TOLD = {
+SHOWN_METRICS = {
     "base": ("parameters", "vocabulary", "background", "dialogues"),
     "sft": ("dialogues", "trimmed", "longest"),
     "reward": ("pairs", "too_long"),
@@ -32,7 +33,7 @@ COUNTED = ("prompts", "distinct_prompts", "generated", "trimmed", "malformed", "
 
 
 def section(settings: Settings) -> Row | None:
-    """The language model's section."""
+    """Return what the page shows of the language model; None where there is none."""
     workspace = settings.paths
     chain = chain_of(workspace)
     if not chain:
@@ -54,25 +55,25 @@ def section(settings: Settings) -> Row | None:
 
 
 def chain_of(workspace: Workspace) -> dict[str, Artifact]:
-    """{kind: artifact} of the line whose model wrote the current profiles, else of the newest model; in order of making."""
-    end = _writer(workspace)
-    if end is None:
+    """Return {kind: artifact} of the models behind the current profiles, else behind the newest model, oldest first."""
+    last = _writer(workspace)
+    if last is None:
         newest = (artifacts.all_of(workspace, kind) for kind in ("refine", "sft", "base"))
-        end = next((found[-1] for found in newest if found), None)
-    line: dict[str, Artifact] = {}
-    waiting = [end] if end is not None else []
-    while waiting:
-        artifact = waiting.pop()
-        line.setdefault(artifact.kind, artifact)
-        waiting += _parents(workspace, artifact)
-    if "reward" not in line and "sft" in line:
-        judges = [
-            one
-            for one in artifacts.all_of(workspace, "reward")
-            if one.manifest["parents"].get("sft") == line["sft"].version
+        last = next((found[-1] for found in newest if found), None)
+    chain: dict[str, Artifact] = {}
+    unvisited = [last] if last is not None else []
+    while unvisited:
+        artifact = unvisited.pop()
+        chain.setdefault(artifact.kind, artifact)
+        unvisited += _parents(workspace, artifact)
+    if "reward" not in chain and "sft" in chain:
+        rewards = [
+            reward
+            for reward in artifacts.all_of(workspace, "reward")
+            if reward.manifest["parents"].get("sft") == chain["sft"].version
         ]
-        line |= {"reward": judges[-1]} if judges else {}
-    return {kind: line[kind] for kind in STAGES if kind in line}
+        chain |= {"reward": rewards[-1]} if rewards else {}
+    return {kind: chain[kind] for kind in STAGES if kind in chain}
 
 
 def _parents(workspace: Workspace, artifact: Artifact) -> list[Artifact]:
@@ -92,13 +93,15 @@ def _rows(artifact: Artifact | None, name: str) -> list[Row]:
 
 
 def _link(kind: str, artifact: Artifact) -> Row:
-    told = {name: artifact.metrics[name] for name in TOLD[kind] if artifact.metrics.get(name) not in (None, "")}
+    shown = {
+        name: artifact.metrics[name] for name in SHOWN_METRICS[kind] if artifact.metrics.get(name) not in (None, "")
+    }
     return {
         "stage": STAGES[kind],
         "version": artifact.version,
         "seconds": artifact.manifest["seconds"],
         "model": artifact.manifest["parameters"].get("base_model", ""),
-        "told": ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in told.items()),
+        "metrics": ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in shown.items()),
     }
 
 
@@ -118,7 +121,7 @@ def _shown(row: Row) -> Row:
 
 
 def _held_out(chain: dict[str, Artifact]) -> Row | None:
-    """A line a metric, a column a model and kind of entity."""
+    """One line per metric, one column per model and kind (user or item)."""
     columns, cells = [], {}
     for kind in ("sft", "refine"):
         for row in _rows(chain.get(kind), "held_out"):
@@ -139,7 +142,8 @@ def _guard(refined: Artifact | None) -> str:
         return ""
     metrics = refined.metrics
     if metrics.get("stopped"):
-        return f"Stopped by the guard {metrics['stopped']}: {metrics.get('reason', '')}. Update {metrics['kept_step']} was kept."
+        reason = metrics.get("reason", "")
+        return f"Stopped by the guard {metrics['stopped']}: {reason}. Update {metrics['kept_step']} was kept."
     return f"No guard stopped the refinement; update {metrics.get('kept_step', 0)} was kept."
 
 
@@ -151,7 +155,7 @@ def _written(workspace: Workspace) -> list[Row]:
 
 
 def _quality(workspace: Workspace) -> Row | None:
-    """Quality at `final`, over everybody: the newest profiles of each engine and model beside each other."""
+    """Profile quality at `final` over all users and items: the newest profiles of each engine and model."""
     sets: dict[str, Artifact] = {}
     for artifact in artifacts.all_of(workspace, "profiles"):
         parameters = artifact.manifest["parameters"]
@@ -182,7 +186,7 @@ def _quality(workspace: Workspace) -> Row | None:
 
 
 def ablation_section(settings: Settings) -> Row | None:
-    """The newest ablation: its table, its plots, and what it says besides."""
+    """Return the tables, plots and diagnostics of the newest ablation; None where there is none."""
     found = artifacts.all_of(settings.paths, "ablation")
     if not found:
         return None
@@ -191,7 +195,7 @@ def ablation_section(settings: Settings) -> Row | None:
     for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
         inside = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
         cells = {(row["arm"], row["variant"], row["metric"]): row for row in inside}
-        who = dict.fromkeys((row["arm"], row["variant"]) for row in inside)
+        compared = dict.fromkeys((row["arm"], row["variant"]) for row in inside)
         blocks.append(
             {
                 "title": f"{model}, {setting.replace('_', '-')}, seeds {inside[0]['n_seeds']}",
@@ -201,7 +205,7 @@ def ablation_section(settings: Settings) -> Row | None:
                         "variant": variant,
                         "cells": [_cell(cells[arm, variant, m]) for m in ("recall", "ndcg")],
                     }
-                    for arm, variant in who
+                    for arm, variant in compared
                 ],
             }
         )

@@ -1,6 +1,7 @@
-"""From rows to what the page says: the table beside the published figures, gains, verdicts, distances.
+"""Prepare the tables of the report: results beside published figures, paired comparisons, gains by band.
 
-In: `Sources`. Out: plain dictionaries the template prints. No number is computed in the template, no markup here.
+In: `Sources`. Out: plain dictionaries that the template prints. No number is computed in the template, and no markup
+here.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from reclm.backbones.baselines import ANSWERS
 from reclm.evaluation import bands
 from reclm.evaluation.console import Values, shown_columns, values_by_model
 from reclm.evaluation.report import reference
+from reclm.evaluation.report.answers import verdict
 from reclm.evaluation.report.sources import Sources
-from reclm.settings.recommenders import BASELINES
 
-SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items nobody has touched"}
+SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items without interactions"}
 HEADLINE_K = 20
 HEADLINE_METRICS = ("recall", "ndcg")
 
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def comparison_tables(sources: Sources) -> list[Row]:
-    """One table a setting: our value and interval a cell, the published figure beside it where there is one."""
+    """Return one table per setting; a cell has our value, its interval, and the published figure where there is one."""
     columns = shown_columns(sources.results)
     tables = []
     for setting, title in SETTING_TITLES.items():
@@ -50,7 +50,7 @@ def comparison_tables(sources: Sources) -> list[Row]:
             }
             for (model, variant), cells in values.items()
         ]
-        lines += _missing(known, values, columns, setting)
+        lines += _missing(known, values, columns)
         regime = rows[0]["regime"]
         tables.append(
             {
@@ -90,11 +90,8 @@ def _published(known: Mapping[str, Sequence[float]], name: str, column: tuple[st
     return f"{figures[column]:.4f}" if column in figures else ""
 
 
-def _missing(
-    known: Mapping[str, Sequence[float]], values: Values, columns: Sequence[tuple[str, int]], setting: str
-) -> list[Row]:
-    """Baselines that belong to this setting and were not run; a row of the published table is never dropped in silence."""
-    wanted = [name for name in BASELINES if setting in ANSWERS[name] or name in known]
+def _missing(known: Mapping[str, Sequence[float]], values: Values, columns: Sequence[tuple[str, int]]) -> list[Row]:
+    """Baselines that were published for this data set and did not run here."""
     return [
         {
             "model": name,
@@ -103,13 +100,13 @@ def _missing(
                 {"value": "", "spread": "", "best": False, "published": _published(known, name, c)} for c in columns
             ],
         }
-        for name in wanted
+        for name in known
         if (name, "baseline") not in values
     ]
 
 
 def _aims(dataset: str, regime: str, setting: str, values: Values) -> Row | None:
-    """The aim for this column and how far our best model with profiles is from it."""
+    """The target for this data set and the distance of our best model with profiles to it."""
     aim = reference.figures_of(dataset).get("aims", {}).get(regime, {}).get(setting)
     with_profiles = [
         (pair, model)
@@ -128,7 +125,7 @@ def _aims(dataset: str, regime: str, setting: str, values: Values) -> Row | None
 
 
 def published_table(sources: Sources) -> Row | None:
-    """The published table of this data set beside ours, where there is one."""
+    """Return the published table of this data set beside our values, None where there is none."""
     if not sources.results:
         return None
     dataset = sources.results[0]["dataset"]
@@ -165,7 +162,7 @@ def _pair(values: Sequence[float] | None) -> str:
 
 
 def random_lists(sources: Sources) -> list[Row]:
-    """What fixed random lists score, per setting."""
+    """Return the metrics of random lists that are the same for every user, per setting."""
     if sources.evaluation is None:
         return []
     return [
@@ -173,8 +170,13 @@ def random_lists(sources: Sources) -> list[Row]:
     ]
 
 
-def headline(sources: Sources) -> Row:
-    """The paper's headline, and the relative gain of augment over base of each of our models beside it."""
+def headline(sources: Sources) -> Row | None:
+    """Return the paper's headline beside the relative gain of augment over base of each of our models.
+
+    None unless this is a benchmark data set.
+    """
+    if not sources.results or not reference.is_benchmark(sources.results[0]["dataset"]):
+        return None
     claimed = reference.all_figures()["headline"]
     lines = []
     for setting in SETTING_TITLES:
@@ -217,7 +219,7 @@ def _points(ratio: float | None, claimed: float) -> str:
 
 
 def verdicts(sources: Sources) -> list[Row]:
-    """One row a setting, model and seed: augment against base, shuffled and the strongest baseline, Recall@20 and NDCG@20."""
+    """Compare augment with base, shuffled and the strongest baseline: a row per setting, model, seed and metric."""
     best = _strongest_baselines(sources.results)
     lines = []
     for row in sources.comparisons:
@@ -234,7 +236,7 @@ def verdicts(sources: Sources) -> list[Row]:
                 "difference": f"{row['diff']:+.4f}",
                 "users": _interval(row["lo_users"], row["hi_users"]),
                 "items": _interval(row["lo_items"], row["hi_items"]),
-                "verdict": _verdict(row),
+                "verdict": verdict(row),
             }
         )
     return sorted(lines, key=lambda line: (line["setting"], line["model"], line["seed"], line["metric"], line["other"]))
@@ -253,17 +255,8 @@ def _interval(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{low:+.4f} … {high:+.4f}"
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    bounds = [row[name] for name in ("lo_users", "hi_users", "lo_items", "hi_items")]
-    if any(bound is None for bound in bounds):
-        return "open"
-    if bounds[0] > 0 and bounds[2] > 0:
-        return "better"
-    return "worse" if bounds[1] < 0 and bounds[3] < 0 else "open"
-
-
 def severity(sources: Sources) -> Row:
-    """Gains by band, where they cross zero, and graph backbones beside factor and neural ones."""
+    """Return the gains by band, their sign changes, and the gains of graph backbones beside factor and neural ones."""
     ks = {row["k"] for row in sources.bands}
     k = HEADLINE_K if HEADLINE_K in ks else max(ks, default=HEADLINE_K)
     rows = bands.gains(sources.bands, "recall", k)
@@ -271,7 +264,7 @@ def severity(sources: Sources) -> Row:
     return {
         "k": k,
         "gains": rows,
-        "crossings": [row for row in bands.sign_changes(rows) if row["bands"] > 1],
+        "sign_changes": [row for row in bands.sign_changes(rows) if row["bands"] > 1],
         "families": [
             row | {"gain": f"{row['gain']:+.4f}", "relative": _percent(row["relative_gain"])} for row in families
         ],

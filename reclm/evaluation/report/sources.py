@@ -1,6 +1,7 @@
-"""What the report reads: the published warehouse, read-only, and the workspace's own records.
+"""Read everything that the report shows.
 
-A table that does not exist yet reads as empty; the page then says "not available".
+In: the published warehouse, read-only, and the records of the workspace. Out: plain rows. A table that does not exist
+yet is read as empty; the page then says "not available".
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from reclm.errors import WorkspaceError
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts, runs
 from reclm.storage.artifacts import Artifact
+from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.reading import connect
+from reclm.warehouse.sources import current_profiles
 
 COUNTED = {
     "interactions": "int_interactions",
@@ -36,7 +39,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything the page is made of, as plain rows."""
+    """Everything that the page shows, as plain rows.
+
+    `champion` is the pointer to the model that serves, None before a promotion; `promotions` are the decisions,
+    oldest first.
+    """
 
     dataset: Mapping[str, Any]
     counts: Sequence[Row]
@@ -46,6 +53,9 @@ class Sources:
     comparisons: Sequence[Row]
     curves: Sequence[Row]
     quality: Sequence[Row]
+    promotions: Sequence[Row]
+    champion: Mapping[str, Any] | None
+    profile_engine: str
     runs: Sequence[Row]
     artifacts: Sequence[Row]
     packages: Mapping[str, str]
@@ -53,7 +63,7 @@ class Sources:
 
 
 def read(settings: Settings) -> Sources:
-    """Reads all of it. Raises WorkspaceError when nothing has been ingested or built."""
+    """Read all of it. Raises WorkspaceError when nothing has been ingested or built."""
     dataset = settings.paths.require_dataset()
     with connect(settings) as connection:
         tables = _tables(connection)
@@ -64,6 +74,7 @@ def read(settings: Settings) -> Sources:
             for name in ("fct_evaluation", "fct_evaluation_bands", "fct_comparisons", "fct_training_curves")
         }
         quality = _all(connection, tables, "fct_profile_quality")
+        promotions = _all(connection, tables, "fct_promotions")
     newest = artifacts.all_of(settings.paths, "evaluation")
     stored = [artifact for kind in artifacts.KINDS for artifact in artifacts.all_of(settings.paths, kind)]
     return Sources(
@@ -75,6 +86,9 @@ def read(settings: Settings) -> Sources:
         comparisons=marts["fct_comparisons"],
         curves=marts["fct_training_curves"],
         quality=[row for row in quality if row.get("is_current", True)],
+        promotions=sorted(promotions, key=lambda row: row["decided_at"]),
+        champion=read_json(settings.paths.champion) if settings.paths.champion.exists() else None,
+        profile_engine=_profile_engine(settings.paths),
         runs=_runs(settings.paths),
         artifacts=[_about(artifact) for artifact in stored],
         packages=stored[-1].manifest["packages"] if stored else {},
@@ -112,6 +126,12 @@ def _quarantine(connection: duckdb.DuckDBPyConnection, tables: set[str]) -> list
             names = ("reason", "remedy", "rows", "file", "row")
             rows += [{"table": table} | dict(zip(names, row, strict=True)) for row in found]
     return rows
+
+
+def _profile_engine(workspace: Workspace) -> str:
+    if not artifacts.all_of(workspace, "profiles"):
+        return ""
+    return str(current_profiles(workspace).manifest["parameters"]["engine"])
 
 
 def _runs(workspace: Workspace) -> list[Row]:
