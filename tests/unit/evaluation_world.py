@@ -7,6 +7,7 @@ shuffled the most. No dbt, no feature store, no training.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,8 +62,12 @@ def _fill_warehouse(path: Path) -> None:
             [(user, index) for index, user in enumerate(sorted(map(str, USER_IDS)))][::-1],
         ),
         "dim_items": (
-            "item_id varchar, item_index bigint, full_text varchar, is_zero_shot boolean, is_pseudo_cold boolean",
-            [(str(i), n, f"word{n % 7} word{n % 5}", bool(COLD[n]), False) for n, i in enumerate(ITEM_IDS)],
+            "item_id varchar, item_index bigint, title varchar, full_text varchar, is_zero_shot boolean, "
+            "is_pseudo_cold boolean",
+            [
+                (str(i), n, f"Item & {n}", f"word{n % 7} word{n % 5}", bool(COLD[n]), False)
+                for n, i in enumerate(ITEM_IDS)
+            ],
         ),
         "fct_truth": (
             "snapshot varchar, setting varchar, user_id varchar, item_id varchar",
@@ -77,8 +82,8 @@ def _fill_warehouse(path: Path) -> None:
             [("final", "zero_shot" if COLD[n] else "full_shot", str(i)) for n, i in enumerate(ITEM_IDS)],
         ),
         "fct_known_interactions": (
-            "snapshot varchar, user_id varchar, item_id varchar",
-            [("final", str(u), str(i)) for u, i in pairs[KNOWN]],
+            "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamp",
+            [("final", str(u), str(i), None) for u, i in pairs[KNOWN]],
         ),
         "fct_user_status": (
             "snapshot varchar, user_id varchar, activity varchar, density_band varchar",
@@ -102,7 +107,7 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str, columns: str, rows
 
 
 class Noisy:
-    """A backbone that knows the truth through noise."""
+    """A backbone whose scores are the truth plus noise."""
 
     def __init__(self, model: str, variant: str, user_ids: np.ndarray = USER_IDS) -> None:
         rng = np.random.default_rng([len(model), sum(map(ord, model + variant))])
@@ -135,8 +140,7 @@ def training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
 
 
 def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "shop", **sections: Any) -> World:
-    """Lays the workspace out and lets the evaluation stage find its training data and its models there."""
-
+    """Make the workspace, and let the evaluation stage find its training data and its models there."""
     import reclm.features.frame
 
     settings = Settings(
@@ -172,8 +176,8 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "sho
     loaded: list[Noisy] = []
 
     def load(path: Path) -> Noisy:
-        about = next(artifact for artifact in found if artifact.path == path).manifest["parameters"]
-        loaded.append(Noisy(about["model"], about["variant"]))
+        parameters = next(artifact for artifact in found if artifact.path == path).manifest["parameters"]
+        loaded.append(Noisy(parameters["model"], parameters["variant"]))
         return loaded[-1]
 
     monkeypatch.setattr("reclm.backbones.loading.load_backbone", load)
@@ -181,8 +185,22 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "sho
     return World(settings, found, loaded)
 
 
+def promote(world: World, model: str = "lightgcn", variant: str = "augment") -> None:
+    """Make a model the champion, with its decision in `fct_promotions`."""
+    version = next(
+        artifact.version
+        for artifact in world.backbones
+        if (artifact.manifest["parameters"]["model"], artifact.manifest["parameters"]["variant"]) == (model, variant)
+    )
+    pointer = {"version": version, "model": model, "variant": variant, "seed": 42, "decision": "d1"}
+    write_json(world.settings.paths.champion, pointer | {"selected_by": "policy", "promoted_at": "2025-01-02T03:04:05"})
+    with duckdb.connect(str(world.settings.paths.warehouse)) as connection:
+        decision = [("d1", datetime(2025, 1, 2), f"{model}/{variant} is the best of today")]
+        _create(connection, "fct_promotions", "version varchar, decided_at timestamp, reason varchar", decision)
+
+
 def build_marts(world: World, evaluation: Artifact) -> None:
-    """What dbt makes of an evaluation, of training curves, profile quality and rejected rows."""
+    """Make the tables that dbt builds from an evaluation, training curves, profiles and rejected rows."""
     marts = {"results": "fct_evaluation", "bands": "fct_evaluation_bands", "comparisons": "fct_comparisons"}
     rng = np.random.default_rng(1)
     curves = [
@@ -211,6 +229,15 @@ def build_marts(world: World, evaluation: Artifact) -> None:
             "model varchar, variant varchar, seed bigint, snapshot varchar, "
             "epoch bigint, loss double, setting varchar, metric varchar, value double",
             curves,
+        )
+        _create(
+            connection,
+            "dim_user_profiles",
+            "user_id varchar, snapshot varchar, profile varchar, parse_status varchar",
+            [
+                (str(u), "final", f"User identity: reader <{n}>; User interests: maps", "ok")
+                for n, u in enumerate(USER_IDS)
+            ],
         )
         _create(
             connection,

@@ -1,7 +1,8 @@
-"""The page: complete, self-contained, escaped, and honest about what is not there."""
+"""The report page: answers first, self-contained, escaped, and plain about what is missing."""
 
 from __future__ import annotations
 
+import csv
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from unit import evaluation_world as ew
 from reclm.errors import WorkspaceError
 from reclm.evaluation.evaluate import evaluate
 from reclm.evaluation.report import reference
-from reclm.evaluation.report.page import write_report
+from reclm.evaluation.report.page import CsvFiles, write_report
 from reclm.settings.tree import Settings
 
 
@@ -31,6 +32,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def page_of(world: ew.World) -> str:
     ew.build_marts(world, evaluate(world.settings, world.backbones))
+    ew.promote(world)
     return write_report(world.settings).read_text()
 
 
@@ -65,7 +67,11 @@ class TestThePage:
         page = Page(html)
         assert page.open == []
         assert "script" not in page.tags
-        assert [target for target in page.targets if not target.startswith("#")] == []
+        assert {target for target in page.targets if not target.startswith("#")} == {
+            "results.csv",
+            "bands.csv",
+            "comparisons.csv",
+        }
 
     def test_styles_point_nowhere_outside(self, html: str) -> None:
         assert not re.search(r"url\((?!#)|@import", html)
@@ -77,7 +83,7 @@ class TestThePage:
         assert "<script>" not in html
         assert "<b>.csv" not in html
 
-    def test_counts_what_was_set_apart_by_reason(self, html: str) -> None:
+    def test_counts_the_rows_that_were_set_aside_by_reason(self, html: str) -> None:
         assert re.search(r"bad_timestamp</td><td class=\"number\">12</td>", html)
         assert re.search(r"unknown_item</td><td class=\"number\">1</td>", html)
 
@@ -90,13 +96,16 @@ class TestThePage:
             "Novelty@20, full-shot",
         ):
             assert f"<figcaption>{title}</figcaption><svg" in html
-        assert "#010203" not in html  # the stand-in has become the theme's colour
+        assert "#010203" not in html  # the placeholder has become the theme's colour
         assert "currentColor" in html
 
-    def test_shows_values_intervals_and_the_distance_to_the_headline(self, html: str) -> None:
-        assert "+70.0 % Recall@20 and +204.0 % NDCG@20" in html
-        assert re.search(r"[+-]\d+\.\d points", html)
+    def test_shows_values_with_intervals(self, html: str) -> None:
         assert re.search(r"0\.\d{4}</span><small>0\.\d{4}–0\.\d{4}</small>", html)
+
+    def test_names_no_targets_and_no_headline_for_data_that_are_no_benchmark(self, html: str) -> None:
+        assert "headline" not in html
+        assert "published" not in html
+        assert "Target" not in html
 
     def test_draws_the_same_plots_twice(self, world: ew.World) -> None:
         first = page_of(world)
@@ -105,8 +114,55 @@ class TestThePage:
         assert svgs.findall(first) == svgs.findall(again)
 
 
-class TestAKnownDataSet:
-    def test_stands_beside_its_published_figures_row_by_row(
+class TestTheFirstScreen:
+    def test_names_the_model_that_serves_and_the_recorded_reason(self, html: str) -> None:
+        assert "The model lightgcn with profiles." in html
+        assert "chosen by the promotion policy on 2025-01-02 03:04 UTC" in html
+        assert "The recorded reason: lightgcn/augment is the best of today." in html
+
+    def test_compares_it_with_the_usual_baselines_on_known_and_on_new_items(self, html: str) -> None:
+        first = html[: html.index('id="plots"')]
+        for name in ("popularity", "EASE", "predicted popularity", "content k-nearest neighbours"):
+            assert f"<span>{name}</span><i style=" in first
+            assert re.search(rf"Difference to {name}: [+-]0\.\d{{4}} \(95 % interval", first)
+
+    def test_shows_one_user_with_titles_profile_and_both_lists(self, html: str) -> None:
+        first = html[html.index("One user, without and with profiles") : html.index("What to do next")]
+        assert "reader &lt;" in first
+        assert "Without profiles (lightgcn)" in first and "With profiles (lightgcn)" in first
+        assert first.count("Item &amp; ") >= 20
+        assert 'class="hit"' in first
+
+    def test_proposes_two_to_four_commands(self, html: str) -> None:
+        steps = html[html.index("What to do next") : html.index('id="plots"')]
+        assert 2 <= steps.count("<li><code>reclm ") <= 4
+        assert "13 rows of the log were set aside" in steps
+
+
+class TestLongTables:
+    def test_are_csv_files_beside_the_page_and_older_ones_go(self, world: ew.World) -> None:
+        page_of(world)
+        folder = world.settings.paths.report.parent
+        with (folder / "results.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 400
+        assert {"setting", "model", "metric", "value"} < set(rows[0])
+        (folder / "of_an_older_report.csv").write_text("")
+        write_report(world.settings)
+        assert {path.name for path in folder.iterdir()} == {
+            *("index.html", "results.csv", "bands.csv", "comparisons.csv"),
+        }
+
+    def test_are_shown_by_their_first_rows(self) -> None:
+        files = CsvFiles()
+        table = files.fold("runs", [{"stage": n} for n in range(41)])
+        assert (len(table.rows), table.total, table.file) == (40, 41, "runs.csv")
+        assert files.fold("few", [{"stage": 1}]).file == ""
+        assert list(files.contents) == ["runs.csv"]
+
+
+class TestABenchmarkDataSet:
+    def test_is_shown_beside_its_published_figures_row_by_row(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         html = page_of(ew.make_world(tmp_path, monkeypatch, name="anime", evaluation={"ks": (20, 40)}))
@@ -114,7 +170,9 @@ class TestAKnownDataSet:
             for figures in rows.values():
                 for figure in figures:
                     assert f"{figure:.4f}" in html
-        assert "Aim for the best model with profiles: Recall@20 0.3200, NDCG@20 0.3800" in html
+        assert "Target for the best model with profiles: Recall@20 0.3200, NDCG@20 0.3800" in html
+        assert "+70.0 % Recall@20 and +204.0 % NDCG@20" in html
+        assert re.search(r"[+-]\d+\.\d points", html)
 
     def test_names_a_published_row_that_did_not_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         world = ew.make_world(tmp_path, monkeypatch, name="anime", evaluation={"baselines": ("popularity", "random")})
@@ -128,7 +186,7 @@ class TestAKnownDataSet:
     ) -> None:
         html = page_of(ew.make_world(tmp_path, monkeypatch, name="mind"))
         assert "0.0389 / 0.0150" in html
-        assert "one random list of 20 items shown to everybody scores" in html
+        assert "one random list of 20 items shown to every user scores" in html
         assert "says nothing about profiles" in html
 
 
@@ -136,6 +194,8 @@ class TestAnEmptyWorkspace:
     def test_says_not_available_where_nothing_has_been_evaluated(self, world: ew.World) -> None:
         html = write_report(world.settings).read_text()
         assert html.count("not available") >= 6
+        assert "No model serves yet." in html
+        assert "<code>reclm run</code>" in html
         assert Page(html).open == []
 
     def test_says_not_available_where_the_tables_are_empty(self, world: ew.World) -> None:
@@ -162,6 +222,6 @@ class TestReferenceFigures:
                 }
                 assert all(len(figures) == 4 for rows in settings.values() for figures in rows.values())
 
-    def test_are_none_for_a_data_set_nobody_knows(self) -> None:
+    def test_are_none_for_a_data_set_that_is_no_benchmark(self) -> None:
         assert reference.figures_of("my shop") == {}
         assert reference.published_models("my shop") is None
