@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import ModelError
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.settings.machine import device_of, dtype_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def report_progress(trainer: Trainer, rate: str) -> None:
             every = max(1, state.max_steps // 10)
             due = state.global_step // every > (state.global_step - args.logging_steps) // every
             if state.is_world_process_zero and due and "loss" in values:
-                say(f"    step {state.global_step} of {state.max_steps}: loss {loss:.3f}")
+                detail(f"step {state.global_step} of {state.max_steps}: loss {loss:.3f}")
 
     trainer.args.logging_nan_inf_filter = False
     trainer.remove_callback(PrinterCallback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.settings.machine import device_of
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -35,5 +35,5 @@ def find_reusable(
     """Return the finished artifact of these parameters and parents; None when there is none."""
     found = artifacts.find(settings.paths, kind, artifacts.version_of(kind, parameters, parents))
     if found is not None:
-        say(f"  {kind} {found.version} is reused: nothing it depends on has changed")
+        detail(f"{kind} {found.version} is reused: nothing it depends on has changed")
     return found

@@ -26,7 +26,7 @@ from reclm.llm.reward.encoder import load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
 from reclm.llm.reward.pairs import Pair, dialogues_fingerprint, make_pairs
 from reclm.llm.tuning.heldout import Row
-from reclm.progress import quiet, say, step
+from reclm.progress import detail, quiet, step
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
 from reclm.storage.files import write_rows
@@ -93,7 +93,7 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
     counts = Counter(f"{pair.fold}/{pair.negative}" for pair in pairs)
     draft.metrics.update(pairs=len(pairs), counts=dict(sorted(counts.items())))
     held_out = [pair for pair in pairs if pair.fold == "held_out"]
-    say(f"  {len(pairs) - len(held_out):,} pairs to learn from, {len(held_out):,} held out")
+    detail(f"{len(pairs) - len(held_out):,} pairs to learn from, {len(held_out):,} held out")
     model: RewardModel | None
     if settings.reward.model == "encoder":
         if not is_main_process():
@@ -114,7 +114,7 @@ def _train(settings: Settings, pairs: Sequence[Pair], location: str, draft: Draf
     rows = accuracy_rows(model, held_out)
     write_rows(draft.path / "held_out.parquet", rows, HELD_OUT)
     draft.metrics["accuracy"] = {row["kind"]: round(row["value"], 4) for row in rows}
-    say("  held-out accuracy: " + ", ".join(f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f}" for row in rows))
+    detail("held-out accuracy: " + ", ".join(f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f}" for row in rows))
 
 
 def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:

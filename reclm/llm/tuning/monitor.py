@@ -30,7 +30,7 @@ from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
 from reclm.llm.tuning.heldout import KINDS, profile_rows, sample, write_answers
 from reclm.profiles import grammar
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.text.encoder import CachingEncoder, caching_encoder
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class RefinementMonitor:
         """Add what the trainer logged for an update to the curve."""
         self.curve += [{"step": step, "metric": name, "value": float(value)} for name, value in values.items()]
         if "reward" in values:
-            say(f"  update {step} of {self._settings.steps}: reward {values['reward']:.3f}, KL {values['kl']:.3f}")
+            detail(f"update {step} of {self._settings.steps}: reward {values['reward']:.3f}, KL {values['kl']:.3f}")
 
     def after_update(self, step: int, policy: PeftModel) -> None:
         """Measure and save the policy when it is due. Call it with step 0 before the first update, then after each one.
@@ -139,14 +139,14 @@ class RefinementMonitor:
         self.history.append(metrics)
         values = {name: value for name, value in asdict(metrics).items() if name != "step"}
         self.curve += [{"step": step, "metric": f"held_out/{name}", "value": value} for name, value in values.items()]
-        say(
-            f"  held out after {step}: reward {metrics.reward:.3f} ± {metrics.reward_error:.3f}, KL {metrics.kl:.2f}, "
+        detail(
+            f"held out after {step}: reward {metrics.reward:.3f} ± {metrics.reward_error:.3f}, KL {metrics.kl:.2f}, "
             f"format {metrics.format:.3f}, distinct {metrics.distinct:.3f}, own-minus-other "
             f"{metrics.own_minus_other:.3f}, ranking {metrics.ranking:.3f}"
         )
         self.verdict = guards.verdict(self.history, self._settings)
         if self.verdict is not None:
-            say(f"  stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
+            detail(f"stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
             raise RefinementStopped
         if is_main_process():
             policy.save_pretrained(str(self.adapter_folder(step)))

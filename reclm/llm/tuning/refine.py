@@ -34,7 +34,7 @@ from reclm.llm.tuning.guards import HeldOutMetrics
 from reclm.llm.tuning.heldout import Row, decoding_settings, measure
 from reclm.llm.tuning.monitor import HeldOutMonitor, RefinementMonitor, RefinementStopped
 from reclm.llm.tuning.sft import merge_adapter
-from reclm.progress import quiet, say, step
+from reclm.progress import detail, quiet, step
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
 from reclm.storage.files import write_rows
@@ -133,7 +133,7 @@ def _refine(
         before=asdict(first),
         after=asdict(best),
     )
-    say(f"  step {best.step} is kept: held-out reward {first.reward:.3f} before, {best.reward:.3f} after")
+    detail(f"step {best.step} is kept: held-out reward {first.reward:.3f} before, {best.reward:.3f} after")
     if not is_main_process():
         return
     monitor.adapter_folder(best.step).rename(draft.path / "adapter")

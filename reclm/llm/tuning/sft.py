@@ -26,7 +26,7 @@ from reclm.llm.prompts.corpus import Conversation, ProfileSource, make_conversat
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import Example, examples, token_counter
-from reclm.progress import quiet, say, step
+from reclm.progress import detail, quiet, step
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft, content_hash
 from reclm.storage.files import write_rows
@@ -106,8 +106,8 @@ def _tune(
         longest=max(len(sequence.input_ids) for sequence in sequences),
         answer_tokens=sum(label >= 0 for sequence in sequences for label in sequence.labels),
     )
-    say(
-        f"  {len(conversations.found):,} dialogues to learn from, {conversations.trimmed:,} trimmed to "
+    detail(
+        f"{len(conversations.found):,} dialogues to learn from, {conversations.trimmed:,} trimmed to "
         f"{settings.llm.max_prompt_tokens} tokens, {sum(conversations.left_out.values()):,} left out"
     )
     with step("supervised tuning"), quiet():
@@ -155,7 +155,7 @@ def train_adapter(
     report_progress(trainer, "tune.learning_rate")
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint is not None:
-        say(f"  resuming from {checkpoint.name}")
+        detail(f"resuming from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if is_main_process():
         shutil.rmtree(folder / "adapter", ignore_errors=True)
