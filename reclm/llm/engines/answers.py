@@ -1,9 +1,9 @@
-"""Prompts come in, answers go out, and stand in parquet shards as they are written: nothing twice, none lost.
+"""Answers to prompts, kept in parquet shards as they are written: requests come in, one answer per distinct prompt goes out.
 
-Identical prompts are answered once. The prompts still to be answered are laid out in shards by length and hash, which
-depends on the prompts alone; a shard appears whole or not at all, so a killed run repeats at most one and then ends where
-an undisturbed one would have. An answer that does not parse is asked for again, sampled; what never parses is counted and
-kept as it was said.
+Identical prompts are answered once. Prompts without an answer are divided into shards by length and hash, which depends
+on the prompts alone. A shard appears whole or not at all, so a killed run repeats at most one shard and ends with the
+same answers as an undisturbed run. An answer that does not parse is requested again with sampling; an answer that never
+parses is kept as it is and counted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 RETRY_TEMPERATURE = 0.7
-"""Least temperature of a retry: the same words again would be malformed again."""
+"""Lowest temperature of a retry: a greedy retry would repeat the malformed answer."""
 
 
 @dataclass(frozen=True)
 class GenerationRow:
-    """One prompt's answer. `tokens` and `latency_ms` add up over its `attempts`; `seed` is that of the one kept."""
+    """One prompt's answer. `tokens` and `latency_ms` are sums over its `attempts`; `seed` is that of the last attempt."""
 
     prompt_hash: str
     kind: str
@@ -54,10 +54,10 @@ def generate(
     folder: Path,
     known: Mapping[str, GenerationRow] | None = None,
 ) -> dict[str, GenerationRow]:
-    """{prompt_hash: answer} of every request, in order of first mention; those in `known` are not asked again.
+    """Answer every request; return {prompt hash: answer} in the order of the requests. Answers in `known` are reused.
 
-    New answers stand in `folder/generations-00000.parquet` …, `profiles.shard_size` each. Raises ModelError; the shards
-    finished before it stay, and the next call with the same requests goes on behind them.
+    New answers are written to `folder/generations-00000.parquet` …, `profiles.shard_size` in each. Raises ModelError;
+    finished shards are kept, and the next call with the same requests continues after them.
     """
     distinct: dict[str, Request] = {}
     for request in requests:
@@ -65,21 +65,21 @@ def generate(
     answered = {key: known[key] for key in distinct if key in known} if known else {}
     new = sorted((key for key in distinct if key not in answered), key=lambda key: (_size(distinct[key]), key))
     shards = _layout(folder, new, settings.profiles.shard_size)
-    standing = {shard: rows for shard, keys in shards.items() if (rows := _finished(shard, keys, engine))}
-    for rows in standing.values():
+    finished = {shard: rows for shard, keys in shards.items() if (rows := _read_finished(shard, keys, engine))}
+    for rows in finished.values():
         answered |= rows
-    if standing:
-        say(f"  {len(standing)} of {len(shards)} shards stand from an interrupted run")
-    pending = {shard: keys for shard, keys in shards.items() if shard not in standing}
+    if finished:
+        say(f"  {len(finished)} of {len(shards)} shards were finished by an interrupted run")
+    pending = {shard: keys for shard, keys in shards.items() if shard not in finished}
     started = time.monotonic()
     for shard, keys in track(list(pending.items()), "writing profiles"):
         rows = _answer(settings, engine, {key: distinct[key] for key in keys})
         write_rows(shard, map(vars, rows.values()), GENERATIONS)
         answered |= rows
-    made = sum(map(len, pending.values()))
-    if made:
+    n_new = sum(map(len, pending.values()))
+    if n_new:
         seconds = time.monotonic() - started
-        say(f"  {engine.name} wrote {made:,} texts in {seconds:.1f} s ({made / max(seconds, 1e-9):.1f} a second)")
+        say(f"  {engine.name} wrote {n_new:,} texts in {seconds:.1f} s ({n_new / max(seconds, 1e-9):.1f} a second)")
     return {key: answered[key] for key in distinct}
 
 
@@ -88,7 +88,7 @@ def _size(request: Request) -> int:
 
 
 def _layout(folder: Path, keys: Sequence[str], size: int) -> dict[Path, list[str]]:
-    """The shards and their prompts; what else an earlier run with another layout left is removed."""
+    """Return {shard: prompt hashes}; remove the shards that an earlier run with another layout left."""
     shards = {
         folder / f"generations-{number:05d}.parquet": list(keys[start : start + size])
         for number, start in enumerate(range(0, len(keys), size))
@@ -99,8 +99,8 @@ def _layout(folder: Path, keys: Sequence[str], size: int) -> dict[Path, list[str
     return shards
 
 
-def _finished(shard: Path, keys: Sequence[str], engine: Engine) -> dict[str, GenerationRow] | None:
-    """The rows of a shard that stands, None when it does not, or holds other prompts or another engine's answers."""
+def _read_finished(shard: Path, keys: Sequence[str], engine: Engine) -> dict[str, GenerationRow] | None:
+    """Return the rows of a finished shard; None when there is none or it holds other prompts or another engine's answers."""
     if not shard.exists():
         return None
     rows = {row.prompt_hash: row for row in read([shard])}
@@ -113,23 +113,23 @@ def _made_by(engine: Engine) -> tuple[str, str, str]:
 
 
 def _answer(settings: Settings, engine: Engine, requests: Mapping[str, Request]) -> dict[str, GenerationRow]:
-    """The answers to one shard's prompts, each with its retries."""
+    """Answer one shard's prompts, each with its retries."""
     rows: dict[str, GenerationRow] = {}
     for attempt in range(settings.profiles.retries + 1):
-        asked = [key for key in requests if key not in rows or rows[key].parse_status != grammar.OK]
-        if not asked:
+        pending = [key for key in requests if key not in rows or rows[key].parse_status != grammar.OK]
+        if not pending:
             break
         seed, temperature = settings.seed + attempt, settings.profiles.temperature
         answers = engine.answer(
-            [requests[key].messages for key in asked],
-            kinds=[requests[key].kind for key in asked],
+            [requests[key].messages for key in pending],
+            kinds=[requests[key].kind for key in pending],
             temperature=temperature if attempt == 0 else max(temperature, RETRY_TEMPERATURE),
             seed=seed,
             max_tokens=settings.llm.max_profile_tokens,
             structured=True,
         )
         for position, answer in answers:
-            key, text = asked[position], answer.text.strip()
+            key, text = pending[position], answer.text.strip()
             before = rows.get(key)
             rows[key] = GenerationRow(
                 prompt_hash=key,
@@ -148,14 +148,14 @@ def _answer(settings: Settings, engine: Engine, requests: Mapping[str, Request])
 
 
 def read(shards: Iterable[Path]) -> Iterator[GenerationRow]:
-    """The rows of some shards, in order."""
+    """Read the rows of the shards, in order."""
     for shard in shards:
         for row in pq.read_table(shard, schema=GENERATIONS).to_pylist():
             yield GenerationRow(**row)
 
 
 def earlier_answers(folders: Iterable[Path], engine: Engine) -> dict[str, GenerationRow]:
-    """{prompt_hash: answer} of what this engine, version and model wrote into `folders`; the later folder counts."""
+    """Return {prompt hash: answer} of what this engine, version and model wrote into `folders`; later folders win."""
     return {
         row.prompt_hash: row
         for folder in folders

@@ -1,8 +1,8 @@
-"""Structured decoding for `transformers`: what an answer says so far comes in, tokens that would spoil it are ruled out.
+"""Structured decoding for `transformers`: the answer so far comes in, tokens that would repeat a phrase are ruled out.
 
-A profile never names a phrase twice, and a small model that is sure of one interest likes to. Where a phrase begins, the
-tokens that phrases of the same part began with are ruled out; everything else stays the model's own choice. (vLLM is
-given the grammar as a regular expression, which cannot say this.)
+A profile never names a phrase twice, and a small model that is sure of one interest tends to repeat it. Where a phrase
+begins, the first tokens of earlier phrases of the same part are ruled out; all other tokens keep the model's scores.
+(vLLM receives the grammar as a regular expression, which cannot express this.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEXT_PHRASE, _NEXT_PART = ",", (":", ";")
 
 
 class NoPhraseTwice(LogitsProcessor):
-    """For one batch whose answers begin at column `width`."""
+    """Keeps the answers of one batch from naming a phrase twice; answers begin at column `width`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, rows: int) -> None:
         self.width, self.marks = width, _marks(tokenizer)
@@ -51,6 +51,6 @@ class NoPhraseTwice(LogitsProcessor):
 
 @lru_cache(maxsize=8)
 def _marks(tokenizer: Any) -> dict[int, str]:
-    """{token: the comma, colon or semicolon that it is}."""
+    """Return {token: comma, colon or semicolon} for the tokens that are one."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return {token: text.strip() for token, text in enumerate(texts) if text.strip() in (_NEXT_PHRASE, *_NEXT_PART)}

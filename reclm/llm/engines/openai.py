@@ -1,9 +1,9 @@
-"""The engine behind an OpenAI-compatible endpoint, or several: prompts come in, answers go out as the servers give them.
+"""The engine behind one or several OpenAI-compatible endpoints: prompts come in, answers go out as the servers return them.
 
-Requests run side by side, begin no faster than `openai.requests_per_minute`, and go to the endpoint with the fewest under
-way. What may pass is asked again, after the time that the server names (Retry-After) or one that doubles: time-outs, 408,
-409, 429, 5xx, connections refused or dropped, answers that are no answer. Everything else ends the run, with what was
-answered kept. The key is read from the environment when it is used, and stands in no message.
+Requests run concurrently, start no faster than `openai.requests_per_minute`, and go to the endpoint with the fewest open
+requests. Failures that may pass are retried after the time that the server names (Retry-After) or a time that doubles:
+time-outs, 408, 409, 429, 5xx, connections refused or dropped, replies without an answer. Any other failure ends the run;
+finished answers are kept. The API key is read from the environment when it is used and appears in no message.
 """
 
 from __future__ import annotations
@@ -29,32 +29,35 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 VLLM = "vllm"
-"""What a vLLM server names as the owner of its models."""
+"""The owner that a vLLM server names for its models."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
-LONGEST_OBEYED = 600.0
-"""Seconds of waiting for a server, by own count and by its Retry-After."""
-PASSING = {408, 409, 429}
+"""Seconds before the first retry, and at most before any."""
+LONGEST_RETRY_AFTER = 600.0
+"""Seconds that a server's Retry-After may ask for at most."""
+RETRIED_STATUSES = {408, 409, 429}
 NO_KEY = "none"
 
 
 class _NoAnswerError(Exception):
-    """A reply that is no chat completion."""
+    """Raised for a reply that is not a chat completion."""
 
 
 @dataclass
 class _Endpoint:
-    """One server, its model and what is under way there."""
+    """One server, its model and its number of open requests."""
 
     base_url: str
     client: AsyncOpenAI
     model: str = ""
     is_vllm: bool = False
-    under_way: int = 0
+    open_requests: int = 0
     refused: int = 0
 
 
 @dataclass
-class _Account:
+class _Usage:
+    """Requests and tokens so far."""
+
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
@@ -63,7 +66,7 @@ class _Account:
 
 @dataclass
 class _Pace:
-    """Times at which requests may begin, `gap` seconds apart."""
+    """Spaces requests `gap` seconds apart."""
 
     gap: float
     next_at: float = field(default=0.0)
@@ -77,7 +80,7 @@ class _Pace:
 
 
 class OpenAIEngine:
-    """Chat completions of `openai.base_url` (several by comma). Raises ModelError when none lists a model to ask for."""
+    """Chat completions of the endpoints in `openai.base_url`, separated by commas. Raises ModelError if none lists a model."""
 
     name = "openai"
 
@@ -89,7 +92,7 @@ class OpenAIEngine:
         key = os.environ.get(self.settings.api_key_env) or NO_KEY
         self._key = key
         self._runner = asyncio.Runner()
-        self._account = _Account()
+        self._usage = _Usage()
         per_minute = self.settings.requests_per_minute
         self._pace = _Pace(60 / per_minute if per_minute else 0.0)
         urls = [url.strip() for url in self.settings.base_url.split(",") if url.strip()]
@@ -107,15 +110,15 @@ class OpenAIEngine:
         self.model_version = self._endpoints[0].model
 
     async def _find_models(self) -> None:
-        """Which model each endpoint is asked for, and whether vLLM serves it. All must serve the same."""
+        """Find the model of each endpoint, and whether vLLM serves it. All endpoints must serve the same model."""
         for endpoint in self._endpoints:
             listed = await self._until_answered(endpoint, lambda one: one.client.models.list())
             models = listed.data or []
-            wanted = self.settings.model or (models[0].id if models else "")
-            if not wanted:
+            model_id = self.settings.model or (models[0].id if models else "")
+            if not model_id:
                 raise ModelError(f"{endpoint.base_url} lists no model; name one as openai.model")
-            endpoint.model = wanted
-            endpoint.is_vllm = any(model.id == wanted and model.owned_by == VLLM for model in models)
+            endpoint.model = model_id
+            endpoint.is_vllm = any(model.id == model_id and model.owned_by == VLLM for model in models)
         served = {endpoint.model for endpoint in self._endpoints}
         if len(served) > 1:
             raise ModelError(
@@ -140,8 +143,8 @@ class OpenAIEngine:
             for row in waiting:
                 ready.append((row, await self._ask(prompts[row], body, seed, structured)))  # noqa: PERF401
 
-        async def some(workers: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-            """Lets the workers work until there are answers or none is left; an error of one ends all."""
+        async def next_answers(workers: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+            """Wait until there are answers or no worker is left; the error of one worker ends all."""
             while workers and not ready:
                 done, workers = await asyncio.wait(workers, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
                 for worker in done:
@@ -157,14 +160,14 @@ class OpenAIEngine:
             await asyncio.gather(*workers, return_exceptions=True)
 
         workers = self._runner.run(start())
-        everyone = set(workers)
+        all_workers = set(workers)
         try:
             while workers or ready:
-                workers = self._runner.run(some(workers))
+                workers = self._runner.run(next_answers(workers))
                 while ready:
                     yield ready.pop(0)
         finally:
-            self._runner.run(stop(everyone))
+            self._runner.run(stop(all_workers))
 
     async def _ask(self, messages: list[Message], body: dict[str, Any], seed: int, structured: bool) -> Answer:
         async def once(endpoint: _Endpoint) -> ChatCompletion:
@@ -185,47 +188,47 @@ class OpenAIEngine:
         elapsed = (time.monotonic() - started) * 1000
         text = (reply.choices[0].message.content or "").strip()
         tokens = reply.usage.completion_tokens if reply.usage else 0
-        self._account.prompt_tokens += reply.usage.prompt_tokens if reply.usage else 0
-        self._account.answer_tokens += tokens
+        self._usage.prompt_tokens += reply.usage.prompt_tokens if reply.usage else 0
+        self._usage.answer_tokens += tokens
         return Answer(text, tokens, elapsed)
 
     async def _until_answered(self, fixed: _Endpoint | None, once: Any) -> Any:
-        """What `once` gives, asked again while its failures may pass; each try goes to the least busy endpoint."""
+        """Return the result of `once`, retried while its failures may pass; each try goes to the least busy endpoint."""
         tries = self.settings.retries + 1
         for attempt in range(tries):
             await self._pace.wait()
-            endpoint = fixed or min(self._endpoints, key=lambda one: (one.refused + one.under_way, one.base_url))
-            endpoint.under_way += 1
-            self._account.requests += 1
+            endpoint = fixed or min(self._endpoints, key=lambda one: (one.refused + one.open_requests, one.base_url))
+            endpoint.open_requests += 1
+            self._usage.requests += 1
             try:
                 answer = await once(endpoint)
             except Exception as error:
                 wait = self._wait_after(error, attempt, endpoint)
                 if attempt + 1 == tries:
                     raise ModelError(
-                        f"{endpoint.base_url} gave no answer in {tries} tries ({self._told(error)}); what it answered is "
-                        "kept: run the command again to go on, or raise openai.retries"
+                        f"{endpoint.base_url} gave no answer in {tries} tries ({self._describe(error)}); finished answers "
+                        "are kept: run the command again to continue, or raise openai.retries"
                     ) from None
             else:
                 endpoint.refused = 0
                 return answer
             finally:
-                endpoint.under_way -= 1
-            self._account.retries += 1
+                endpoint.open_requests -= 1
+            self._usage.retries += 1
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
     def _wait_after(self, error: Exception, attempt: int, endpoint: _Endpoint) -> float:
-        """Seconds until the next try. Raises ModelError for what no waiting mends."""
+        """Return the seconds until the next try. Raises ModelError for a failure that waiting cannot mend."""
         import openai
 
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
         if isinstance(error, openai.APIStatusError):
-            if error.status_code in PASSING or error.status_code >= 500:
+            if error.status_code in RETRIED_STATUSES or error.status_code >= 500:
                 return _retry_after(error.response.headers.get("retry-after"), wait)
             remedy = _REMEDIES.get(error.status_code, "see the endpoint's own documentation")
             raise ModelError(
-                f"{endpoint.base_url} refuses the request ({self._told(error)}); "
+                f"{endpoint.base_url} refuses the request ({self._describe(error)}); "
                 + remedy.format(key=self.settings.api_key_env, model=endpoint.model)
             ) from None
         if isinstance(error, openai.APIConnectionError):  # time-outs are among them
@@ -237,17 +240,18 @@ class OpenAIEngine:
             return wait
         raise error
 
-    def _told(self, error: Exception) -> str:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return told if self._key == NO_KEY else told.replace(self._key, "…")
+    def _describe(self, error: Exception) -> str:
+        """Return the error in one line, without the API key."""
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return line if self._key == NO_KEY else line.replace(self._key, "…")
 
     def usage(self) -> dict[str, int]:
-        """What was sent and received since the engine was opened."""
-        return vars(self._account).copy()
+        """Return the requests, retries and tokens since the engine was opened."""
+        return vars(self._usage).copy()
 
     def cost(self) -> float:
-        """Its price, by `openai.price_in` and `openai.price_out`."""
-        used = self._account
+        """Return the price of that usage, from `openai.price_in` and `openai.price_out`."""
+        used = self._usage
         return (used.prompt_tokens * self.settings.price_in + used.answer_tokens * self.settings.price_out) / 1e6
 
     def close(self) -> None:
@@ -260,8 +264,10 @@ class OpenAIEngine:
 
 
 def served_model(settings: Settings, *, retries: int | None = None) -> str:
-    """`openai.model`, or the one that the endpoint serves. Raises ModelError when it has to be asked and does not say, after
-    so many `retries` (default: `openai.retries`)."""
+    """Return `openai.model`, or else the model that the endpoint serves.
+
+    Raises ModelError when the endpoint names none after `retries` retries (default: `openai.retries`).
+    """
     if settings.openai.model:
         return settings.openai.model
     if retries is not None:
@@ -279,7 +285,7 @@ _REMEDIES = {
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:
-    """Seconds that a Retry-After header asks for, as a number or a date; `otherwise` when it asks for none."""
+    """Return the seconds that a Retry-After header names, as a number or a date; `otherwise` when it names none."""
     if not header:
         return otherwise
     try:
@@ -290,4 +296,4 @@ def _retry_after(header: str | None, otherwise: float) -> float:
         except ValueError:
             return otherwise
         seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_OBEYED)
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)

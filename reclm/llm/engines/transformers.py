@@ -1,9 +1,9 @@
 """The engine of Hugging Face `transformers`: prompts come in, answers go out batch by batch, in this process.
 
-Prompts of like length are answered together, padded on the left, with one key-value cache a batch. A small model leaves most
-of a second core unused, so on a CPU its batches are written several at once, a thread each. A sampled token is the
-largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv 1411.0030), and the noise of an answer is
-drawn by its own prompt and seed alone, so that neither batching nor a resumed run changes what is drawn.
+Prompts of similar length are answered together, padded on the left, with one key-value cache per batch. A small model
+leaves most CPU cores idle, so on a CPU several of its batches run at once, one thread each. A sampled token is the
+largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv 1411.0030). The noise of an answer depends
+only on its prompt and the seed, so neither the batches nor a resumed run change an answer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-AT_ONCE = 4
-"""Batches at once, at most: their Python takes turns."""
-SMALL = 50_000_000
-"""Parameters of a model up to which one batch does not keep the cores busy."""
-Written = tuple[list[list[int]], float]
+MAX_CONCURRENT_BATCHES = 4
+"""More bring nothing, because Python runs one thread at a time."""
+SMALL_MODEL = 50_000_000
+"""Number of parameters up to which one batch does not keep the CPU cores busy."""
+BatchAnswer = tuple[list[list[int]], float]
+"""The tokens of each answer, and the milliseconds that the batch took."""
 
 
 class TransformersEngine:
-    """A causal language model from a folder (or Hub id), loaded with the first prompt, or the one it is given."""
+    """Answers with a causal language model from a folder or Hub id, loaded with the first prompt, or with `model`."""
 
     name = "transformers"
 
@@ -77,40 +78,42 @@ class TransformersEngine:
         size = self.settings.profiles.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
 
-        def write(rows: Sequence[int]) -> Written:
+        def write(rows: Sequence[int]) -> BatchAnswer:
             started = time.monotonic()
             ids = self._write([encoded[row] for row in rows], temperature, seed, max_tokens, structured)
             return ids, (time.monotonic() - started) * 1000
 
-        for rows, (written, elapsed) in zip(batches, self._each(batches, write), strict=True):
+        for rows, (written, elapsed) in zip(batches, self._run_batches(batches, write), strict=True):
             ended = [ids[-1] == self._tokenizer.eos_token_id for ids in written]
             texts = decode(self._tokenizer, written, ended)
             answers = [Answer(text, len(ids), elapsed) for text, ids in zip(texts, written, strict=True)]
             yield from zip(rows, answers, strict=True)
 
-    def _each(self, batches: Sequence[list[int]], write: Callable[[Sequence[int]], Written]) -> Iterator[Written]:
-        """What `write` makes of each batch, in order, several of them at once."""
+    def _run_batches(
+        self, batches: Sequence[list[int]], write: Callable[[Sequence[int]], BatchAnswer]
+    ) -> Iterator[BatchAnswer]:
+        """Yield the result of `write` for each batch, in order; several batches run at once."""
         import torch
 
         assert self._model is not None
-        small = self._model.device.type == "cpu" and self._model.num_parameters() <= SMALL
+        small = self._model.device.type == "cpu" and self._model.num_parameters() <= SMALL_MODEL
         threads = torch.get_num_threads()
-        workers = min(threads, AT_ONCE, len(batches)) if small else 1
+        workers = min(threads, MAX_CONCURRENT_BATCHES, len(batches)) if small else 1
         if workers == 1:
             yield from map(write, batches)
             return
         try:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-                under_way: deque[Future[Written]] = deque()
+                running: deque[Future[BatchAnswer]] = deque()
                 try:
                     for batch in batches:
-                        under_way.append(pool.submit(write, batch))
-                        if len(under_way) > workers:  # one waits, so that no thread does
-                            yield under_way.popleft().result()
-                    while under_way:
-                        yield under_way.popleft().result()
+                        running.append(pool.submit(write, batch))
+                        if len(running) > workers:  # one batch is queued so that no thread is idle
+                            yield running.popleft().result()
+                    while running:
+                        yield running.popleft().result()
                 finally:
-                    for one in under_way:
+                    for one in running:
                         one.cancel()
         finally:
             torch.set_num_threads(threads)
@@ -118,7 +121,7 @@ class TransformersEngine:
     def _write(
         self, encoded: Sequence[list[int]], temperature: float, seed: int, max_tokens: int, structured: bool
     ) -> list[list[int]]:
-        """The tokens of each answer, up to and with the end token."""
+        """Return the tokens of each answer, including the end token."""
         import torch
 
         from reclm.llm.engines.decoding import NoPhraseTwice
@@ -148,12 +151,12 @@ class TransformersEngine:
 
 
 def require_room(positions: int, encoded: Sequence[list[int]], max_tokens: int) -> None:
-    """Raises ModelError when a prompt with its answer is longer than the model reads: answers are never cut short by it."""
+    """Raise ModelError when a prompt and its answer are longer than the model's context of `positions` tokens."""
     longest = max(map(len, encoded))
     if longest + max_tokens > positions:
         raise ModelError(
-            f"a prompt of {longest} tokens and an answer of {max_tokens} are more than the {positions} that the model "
-            "reads; lower llm.max_prompt_tokens or llm.max_profile_tokens"
+            f"a prompt of {longest} tokens and an answer of {max_tokens} exceed the model's context of {positions} "
+            "tokens; lower llm.max_prompt_tokens or llm.max_profile_tokens"
         )
 
 
@@ -162,7 +165,7 @@ def _length(ids: list[int], end: int) -> int:
 
 
 def _noise(encoded: Sequence[list[int]], temperature: float, seed: int) -> Any:
-    """A logits processor after which the largest logit is a sample; row i's noise depends on (prompt i, seed)."""
+    """Return a logits processor after which the largest logit is a sample; row i's noise depends on (prompt i, seed)."""
     import torch
     from transformers import LogitsProcessor
 
@@ -171,10 +174,10 @@ def _noise(encoded: Sequence[list[int]], temperature: float, seed: int) -> Any:
             self.generators = [torch.Generator().manual_seed(_seed_of(ids, seed)) for ids in encoded]
 
         def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-            drawn = torch.empty(scores.shape, dtype=torch.float32)
+            noise = torch.empty(scores.shape, dtype=torch.float32)
             for row, generator in enumerate(self.generators):
-                drawn[row].exponential_(generator=generator)
-            return cast("torch.FloatTensor", scores.float() / temperature - drawn.log().to(scores.device))
+                noise[row].exponential_(generator=generator)
+            return cast("torch.FloatTensor", scores.float() / temperature - noise.log().to(scores.device))
 
     return GumbelNoise()
 

@@ -1,8 +1,8 @@
-"""The engine of vLLM, offline and in this process: prompts come in, answers go out with the end of each call.
+"""The engine of vLLM, offline and in this process: prompts come in, answers go out at the end of each call.
 
-Paged attention and continuous batching (Kwon et al. 2023, arXiv 2309.06180) are vLLM's own; this sets it up for one
-machine, without a server, and hands it tokens, so that chat templates are rendered by the same code as while tuning. Its
-random state is set before each call: vLLM on a CPU takes no seed per prompt.
+Paged attention and continuous batching (Kwon et al. 2023, arXiv 2309.06180) are vLLM's own. This module configures vLLM for
+one machine without a server and passes it tokens, so that chat templates are rendered by the same code as in tuning. The
+random state is set before each call, because vLLM on a CPU accepts no seed per prompt.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # later stages of this process want their cores and threads back
 }
 CPU_SEQUENCES = 512
-"""Answers in work at once: a step of a small model costs as much for its bookkeeping as for its arithmetic, which many share."""
-LEAST_CONTEXT = 1024
-"""Tokens that vLLM makes room for at least; prompts of the settings' budget need less."""
+"""Answers computed at once: the bookkeeping of a small model's step costs as much as its arithmetic, and many share it."""
+MIN_CONTEXT = 1024
+"""Fewest tokens of context to allocate; prompts within the settings' budget need less."""
 
 
 class VllmEngine:
-    """A causal language model from a folder (or Hub id), loaded with the first prompt."""
+    """Answers with a causal language model from a folder or Hub id, loaded with the first prompt."""
 
     name = "vllm"
 
@@ -79,7 +79,7 @@ class VllmEngine:
             max_tokens=max_tokens,
             stop_token_ids=[self._tokenizer.eos_token_id],
             structured_outputs=confined,
-            detokenize=False,  # token by token it takes a fifteenth of the time; all at once below
+            detokenize=False,  # decoding all answers at once, below, is much faster
         )
         started = time.monotonic()
         with torch.random.fork_rng():
@@ -88,9 +88,11 @@ class VllmEngine:
                 [TokensPrompt(prompt_token_ids=ids) for ids in encoded], sampling, use_tqdm=False
             )
         elapsed = (time.monotonic() - started) * 1000
-        said = [output.outputs[0] for output in outputs]
-        texts = decode(self._tokenizer, [one.token_ids for one in said], [one.finish_reason == "stop" for one in said])
-        for row, (text, one) in enumerate(zip(texts, said, strict=True)):
+        answers = [output.outputs[0] for output in outputs]
+        texts = decode(
+            self._tokenizer, [one.token_ids for one in answers], [one.finish_reason == "stop" for one in answers]
+        )
+        for row, (text, one) in enumerate(zip(texts, answers, strict=True)):
             yield row, Answer(text, len(one.token_ids), elapsed)
 
     def _load(self) -> Any:
@@ -101,12 +103,12 @@ class VllmEngine:
         from reclm.settings.machine import device_of, dtype_of
 
         llm = self.settings.llm
-        wanted = max(LEAST_CONTEXT, 2 * (llm.max_prompt_tokens + llm.max_profile_tokens))
+        needed = max(MIN_CONTEXT, 2 * (llm.max_prompt_tokens + llm.max_profile_tokens))
         on_cpu = device_of(self.settings) == "cpu"
         return LLM(
             model=self.model_folder,
             dtype="bfloat16" if dtype_of(self.settings).itemsize == 2 else "float32",
-            max_model_len=min(wanted, _positions(self.model_folder) or wanted),
+            max_model_len=min(needed, _positions(self.model_folder) or needed),
             seed=self.settings.seed,
             trust_remote_code=False,
             disable_log_stats=True,
@@ -122,7 +124,7 @@ class VllmEngine:
 
 
 def installed_version() -> str:
-    """The version of vLLM, whichever package brings it. Raises ModelError when none does."""
+    """Return the version of vLLM from any of its packages. Raises ModelError when none is installed."""
     for name in PACKAGES:
         try:
             return metadata.version(name)

@@ -1,1 +1,1 @@
-"""Who writes the profiles that the language model learns from."""
+"""Teachers: the profiles that the language model learns from, by keywords, an endpoint or a table."""

@@ -1,8 +1,8 @@
-"""A teacher behind an OpenAI-compatible endpoint: the warehouse's facts come in, its answers and their cost go out.
+"""A teacher behind an OpenAI-compatible endpoint: the warehouse's facts come in, profiles and their cost go out.
 
-RecLM asks ChatGPT so (arXiv 2412.19302, section 3.2): first about users, from their histories, then about warm items, from
-their texts and the interests of their audiences. Only snapshot `select` is asked about, which is all that the language
-model learns from. Finished answers stand in shards, so that an interrupted run pays for none twice.
+RecLM asks ChatGPT in this way (arXiv 2412.19302, section 3.2): first about users, from their histories, then about warm
+items, from their texts and the interests of their audiences. Only snapshot `select` is described, because the language
+model learns from nothing else. Finished answers are kept in shards, so an interrupted run pays for no answer twice.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 AUDIENCE_SHOWN = 8
 """Members of an item's audience whose interests the endpoint is shown."""
 ANSWER_TOKENS = 48
-"""Tokens of an answer, for the estimate before anything is asked."""
+"""Expected tokens of an answer, for the estimate of the cost."""
 
 
 def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[str, Request]:
-    """{user_id: prompt} of the users that the endpoint is asked about."""
+    """Return {user_id: prompt} for the users that the endpoint is to describe."""
     from reclm.llm.prompts.facts import load_user_facts
 
     facts = {user: known for user, known in load_user_facts(connection, "select").items() if not has_no_facts(known)}
     shape = endpoint_shape(settings)
-    chosen = sample_ids(settings, "user", facts)
+    sample = sample_ids(settings, "user", facts)
     return {
         user: Request("user", fit_to_budget(known, shape, estimated_tokens)[0])
         for user, known in facts.items()
-        if user in chosen
+        if user in sample
     }
 
 
 def item_requests(
     settings: Settings, connection: DuckDBPyConnection, interests: Mapping[str, str]
 ) -> dict[str, Request]:
-    """{item_id: prompt} of the warm items asked about; `interests` are those of users, for the audiences."""
+    """Return {item_id: prompt} for the warm items to describe; `interests` maps the ids of their audiences to interests."""
     rows = connection.execute(
         """
         select item_id, line, text, json_extract_string(audience, '$[*].user_id')
@@ -57,57 +57,57 @@ def item_requests(
         order by item_id
         """
     ).fetchall()
-    chosen = sample_ids(settings, "item", [row[0] for row in rows])
-    found = {}
+    sample = sample_ids(settings, "item", [row[0] for row in rows])
+    requests = {}
     for item, line, text, audience in rows:
-        if item in chosen:
-            told = [interests[user] for user in audience if interests.get(user)]
-            found[item] = Request("item", audience_request(line, text, told[:AUDIENCE_SHOWN]))
-    return found
+        if item in sample:
+            of_audience = [interests[user] for user in audience if interests.get(user)]
+            requests[item] = Request("item", audience_request(line, text, of_audience[:AUDIENCE_SHOWN]))
+    return requests
 
 
-def write_entries(
+def write_profiles(
     settings: Settings, connection: DuckDBPyConnection, folder: Path
 ) -> tuple[list[TeacherProfile], dict[str, Any]]:
+    """Ask the endpoint about users, then about items; return the profiles and what they cost. Raises ModelError."""
     from reclm.llm.engines.openai import OpenAIEngine
 
     as_of = dict(connection.execute("select snapshot, as_of from int_snapshots").fetchall())["select"]
-    entries: list[TeacherProfile] = []
+    profiles: list[TeacherProfile] = []
     report_estimate(settings, connection, "about to ask")
     engine = OpenAIEngine(settings)
     try:
         for kind in KINDS:
             if kind == "user":
-                asked = user_requests(settings, connection)
+                requests = user_requests(settings, connection)
             else:
-                asked = item_requests(settings, connection, _interests(entries))
-            rows = generate(settings, engine, list(asked.values()), folder / f"{kind}s")
-            answers = {entity: rows[prompt_hash(request.messages)] for entity, request in asked.items()}
-            entries += [
-                TeacherProfile(kind, "select", as_of, entity, normalised(row.text), row=row)
-                for entity, row in answers.items()
-            ]
+                requests = item_requests(settings, connection, _interests(profiles))
+            rows = generate(settings, engine, list(requests.values()), folder / f"{kind}s")
+            for entity_id, request in requests.items():
+                row = rows[prompt_hash(request.messages)]
+                profiles.append(TeacherProfile(kind, "select", as_of, entity_id, normalised(row.text), answer=row))
         metrics = {**engine.usage(), "cost": round(engine.cost(), 4)}
     finally:
         engine.close()
-    say(f"the endpoint was asked {metrics['requests']:,} times: {metrics['prompt_tokens']:,} tokens in, "
+    say(f"the endpoint answered {metrics['requests']:,} requests: {metrics['prompt_tokens']:,} tokens in, "
         f"{metrics['answer_tokens']:,} out, cost {metrics['cost']}")  # fmt: skip
-    return entries, metrics
+    return profiles, metrics
 
 
-def _interests(entries: Iterable[TeacherProfile]) -> dict[str, str]:
-    parsed = {entry.entity_id: grammar.parse(entry.profile).profile for entry in entries if entry.kind == "user"}
+def _interests(profiles: Iterable[TeacherProfile]) -> dict[str, str]:
+    parsed = {one.entity_id: grammar.parse(one.text).profile for one in profiles if one.kind == "user"}
     return {user: ", ".join(profile.interests) for user, profile in parsed.items() if profile is not None}
 
 
 def report_estimate(settings: Settings, connection: DuckDBPyConnection, verb: str) -> None:
-    """Says how many requests, tokens and what cost the endpoint means, before any is sent."""
-    people = AUDIENCE_SHOWN * MAX_TEXT // 4
+    """Print how many requests and tokens the endpoint will be sent and what they will cost, before any is sent."""
+    audience_tokens = AUDIENCE_SHOWN * MAX_TEXT // 4
     users, items = user_requests(settings, connection), item_requests(settings, connection, {})
-    tokens = sum(estimated_tokens(one.messages) for one in (*users.values(), *items.values())) + people * len(items)
-    answers, endpoint = ANSWER_TOKENS * (len(users) + len(items)), settings.openai
-    cost = (tokens * endpoint.price_in + answers * endpoint.price_out) / 1e6
+    tokens = sum(estimated_tokens(one.messages) for one in (*users.values(), *items.values()))
+    tokens += audience_tokens * len(items)
+    answers, prices = ANSWER_TOKENS * (len(users) + len(items)), settings.openai
+    cost = (tokens * prices.price_in + answers * prices.price_out) / 1e6
     say(
-        f"{verb} {endpoint.base_url} about {len(users):,} users and {len(items):,} items: some {tokens:,} tokens in, "
+        f"{verb} {prices.base_url} about {len(users):,} users and {len(items):,} items: some {tokens:,} tokens in, "
         f"{answers:,} out, cost {cost:.2f}"
     )

@@ -1,4 +1,4 @@
-"""What every teacher hands over: one entry a profile, and by the same draw of users and items where fewer are wanted."""
+"""What every teacher returns: one record per profile, of a sample of users and items where the settings limit them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ KINDS: tuple[Kind, ...] = ("user", "item")
 
 @dataclass(frozen=True)
 class TeacherProfile:
-    """One profile of a teacher as a row of the artifact."""
+    """One profile of a teacher: a row of the artifact. `answer` is the endpoint's answer that it was made from."""
 
     kind: Kind
     snapshot: str
     as_of: datetime
     entity_id: str
-    profile: str
+    text: str
     flag: str = KNOWN
-    row: GenerationRow | None = None
+    answer: GenerationRow | None = None
 
 
 def sample_ids(settings: Settings, kind: Kind, ids: Iterable[str]) -> set[str]:
-    """At most `teacher.users` (or `items`) of the ids, drawn by seed; the same ids are drawn whatever else there is."""
+    """Return at most `teacher.users` (or `teacher.items`) of the ids, sampled by the seed.
+
+    Each id has a fixed rank, so adding other ids changes the sample as little as possible.
+    """
     limit = settings.teacher.users if kind == "user" else settings.teacher.items
 
-    def place(entity: str) -> str:
-        return hashlib.sha256(f"{settings.seed}:{kind}:{entity}".encode()).hexdigest()
+    def rank(entity_id: str) -> str:
+        return hashlib.sha256(f"{settings.seed}:{kind}:{entity_id}".encode()).hexdigest()
 
-    found = sorted(ids, key=place)
-    return set(found[:limit] if limit else found)
+    ranked = sorted(ids, key=rank)
+    return set(ranked[:limit] if limit else ranked)

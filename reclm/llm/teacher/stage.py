@@ -1,10 +1,10 @@
-"""Whoever writes the profiles that the language model learns from: a warehouse comes in, a `teacher` artifact goes out.
+"""The teacher stage: a warehouse comes in, a `teacher` artifact with the profiles that a language model learns from goes out.
 
-`extractive` writes of everybody well known, at both snapshots, from full histories and audiences. `openai` asks an
-OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302, section 3.2): of users first, then of items with the
-interests of their audiences, at snapshot `select`, which is all that the model learns from. `table` takes profiles written
-elsewhere. Of an item a teacher tells what its audience tells, so what is learned from it is who an item is for.
-How many of its profiles parse, before and after they were brought into the form of the grammar, stands in the manifest.
+`extractive` describes users and items with enough interactions by keywords, at both snapshots. `openai` asks an
+OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302, section 3.2): first about users, then about items
+with the interests of their audiences, at snapshot `select`, from which alone the model learns. `table` reads profiles
+that were written elsewhere. An item's profile describes its audience, so the model learns to write who an item is for.
+The manifest counts how many profiles parse, before and after they were brought into the form of the grammar.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.training_cutoff import CUTOFF_KEY, training_cutoff
 from reclm.llm.models.versions import find_reusable
 from reclm.llm.prompts.messages import Kind
-from reclm.llm.teacher import endpoint as teacher_endpoint
-from reclm.llm.teacher import table as teacher_table
+from reclm.llm.teacher import endpoint, table
 from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.profiles import grammar
-from reclm.profiles import keywords as extractive
-from reclm.profiles.snapshot_data import SnapshotData, load_catalogue, load_snapshot_data
-from reclm.profiles.terms import Terms, item_terms
+from reclm.profiles.keywords import ENGINE, ENGINE_VERSION, KNOWN, write_teacher_profiles
+from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
+from reclm.profiles.terms import item_terms
 from reclm.progress import say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -47,22 +46,25 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 KIND = "teacher"
-Written = tuple[list[TeacherProfile], dict[str, Any]]
+WrittenTeacher = tuple[list[TeacherProfile], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a teacher wrote: `profiles[kind, snapshot]` maps ids to texts; who is not in it was not written of."""
+    """The profiles of a teacher: `profiles[kind, snapshot]` maps the ids that it described to texts."""
 
     profiles: dict[tuple[Kind, str], dict[str, str]]
     version: str = ""
 
     def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None:
+        """Return the profile of a user or item; None when the teacher wrote none."""
         return self.profiles.get((kind, snapshot), {}).get(entity_id)
 
     def interests(self, item_id: str, snapshot: str = "select") -> str:
-        """The interests of an item's audience, by comma; '' when nobody told. What was known at `select` is still known
-        at `final`, so a teacher that wrote of `select` alone is asked there."""
+        """Return the interests of an item's audience, separated by commas; '' when the teacher did not describe it.
+
+        Without a profile at `snapshot` the one at `select` is used: what was known then is still known at `final`.
+        """
         for moment in dict.fromkeys((snapshot, "select")):
             profile = grammar.parse(self.of("item", item_id, moment)).profile
             if profile is not None:
@@ -71,7 +73,7 @@ class Teacher:
 
 
 def load_teacher(settings: Settings, artifact: Artifact) -> Teacher:
-    """The profiles of a teacher artifact; those it has nothing to say about are left out."""
+    """Read the profiles of a teacher artifact; rows that are empty or carry a flag are left out."""
     profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
     for kind in KINDS:
         table = pq.read_table(artifact.path / PROFILE_FILES[kind])
@@ -82,10 +84,10 @@ def load_teacher(settings: Settings, artifact: Artifact) -> Teacher:
 
 
 def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
-    """The teacher's profiles, written or found standing; None after a `dry_run`, which only says what `openai` would cost.
+    """Write the teacher's profiles, or reuse an artifact with the same inputs.
 
-    Raises InputError when a table cannot be read, ModelError when an endpoint fails for good, WorkspaceError when there is
-    no warehouse.
+    A `dry_run` only prints what `openai` would cost and returns None. Raises InputError when a table cannot be read,
+    ModelError when an endpoint fails after all retries, WorkspaceError when there is no warehouse.
     """
     from reclm.warehouse.reading import connect
 
@@ -93,21 +95,21 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     if dry_run:
         if engine == "openai":
             with closing(connect(settings)) as connection:
-                teacher_endpoint.report_estimate(settings, connection, "would ask")
+                endpoint.report_estimate(settings, connection, "would ask")
         else:
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
     parents = {"warehouse": features_fingerprint(workspace)}
     if engine == "openai" and not settings.openai.model:
-        alike = _alike(settings, parents["warehouse"])
+        reusable = _differing_in_model_only(settings, parents["warehouse"])
         try:
-            model = served_model(settings, retries=0 if alike else None)
+            model = served_model(settings, retries=0 if reusable else None)
         except ModelError as error:
-            if not alike:
+            if not reusable:
                 raise
             say(f"{error}")
-            say(f"teacher {alike[-1].version} stands already: used again")
-            return alike[-1]
+            say(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
+            return reusable[-1]
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
     parameters = teacher_parameters(settings)
     version = artifacts.version_of(KIND, parameters, parents)
@@ -116,9 +118,9 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
     with write_in_main_process(workspace, KIND, parameters, parents, resumable=True) as draft:
         if is_main_process():
             with closing(connect(settings)) as connection:
-                entries, metrics = _ENGINES[engine](settings, connection, draft.path)
-                draft.metrics.update(metrics, **_account(entries), **{CUTOFF_KEY: training_cutoff(connection)})
-            _write_entries(settings, entries, draft.path, version)
+                profiles, metrics = _ENGINES[engine](settings, connection, draft.path)
+                draft.metrics.update(metrics, **_counts(profiles), **{CUTOFF_KEY: training_cutoff(connection)})
+            _write_files(settings, profiles, draft.path, version)
             say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
     return artifacts.load(workspace, KIND, version)
 
@@ -134,7 +136,7 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     workspace, engine = settings.paths, settings.teacher.engine
     warehouse = features_fingerprint(workspace)
     if engine == "openai":
-        wanted = {**teacher_parameters(settings), "model": ""}  # whichever model answered: it is only counted how much
+        wanted = {**teacher_parameters(settings), "model": ""}  # profiles are only counted, so any model's will do
         found = [
             one for one in artifacts.all_of(workspace, KIND) if {**one.manifest["parameters"], "model": ""} == wanted
         ]
@@ -144,16 +146,16 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     if finished := artifacts.find(workspace, KIND, version):
         return load_teacher(settings, finished)
     with closing(connect(settings)) as connection:
-        entries, _ = _ENGINES[engine](settings, connection, workspace.artifacts)
+        written, _ = _ENGINES[engine](settings, connection, workspace.artifacts)
     profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
-    for entry in entries:
-        if entry.profile and not entry.flag:
-            profiles[entry.kind, entry.snapshot][entry.entity_id] = entry.profile
+    for one in written:
+        if one.text and not one.flag:
+            profiles[one.kind, one.snapshot][one.entity_id] = one.text
     return Teacher(profiles)
 
 
-def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
-    """The teachers of a warehouse that differ from the settings' in the endpoint's model alone, oldest first."""
+def _differing_in_model_only(settings: Settings, warehouse: str) -> list[Artifact]:
+    """Return a warehouse's teachers that differ from the settings' at most in the endpoint's model, oldest first."""
     wanted = {**teacher_parameters(settings), "model": ""}
     found = artifacts.all_of(settings.paths, KIND)
     return [
@@ -163,77 +165,72 @@ def _alike(settings: Settings, warehouse: str) -> list[Artifact]:
     ]
 
 
-def extractive_teacher(
-    knowledge: SnapshotData, terms: Terms, settings: Settings
-) -> dict[Kind, tuple[Sequence[str], extractive.WrittenProfiles]]:
-    """{kind: (ids, texts and flags row for row)}: what the keyword teacher says at one snapshot."""
-    users, items = extractive.write_teacher_profiles(knowledge, terms, settings.profiles)
-    return {"user": (knowledge.user_ids, users), "item": (knowledge.catalogue.item_ids, items)}
-
-
-def _write_extractive(settings: Settings, connection: DuckDBPyConnection, folder: Path) -> Written:
+def _write_by_keywords(settings: Settings, connection: DuckDBPyConnection, folder: Path) -> WrittenTeacher:
     catalogue = load_catalogue(connection, settings.features.max_text_length)
     terms = item_terms(catalogue)
-    entries = []
+    profiles = []
     for snapshot in SNAPSHOTS:
-        knowledge = load_snapshot_data(connection, snapshot, catalogue)
-        for kind, (ids, written) in extractive_teacher(knowledge, terms, settings).items():
-            chosen = sample_ids(settings, kind, [i for i, flag in zip(ids, written.flags, strict=True) if not flag])
-            entries += [
-                TeacherProfile(kind, snapshot, knowledge.as_of, entity, text, flag)
-                for entity, text, flag in zip(ids, written.texts, written.flags, strict=True)
-                if flag or entity in chosen
+        data = load_snapshot_data(connection, snapshot, catalogue)
+        users, items = write_teacher_profiles(data, terms, settings.profiles)
+        for kind, ids, written in (("user", data.user_ids, users), ("item", catalogue.item_ids, items)):
+            rows = list(zip(ids, written.texts, written.flags, strict=True))
+            sample = sample_ids(settings, kind, [entity_id for entity_id, _, flag in rows if not flag])
+            profiles += [
+                TeacherProfile(kind, snapshot, data.as_of, entity_id, text, flag)
+                for entity_id, text, flag in rows
+                if flag or entity_id in sample
             ]
-    return entries, {}
+    return profiles, {}
 
 
-_ENGINES: dict[str, Callable[[Settings, DuckDBPyConnection, Path], Written]] = {
-    "extractive": _write_extractive,
-    "table": teacher_table.write_entries,
-    "openai": teacher_endpoint.write_entries,
+_ENGINES: dict[str, Callable[[Settings, DuckDBPyConnection, Path], WrittenTeacher]] = {
+    "extractive": _write_by_keywords,
+    "table": table.read_profiles,
+    "openai": endpoint.write_profiles,
 }
 
 
-def _write_entries(settings: Settings, entries: Sequence[TeacherProfile], folder: Path, version: str) -> None:
-    """The two files of the artifact, in order of snapshot and id."""
+def _write_files(settings: Settings, profiles: Sequence[TeacherProfile], folder: Path, version: str) -> None:
+    """Write the two files of the artifact, sorted by snapshot and id."""
     dataset = str(settings.paths.require_dataset()["name"])
     engine = settings.teacher.engine
-    made_by = extractive.ENGINE_VERSION if engine == extractive.ENGINE else ""
+    engine_version = ENGINE_VERSION if engine == ENGINE else ""
     for kind in KINDS:
-        chosen = [entry for entry in entries if entry.kind == kind]
-        chosen.sort(key=lambda entry: (entry.as_of, entry.snapshot, entry.entity_id))
+        of_kind = [profile for profile in profiles if profile.kind == kind]
+        of_kind.sort(key=lambda profile: (profile.as_of, profile.snapshot, profile.entity_id))
         rows = [
             {
                 "dataset": dataset,
-                "snapshot": entry.snapshot,
-                "as_of": entry.as_of,
-                f"{kind}_id": entry.entity_id,
-                "profile": entry.profile,
-                **dict(zip(("identity", "interests"), grammar.phrases_of(entry.profile), strict=True)),
+                "snapshot": profile.snapshot,
+                "as_of": profile.as_of,
+                f"{kind}_id": profile.entity_id,
+                "profile": profile.text,
+                **dict(zip(("identity", "interests"), grammar.phrases_of(profile.text), strict=True)),
                 "engine": engine,
-                "engine_version": entry.row.model_version if entry.row else made_by,
-                "prompt_hash": entry.row.prompt_hash if entry.row else None,
-                "parse_status": grammar.parse(entry.profile).status,
-                "flag": entry.flag,
-                "seed": entry.row.seed if entry.row else settings.seed,
-                "tokens": entry.row.tokens if entry.row else 0,
-                "latency_ms": entry.row.latency_ms if entry.row else None,
+                "engine_version": profile.answer.model_version if profile.answer else engine_version,
+                "prompt_hash": profile.answer.prompt_hash if profile.answer else None,
+                "parse_status": grammar.parse(profile.text).status,
+                "flag": profile.flag,
+                "seed": profile.answer.seed if profile.answer else settings.seed,
+                "tokens": profile.answer.tokens if profile.answer else 0,
+                "latency_ms": profile.answer.latency_ms if profile.answer else None,
                 "version": version,
             }
-            for entry in chosen
+            for profile in of_kind
         ]
         write_rows(folder / PROFILE_FILES[kind], rows, profile_schema(kind))
 
 
-def _account(entries: Sequence[TeacherProfile]) -> dict[str, Any]:
-    """Profiles, distinct texts and profiles that do not parse, per snapshot and kind; the flagged are not counted."""
-    account: dict[str, Any] = {}
+def _counts(profiles: Sequence[TeacherProfile]) -> dict[str, Any]:
+    """Count profiles, distinct texts and malformed texts per snapshot and kind; rows with a flag are left out."""
+    counts: dict[str, Any] = {}
     for snapshot in SNAPSHOTS:
         for kind in KINDS:
-            texts = [e.profile for e in entries if (e.kind, e.snapshot, e.flag) == (kind, snapshot, extractive.KNOWN)]
+            texts = [one.text for one in profiles if (one.kind, one.snapshot, one.flag) == (kind, snapshot, KNOWN)]
             statuses = Counter(grammar.parse(text).status for text in texts)
-            broken = len(texts) - statuses[grammar.OK]
-            account[f"{snapshot}.{kind}s"] = {
-                "profiles": len(texts), "distinct": len(set(texts)), "malformed": broken
-            }  # fmt: skip
-    return account
+            counts[f"{snapshot}.{kind}s"] = {
+                "profiles": len(texts),
+                "distinct": len(set(texts)),
+                "malformed": len(texts) - statuses[grammar.OK],
+            }
+    return counts

@@ -1,14 +1,14 @@
-"""A teacher's profiles that were written elsewhere: two parquet files come in, entries go out.
+"""A teacher's profiles that were written elsewhere: two parquet files come in, teacher profiles go out.
 
-`teacher_user_profiles.parquet` holds user_id and profile, `teacher_item_profiles.parquet` item_id and profile; ids of any
-type become text, other columns are left alone (RecLM publishes ChatGPT's answers so, beside their prompts). Profiles are
-read by the grammar; where one does not parse, `normalised` maps it to the grammar or leaves it as it is.
+`teacher_user_profiles.parquet` has the columns user_id and profile, `teacher_item_profiles.parquet` item_id and profile.
+Ids of any type become text; other columns are ignored (RecLM publishes ChatGPT's answers with their prompts). A
+profile that does not parse is mapped to the grammar where that is possible (`normalised`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def find_tables(settings: Settings) -> dict[Kind, Path]:
-    """The teacher's files. Raises InputError when the folder has neither, or a file lacks a column."""
+    """Return {kind: file} of the teacher's files. Raises InputError when there is none, or a column is missing."""
     folder = Path(settings.teacher.table).expanduser()
     found: dict[Kind, Path] = {kind: folder / f"teacher_{PROFILE_FILES[kind]}" for kind in KINDS}
     found = {kind: path for kind, path in found.items() if path.is_file()}
@@ -44,42 +44,41 @@ def find_tables(settings: Settings) -> dict[Kind, Path]:
     return found
 
 
-def write_entries(
+def read_profiles(
     settings: Settings, connection: DuckDBPyConnection, folder: Path
 ) -> tuple[list[TeacherProfile], dict[str, Any]]:
-    """The rows whose ids the warehouse knows, at both snapshots: whoever wrote them said nothing of a moment."""
+    """Read the profiles of users and items in the warehouse, for both snapshots: a table has no as-of date."""
     moments = dict(connection.execute("select snapshot, as_of from int_snapshots").fetchall())
-    entries: list[TeacherProfile] = []
+    profiles: list[TeacherProfile] = []
     metrics: dict[str, Any] = {}
     for kind, path in find_tables(settings).items():
         ids = {row[0] for row in connection.execute(f"select {kind}_id from dim_{kind}s").fetchall()}
         table = pq.read_table(path, columns=[f"{kind}_id", "profile"]).to_pydict()
-        given = {str(entity): text or "" for entity, text in zip(table[f"{kind}_id"], table["profile"], strict=True)}
-        known = {entity: text for entity, text in given.items() if entity in ids}
-        chosen = sample_ids(settings, kind, known)
-        texts = {entity: known[entity] for entity in sorted(chosen)}
+        provided = {str(key): text or "" for key, text in zip(table[f"{kind}_id"], table["profile"], strict=True)}
+        known = {entity_id: text for entity_id, text in provided.items() if entity_id in ids}
+        texts = {entity_id: known[entity_id] for entity_id in sorted(sample_ids(settings, kind, known))}
         metrics[f"{kind}s"] = {
-            "given": len(given),
-            "unknown_ids": len(given) - len(known),
-            **_obedience(texts.values()),
+            "provided": len(provided),
+            "unknown_ids": len(provided) - len(known),
+            **_parse_counts(list(texts.values())),
         }
-        entries += [
-            TeacherProfile(kind, snapshot, moments[snapshot], entity, normalised(text))
+        profiles += [
+            TeacherProfile(kind, snapshot, moments[snapshot], entity_id, normalised(text))
             for snapshot in SNAPSHOTS
-            for entity, text in texts.items()
+            for entity_id, text in texts.items()
         ]
-    return entries, metrics
+    return profiles, metrics
 
 
 _PARTS = re.compile(r"identit(?:y|ies)\W*:(?P<identity>.*?)interests?\W*:(?P<interests>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def normalised(text: str) -> str:
-    """`text` in the form of the grammar where it can be had without inventing anything, else as it is, stripped.
+    """Return `text` in the form of the grammar where this needs no invention, else the stripped text.
 
-    A text that parses loses no more than white space and a full stop at its end. In any other the two labels are looked
-    for in whatever case, what follows each is split at commas, semicolons and line ends, brackets and bullets go, and
-    phrases are cleaned, cut to the grammar's length and named once.
+    A text that parses loses only white space and a final full stop. In any other text the two labels are found in upper
+    or lower case, what follows each is split at commas, semicolons and line ends, brackets and bullets are removed, and
+    phrases are cleaned, shortened to the grammar's length and made distinct.
     """
     parsed = grammar.parse(text)
     if parsed.profile is not None:
@@ -96,12 +95,10 @@ def _pieces(part: str) -> list[str]:
     return [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", piece) for piece in re.split(r"[,;\n]", part)]
 
 
-def _obedience(texts: Iterable[str]) -> dict[str, int]:
-    """How many texts there are, how many parse as they are, and how many after `normalised`."""
-    given = list(texts)
-    as_given = sum(grammar.parse(text).ok for text in given)
+def _parse_counts(texts: Sequence[str]) -> dict[str, int]:
+    """Count the texts, those that parse as they are, and those that parse after `normalised`."""
     return {
-        "profiles": len(given),
-        "ok": as_given,
-        "ok_normalised": sum(grammar.parse(normalised(t)).ok for t in given),
+        "profiles": len(texts),
+        "ok": sum(grammar.parse(text).ok for text in texts),
+        "ok_normalised": sum(grammar.parse(normalised(text)).ok for text in texts),
     }

@@ -41,18 +41,18 @@ class TestARequestIsReadBack:
         reading = read_request(profile_request(USER, style))  # type: ignore[arg-type]
         assert reading.kind == "user"
         assert reading.own == USER.history
-        assert reading.around == ("Jazz: Club poster", "Jazz: Trumpet mute", "Tea")
+        assert reading.neighbours == ("Jazz: Club poster", "Jazz: Trumpet mute", "Tea")
 
     @pytest.mark.parametrize("style", ["compact", "full"])
     def test_about_an_item_whose_text_asks_our_own_question(self, style: str) -> None:
         reading = read_request(profile_request(ITEM, style))  # type: ignore[arg-type]
         assert reading.kind == "item"
         assert reading.own == ("Jazz: Turntable", "A turntable. Who is it?")
-        assert reading.around == ("Jazz: Club poster", "live music", "jazz", "Tea")
+        assert reading.neighbours == ("Jazz: Club poster", "live music", "jazz", "Tea")
 
     def test_of_somebody_without_history_as_nothing(self) -> None:
         reading = read_request(profile_request(UserFacts(()), "compact"))
-        assert (reading.own, reading.around) == ((), ())
+        assert (reading.own, reading.neighbours) == ((), ())
 
     def test_and_anything_else_is_refused(self) -> None:
         with pytest.raises(ModelError, match="no request for a profile"):

@@ -100,7 +100,7 @@ class TestTable:
         }  # fmt: skip
         assert teacher.profiles["item", "select"] == {}
         assert artifact.metrics["users"] == {
-            "given": 4, "unknown_ids": 1, "profiles": 3, "ok": 1, "ok_normalised": 2
+            "provided": 4, "unknown_ids": 1, "profiles": 3, "ok": 1, "ok_normalised": 2
         }  # fmt: skip
         assert artifact.metrics["select.users"]["malformed"] == 1
 
