@@ -1,0 +1,106 @@
+"""Two sentences at the end of a run: an `evaluation` artifact and the champion come in, what the figures mean goes out.
+
+The first says which model is champion and how it compares with simple baselines, on known (warm) and on new (cold) items.
+The second says whether profiles help beyond the control, the same model with the profiles shuffled among users and items
+(RecLM, arXiv 2412.19302, compares with and without profiles; a shuffled control also removes the effect of more parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from reclm.storage.artifacts import Artifact
+
+METRIC = "recall"
+USUAL_K = 20
+SETTINGS = {"full_shot": "warm", "zero_shot": "cold"}
+BASELINES = {
+    "full_shot": {"popularity": "popularity", "ease": "EASE"},
+    "zero_shot": {"predicted_popularity": "predicted popularity", "content_knn": "content-kNN"},
+}
+WRITTEN_AS = {"base": "without profiles", "augment": "with profiles", "shuffled": "with shuffled profiles"}
+VERDICTS = {
+    (True, False): "profiles help on this data",
+    (False, True): "profiles hurt on this data",
+    (True, True): "profiles help in one setting and hurt in the other on this data",
+    (False, False): "no difference that chance could not explain, so profiles bring no proven gain on this data",
+}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference in Recall@K of a model with profiles and the same with shuffled ones, and its 95 % interval."""
+
+    setting: str
+    diff: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{SETTINGS[self.setting]} {self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
+    """Return two sentences on an evaluation; `champion` is the content of champion.json, None without a champion."""
+    if champion is None:
+        return "No model became champion; `reclm champion` says why."
+    results = pq.read_table(evaluation.path / "results.parquet").to_pylist()
+    k = _shown_k(results)
+    chosen = f"{champion['model']} {WRITTEN_AS[champion['variant']]}"
+    compared = [text for setting in SETTINGS if (text := _beside_baselines(results, champion, setting, k))]
+    first = f"The champion is {chosen}" + (f". Its Recall@{k}: {'; '.join(compared)}" if compared else "") + "."
+    return f"{first}\n{_profiles_sentence(gains(evaluation, champion, k), str(champion['model']), k)}"
+
+
+def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> list[Gain]:
+    """Compare the champion's model with profiles and with shuffled ones, one gain an evaluation setting."""
+    wanted = {"model": champion["model"], "variant": "augment", "other_model": champion["model"]}
+    wanted |= {"other_variant": "shuffled", "metric": METRIC, "k": k, "seed": champion["seed"]}
+    found = {
+        row["setting"]: Gain(row["setting"], row["diff"], row["lo_users"], row["hi_users"])
+        for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist()
+        if all(row[name] == value for name, value in wanted.items())
+    }
+    return [found[setting] for setting in SETTINGS if setting in found]
+
+
+def _profiles_sentence(found: list[Gain], model: str, k: int) -> str:
+    if not found:
+        return "Whether profiles help was not measured: train.variants needs augment and shuffled."
+    verdict = VERDICTS[any(gain.low > 0 for gain in found), any(gain.high < 0 for gain in found)]
+    listed = ", ".join(map(str, found))
+    return f"Profiles against shuffled profiles, Recall@{k} of {model} with 95 % intervals: {listed}: {verdict}."
+
+
+def _shown_k(results: list[dict[str, Any]]) -> int:
+    ks = sorted({int(row["k"]) for row in results})
+    return USUAL_K if USUAL_K in ks else ks[-1]
+
+
+def _beside_baselines(results: list[dict[str, Any]], champion: Mapping[str, Any], setting: str, k: int) -> str:
+    own = _value(results, setting, k, champion["model"], champion["variant"])
+    if own is None:
+        return ""
+    baselines = [
+        f"{label} {value:.4f}"
+        for name, label in BASELINES[setting].items()
+        if (value := _value(results, setting, k, name, "baseline")) is not None
+    ]
+    beside = f" ({', '.join(baselines)})" if baselines else ""
+    return f"{SETTINGS[setting]} items {own:.4f}{beside}"
+
+
+def _value(results: list[dict[str, Any]], setting: str, k: int, model: str, variant: str) -> float | None:
+    """Return the mean over seeds, None when the model was not measured."""
+    wanted = (setting, k, model, variant, METRIC)
+    values = [
+        row["value"]
+        for row in results
+        if (row["setting"], row["k"], row["model"], row["variant"], row["metric"]) == wanted
+    ]
+    return sum(values) / len(values) if values else None
