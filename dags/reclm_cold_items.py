@@ -1,4 +1,4 @@
-"""Every few minutes: a new item becomes recommendable, and nothing is trained."""
+"""Every few minutes: make new items recommendable, without training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from reclm.schedule.parts import WAREHOUSE, schedule, shared
 DOC = """
 ### Cold items
 
-From the inbox to the champion's candidates: new items land, get a profile by the model that wrote the others, an embedding,
-rows in Feast and a vector of the champion. Interactions wait for reclm_features: the moment of knowledge stays.
+New items of the inbox get a profile by the model that wrote the others, an embedding, rows in Feast and a vector of the
+champion. Interactions wait for reclm_features: the as-of does not move.
 
 Shares the one slot of the pool `warehouse` with the daily build, and a file lock behind it: they take turns.
 """
@@ -21,7 +21,7 @@ with DAG("reclm_cold_items", schedule=schedule().cold_items or None, **shared(DO
 
     @task(pool=WAREHOUSE)
     def add(params=None):
-        """Landing, profile, embedding, Feast, candidates."""
+        """Land new items, write their profiles and vectors, publish them, add them to the candidates."""
         result = tasks.cold_items(params)
         if not result["added"]:
             raise AirflowSkipException(result.get("waiting") or "no new item")

@@ -1,4 +1,4 @@
-"""Nightly: what nobody uses any more goes."""
+"""Nightly: remove what nothing uses any more."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from reclm.schedule.parts import DRY_RUN, WAREHOUSE, schedule, shared
 DOC = """
 ### Maintenance
 
-Old artifacts, their online rows, drafts of killed runs and old records go; the online store is packed; what has lost its
-artifact is reported. Nothing that the champion, its predecessors or the current tables stand on is touched. Bounds:
-settings `retention.*`; the parameter `dry_run` only lists.
+Removes old artifacts and their online rows, drafts of killed runs and old records, packs the online store, and reports
+online rows whose artifact is missing. What the champion, its predecessors and the current tables were made from stays.
+Bounds: settings `retention.*`; the parameter `dry_run` only lists.
 """
 
 with DAG("reclm_maintenance", schedule=schedule().maintenance or None, **shared(DOC, more=DRY_RUN)) as dag:
 
     @task(pool=WAREHOUSE)
     def maintain(params=None):
-        """Retention, leftovers, orphans."""
+        """Remove old artifacts, leftovers and old records."""
         return tasks.maintain(params)
 
     maintain()

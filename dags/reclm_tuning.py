@@ -1,4 +1,4 @@
-"""Weekly, and when drift says so: the language model is tuned anew."""
+"""Weekly, and when interactions have drifted: tune the language model again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, requ
 DOC = """
 ### Language model
 
-Two-turn supervised tuning, a reward model, PPO against it (RecLM, section 3), each an artifact with lineage. Runs in the
-pool `accelerator`: one training at a time. What stands on the same dialogues is used again.
+Two-turn supervised tuning, a reward model, and reinforcement learning against it (RecLM, arXiv 2412.19302, section 3),
+each an artifact that names its parents. Runs in the pool `accelerator`: one training at a time. Models whose inputs
+have not changed are reused.
 
-**When it fails**: run it again; each stage goes on where it stopped. Profiles go on being written by the model before.
+**When it fails**: run it again; each stage goes on where it stopped. Until then profiles are written by the model
+before.
 """
 
 
 def when():
-    """Drift, and the clock where one is set."""
+    """Return the schedule: on drift, and by the clock where one is set."""
     cron = schedule().tuning
     if not cron:
         return [TUNING_DUE]
@@ -39,12 +41,12 @@ with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
 
     @task(pool=ACCELERATOR)
     def reward(params=None, triggering_asset_events=None):
-        """What judges a profile."""
+        """Train the model that scores profiles."""
         return tasks.reward(request(params, triggering_asset_events))
 
     @task(pool=ACCELERATOR, inlets=[MODEL], outlets=[MODEL])
     def refine(params=None, triggering_asset_events=None, inlet_events=None):
-        """PPO with guards; the merged model."""
+        """Refine by reinforcement learning with guards, and merge the model."""
         yield from announced(MODEL, tasks.refine(request(params, triggering_asset_events)), inlet_events)
 
     teach() >> tune() >> reward() >> refine()

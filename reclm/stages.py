@@ -1,8 +1,8 @@
 """The stages of the system in the order of the data, one public function each: the table of contents.
 
-Every stage takes the settings, reads its inputs from the workspace and leaves an artifact, a table or a page there. A stage
-whose result exists reuses it, and one that was killed is completed by its next run. `run` puts them all together. The
-command line and the schedule call these functions and nothing below them.
+Every stage takes the settings, reads its inputs from the workspace and leaves an artifact, a table or a page there. A
+stage whose result exists reuses it, and one that was killed is completed by its next run. `run` puts them all together.
+The command line and the schedule call these functions and nothing below them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Copy logs and item texts, unedited, into the folder `landing`. Returns the description of the data set.
 
-    `source` is a folder or a file; None makes the demo shop. A `delivery` joins the data set that is there, whatever its
-    name; with `only`, nothing but item tables are copied.
+    `source` is a folder or a file; None makes the demo shop. A `delivery` joins the data set that is there, whatever
+    its name; with `only`, nothing but item tables are copied.
     """
     from reclm.ingest import ingest as land
 
@@ -237,16 +237,14 @@ def evaluate(settings: Settings, backbones: Sequence[Artifact] | None = None) ->
 
     backbones = finished_backbones(settings) if backbones is None else backbones
     with recorded(settings.paths, "evaluate", models=len(backbones)) as about:
-        evaluation = measure(settings, backbones)
-        _finish(about, evaluation, f"{len(backbones)} models measured beside the baselines")
-    return evaluation
+        return _finish(about, measure(settings, backbones), f"{len(backbones)} models measured beside the baselines")
 
 
 def promote(settings: Settings, trained: Sequence[Artifact] | None = None, *, approved: bool | None = None) -> Artifact:
     """Decide by the policy whether a trained model becomes champion, and make it so: artifact `promotion`.
 
-    `trained` are the models to decide on; None: all finished ones that the settings name. `approved` is a person's answer
-    where one was asked for.
+    `trained` are the models to decide on; None: all finished ones that the settings name. `approved` is a person's
+    answer where one was asked for.
     """
     from reclm.promotion.decisions import decide
     from reclm.training.stage import finished_backbones
@@ -328,7 +326,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     build(settings, "profiles")
     status = candidate_status(settings)
     if not status["missing"]:
-        return status  # the usual answer, every few minutes: the feature store is not even opened
+        return status  # the usual case, every few minutes: the feature store is not even opened
     publish(settings)
     with recorded(settings.paths, "candidates") as about:
         result = add_new_items(settings)
@@ -350,7 +348,8 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
 
 
 def check_health(settings: Settings) -> Artifact:
-    """Check data, profiles, vectors and feature store against their bounds: artifact `health`. A breach raises nothing."""
+    """Check data, profiles, vectors and feature store against their bounds: artifact `health`. Breaches do not
+    raise."""
     from reclm.health import checks
 
     with recorded(settings.paths, "health") as about:

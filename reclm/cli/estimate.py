@@ -1,4 +1,5 @@
-"""How long a run will take: the landed rows and the settings come in, seconds of each part go out, before anything starts.
+"""How long a run will take: the landed rows and the settings come in, seconds of each part go out, before anything
+starts.
 
 Each part is a straight line in the sizes of the data, measured on a reference machine (two CPU cores). A short probe
 measures how fast this machine is now, and all lines are scaled by it. To measure the lines again after a run:
@@ -33,7 +34,8 @@ COEFFICIENTS: dict[str, dict[str, float]] = {
 TRAINING_SECONDS = {"biasmf": 24, "ncf": 31, "lightgcn": 8.5, "sgl": 10, "simgcl": 20.4, "als": 3.2, "bpr": 4.3}
 """Seconds of one training by one process on the demo shop of 1,500 users, 1,000 items and 45,000 interactions."""
 TRAINING_SHARES = {"once": 0.49, "pairs": 0.29 / 1.5e6, "interactions": 0.22 / 45e3}
-"""How a training grows with the data: with users times items (ranking for validation) and with interactions (epochs)."""
+"""How a training grows with the data: with users times items (ranking for validation) and with interactions
+(epochs)."""
 STAGES = {
     "build": ("build",),
     "language model": ("teach", "base", "tune", "reward", "refine"),
@@ -73,7 +75,8 @@ def count_landed(settings: Settings) -> Landed:
 def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
     """Return the sizes that the parts' seconds grow with; those of a language model are 0 where none is trained.
 
-    A language model from elsewhere, or on a GPU, is not known here: `tokens` are those of the small one trained from scratch.
+    A language model from elsewhere, or on a GPU, is not known here: `tokens` are those of the small one trained from
+    scratch.
     """
     from reclm.llm.models.tiny import token_budget
 
@@ -117,9 +120,7 @@ def estimate(settings: Settings, speed: float = 1.0) -> dict[str, float]:
     """Return the seconds of each part on a machine that needs `speed` times as long as the reference machine."""
     landed = count_landed(settings)
     sizes = sizes_of(settings, landed)
-    parts = {
-        part: sum(seconds * sizes[size] for size, seconds in line.items()) for part, line in COEFFICIENTS.items()
-    }
+    parts = {part: sum(seconds * sizes[size] for size, seconds in line.items()) for part, line in COEFFICIENTS.items()}
     parts["training"] = training_seconds(settings, landed)
     return {part: speed * parts[part] for part in STAGES}
 

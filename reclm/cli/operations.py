@@ -1,4 +1,4 @@
-"""Commands that look after what runs: status, health, maintenance, forgetting. Registered by `reclm.cli.app`."""
+"""Commands of operation: health, maintenance, forgetting a user, status, settings. Registered by `reclm.cli.app`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(health)
     app.command()(maintain)
     app.command()(forget)
+    app.command("settings")(list_settings)
 
 
 @guarded
@@ -26,9 +27,14 @@ def health(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Check data, drift, profiles, vectors and the feature store; fails with code 9 on a breach named in health.fail.
+    """Check data, profiles, vectors and feature store.
 
-    Every row is in SQL as fct_health. Bounds and what fails: settings health.*; other breaches warn.
+    Prints every check with its value and bounds, and fails with code 9 on a breach of a check named in health.fail;
+    other breaches warn. Every row is in fct_health. Bounds: settings health.*. Needs `reclm build`.
+
+    \b
+    Example:
+      reclm health --format json
     """
     from reclm import stages
     from reclm.health import checks
@@ -63,10 +69,14 @@ def maintain(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Remove old artifacts that nothing stands on, leftovers of killed runs, old records; shrink the online store.
+    """Remove old artifacts and leftovers.
 
-    The champion, those before it, what the tables show and all they were made from stay. Settings retention.* say how
-    much else does.
+    Also leftovers of killed runs and old records, and shrinks the online store. The champion, those before it, what the
+    tables show and everything they were made from stay. Settings retention.* say how much else does.
+
+    \b
+    Example:
+      reclm maintain --dry-run
     """
     from reclm import stages
 
@@ -87,7 +97,14 @@ def status(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """What has run, on what, when, and how it went; the champion; the artifacts."""
+    """Show what has run and what exists.
+
+    The last stage runs with their results and times, the data set, the champion, and the number of artifacts.
+
+    \b
+    Example:
+      reclm status --format json
+    """
     from reclm.cli.status import lines, rows
 
     settings = load(workspace, overrides, settings_file)
@@ -106,7 +123,15 @@ def forget(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Remove a person everywhere: landing, artifacts, warehouse, feature store. Cannot be undone."""
+    """Remove a user everywhere. Cannot be undone.
+
+    Every row of the user goes from landing, artifacts, warehouse and feature store, and later deliveries cannot bring
+    the user back. Networks trained with the user's data are replaced by the next training.
+
+    \b
+    Example:
+      reclm forget u42
+    """
     from reclm import stages
 
     settings = load(workspace, overrides, settings_file)
@@ -114,3 +139,37 @@ def forget(
         typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
     for place, count in stages.forget(settings, user).items():
         print(f"{place:<12}{count:>10} rows removed")
+
+
+@guarded
+def list_settings(
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Print every setting and what it does.
+
+    Order of precedence: reclm.toml < environment (RECLM_TRAIN__EPOCHS=20) < --set train.epochs=20.
+
+    \b
+    Example:
+      reclm settings --set train.epochs=20
+    """
+    from functools import reduce
+
+    from reclm.settings.loading import describe
+
+    settings = load(workspace, overrides, settings_file)
+    for key, kind, default, description in describe():
+        value = reduce(getattr, key.split("."), settings)
+        if output == "json":
+            print(
+                json.dumps(
+                    {"key": key, "type": kind, "default": default, "value": value, "description": description},
+                    default=str,
+                )
+            )
+        else:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            print(f"{key} = {shown}\n    {description}")

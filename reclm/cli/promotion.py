@@ -1,4 +1,4 @@
-"""Commands of promotion: what becomes champion, what was, and why. Registered by `reclm.cli.app`."""
+"""Commands of promotion: decide, go back, show the champion and the decisions. Registered by `reclm.cli.app`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, Worksp
 if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
 
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the decision.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; stored with the decision.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,14 +32,18 @@ def promote(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Decide whether a trained model becomes champion, by the policy or, with VERSION, by hand.
+    """Decide whether a trained model becomes champion.
 
-    The policy takes the best model on the validation slice (those with profiles first). On newer data the champion's own
-    kind is fitted again and takes its place, unless it has fallen; a model of another kind must beat it, user by user.
-    Guards on cold items, coverage, popularity, latency, profiles and volume keep a model out: settings promotion.*. Every
-    decision is a row of fct_promotions. What was chosen by hand stays until models of other data are trained.
+    With VERSION it does, whatever the policy says. Without, the policy takes the best model on the validation slice,
+    those with profiles first. On newer data the champion's own kind is trained again and takes its place, unless it has
+    become worse; a model of another kind must beat it, user by user. Guards on cold items, coverage, popularity,
+    latency, profiles and volume keep a model out: settings promotion.*. Every decision is a row of fct_promotions. A
+    choice by hand holds until models of other data are trained. Needs `reclm train`.
 
-    Example: reclm promote 0f3c9a51d2e84b77 --reason "the newest one shows nothing but bestsellers"
+    \b
+    Examples:
+      reclm promote
+      reclm promote 0f3c9a51d2e84b77 --reason "the newest one shows only bestsellers"
     """
     from reclm import stages
 
@@ -58,9 +62,14 @@ def rollback(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Make the champion before this one champion again; its vectors are published before the switch.
+    """Go back to the champion before this one.
 
-    Once more goes one further back. It holds until models of other data are trained: the same run again does not undo it.
+    Its vectors are published before the switch. Another rollback goes one further back. It holds until models of other
+    data are trained: the same run again does not undo it.
+
+    \b
+    Example:
+      reclm rollback --reason "clicks fell"
     """
     from reclm import stages
 
@@ -84,10 +93,14 @@ def show_champion(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Which model is in use, since when and why, and every decision before it.
+    """Show the model in use and all decisions.
 
-    json: one object, champion.json with `reason` and `decisions` (rows of fct_promotions, oldest first); `version` is
-    null before there is a champion.
+    Which model is champion, since when and why, and every decision before. With --format json one object: champion.json
+    with `reason` and `decisions` (rows of fct_promotions, oldest first); `version` is null before there is a champion.
+
+    \b
+    Example:
+      reclm champion --format json
     """
     from reclm.promotion.champion import current, find
     from reclm.promotion.decisions import decisions

@@ -1,4 +1,5 @@
-"""Commands for those who look: the online recommender, its keys, SQL over the published tables, their documentation."""
+"""Commands of serving: the HTTP service, its keys, SQL and documentation of the tables. Registered by
+`reclm.cli.app`."""
 
 from __future__ import annotations
 
@@ -32,12 +33,14 @@ def serve(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Serve recommendations from the champion and the feature store, with a page to look at, until Ctrl-C.
+    """Serve recommendations over HTTP, with a page to explore.
 
-    Takes in a promoted champion, new items and new features by itself. Without API keys it is open on loopback and refuses
-    to listen elsewhere. The HTTP interface describes itself at /openapi.json.
+    Runs until Ctrl-C, and takes in a new champion, new items and new features by itself. Without API keys it is open on
+    loopback and refuses to listen elsewhere. The interface describes itself at /openapi.json. Needs a champion.
 
-    Example: reclm serve --workspace workspace-demo --port 8000
+    \b
+    Example:
+      reclm serve --workspace workspace-demo --port 8000
     """
     from reclm.serving.server import serve as run
 
@@ -48,14 +51,21 @@ def serve(
 
 @guarded
 def key_add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; shown in logs and counted for limits.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's user; shown in logs and counted for limits.")],
     scope: Annotated[Literal["read", "admin"], typer.Option("--scope", help="admin may also reload.")] = "read",
     days: Annotated[float | None, typer.Option("--days", help="Days until it expires [default: never].")] = None,
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Make a key and print it, once: only its hash is kept. A running service knows it at once."""
+    """Make a key and print it, once: only its hash is stored.
+
+    A running service accepts it at once.
+
+    \b
+    Example:
+      reclm key add dashboard --days 90
+    """
     from reclm.serving import api_keys
 
     print(api_keys.add(load(workspace, overrides, settings_file).paths, name, scope, days))
@@ -65,7 +75,7 @@ def key_add(
 def key_list(
     workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
 ) -> None:
-    """Show names, scopes and days of the keys; never a key."""
+    """List the names, scopes and dates of the keys, never a key."""
     from reclm.serving.api_keys import ApiKeys
 
     for key in ApiKeys(load(workspace, overrides, settings_file).paths).all():
@@ -80,7 +90,7 @@ def key_remove(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Take a key away; a running service refuses it at once."""
+    """Remove a key; a running service refuses it at once."""
     from reclm.serving import api_keys
 
     api_keys.remove(load(workspace, overrides, settings_file).paths, name)
@@ -96,11 +106,14 @@ def sql(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Query the published warehouse, read-only; nothing can be changed, and no build is held up.
+    """Query the published warehouse, read-only.
 
-    docs/analysts.md has queries to begin with.
+    Nothing can be changed, and no build is held up. Without a query it opens a prompt. docs/analysts.md has queries to
+    begin with.
 
-    Example: reclm sql "select activity, count(*) from fct_user_status where snapshot = 'final' group by all" -f csv
+    \b
+    Example:
+      reclm sql "select activity, count(*) from fct_user_status where snapshot = 'final' group by all" -f csv
     """
     from reclm.warehouse import sql as analysts
 
@@ -119,7 +132,14 @@ def docs(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Make dbt's documentation of every table and column, and serve it on loopback until Ctrl-C."""
+    """Serve dbt's documentation of every table.
+
+    Makes the page and serves it on loopback until Ctrl-C.
+
+    \b
+    Example:
+      reclm docs --build-only
+    """
     from reclm.warehouse import sql as analysts
     from reclm.warehouse.build import docs as build_docs
 

@@ -1,4 +1,4 @@
-"""`reclm status`: what has run, on what, when, and how it went; which artifacts stand; which model is champion."""
+"""The page of `reclm status`: run records, champion and artifacts of a workspace come in, lines of text go out."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ HIDDEN = {"began", "reused", "files", "published_at"}
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
-    """One record a stage run, oldest first."""
+    """Return one record a stage run, oldest first."""
     return runs.history(settings.paths)
 
 
 def _about(record: dict[str, Any]) -> str:
     if "error" in record:
         return str(record["error"]).splitlines()[0][:100]
+    if made := record["about"].get("made"):
+        return str(made)
     plain = {key: value for key, value in record["about"].items() if isinstance(value, str | int) and value != ""}
     return ", ".join(f"{key} {value}" for key, value in plain.items() if key not in HIDDEN)[:100]
 
 
 def lines(settings: Settings) -> list[str]:
-    """The page a person reads."""
+    """Return the lines that a person reads."""
     records = rows(settings)
     text = [f"workspace {settings.paths.root}"]
     if settings.paths.dataset.exists():
@@ -35,9 +37,8 @@ def lines(settings: Settings) -> list[str]:
         text.append(f"data set  {dataset['name']} ({dataset['importer']}, {dataset['split_mode']} split)")
     if settings.paths.champion.exists():
         champion = read_json(settings.paths.champion)
-        text.append(
-            f"champion  {champion['model']}/{champion['variant']} {champion['version']} since {champion['promoted_at'][:19]}"
-        )
+        model = f"{champion['model']}/{champion['variant']} {champion['version']}"
+        text.append(f"champion  {model} since {champion['promoted_at'][:19]}")
     else:
         text.append("champion  none yet")
     counts = {kind: len(artifacts.all_of(settings.paths, kind)) for kind in artifacts.KINDS}

@@ -1,1 +1,1 @@
-"""What the DAGs in `dags/` lean on: stage calls with plain results, callbacks, and the names they share."""
+"""The tasks, callbacks and shared parts of the DAGs in `dags/`."""

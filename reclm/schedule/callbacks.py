@@ -1,7 +1,8 @@
-"""Who is told when a task fails for good or a run misses its deadline: the log always, a webhook and mail by settings.
+"""Notifications of failed tasks and missed deadlines: Airflow's context comes in; a log line goes out, and by settings
+a webhook call and a mail.
 
-Airflow's processes import these by name, so they live in the package and not in a DAG file. Telling must never break
-what it tells of: a webhook or mail server that cannot be reached is a line in the log.
+Airflow's processes import these functions by name, so they live in the package and not in a DAG file. A webhook or mail
+server that cannot be reached is a line in the log, never an error of its own.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ TIMEOUT = 10
 
 
 def failed(context: Mapping[str, Any]) -> None:
-    """`on_failure_callback` of every task: called when no retry is left."""
+    """Notify of a failed task; the `on_failure_callback` of every task, called when no retry is left."""
     instance, error = context["task_instance"], context.get("exception")
-    _tell("task_failed", dag_id=instance.dag_id, task_id=instance.task_id, run_id=instance.run_id, error=f"{error}")
+    _notify("task_failed", dag_id=instance.dag_id, task_id=instance.task_id, run_id=instance.run_id, error=f"{error}")
 
 
 def deadline_missed(context: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-    """Callback of the deadline of every DAG run."""
+    """Notify of a DAG run that missed its deadline; the callback of every deadline."""
     run = (context or {}).get("dag_run") or {}
     about = run if isinstance(run, Mapping) else {name: getattr(run, name, None) for name in ("dag_id", "run_id")}
-    _tell("deadline_missed", dag_id=about.get("dag_id"), run_id=about.get("run_id"))
+    _notify("deadline_missed", dag_id=about.get("dag_id"), run_id=about.get("run_id"))
 
 
-def _tell(event: str, **about: Any) -> None:
+def _notify(event: str, **about: Any) -> None:
     from reclm.settings.loading import load
 
     settings = load([]).schedule
     message = {"event": event, **{key: value for key, value in about.items() if value is not None}}
     log.error("reclm %s", json.dumps(message, default=str))
-    for name, tell in (("webhook", _post), ("email", _mail)):
+    for name, send in (("webhook", _post), ("email", _mail)):
         if getattr(settings, name):
             try:
-                tell(settings, message)
+                send(settings, message)
             except Exception as error:
-                log.error("reclm could not tell %s of %s: %s", name, event, error)
+                log.error("reclm could not notify by %s of %s: %s", name, event, error)
 
 
 def _post(settings: Any, message: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""What the DAG files share: assets, pools, parameters, retries, callbacks. Needs Airflow; loads nothing else that is heavy."""
+"""What the DAG files share: assets, pools, parameters, retries and callbacks. Needs Airflow, loads nothing else
+heavy."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ CHAMPION = Asset("reclm_champion", uri="reclm://champion", group="reclm")
 WAREHOUSE = "warehouse"
 ACCELERATOR = "accelerator"
 POOLS = {
-    WAREHOUSE: "One build of the warehouse at a time; a second would wait for its file lock with a worker in its hands.",
+    WAREHOUSE: "One build of the warehouse at a time; a second one would occupy a worker while it waits for the lock.",
     ACCELERATOR: "One training of a language model at a time.",
 }
 """Pools of one slot each that must exist before the DAGs run, and why."""
 
-LOOKED_BACK = 100
+MAX_EVENTS = 100
 START = datetime(2020, 1, 1)
 PARAMS = {
     "workspace": Param(
@@ -40,7 +41,9 @@ PARAMS = {
 }
 AS_OF = {
     "as_of": Param(
-        None, type=["null", "string"], description="Moment of knowledge, ISO 8601; null: the run's logical date."
+        None,
+        type=["null", "string"],
+        description="As-of, ISO 8601: nothing later is used; null: the run's logical date.",
     ),
 }
 DRY_RUN = {"dry_run": Param(False, type="boolean", description="Only say what would be done.")}
@@ -48,14 +51,14 @@ DRY_RUN = {"dry_run": Param(False, type="boolean", description="Only say what wo
 
 @lru_cache(maxsize=1)
 def schedule() -> ScheduleSettings:
-    """The section `schedule` of this deployment's settings."""
+    """Load the section `schedule` of this deployment's settings."""
     from reclm.settings.loading import load
 
     return load([]).schedule
 
 
 def shared(doc: str, *, more: Mapping[str, Param] | None = None, tags: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The arguments that every DAG has."""
+    """Return the arguments that every DAG has."""
     settings = schedule()
     return {
         "start_date": START,
@@ -82,15 +85,21 @@ def shared(doc: str, *, more: Mapping[str, Param] | None = None, tags: tuple[str
 
 
 def request(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str, Any]:
-    """The parameters of a run that an asset started: its data set is that of the newest event, unless a person named one."""
-    told = [event for events in (triggering_asset_events or {}).values() for event in events]
-    newest = max(told, key=lambda event: event.timestamp, default=None)
+    """Return the parameters of a run that an asset started.
+
+    The data set is that of the newest asset event, unless a person named one.
+    """
+    received = [event for events in (triggering_asset_events or {}).values() for event in events]
+    newest = max(received, key=lambda event: event.timestamp, default=None)
     workspace = params.get("workspace") or (newest.extra.get("workspace") if newest else None)
     return {**params, "workspace": workspace}
 
 
 def tunable(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str, Any]:
-    """Return the parameters of a tuning run (see `request`). Raises AirflowSkipException when there is nothing to tune."""
+    """Return the parameters of a tuning run, as `request` does.
+
+    Raises AirflowSkipException when there is nothing to tune.
+    """
     wanted = request(params, triggering_asset_events)
     if reason := tasks.why_not_tune(wanted):
         raise AirflowSkipException(reason)
@@ -98,7 +107,8 @@ def tunable(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str
 
 
 def checked(params: Mapping[str, Any]) -> list[str]:
-    """The drift that the health checks found. A breach fails the task at once: trying again would find the same."""
+    """Run the health checks and return the drifted ones. A breach fails the task without a retry, which would not
+    help."""
     try:
         return list(tasks.health(params)["drifted"])
     except HealthError as error:
@@ -106,12 +116,13 @@ def checked(params: Mapping[str, Any]) -> list[str]:
 
 
 def announced(asset: Asset, result: dict[str, Any], inlet_events: Any) -> Iterator[Any]:
-    """Tells downstream of `result` when its version is not what this data set's last event told; else skips what follows.
+    """Emit an asset event with `result` unless the data set's last event has the same version.
 
-    A task with `asset` among its inlets and outlets yields from this. Raises AirflowSkipException when there is nothing new.
+    A task with `asset` among its inlets and outlets yields from this. Raises AirflowSkipException, so that what follows
+    is skipped, when the version is not new.
     """
-    told = (event.extra for event in inlet_events[asset].ascending(False).limit(LOOKED_BACK))
-    last = next((extra.get("version") for extra in told if extra.get("workspace") == result["workspace"]), None)
+    events = (event.extra for event in inlet_events[asset].ascending(False).limit(MAX_EVENTS))
+    last = next((extra.get("version") for extra in events if extra.get("workspace") == result["workspace"]), None)
     if last == result["version"]:
-        raise AirflowSkipException(f"{asset.name} {result['version']} is what downstream has already")
+        raise AirflowSkipException(f"{asset.name} {result['version']} was announced before: nothing new follows")
     yield Metadata(asset, extra=result)

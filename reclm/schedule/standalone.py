@@ -1,8 +1,8 @@
-"""Airflow on one machine, for a look and for the tests: `python -m reclm.schedule.standalone`, or `make airflow`.
+"""Airflow on one machine, to try it and for the tests: `python -m reclm.schedule.standalone`, or `make airflow`.
 
-In come a workspace and a folder of Airflow's own; out go a scheduler, a DAG processor, a triggerer and the web page on
-loopback, in a process group of their own, so that stopping leaves none behind. A real deployment is described by
-`infra/`: the same DAGs, PostgreSQL for Airflow's records.
+A workspace and a folder for Airflow come in; a scheduler, a DAG processor, a triggerer and the web page on loopback
+run, in one process group, so that stopping ends all of them. `infra/` describes a real deployment: the same DAGs, with
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ GENERATED = {"AIRFLOW__API_AUTH__JWT_SECRET": 32, "AIRFLOW__API__SECRET_KEY": 32
 
 
 def environment(workspace: Path, home: Path, port: int, database: str = "") -> dict[str, str]:
-    """Airflow's configuration as environment variables. `database` is an SQLAlchemy URL; empty: an SQLite file in `home`.
+    """Return Airflow's configuration as environment variables.
 
-    Secrets are drawn once and kept in `home`, readable by its owner alone.
+    `database` is an SQLAlchemy URL; empty: an SQLite file in `home`. Secrets are drawn once and stored in `home`,
+    readable by its owner alone.
     """
     home.mkdir(parents=True, exist_ok=True)
     address = f"http://127.0.0.1:{port}"
@@ -64,7 +65,7 @@ def _secrets(home: Path) -> dict[str, str]:
 
 
 def prepare(variables: Mapping[str, str]) -> None:
-    """Airflow's tables and the pools, before anything is scheduled. Raises ReclmError with Airflow's own words."""
+    """Create Airflow's tables and pools, before anything is scheduled. Raises ReclmError with Airflow's own message."""
     from reclm.schedule.parts import POOLS
 
     path = Path(variables["AIRFLOW_HOME"]) / "pools.json"
@@ -77,7 +78,7 @@ def prepare(variables: Mapping[str, str]) -> None:
 
 
 def start(variables: Mapping[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
-    """`airflow standalone` in a process group of its own; its output goes to `log`, or to the terminal."""
+    """Start `airflow standalone` in a process group of its own; its output goes to `log`, or to the terminal."""
     out = log.open("wb") if log else None
     try:
         return subprocess.Popen(
@@ -89,7 +90,7 @@ def start(variables: Mapping[str, str], log: Path | None = None) -> subprocess.P
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the whole group: asked first, after PATIENCE seconds made to."""
+    """End the whole process group: by a signal to stop, and after PATIENCE seconds by a stronger one."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         _signal(process.pid, number)
         deadline = time.monotonic() + PATIENCE
@@ -101,7 +102,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(group: int, number: int) -> bool:
-    """False when nobody is left in the group."""
+    """Return False when the group has no process left."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -110,7 +111,7 @@ def _signal(group: int, number: int) -> bool:
 
 
 def main() -> None:
-    """The command line."""
+    """Run Airflow until Ctrl-C; the command line of this module."""
     from reclm.settings.loading import load
 
     parser = argparse.ArgumentParser(prog="python -m reclm.schedule.standalone", description=__doc__)
@@ -125,7 +126,8 @@ def main() -> None:
     prepare(variables)
     process = start(variables, home / "standalone.log")
     print(
-        f"page      http://127.0.0.1:{arguments.port}  (user admin; password in {home}/simple_auth_manager_passwords.json.generated)\n"
+        f"page      http://127.0.0.1:{arguments.port}  (user admin)\n"
+        f"password  in {home}/simple_auth_manager_passwords.json.generated\n"
         f"inbox     {root / settings.schedule.inbox}  (drop logs here)\n"
         f"log       {home / 'standalone.log'}\n"
         "stop      Ctrl-C",

@@ -15,6 +15,7 @@ from integration import dbt_world
 
 from reclm import stages
 from reclm.errors import HealthError
+from reclm.health.checks import require_healthy
 from reclm.settings.operations import CHECKS
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
@@ -159,8 +160,10 @@ class TestHealth:
         settings = dbt_world.settings(
             tmp_path / "copy", health={"fail": ("volume",), "window_days": 2, "min_volume": 99}
         )
+        checked = stages.check_health(settings)
+        stages.build(settings, "evaluation")
         with pytest.raises(HealthError, match="volume of interactions is"):
-            stages.check_health(settings)
+            require_healthy(checked, settings)
         with connect(settings) as connection:
             found = connection.execute("select name, status, lower_bound, value > 0, advice from fct_health").fetchall()
         assert {row[0] for row in found} == set(CHECKS)

@@ -91,11 +91,23 @@ class TestNcfWithProfilesEndToEnd:
 
 
 class TestRunningAgain:
-    def test_it_reuses_what_stands_and_says_so(self, shop: Path) -> None:
-        again = pipeline.demo(shop)
-        assert "train: reused" in again.stderr
-        assert "nothing to train" in again.stderr
-        assert "decided already" in again.stderr
+    def test_it_reuses_every_stage_and_says_so(self, shop: Path) -> None:
+        said = pipeline.demo(shop).stderr.splitlines()
+        lines = {line.split()[0]: line.split()[1] for line in said if line}
+        stages = ("build", "profile", "embed", "publish", "train", "evaluate", "promote")
+        assert {stage: lines[stage] for stage in stages} == dict.fromkeys(stages, "reused")
+
+    def test_it_says_a_line_a_stage_and_details_only_when_asked_for(self, shop: Path) -> None:
+        assert not [line for line in pipeline.demo(shop).stderr.splitlines() if line.startswith(" ")]
+        words = ("demo", "--verbose", "--workspace", str(shop), *pipeline.flags())
+        assert [
+            line for line in pipeline.reclm(*words, folder=shop.parent).stderr.splitlines() if line.startswith("  ")
+        ]
+
+    def test_it_ends_with_two_sentences_on_the_figures(self, shop: Path) -> None:
+        champion, profiles = [line for line in pipeline.demo(shop).stdout.splitlines() if "Recall@20" in line]
+        assert champion.startswith("The champion is ncf with profiles. Its Recall@20: warm items 0.")
+        assert profiles.startswith("Profiles against shuffled profiles, Recall@20 of ncf with 95 % intervals: warm ")
 
 
 class TestOneSeed:

@@ -91,7 +91,7 @@ class TestThePipeline:
         before = {kind: newest(shop, kind).version for kind in KINDS}
         again = pipeline.demo(shop, *pipeline.LANGUAGE_MODEL)
         for stage in ("base", "tune", "reward", "refine", "profile"):
-            assert f"{stage}: reused" in again.stderr
+            assert f"{stage:<11}reused" in again.stderr
         assert {kind: newest(shop, kind).version for kind in KINDS} == before
 
 

@@ -154,7 +154,7 @@ class TestWhatIsTold:
         from airflow.sdk.exceptions import AirflowSkipException
 
         events = [event(workspace="/w", version="b"), event(workspace="/other", version="z")]
-        with pytest.raises(AirflowSkipException, match="has already"):
+        with pytest.raises(AirflowSkipException, match="nothing new"):
             self.tell(events, {"workspace": "/w", "version": "b"})
 
 
@@ -202,7 +202,7 @@ class TestCallbacks:
             {"event": "task_failed", "dag_id": "reclm_training", "task_id": "train", "run_id": "r", "error": "no room"}
         ]
         callbacks.failed({"task_instance": instance, "exception": ValueError("no room")})
-        assert "could not tell webhook" in caplog.text
+        assert "could not notify by webhook" in caplog.text
 
 
 class TestTheParametersOfARun:

@@ -1,0 +1,97 @@
+"""Commands of the data: landing files, building the warehouse, writing features. Registered by `reclm.cli.app`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from reclm.cli.common import DataOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(ingest)
+    app.command()(build)
+    app.command()(publish)
+
+
+@guarded
+def ingest(
+    data: DataOption,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Copy logs and item texts into the workspace, unedited.
+
+    Recognised: MovieLens (100K, 1M, latest, 25M), MIND, a folder split into train, valid and test, or any CSV, parquet
+    or JSONL whose columns settings data.*_column name. The same file twice changes nothing.
+
+    \b
+    Example:
+      reclm ingest --data my-logs --set data.user_column=customer
+    """
+    from reclm import stages
+
+    dataset = stages.ingest(load(workspace, overrides, settings_file), data)
+    for batch in dataset["batches"]:
+        print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
+
+
+@guarded
+def build(
+    workspace: WorkspaceOption = None,
+    phase: Annotated[
+        Literal["all", "features", "profiles", "evaluation"],
+        typer.Option("--phase", help="Which group of models to build."),
+    ] = "all",
+    force: Annotated[bool, typer.Option("--force", help="Build even when nothing changed.")] = False,
+    docs: Annotated[bool, typer.Option("--docs", help="Also generate dbt's documentation site.")] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Build and test the warehouse tables with dbt.
+
+    Every table can be rebuilt. After a good build the read-only copy for analysts is replaced in one step; after a bad
+    one it stays as it was, and the message names the model or test. Needs `reclm ingest`.
+
+    \b
+    Examples:
+      reclm build --phase features
+      reclm build --force --docs
+    """
+    from reclm import stages
+    from reclm.warehouse.build import docs as build_docs
+
+    settings = load(workspace, overrides, settings_file)
+    result = stages.build(settings, phase, force=force)
+    print(f"build {result['build_id']}: {settings.paths.warehouse}")
+    if docs:
+        print(f"docs: {build_docs(settings)}")
+
+
+@guarded
+def publish(
+    workspace: WorkspaceOption = None,
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Let an older build (an earlier cut-off) replace what is published.")
+    ] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Check the features and write them to Feast.
+
+    Training reads them offline, serving online. Nothing is written unless all checks pass; the message names the row,
+    the column and the remedy. Needs `reclm profile`.
+
+    \b
+    Example:
+      reclm publish
+    """
+    from reclm import stages
+
+    result = stages.publish(load(workspace, overrides, settings_file), rewind=rewind)
+    for view, counts in result["views"].items():
+        print(f"{view:<15}{counts['rows']:>10} rows, {counts['written']} written online")
+    print(f"features {result['version']}{' (reused)' if result['reused'] else ''}")

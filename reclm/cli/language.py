@@ -1,0 +1,167 @@
+"""Commands of the language model and its profiles. Registered by `reclm.cli.app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+
+if TYPE_CHECKING:
+    from reclm.storage.artifacts import Artifact
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(tune)
+    app.command()(reward)
+    app.command()(refine)
+    app.command()(profile)
+    app.command()(ablate)
+
+
+@guarded
+def tune(
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the teacher would ask and cost (teacher.engine=openai).")
+    ] = False,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Train the language model that writes profiles.
+
+    Three steps: example profiles, a base model, tuning on two-turn dialogues. The base is `tiny`, trained from scratch
+    here, or any causal model from a folder or the Hugging Face hub. The example profiles come from keywords, a table or
+    an endpoint (settings teacher.*). Needs `reclm build`.
+
+    \b
+    Examples:
+      reclm tune
+      reclm tune --set llm.base_model=FOLDER_OR_HUB_ID
+      reclm tune --dry-run --set teacher.engine=openai
+      accelerate launch -m reclm.cli tune        (several GPUs)
+    """
+    from reclm import stages
+
+    settings = load(workspace, overrides, settings_file)
+    stages.teach(settings, dry_run=dry_run)
+    if not dry_run:
+        stages.base(settings)
+        _print_model(stages.tune(settings))
+
+
+@guarded
+def reward(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Train the reward model, which scores profiles.
+
+    It learns from good and spoilt profiles. Prints its accuracy on held-out pairs for each way of spoiling. Needs
+    `reclm tune`. Settings: reward.*.
+
+    \b
+    Example:
+      reclm reward --set reward.pairs=2000
+    """
+    from reclm import stages
+
+    _print_model(stages.reward(load(workspace, overrides, settings_file)))
+
+
+@guarded
+def refine(
+    workspace: WorkspaceOption = None, overrides: SetOption = None, settings_file: SettingsFileOption = None
+) -> None:
+    """Refine the tuned model with the reward model.
+
+    Reinforcement learning by PPO or RLOO. Guards stop it when profiles become malformed or all alike, and the best step
+    on held-out entities is used. Needs `reclm tune` and `reclm reward`. Settings: refine.*.
+
+    \b
+    Example:
+      reclm refine --set refine.method=rloo
+    """
+    from reclm import stages
+
+    _print_model(stages.refine(load(workspace, overrides, settings_file)))
+
+
+@guarded
+def profile(
+    workspace: WorkspaceOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Ask the language model everything again.")] = False,
+    items: Annotated[
+        Literal["all", "new"], typer.Option("--items", help="`new`: only items that have no profile yet; minutes.")
+    ] = "all",
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Write the profiles of all users and items.
+
+    Then encode them as vectors and build their tables. The writer is profiles.engine: keywords, a tuned language model
+    or an endpoint. Only new and changed users and items are written, unless --full. Needs `reclm build`, and `reclm
+    tune` for a language model.
+
+    \b
+    Examples:
+      reclm profile --set profiles.engine=extractive
+      reclm profile --items new
+    """
+    from reclm import stages
+
+    settings = load(workspace, overrides, settings_file)
+    profiles = stages.profile(settings, full=full, items=items)
+    embeddings = stages.embed(settings)
+    stages.build(settings, "profiles")
+    print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
+
+
+@guarded
+def ablate(
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and for how long.")
+    ] = False,
+    reward_of: Annotated[
+        Path | None,
+        typer.Option("--reward-of", help="Another workspace whose reward model is tried on this one's pairs."),
+    ] = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Compare the writers of profiles.
+
+    They are keywords and the base, one-turn, two-turn and refined language model. Every writer's profiles are given to
+    the same recommenders with the same seeds. Finished parts are reused. Needs `reclm publish`. Settings ablate.*
+    choose writers, recommenders, seeds and extras.
+
+    \b
+    Examples:
+      reclm ablate --dry-run
+      reclm ablate --set ablate.seeds=42 --set ablate.extras=masking,sizes
+    """
+    from reclm import stages
+    from reclm.ablation.run import plan
+    from reclm.ablation.table import ablation_table
+
+    settings = load(workspace, overrides, settings_file)
+    if dry_run:
+        print("\n".join(plan(settings)))
+        return
+    ablation = stages.ablate(settings, reward_of=reward_of)
+    print(ablation_table(ablation))
+    print(f"\nablation {ablation.path}")
+
+
+def _print_model(artifact: Artifact) -> None:
+    import pyarrow.parquet as pq
+
+    held_out = artifact.path / "held_out.parquet"
+    if held_out.exists():
+        for row in pq.read_table(held_out).to_pylist():
+            error = "" if row["error"] is None else f" ± {row['error']:.3f}"
+            print(f"{row['metric']:<28}{row['kind']:<12}{row['value']:>8.3f}{error}  n {row['n']}")
+    print(f"{artifact.kind} {artifact.path}")

@@ -1,0 +1,88 @@
+"""Commands that run everything, on a log or on the demo shop. Registered by `reclm.cli.app`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from reclm.cli.common import DataOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+    from reclm.storage.artifacts import Artifact
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(run)
+    app.command()(demo)
+
+
+@guarded
+def run(
+    data: DataOption,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Run everything on your log.
+
+    In order: ingest, build, train the language model, write profiles, publish features, train recommenders, evaluate,
+    choose a champion, report. Steps whose inputs have not changed are reused, so the same command goes on after a stop
+    (Ctrl-C is safe at any time). It says first how long it will take.
+
+    Needs a log with user, item and time columns; item texts make profiles worth more.
+
+    \b
+    Examples:
+      reclm run --data my-logs
+      reclm run --data my-logs --set data.user_column=customer --set train.models=lightgcn,als
+    """
+    from reclm import stages
+    from reclm.cli.estimate import announce
+
+    settings = load(workspace, overrides, settings_file)
+    _print_end(settings, stages.run(settings, data, on_ingested=announce))
+
+
+@guarded
+def demo(
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Run everything on a made-up shop.
+
+    The shop is drawn with a seed, so two runs give the same figures, and its true tastes are known, so profiles can be
+    checked against them. Sizes: settings demo.*. Takes some minutes; keywords in place of a language model take less.
+
+    \b
+    Examples:
+      reclm demo --workspace workspace-demo
+      reclm demo --set profiles.engine=extractive --set train.models=lightgcn,als
+    """
+    from reclm import stages
+    from reclm.cli.estimate import announce
+
+    settings = load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
+    _print_end(settings, stages.run(settings, None, on_ingested=announce))
+
+
+def _print_end(settings: Settings, evaluation: Artifact) -> None:
+    from reclm.cli.conclusion import conclusion
+    from reclm.evaluation.console import comparison_table
+    from reclm.promotion import champion
+
+    print(comparison_table(evaluation))
+    print(f"\n{conclusion(evaluation, champion.find(settings))}")
+    root = settings.paths.root
+    try:
+        shown = root.relative_to(Path.cwd())
+    except ValueError:
+        shown = root
+    print(f"\nreport    open {shown}/report/index.html in a browser")
+    print(f"tables    {shown}/warehouse/warehouse.duckdb (DuckDB, read-only copy; start with fct_evaluation)")
+    print(f"try       reclm recommend --workspace {shown} --sample 3")
+    print(f"serve     reclm serve --workspace {shown}   (recommendations over HTTP, and a page to look round)")
