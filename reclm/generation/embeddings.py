@@ -1,9 +1,9 @@
 """The embedding stage: every distinct text once, as a unit vector of a sentence encoder.
 
-The texts of the current profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts that
-an earlier artifact holds for the same model are not encoded again: an artifact holds what was new, and the vectors of a
-model are those of all its artifacts together. Texts are encoded shortest first, so that little of a batch is padding,
-and a shard appears whole or not at all, so that a killed run repeats at most one. The packaged encoder is
+The texts of the current profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts
+that an earlier artifact holds for the same model are not encoded again: an artifact holds what was new, and the vectors
+of a model are those of all its artifacts together. Texts are encoded shortest first, so that little of a batch is
+padding, and a shard appears whole or not at all, so that a killed run repeats at most one. The packaged encoder is
 all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
 """
 

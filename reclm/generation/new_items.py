@@ -77,7 +77,10 @@ def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
 
 
 def _writing_model(workspace: Workspace, current: Artifact) -> Artifact | None:
-    """Return the model that wrote the current profiles, None for an endpoint's. Raises ArtifactError when it is missing."""
+    """Return the model that wrote the current profiles, None for an endpoint's.
+
+    Raises ArtifactError when it is missing.
+    """
     parents = current.manifest["parents"]
     kinds = [kind for kind in KIND_OF_MODEL.values() if kind in parents]
     return artifacts.load(workspace, kinds[0], parents[kinds[0]]) if kinds else None

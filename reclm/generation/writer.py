@@ -1,9 +1,9 @@
 """Profiles written by a language model: facts about every user and item come in, the model's answers go out.
 
-Turn 1 of each user and item is shortened to the token budget and answered by the engine that the settings name, with the
-newest model of the stage that the settings name (RecLM, arXiv 2412.19302, section 3.4). Prompts that the same model
-answered for an earlier artifact are not sent again. A user or item of which nothing is known gets an empty prompt and
-a flag.
+Turn 1 of each user and item is shortened to the token budget and answered by the engine that the settings name, with
+the newest model of the stage that the settings name (RecLM, arXiv 2412.19302, section 3.4). Prompts that the same model
+answered for an earlier artifact are not sent again. A user or item of which nothing is known gets an empty prompt and a
+flag.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def decoding_parameters(settings: Settings) -> dict[str, Any]:
 def teacher_for_prompts(settings: Settings, warehouse: str, model: Artifact | None) -> Teacher:
     """Return the teacher whose item profiles describe the audiences of neighbours in items' prompts.
 
-    That is the teacher of this warehouse, else the teacher that `model` learned from. The keyword teacher's profiles are
-    written when they do not exist. Raises WorkspaceError when there is no teacher at all.
+    That is the teacher of this warehouse, else the teacher that `model` learned from. The keyword teacher's profiles
+    are written when they do not exist. Raises WorkspaceError when there is no teacher at all.
     """
     from reclm.llm.teacher.stage import load_teacher, write_teacher
 

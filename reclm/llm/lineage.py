@@ -56,7 +56,8 @@ def matches_settings(settings: Settings, artifact: Artifact) -> bool:
 def preferred(settings: Settings, found: Sequence[Artifact], warehouse: str = "") -> Artifact:
     """Return the newest model of `found` that matches the settings, else the newest.
 
-    `found` is not empty and sorted from oldest to newest. Models made of `warehouse`, a fingerprint, come before others.
+    `found` is not empty and sorted from oldest to newest. Models made of `warehouse`, a fingerprint, come before
+    others.
     """
     own = [artifact for artifact in found if artifact.manifest["parents"].get("warehouse") == warehouse] or found
     return next((artifact for artifact in reversed(own) if matches_settings(settings, artifact)), own[-1])

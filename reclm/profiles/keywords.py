@@ -1,13 +1,13 @@
 """The engine without a language model: profiles from class-based TF-IDF over what is known at a snapshot.
 
-A `Knowledge` comes in, one profile per user and per item goes out. A user's class document is the terms of their
-items, with a smaller part from neighbours' items; an item's is its own text plus what is over-represented among the
-other items of its audience, or, for a cold item, among the audiences of the warm items whose texts resemble its own. The
+A `Knowledge` comes in, one profile per user and per item goes out. A user's class document is the terms of their items,
+with a smaller part from neighbours' items; an item's is its own text plus what is over-represented among the other
+items of its audience, or, for a cold item, among the audiences of the warm items whose texts resemble its own. The
 weighting is c-TF-IDF (Grootendorst 2022, arXiv 2203.05794) with a term's share in the class against its share overall.
 It is the baseline that language models must beat and a fallback an operator may choose.
 
-It is also their default teacher, by another measure (`write_teacher_profiles`): of those who are well known, the terms that
-their picks hold in excess of what everybody's picks would hold, as standardised residuals (Pearson). An item's are
+It is also their default teacher, by another measure (`write_teacher_profiles`): of those who are well known, the terms
+that their picks hold in excess of what everybody's picks would hold, as standardised residuals (Pearson). An item's are
 those of its audience's other picks, so that what a language model learns to write of a cold item is who it is for and
 not a paraphrase of its text.
 """

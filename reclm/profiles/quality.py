@@ -1,21 +1,17 @@
 """How good a set of profiles is, per cold-start severity: coverage, format, distinctness, over-smoothing, faithfulness.
 
 Profiles and the knowledge they were written from come in, rows of `quality.parquet` go out. Over-smoothing is the fault
-that RecLM (arXiv 2412.19302, section on refinement) names: profiles that all sound alike. Every metric is the mean of one
-number per user or item, so that the bands of a metric add up to its `all` row.
+that RecLM (arXiv 2412.19302, section on refinement) names: profiles that all sound alike. Every metric is the mean of
+one number per user or item, so that the bands of a metric add up to its `all` row.
 
-    coverage            1 when the profile carries no flag.
-    format              1 when the profile parses.
-  of profiles without a flag that parse:
-    distinct            1 / number of entities with this very text; its mean is the share of distinct texts.
-    nearest_similarity  cosine to the most similar other profile of a sample of SAMPLE, on TF-IDF of words and word pairs.
-    faithfulness        users: share of interest phrases all of whose words occur in the items of the history.
-    text_support        items: share of interest phrases all of whose words occur in the item's own texts; what is
-                        missing to 1 was learned from people, or made up.
-  where the truth is known (the demo world):
-    interests_precision, interests_recall, interests_f1   against the true interests; two phrases match when the words
-                        of one contain the words of the other, or when they share half of all their words (Jaccard);
-                        case, hyphens and a plural s aside.
+coverage            1 when the profile carries no flag. format              1 when the profile parses. of profiles
+without a flag that parse: distinct            1 / number of entities with this very text; its mean is the share of
+distinct texts. nearest_similarity  cosine to the most similar other profile of a sample of SAMPLE, on TF-IDF of words
+and word pairs. faithfulness        users: share of interest phrases all of whose words occur in the items of the
+history. text_support        items: share of interest phrases all of whose words occur in the item's own texts; what is
+missing to 1 was learned from people, or made up. where the truth is known (the demo world): interests_precision,
+interests_recall, interests_f1   against the true interests; two phrases match when the words of one contain the words
+of the other, or when they share half of all their words (Jaccard); case, hyphens and a plural s aside.
 """
 
 from __future__ import annotations

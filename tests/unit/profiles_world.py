@@ -65,7 +65,10 @@ def band(count: int) -> str:
 
 
 def warehouse(path: Path | str = ":memory:", *, texts: bool = True, future: bool = False) -> duckdb.DuckDBPyConnection:
-    """The tables. In `select` the last item of every history is not known yet; `future` adds a third snapshot's rows."""
+    """The tables.
+
+    In `select` the last item of every history is not known yet; `future` adds a third snapshot's rows.
+    """
     connection = duckdb.connect(str(path))
     connection.execute("set timezone = 'UTC'")
     connection.execute(TABLES)

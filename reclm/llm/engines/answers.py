@@ -32,7 +32,10 @@ RETRY_TEMPERATURE = 0.7
 
 @dataclass(frozen=True)
 class GenerationRow:
-    """One prompt's answer. `tokens` and `latency_ms` are sums over its `attempts`; `seed` is that of the last attempt."""
+    """One prompt's answer.
+
+    `tokens` and `latency_ms` are sums over its `attempts`; `seed` is that of the last attempt.
+    """
 
     prompt_hash: str
     kind: str

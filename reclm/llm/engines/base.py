@@ -24,7 +24,10 @@ class Answer(NamedTuple):
 
 
 class Engine(Protocol):
-    """Answers prompts. `name` and `version` name the software, `model_version` the model; all are stored with answers."""
+    """Answers prompts.
+
+    `name` and `version` name the software, `model_version` the model; all are stored with answers.
+    """
 
     name: str
     version: str

@@ -67,7 +67,10 @@ def beyond_cutoff(workspace: Workspace, model: Artifact, build: Mapping[str, Any
 
 
 def within_cutoff(settings: Settings, models: Sequence[Artifact], warehouse: str) -> list[Artifact]:
-    """Return the models that learned nothing beyond the build `warehouse`, a fingerprint. Raises WorkspaceError if none."""
+    """Return the models that learned nothing beyond the build `warehouse`, a fingerprint.
+
+    Raises WorkspaceError if none.
+    """
     from reclm.warehouse.reading import connect
 
     is_own = [model.manifest["parents"].get("warehouse") == warehouse for model in models]

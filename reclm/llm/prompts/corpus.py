@@ -1,8 +1,8 @@
-"""Dialogues as chat messages: a dialogue and its teacher's profile come in, what the model reads and answers goes out.
+"""Dialogues as chat messages: dialogues and their teacher's profiles come in, what the model reads and answers goes out.
 
-Turn 1 is fitted to its budget of tokens and answered by the teacher's profile; turn 2 asks about the withheld item (RecLM,
-arXiv 2412.19302, section 3.2). What cannot be learned from is counted, never patched: no teacher, a profile that does
-not parse, nothing known.
+Turn 1 is shortened to its token budget and answered by the teacher's profile; turn 2 asks about the withheld item
+(RecLM, arXiv 2412.19302, section 3.2). A dialogue is left out, and counted, when the teacher wrote no profile, when the
+profile does not parse, or when nothing is known of the user or item.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from reclm.storage.artifacts import content_hash
 
 
 class ProfileSource(Protocol):
-    """What is asked of a teacher here: the profile of an entity, None when it wrote none."""
+    """Anything that returns the profile of a user or item, and None where it has none; a teacher."""
 
     def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A dialogue as messages: a prompt, the profile, and with two turns the question and Yes or No."""
+    """A dialogue as messages: the prompt, the profile and, with two turns, the question and Yes or No."""
 
     dialogue: Dialogue
     prompt: list[Message]
@@ -47,7 +47,7 @@ class Conversation:
 
 @dataclass
 class Conversations:
-    """The conversations of some dialogues, how many prompts were trimmed to the budget, and why others were left out."""
+    """Conversations, the number of prompts that were shortened, and {reason: number of dialogues left out}."""
 
     found: list[Conversation] = field(default_factory=list)
     trimmed: int = 0
@@ -55,7 +55,7 @@ class Conversations:
 
 
 def question(dialogue: Dialogue, style: Style) -> Message:
-    """Turn 2 of a dialogue."""
+    """Return turn 2 of a dialogue: the question whether a user will pick an item."""
     if dialogue.kind == "user":
         return item_question(dialogue.question[0] if dialogue.question else "", style)
     return person_question(dialogue.question, style)
@@ -71,7 +71,7 @@ def make_conversations(
     two_turns: bool = True,
     masking: bool = True,
 ) -> Conversations:
-    """The dialogues of `fold` as conversations within `shape`; without `masking` turn 1 shows the withheld item too."""
+    """Turn the dialogues of `fold` into conversations; without `masking`, turn 1 also shows the withheld item."""
     result = Conversations()
     for dialogue in dialogues:
         if dialogue.fold != fold:
@@ -101,8 +101,11 @@ def _unusable(profile: str | None, *, silent: bool) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that `tiny` is trained on from scratch: first `background`, then the `dialogues`, whose form
-    it is to learn; `training_cutoff` tells until when they know the log (`reclm.llm.models.training_cutoff`)."""
+    """Documents that `tiny` is trained on from scratch.
+
+    It reads `background` first, then `dialogues`, whose form it learns. `training_cutoff` says until when they know the
+    log (`reclm.llm.models.training_cutoff`).
+    """
 
     background: list[str]
     dialogues: list[str]
@@ -117,33 +120,36 @@ def corpus(
     keyword_profiles: ProfileSource | None = None,
     max_keyword_dialogues: int = 0,
 ) -> Corpus:
-    """Make the documents that `tiny` reads. Background is `texts` (items' own, cleaned) and turn 1 of at most `max_keyword_dialogues` train dialogues that the teacher says
-    nothing of, answered by `keyword_profiles`: a teacher of few leaves it unlearned that an answer is made of the prompt's own
-    words. `dialogues` are the conversations of the train dialogues whose entities the teacher wrote of. Nothing that was said
-    of a held-out entity, or is shown of a held-out user, is in either.
+    """Make the documents that `tiny` reads; nothing about a held-out user or item is in them.
+
+    Background is `texts`, the items' own, and turn 1 of at most `max_keyword_dialogues` train dialogues without a
+    teacher's profile, answered by `keyword_profiles`: from a teacher of few users alone, the model would not learn to
+    answer with words of the prompt. `dialogues` are the train dialogues that the teacher answered.
     """
     background = [cleaned for text in texts if (cleaned := " ".join(grammar.strip_markup(text).split()))]
     documents: list[str] = []
-    untold: dict[Facts, tuple[Dialogue, str]] = {}
+    unanswered: dict[Facts, tuple[Dialogue, str]] = {}
     for dialogue in dialogues:
         if dialogue.fold != "train" or has_no_facts(dialogue.facts):
             continue
         profile = teacher.of(dialogue.kind, dialogue.entity_id)
         if profile and not _unusable(profile, silent=False):
-            documents.append(as_document(_uncounted(dialogue, profile, shape)))
+            documents.append(as_document(_conversation_without_tokenizer(dialogue, profile, shape)))
         elif (
             not profile
             and keyword_profiles is not None
-            and (said := keyword_profiles.of(dialogue.kind, dialogue.entity_id))
+            and (keywords := keyword_profiles.of(dialogue.kind, dialogue.entity_id))
         ):
-            untold.setdefault(dialogue.facts, (replace(dialogue, asks=False), said))
-    drawn = sorted(untold.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:max_keyword_dialogues]
-    keyword_documents = [as_document(_uncounted(dialogue, said, shape)) for dialogue, said in drawn]
+            unanswered.setdefault(dialogue.facts, (replace(dialogue, asks=False), keywords))
+    sample = sorted(unanswered.values(), key=lambda pair: content_hash(pair[0].dialogue_id))[:max_keyword_dialogues]
+    keyword_documents = [
+        as_document(_conversation_without_tokenizer(dialogue, keywords, shape)) for dialogue, keywords in sample
+    ]
     return Corpus(background + keyword_documents, documents)
 
 
-def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
-    """The conversation before there is a tokenizer to count with; what is too long is trimmed at about a token a word."""
+def _conversation_without_tokenizer(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Message]:
+    """Return a conversation before a tokenizer exists: the budget is counted as one token per word."""
     prompt, _ = fit_to_budget(dialogue.facts, shape, lambda messages: sum(len(m["content"].split()) for m in messages))
     turns: list[Message] = [*prompt, {"role": "assistant", "content": profile}]
     return [*turns, question(dialogue, shape.style), answer(dialogue.answer)] if dialogue.asks else turns
@@ -152,5 +158,5 @@ def _uncounted(dialogue: Dialogue, profile: str, shape: Shape) -> Sequence[Messa
 def first_prompts(
     dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, served: bool = False
 ) -> list[list[Message]]:
-    """Turn 1 of each dialogue, within its budget; `served`: the prompt that its profile is written from for use."""
+    """Return turn 1 of each dialogue within its budget; with `served`, the prompt from which the final profile is written."""
     return [fit_to_budget(dialogue.served if served else dialogue.facts, shape, count)[0] for dialogue in dialogues]

@@ -1,8 +1,8 @@
-"""Dialogues of two turns, as rows of the warehouse: `fct_user_dialogues` and `fct_item_dialogues` come in, typed rows go out.
+"""Two-turn dialogues as typed rows: `fct_user_dialogues` and `fct_item_dialogues` of the warehouse, one object per row.
 
-Turn 1 shows what is known of an entity and is answered by its teacher's profile; turn 2 asks about an item withheld from
-turn 1 (for an item: about a person), with negatives that only neighbours touched, so that the answer needs
-collaborative signal (RecLM, arXiv 2412.19302, section 3.2).
+Turn 1 shows what is known of a user or item and is answered by the teacher's profile. Turn 2 asks about an item
+withheld from turn 1 (for an item: about a user). Negatives are items that only neighbours interacted with, so the
+answer needs collaborative signal (RecLM, arXiv 2412.19302, section 3.2).
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ Fold = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One dialogue.
+    """One dialogue about a user or an item.
 
-    `entity_id` is the user or item that turn 1 is about, and `view` numbers its dialogues: 0 shows it as it is served,
-    higher ones show a well-known user as if sparse. `facts` leave out `withheld_id`; `unmasked` are the facts with it,
-    for the ablation; `served` is what a profile is asked with when it is written for use. `question` are the lines turn 2 shows: the withheld item's one line, or a person's items.
-    `neighbour_ids` are entities of the same kind, nearest first. `popularity` (known interactions of the item) and
-    `knn_score` (item-kNN score of the pair) are the baselines of turn 2. Entities with equal histories (items: equal texts) share a `fold`.
-    `known` are the lines of all that is known of the entity, for a judge who should know more than the writer was shown: a
-    user's whole history, what the audience of an item picks besides. `asks` is False where there is no turn 2: nothing can be
-    withheld of a single interaction, and where neighbours touched nothing else there is no No to ask about.
+    `entity_id` is the user or item of turn 1. `view` numbers its dialogues: 0 shows it as it is served, higher numbers
+    show a user with many interactions as if there were few. Users with equal histories (items: equal texts) share a
+    `fold`.
+
+    `facts` leave out the withheld item or user, `withheld_id`; `unmasked` include it, for the ablation; `served` are
+    the facts of the prompt from which the final profile is written. `known` are lines with everything known, for a
+    judge who should know more than the writer was shown: a user's whole history, or what an item's audience also picks.
+
+    `question` are the lines that turn 2 shows: the withheld item's line, or the items of the withheld user. `asks` is
+    False where there is no turn 2: a single interaction cannot be withheld, and without items that only neighbours
+    interacted with there is no No to ask about. `popularity` (interactions of the item) and `knn_score` (item-kNN score
+    of the pair) are the baselines of turn 2. `neighbour_ids` are of the same kind, nearest first.
     """
 
     dialogue_id: str

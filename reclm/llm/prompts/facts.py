@@ -1,8 +1,9 @@
-"""Facts out of the warehouse: prompt and dialogue marts come in, the dataclasses that prompts are written from go out.
+"""Facts for prompts: rows of the prompt and dialogue marts come in, dataclasses from which prompts are written go out.
 
-Four marts are read, `fct_user_prompts`, `fct_item_prompts`, `fct_user_dialogues` and `fct_item_dialogues`; what they
-hold of texts is data from a log, and only `reclm.llm.prompts.messages` turns it into words of a prompt. The interests of an item's audience are
-not in the warehouse: the caller looks them up, so that a teacher's word about held-out entities stays the caller's choice.
+Four marts are read: `fct_user_prompts`, `fct_item_prompts`, `fct_user_dialogues` and `fct_item_dialogues`. Their texts
+are data from a log; only `reclm.llm.prompts.messages` turns them into words of a prompt. The warehouse does not hold
+the interests of an item's audience: the caller passes a function that returns them, and so decides what a prompt may
+show of the teacher's profiles of held-out items.
 """
 
 from __future__ import annotations
@@ -20,40 +21,43 @@ if TYPE_CHECKING:
 Interests = Callable[[str], str]
 
 _LINES = "json_extract_string({0}, '$[*].line') as {0}"
-_USERS_AROUND = """from_json(neighbours, '[{"user_id": "VARCHAR", "items": [{"line": "VARCHAR"}]}]') as neighbours"""
-_ITEMS_AROUND = """from_json(neighbours, '[{"item_id": "VARCHAR", "line": "VARCHAR"}]') as neighbours"""
+_USER_NEIGHBOURS = """from_json(neighbours, '[{"user_id": "VARCHAR", "items": [{"line": "VARCHAR"}]}]') as neighbours"""
+_ITEM_NEIGHBOURS = """from_json(neighbours, '[{"item_id": "VARCHAR", "line": "VARCHAR"}]') as neighbours"""
 _HISTORY, _UNMASKED, _QUESTION = map(_LINES.format, ("history", "unmasked_history", "question"))
 
 
 def load_user_facts(connection: DuckDBPyConnection, snapshot: Snapshot) -> dict[str, UserFacts]:
-    """{user_id: what is known of them at `snapshot`}, every user of the warehouse, in order of ids."""
+    """Return {user_id: what is known of the user at `snapshot`} for every user, sorted by id."""
     rows = _rows(
         connection,
-        f"select user_id, {_HISTORY}, {_USERS_AROUND} from fct_user_prompts where snapshot = $1 order by user_id",
+        f"select user_id, {_HISTORY}, {_USER_NEIGHBOURS} from fct_user_prompts where snapshot = $1 order by user_id",
         [snapshot],
     )
     return {row["user_id"]: UserFacts(tuple(row["history"]), _histories(row["neighbours"])) for row in rows}
 
 
 def load_item_facts(connection: DuckDBPyConnection, snapshot: Snapshot, interests: Interests) -> dict[str, ItemFacts]:
-    """{item_id: what its text tells at `snapshot`}, every item of the warehouse, in order of ids.
+    """Return {item_id: what its text says at `snapshot`} for every item, sorted by id.
 
-    `interests` maps the id of a warm neighbour to the interests of its audience, '' where nobody has told them.
+    `interests` maps the id of a warm neighbour to the interests of its audience, '' where they are unknown.
     """
     rows = _rows(
         connection,
-        f"select item_id, line, text, {_ITEMS_AROUND} from fct_item_prompts where snapshot = $1 order by item_id",
+        f"select item_id, line, text, {_ITEM_NEIGHBOURS} from fct_item_prompts where snapshot = $1 order by item_id",
         [snapshot],
     )
     return {row["item_id"]: _item_facts(row, interests) for row in rows}
 
 
 def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list[Dialogue]:
-    """Every dialogue of both folds: those about users by user and view, then those about items; `interests` as above."""
+    """Return all dialogues of both folds, first about users, then about items, each sorted by id and view.
+
+    `interests` maps the id of a warm neighbour to the interests of its audience, '' where they are unknown.
+    """
     users = _rows(
         connection,
         f"""
-        select * replace ({_HISTORY}, {_UNMASKED}, {_USERS_AROUND})
+        select * replace ({_HISTORY}, {_UNMASKED}, {_USER_NEIGHBOURS})
         from fct_user_dialogues
         order by user_id, view
         """,
@@ -62,7 +66,7 @@ def load_dialogues(connection: DuckDBPyConnection, interests: Interests) -> list
     items = _rows(
         connection,
         f"""
-        select dialogues.* replace ({_ITEMS_AROUND}, {_QUESTION}), coalesce(picked.known, []) as known
+        select dialogues.* replace ({_ITEM_NEIGHBOURS}, {_QUESTION}), coalesce(picked.known, []) as known
         from fct_item_dialogues as dialogues
         left join (
             select neighbours.snapshot, neighbours.item_id, list(cards.line order by neighbours.rank) as known
@@ -91,20 +95,20 @@ def _histories(neighbours: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], .
 
 
 def _item_facts(row: dict[str, Any], interests: Interests) -> ItemFacts:
-    around = tuple((neighbour["line"], interests(neighbour["item_id"])) for neighbour in row["neighbours"])
-    return ItemFacts(row["line"], row["text"], around)
+    neighbours = tuple((neighbour["line"], interests(neighbour["item_id"])) for neighbour in row["neighbours"])
+    return ItemFacts(row["line"], row["text"], neighbours)
 
 
 def _user_dialogue(row: dict[str, Any], served: UserFacts) -> Dialogue:
-    around = _histories(row["neighbours"])
+    neighbours = _histories(row["neighbours"])
     return Dialogue(
         dialogue_id=row["dialogue_id"],
         kind="user",
         entity_id=row["user_id"],
         view=row["view"],
         fold=row["fold"],
-        facts=UserFacts(tuple(row["history"]), around),
-        unmasked=UserFacts(tuple(row["unmasked_history"]), around),
+        facts=UserFacts(tuple(row["history"]), neighbours),
+        unmasked=UserFacts(tuple(row["unmasked_history"]), neighbours),
         served=served,
         question=(row["withheld_line"],) if row["asks"] else (),
         answer=row["answer"],

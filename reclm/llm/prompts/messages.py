@@ -1,10 +1,11 @@
-"""The one place where a prompt is written: facts about a user or an item come in, chat messages go out.
+"""The text of every prompt: facts about a user or an item come in, chat messages go out.
 
-Two styles say the same: `full` explains itself to a language model from elsewhere, `compact` is for the small model that
-is trained here and learns the form by example (RecLM's two-turn dialogue, arXiv 2412.19302, section 3.2). Turn 1 asks for
-the profile, turn 2 whether a withheld item will be picked. Texts from a log are data: they are stripped of control
-characters, template tokens and this prompt's own delimiters, capped, and stand in the user's turn alone. Prompts that are
-too long lose neighbours first, then the end of the history; answers are never cut.
+Two styles ask for the same: `full` explains the task to a language model from elsewhere, `compact` is for the small
+model trained here, which learns the form from examples (RecLM's two-turn dialogue, arXiv 2412.19302, section 3.2). Turn
+1 asks for the profile, turn 2 whether the user will pick a withheld item. Texts from a log are data: control
+characters, template tokens and the prompt's own delimiters are removed, the length is limited, and they appear in the
+user's turn only. A prompt that is too long loses neighbours first, then the end of the history; answers are never
+shortened.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SYSTEM = (
 
 
 class Message(TypedDict):
-    """One turn of a chat, as every chat template takes it."""
+    """One turn of a chat, in the form that chat templates expect."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -40,7 +41,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class UserFacts:
-    """What is known of a user: item lines, in the order of `prompt_rank`, and those of the nearest other users, nearest first."""
+    """What is known of a user: lines of items in the order of `prompt_rank`, and lines of the nearest users' items."""
 
     history: tuple[str, ...]
     neighbours: tuple[tuple[str, ...], ...] = ()
@@ -48,8 +49,10 @@ class UserFacts:
 
 @dataclass(frozen=True)
 class ItemFacts:
-    """What is known of an item without anybody having picked it: its line and text, and the warm items whose texts
-    resemble its own, nearest first, each as (line, interests of its audience or '')."""
+    """What is known of an item without any interaction: its line and text, and the warm items with similar texts.
+
+    `neighbours` are (line, interests of the audience or ''), nearest first.
+    """
 
     line: str
     text: str = ""
@@ -61,7 +64,7 @@ Facts = UserFacts | ItemFacts
 
 @dataclass(frozen=True)
 class Shape:
-    """How much of the facts is shown, and how. `max_tokens` bounds turn 1, template included."""
+    """How many facts a prompt shows, in which style. `max_tokens` limits turn 1 with its template."""
 
     style: Style = "compact"
     history: int = 4
@@ -71,21 +74,17 @@ class Shape:
 
 
 def sanitise(text: str, length: int = MAX_LINE) -> str:
-    """A text from a log as it may stand in a prompt: one line, capped, without template tokens or our delimiters."""
+    """Return a text from a log as one line of limited length, without template tokens and the prompt's delimiters."""
     return " ".join(strip_markup(text).translate(_DELIMITERS).split())[:length].strip()
 
 
-def kind_of(facts: Facts) -> Kind:
-    return "user" if isinstance(facts, UserFacts) else "item"
-
-
 def has_no_facts(facts: Facts) -> bool:
-    """True when nothing is known: no history, or an item without line and text."""
+    """Return True for a user without history, and for an item without line and text."""
     return not facts.history if isinstance(facts, UserFacts) else not (facts.line.strip() or facts.text.strip())
 
 
-def shown(facts: Facts, shape: Shape) -> Facts:
-    """`facts` cut to what `shape` shows."""
+def limited(facts: Facts, shape: Shape) -> Facts:
+    """Return as many of the facts as `shape` shows."""
     if isinstance(facts, UserFacts):
         neighbours = tuple(items[: shape.neighbour_items] for items in facts.neighbours[: shape.neighbours])
         return UserFacts(facts.history[: shape.history], neighbours if shape.neighbour_items else ())
@@ -93,7 +92,7 @@ def shown(facts: Facts, shape: Shape) -> Facts:
 
 
 def profile_request(facts: Facts, style: Style) -> list[Message]:
-    """Turn 1: the messages that ask for a profile, with all of `facts`."""
+    """Return turn 1: the messages that ask for a profile, with all of `facts`."""
     body = _user_request(facts, style) if isinstance(facts, UserFacts) else _item_request(facts, style)
     messages: list[Message] = [{"role": "user", "content": body}]
     return messages if style == "compact" else [{"role": "system", "content": _SYSTEM}, *messages]
@@ -104,10 +103,10 @@ def _lines(lines: Sequence[str]) -> str:
 
 
 def _user_request(facts: UserFacts, style: Style) -> str:
-    around = [_lines(items) for items in facts.neighbours]
+    neighbours = [_lines(items) for items in facts.neighbours]
     if style == "compact":
-        return "\n".join([f"Picked: {_lines(facts.history)}", *(f"Near: {line}" for line in around), "Who is it?"])
-    bullets = "\n".join(f"- {line}" for line in around) or f"- {_NOTHING}"
+        return "\n".join([f"Picked: {_lines(facts.history)}", *(f"Near: {line}" for line in neighbours), "Who is it?"])
+    bullets = "\n".join(f"- {line}" for line in neighbours) or f"- {_NOTHING}"
     return (
         f"Items of the user: {_lines(facts.history)}\n"
         f"Items of the nearest other users:\n{bullets}\nWrite the profile of this user."
@@ -118,13 +117,13 @@ def _item_request(facts: ItemFacts, style: Style) -> str:
     about = f"{sanitise(facts.line) or _NOTHING}" + (
         f" | {sanitise(facts.text, MAX_TEXT)}" if facts.text.strip() else ""
     )
-    around = [
+    neighbours = [
         sanitise(line) + (f" | {sanitise(interests, MAX_TEXT)}" if interests else "")
         for line, interests in facts.neighbours
     ]
     if style == "compact":
-        return "\n".join([f"Item: {about}", *(f"Like: {line}" for line in around), "Who is it for?"])
-    bullets = "\n".join(f"- {line}" for line in around) or f"- {_NOTHING}"
+        return "\n".join([f"Item: {about}", *(f"Like: {line}" for line in neighbours), "Who is it for?"])
+    bullets = "\n".join(f"- {line}" for line in neighbours) or f"- {_NOTHING}"
     return (
         f"The item: {about}\nItems whose texts resemble it, with the interests of their audiences:\n{bullets}\n"
         "Write the profile of the people this item is for."
@@ -132,42 +131,43 @@ def _item_request(facts: ItemFacts, style: Style) -> str:
 
 
 def audience_request(line: str, text: str, interests: Sequence[str]) -> list[Message]:
-    """What a teacher is asked of a warm item, in full style: who it is for, given the interests of who picked it."""
+    """Return the messages that ask a teacher who a warm item is for, from the interests of users who picked it."""
     about = " | ".join(filter(None, (sanitise(line), sanitise(text, MAX_TEXT)))) or _NOTHING
-    people = "\n".join(f"- {sanitise(one, MAX_TEXT)}" for one in interests) or f"- {_NOTHING}"
+    audience = "\n".join(f"- {sanitise(one, MAX_TEXT)}" for one in interests) or f"- {_NOTHING}"
     body = (
-        f"The item: {about}\nInterests of people who picked it, one line each:\n{people}\n"
+        f"The item: {about}\nInterests of people who picked it, one line each:\n{audience}\n"
         "Write the profile of the people this item is for."
     )
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": body}]
 
 
 def item_question(line: str, style: Style) -> Message:
-    """Turn 2 about a user: will they pick this item?"""
-    asked = sanitise(line) or _NOTHING
+    """Return turn 2 about a user: will the user pick this item?"""
+    item = sanitise(line) or _NOTHING
     if style == "compact":
-        return {"role": "user", "content": f"Next: {asked}?"}
-    return {"role": "user", "content": f"Will this user pick the item: {asked}? Answer Yes or No."}
+        return {"role": "user", "content": f"Next: {item}?"}
+    return {"role": "user", "content": f"Will this user pick the item: {item}? Answer Yes or No."}
 
 
 def person_question(history: Sequence[str], style: Style) -> Message:
-    """Turn 2 about an item: will a person who picked these pick it?"""
+    """Return turn 2 about an item: will a user who picked these items pick it?"""
     if style == "compact":
         return {"role": "user", "content": f"By: {_lines(history)}?"}
     return {"role": "user", "content": f"Will a person who picked {_lines(history)} pick this item? Answer Yes or No."}
 
 
 def answer(yes: bool) -> Message:
+    """Return the assistant's Yes or No."""
     return {"role": "assistant", "content": YES if yes else NO}
 
 
 def fit_to_budget(facts: Facts, shape: Shape, count: Callable[[list[Message]], int]) -> tuple[list[Message], bool]:
-    """Turn 1 within `shape.max_tokens` as `count` counts them, and whether facts were left out to keep the budget.
+    """Return turn 1 within `shape.max_tokens`, as `count` counts them, and whether facts were left out for it.
 
-    The last neighbour goes first, then the last item of the history, then the end of an item's text. What cannot be
-    made short enough is returned at its shortest.
+    The last neighbour is removed first, then the last item of the history, then half of an item's text. A prompt that
+    cannot be made short enough is returned as short as possible.
     """
-    facts, trimmed = shown(facts, shape), False
+    facts, trimmed = limited(facts, shape), False
     while True:
         messages = profile_request(facts, shape.style)
         if count(messages) <= shape.max_tokens:
@@ -189,9 +189,10 @@ def _shorter(facts: Facts) -> Facts | None:
     return replace(facts, text=" ".join(words[: len(words) // 2])) if words else None
 
 
-CHARACTERS_A_TOKEN = 4
-"""What a token is taken for where the endpoint keeps its tokenizer to itself."""
+CHARACTERS_PER_TOKEN = 4
+"""Assumed for an endpoint, whose tokenizer is unknown."""
 
 
 def estimated_tokens(messages: list[Message]) -> int:
-    return sum(len(message["content"]) // CHARACTERS_A_TOKEN + CHARACTERS_A_TOKEN for message in messages)
+    """Estimate the number of tokens of the messages, template included, from their characters."""
+    return sum(len(message["content"]) // CHARACTERS_PER_TOKEN + CHARACTERS_PER_TOKEN for message in messages)

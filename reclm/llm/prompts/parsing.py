@@ -1,7 +1,7 @@
-"""What a request says and what an answer says, as pieces of text: chat messages or their rendered form come in.
+"""Prompts and answers as pieces of text: chat messages, or their rendered text, come in.
 
-The inverse of `reclm.llm.prompts.messages`, for a judge that is handed nothing but the text the language model saw: the pieces
-told of the entity itself, those told of its neighbours, and the phrases of a profile, well formed or not.
+The inverse of `reclm.llm.prompts.messages`, for a reward model that sees nothing but the text the language model saw:
+the pieces about the user or item itself, those about its neighbours, and the phrases of a profile, well formed or not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Reading:
-    """A request: what is told of the entity (`own`) and of its neighbours (`neighbours`), piece by piece."""
+    """The pieces of a request: those about the user or item itself (`own`) and those about its neighbours."""
 
     kind: Kind
     own: tuple[str, ...]
@@ -42,34 +42,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Phrases:
-    """The phrases of an answer, read as leniently as possible."""
+    """The phrases of an answer, which need not follow the grammar."""
 
     identity: tuple[str, ...]
     interests: tuple[str, ...]
 
 
 def read_request(messages: Sequence[Message]) -> Reading:
-    """What turn 1 shows. Raises ModelError for messages that `prompts.profile_request` did not write."""
+    """Read the pieces of turn 1. Raises ModelError for messages that `messages.profile_request` did not write."""
     return read_text(next(m["content"] for m in reversed(messages) if m["role"] == "user"))
 
 
 def read_text(text: str) -> Reading:
-    """The same from any text that holds turn 1; what stands before and behind it is left alone."""
+    """Read the pieces of turn 1 from any text that contains it; the text before and after it is ignored."""
     opening = _OPENING.search(text)
     closing = _CLOSING.search(text, opening.end()) if opening else None
     if opening is None or closing is None:
         raise ModelError(f"this is no request for a profile: {text[:80]!r}")
     kind: Kind = "user" if opening["user"] else "item"
     first, *rest = text[opening.end() : closing.start()].split("\n")
-    around = [piece for line in rest if not line.startswith(_ANNOUNCES) for piece in _around(line, kind)]
-    return Reading(kind, tuple(_pieces(first))[:MAX_OWN_PIECES], tuple(dict.fromkeys(around))[:MAX_NEIGHBOUR_PIECES])
+    neighbours = [piece for line in rest if not line.startswith(_ANNOUNCES) for piece in _neighbours(line, kind)]
+    return Reading(
+        kind, tuple(_pieces(first))[:MAX_OWN_PIECES], tuple(dict.fromkeys(neighbours))[:MAX_NEIGHBOUR_PIECES]
+    )
 
 
 def _pieces(line: str) -> list[str]:
     return [piece for piece in map(str.strip, line.split(" | ")) if piece and piece != _NOTHING]
 
 
-def _around(line: str, kind: Kind) -> list[str]:
+def _neighbours(line: str, kind: Kind) -> list[str]:
     label = next((label for label in _LABELS if line.startswith(label)), "")
     pieces = _pieces(line.removeprefix(label))
     if kind == "user":
@@ -78,8 +80,7 @@ def _around(line: str, kind: Kind) -> list[str]:
 
 
 def with_known_facts(reading: Reading, known: Sequence[str]) -> Reading:
-    """The request with all that is known of the entity in it: a user's history among its own pieces, what an item's
-    audience picks among those around."""
+    """Return the request with the lines `known` added: a user's to its own pieces, an item's to its neighbours."""
     lines = tuple(filter(None, map(sanitise, known)))
     if not lines:
         return reading
@@ -89,7 +90,7 @@ def with_known_facts(reading: Reading, known: Sequence[str]) -> Reading:
 
 
 def read_phrases(profile: str) -> Phrases:
-    """The phrases of each part; without the second label everything is identity."""
+    """Read the phrases of each part of a profile; without the second label all phrases are identity."""
     identity, _, interests = profile.replace(IDENTITY_LABEL, " ").partition(INTERESTS_LABEL)
     return Phrases(_phrases(identity), _phrases(interests))
 
@@ -100,7 +101,7 @@ def _phrases(part: str) -> tuple[str, ...]:
 
 
 class Splitter:
-    """Takes the rendered text of a request and an answer apart, for any tokenizer's chat template."""
+    """Splits the rendered text of a request and its answer, for any tokenizer's chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -109,7 +110,7 @@ class Splitter:
         self._tail = rendered[rendered.rindex("Who is it?") + len("Who is it?") :]
 
     def __call__(self, ids: Sequence[int]) -> tuple[Reading, str]:
-        """What the tokens of a request and its answer say: the request, and the answer without what ends it."""
+        """Return the request and the answer that the tokens contain; the answer without its end token."""
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
         reading = read_text(text)
         opening = _OPENING.search(text)

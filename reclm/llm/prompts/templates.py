@@ -1,9 +1,10 @@
 """Chat templates: messages come in, the text or the tokens that a model of any family reads go out.
 
-A template is the tokenizer's own. What models do differently is levelled here: some refuse or drop a system turn, which
-then opens the first user turn; some close an answer with another token than the tokenizer's end token; some write earlier
-answers differently from the one being written. `training_texts` therefore builds every answer behind exactly the prompt
-that asks for it when the model is served, and a dialogue whose template rewrites earlier turns becomes several texts.
+The template is the tokenizer's own. Differences between models are levelled here: some refuse or drop a system turn,
+which is then put before the first user turn; some close an answer with another token than the tokenizer's end token;
+some write earlier answers differently from the one being written. `training_texts` therefore puts every answer behind
+exactly the prompt that asks for it when the model is served, and a dialogue whose template rewrites earlier turns
+becomes several texts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Example:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool) -> str:
-    """The messages by the tokenizer's chat template, opened for an answer when `generation`. Thinking is switched off."""
+    """Render messages with the tokenizer's chat template, ready for an answer when `generation`; thinking is off."""
     turns = [dict(message) for message in messages]
     if turns and turns[0]["role"] == "system" and not takes_system(tokenizer):
         turns = _without_system(turns)
@@ -57,7 +58,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]], gene
 
 @lru_cache(maxsize=8)
 def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template shows a system turn; some (Gemma) refuse it, some leave it out."""
+    """Return whether the template shows a system turn; some (Gemma) refuse it, some leave it out."""
     turns = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
     try:
         return _PROBE in _apply(tokenizer, turns, True)
@@ -71,18 +72,18 @@ def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool = True) -> list[int]:
-    """The tokens of `render`; the template writes the first token itself, so none is added."""
+    """Return the tokens of `render`; the template writes the first token itself, so none is added."""
     return list(tokenizer(render(tokenizer, messages, generation=generation), add_special_tokens=False)["input_ids"])
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[str]:
-    """The words of each answer. Where it `ended`, its last token is the one that says so and no word, special or not."""
-    words = [list(ids)[: -1 if end else None] for ids, end in zip(answers, ended, strict=True)]
-    return [text.strip() for text in tokenizer.batch_decode(words, skip_special_tokens=True)]
+    """Return the text of each answer; where it `ended`, the last token is the end token and left out."""
+    tokens = [list(ids)[: -1 if end else None] for ids, end in zip(answers, ended, strict=True)]
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
-    """Counts the tokens of a prompt, template included: what `prompts.fitted` asks for."""
+    """Return a function that counts the tokens of a prompt, template included."""
 
     def count(messages: list[Message]) -> int:
         return len(encode(tokenizer, messages))
@@ -91,7 +92,7 @@ def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The special token with which the template closes an answer; None when it closes it with none."""
+    """Return the special token with which the template closes an answer; None when there is none."""
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
     closed = _apply(tokenizer, turns, False)
     if _PROBE not in closed:
@@ -103,7 +104,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def prompt_and_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], content: str) -> tuple[str, str]:
-    """(prompt, prompt + `content` + end token) as served: the answer stands behind the prompt that asks for it."""
+    """Return (prompt, prompt + `content` + end token), with the prompt exactly as it is served."""
     prompt = render(tokenizer, messages, generation=True)
     whole = render(tokenizer, [*messages, {"role": "assistant", "content": content}], generation=False)
     end = str(tokenizer.eos_token)
@@ -118,9 +119,9 @@ def prompt_and_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mes
 def training_texts(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Texts to train on, with the (start, end) characters of the answers in each, end token included.
+    """Return texts to train on, each with the (start, end) characters of its answers, end token included.
 
-    One text, unless the template writes an earlier answer differently from how it was served.
+    There is one text, unless the template writes an earlier answer differently from how it was served.
     """
     texts: list[tuple[str, list[tuple[int, int]]]] = []
     for turn, message in enumerate(messages):
@@ -136,7 +137,7 @@ def training_texts(
 
 
 def examples(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]) -> list[Example]:
-    """Each conversation as training sequences whose loss is on the assistant's turns only, end tokens included."""
+    """Return training sequences whose loss is on the assistant's turns only, end tokens included."""
     texts = [text for messages in conversations for text in training_texts(tokenizer, messages)]
     if not texts:
         return []

@@ -1,8 +1,8 @@
 """A teacher's profiles that were written elsewhere: two parquet files come in, teacher profiles go out.
 
-`teacher_user_profiles.parquet` has the columns user_id and profile, `teacher_item_profiles.parquet` item_id and profile.
-Ids of any type become text; other columns are ignored (RecLM publishes ChatGPT's answers with their prompts). A
-profile that does not parse is mapped to the grammar where that is possible (`normalised`).
+`teacher_user_profiles.parquet` has the columns user_id and profile, `teacher_item_profiles.parquet` item_id and
+profile. Ids of any type become text; other columns are ignored (RecLM publishes ChatGPT's answers with their prompts).
+A profile that does not parse is mapped to the grammar where that is possible (`normalised`).
 """
 
 from __future__ import annotations
