@@ -1,4 +1,4 @@
-"""A world of six tastes for tests of the language model, without a warehouse: dialogues, their teacher, and a minute model.
+"""Six tastes for tests of the language model, without a warehouse: dialogues, their teacher and a tiny model.
 
 A user picks two to four items of one taste and sometimes one of another; the teacher names the taste and each picked
 item's own interest, so a profile follows from its history and from nothing else. The text of an item leads to its

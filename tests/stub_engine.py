@@ -19,7 +19,7 @@ def phrase_of(content: str) -> str:
 
 
 class Stub:
-    """An engine that says something of its own of every prompt, counts what it is asked, and can be told to misbehave."""
+    """An engine that answers every prompt differently, counts its requests, and can be made to fail."""
 
     name, version, model_version = "stub", "1", "model-1"
 

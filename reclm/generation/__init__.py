@@ -1,1 +1,1 @@
-"""The stages that write profiles and their embeddings."""
+"""The stages that write profiles and embeddings."""

@@ -1,10 +1,10 @@
-"""The embedding stage: every distinct text once, as a unit vector of a sentence encoder.
+"""The embedding stage: distinct texts come in, a unit vector of a sentence encoder per text goes out.
 
-The texts of the current profiles and of `dim_items.full_text` come in, shards of (text_hash, embedding) go out. Texts
-that an earlier artifact holds for the same model are not encoded again: an artifact holds what was new, and the vectors
-of a model are those of all its artifacts together. Texts are encoded shortest first, so that little of a batch is
-padding, and a shard appears whole or not at all, so that a killed run repeats at most one. The packaged encoder is
-all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
+The texts are the current profiles and `dim_items.full_text`; the files are shards of (text_hash, embedding). Texts that
+an earlier artifact holds for the same model are not encoded again: an artifact holds only what was new, and the vectors
+of a model are those of all its artifacts together. Texts are sorted by length, so that batches need little padding, and
+a shard appears whole or not at all, so a killed run repeats at most one. The packaged encoder is all-MiniLM-L6-v2
+(Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 def write_embeddings(
     settings: Settings, encoder: Encoder | None = None, *, profiles: Artifact | None = None
 ) -> Artifact:
-    """Embeds what has no vector yet, or finds that nothing lacks one; makes the artifact the current one.
+    """Encode the texts that have no vector yet, or reuse an artifact when none lacks one.
 
-    Given other `profiles` than the current ones, the artifact is not made current. Raises WorkspaceError when there are
-    no profiles. `encoder` replaces the one that the settings name (for tests).
+    The artifact becomes the current one unless `profiles` names other profiles than the current ones. `encoder`
+    replaces the settings' encoder (for tests). Raises WorkspaceError when there are no profiles.
     """
     from reclm.warehouse.reading import connect
     from reclm.warehouse.sources import set_current_artifact
 
     workspace = settings.paths
-    chosen = current_profiles(workspace) if profiles is None else profiles
+    source = current_profiles(workspace) if profiles is None else profiles
     with closing(connect(settings)) as connection:
-        texts = distinct_texts(connection, chosen.path)
-    artifact = _embed(settings, chosen, texts, encoder)
+        texts = distinct_texts(connection, source.path)
+    artifact = _embed(settings, source, texts, encoder)
     if profiles is None:
         set_current_artifact(workspace, "embeddings", artifact.version)
     return artifact
 
 
 def distinct_texts(connection: DuckDBPyConnection, profiles: Path) -> dict[str, str]:
-    """{text_hash: text} of every well-formed profile and every item text that is not empty."""
+    """Return {text hash: text} of every profile that parses and every item text that is not empty."""
     rows = connection.execute(
         """
         select distinct text
@@ -79,17 +79,17 @@ def _embed(settings: Settings, profiles: Artifact, texts: dict[str, str], encode
     earlier = [a for a in artifacts.all_of(workspace, "embeddings") if a.manifest["parameters"]["model"] == model]
     known = _known_hashes(earlier)
     new = sorted((key for key in texts if key not in known), key=lambda key: (len(texts[key]), key))
-    wanted = content_hash(sorted(texts))
-    standing = [a for a in earlier if a.manifest["parameters"]["texts"] == wanted]
-    if not new and standing:
-        say(f"embeddings {standing[-1].version} stand already: used again")
-        return standing[-1]
+    texts_hash = content_hash(sorted(texts))
+    same_texts = [a for a in earlier if a.manifest["parameters"]["texts"] == texts_hash]
+    if not new and same_texts:
+        say(f"reusing embeddings {same_texts[-1].version}: no text has changed")
+        return same_texts[-1]
     say(f"embedding {len(new):,} texts with {model}; {len(texts) - len(new):,} have a vector already")
     parameters = {
         "model": model,
         "batch_size": settings.embedding.batch_size,
         "shard_size": settings.embedding.shard_size,
-        "texts": wanted,
+        "texts": texts_hash,
         "new": content_hash(new),
     }
     parents = {"profiles": profiles.version}
@@ -98,7 +98,7 @@ def _embed(settings: Settings, profiles: Artifact, texts: dict[str, str], encode
         if new:
             encoder = load_encoder(settings) if encoder is None else encoder
             dim = write_shards(draft.path, encoder, new, texts, settings.embedding, version)
-        else:  # every text of these profiles was embedded for others: a record without rows
+        else:  # other profiles' artifacts hold every text: this one records that, without rows
             dim = earlier[-1].metrics["dim"] if earlier else 0
             _write_shard(
                 draft.path / "vectors-00000.parquet", [], np.zeros((0, 0), np.float32), settings.embedding, version
@@ -123,7 +123,10 @@ def write_shards(
     settings: EmbeddingSettings,
     version: str,
 ) -> int:
-    """Writes `vectors-00000.parquet` … for `hashes` in their order, leaving finished shards alone; returns the width."""
+    """Write `vectors-00000.parquet` … for `hashes`, in order; return the width of the vectors.
+
+    Finished shards are kept.
+    """
     size = settings.shard_size
     for leftover in folder.glob(".vectors-*.tmp"):
         leftover.unlink()
@@ -133,7 +136,7 @@ def write_shards(
     }
     pending = {shard: keys for shard, keys in shards.items() if not _is_finished(shard, keys)}
     if len(pending) < len(shards):
-        say(f"  {len(shards) - len(pending)} of {len(shards)} shards stand from an interrupted run")
+        say(f"  {len(shards) - len(pending)} of {len(shards)} shards were finished by an interrupted run")
     for shard, keys, vectors in _encoded(encoder, pending, texts, settings.batch_size):
         _write_shard(shard, keys, vectors, settings, version)
     widths = {_width(path) for path in sorted(folder.glob("vectors-*.parquet"))} - {0}
@@ -145,7 +148,7 @@ def write_shards(
 def _encoded(
     encoder: Encoder, shards: Mapping[Path, Sequence[str]], texts: Mapping[str, str], batch_size: int
 ) -> Iterator[tuple[Path, Sequence[str], NDArray[np.float32]]]:
-    """Each shard with its hashes and vectors, as they become ready."""
+    """Yield each shard with its hashes and vectors, as soon as they are ready."""
     batches = [
         (shard, [texts[key] for key in keys[start : start + batch_size]], start + batch_size >= len(keys))
         for shard, keys in shards.items()

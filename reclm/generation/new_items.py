@@ -1,4 +1,4 @@
-"""New items added to the current profiles within minutes: current profiles and a newer warehouse come in, an artifact goes out.
+"""New items added to the current profiles: those and a newer warehouse come in, a `profiles` artifact goes out.
 
 The new artifact holds everything that the current one holds and, at snapshot `final`, a profile of every item that the
 current one lacks, written by the same model. No model is trained, no user's profile is written, and all vectors stay

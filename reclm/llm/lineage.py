@@ -97,7 +97,7 @@ def _parameters_outside_sections(settings: Settings) -> dict[str, Any]:
 
 
 def _teacher_matches(settings: Settings, parameters: Mapping[str, Any]) -> bool:
-    """Compare a teacher's parameters without a request to an endpoint: with no model named, any of its models matches."""
+    """Compare a teacher's parameters without asking an endpoint: if no model is named, any of its models matches."""
     from reclm.llm.teacher.parameters import teacher_parameters
 
     endpoint = settings.openai

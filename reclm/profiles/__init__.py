@@ -1,1 +1,1 @@
-"""Profiles: their text form, how they are written, how good they are, and their vectors."""
+"""Profiles: their text form, the keyword engine that writes them, and metrics of their quality."""

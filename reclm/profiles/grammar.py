@@ -45,7 +45,7 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class Profile:
-    """Who a user is and what they care about; for an item, who it is for and what those people care about."""
+    """Who a user is and what interests them; for an item, who it is for and what interests those people."""
 
     identity: tuple[str, ...]
     interests: tuple[str, ...]
@@ -53,7 +53,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a text turned out to be: one of STATUSES, the profile when that is `ok`, and what was wrong otherwise."""
+    """The result of parsing: one of STATUSES, the profile when the status is `ok`, and else what was wrong."""
 
     status: str
     profile: Profile | None = None
@@ -65,9 +65,9 @@ class Parsed:
 
 
 def strip_markup(text: str) -> str:
-    """`text` without control characters, tags and chat-template tokens: its words stay, its power over a template goes.
+    """Remove control characters, tags and chat-template tokens from a text; its words stay.
 
-    Compatibility forms are folded first (NFKC), so that look-alike brackets cannot smuggle a token through.
+    Compatibility forms are normalised first (NFKC), so that look-alike brackets cannot hide a token.
     """
     text = unicodedata.normalize("NFKC", text)
     if not text.isprintable():
@@ -83,7 +83,7 @@ def _visible(character: str) -> str:
 
 
 def clean_phrase(text: str) -> str:
-    """`text` as a phrase of the grammar, or '' when nothing of it may stand. Cleaning it again changes nothing."""
+    """Turn a text into a phrase of the grammar, '' when nothing is left. Cleaning it again changes nothing."""
     cleaned = _clean_once(text)
     while cleaned != text:
         text, cleaned = cleaned, _clean_once(cleaned)
@@ -97,7 +97,7 @@ def _clean_once(text: str) -> str:
 
 
 def clean_phrases(texts: Iterable[str], limit: int = MAX_PHRASES) -> tuple[str, ...]:
-    """The first `limit` distinct phrases of `texts`, cleaned, in order; case does not make two phrases distinct."""
+    """Return the first `limit` distinct phrases of `texts`, cleaned, in order; case is ignored in comparisons."""
     phrases: dict[str, str] = {}
     for text in texts:
         phrase = clean_phrase(text)
@@ -107,7 +107,7 @@ def clean_phrases(texts: Iterable[str], limit: int = MAX_PHRASES) -> tuple[str, 
 
 
 def render(profile: Profile) -> str:
-    """The profile as text. Raises ValueError naming the first fault `validate` finds: a bad one is never written."""
+    """Return the profile as text. Raises ValueError with the first fault that `validate` finds."""
     if faults := validate(profile):
         raise ValueError(f"not a valid profile: {faults[0]}")
     return f"{IDENTITY_LABEL} {', '.join(profile.identity)}; {INTERESTS_LABEL} {', '.join(profile.interests)}"
@@ -117,7 +117,7 @@ _PHRASE = re.compile(PHRASE_PATTERN)
 
 
 def validate(profile: Profile) -> list[str]:
-    """What keeps the profile from being valid, one sentence each; empty when nothing does."""
+    """Return the faults of a profile, one sentence each; empty for a valid profile."""
     faults: list[str] = []
     for part, phrases in (("identity", profile.identity), ("interests", profile.interests)):
         if not phrases:
@@ -136,7 +136,7 @@ def _is_phrase(phrase: str) -> bool:
 
 
 def parse(text: str | None) -> Parsed:
-    """Reads a profile. White space around phrases and one full stop at the end are forgiven; nothing else is."""
+    """Parse a profile text. White space around phrases and one full stop at the end are accepted, nothing else."""
     if text is None or not text.strip():
         return Parsed(EMPTY, reason="no text")
     form = _form_of(text)
@@ -184,9 +184,9 @@ def _is_too_long(phrase: str) -> bool:
 
 
 def pattern(identities: int | None = None, interests: int | None = None) -> str:
-    """A regular expression that every rendered profile matches in full, for structured decoding.
+    """Return a regular expression that every rendered profile matches in full, for structured decoding.
 
-    With `identities` and `interests` given, a part holds exactly so many phrases; otherwise 1 to MAX_PHRASES.
+    With `identities` and `interests`, a part holds exactly so many phrases; otherwise 1 to MAX_PHRASES.
     """
 
     def phrases(count: int | None) -> str:

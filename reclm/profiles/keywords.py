@@ -1,15 +1,15 @@
-"""The engine without a language model: profiles from class-based TF-IDF over what is known at a snapshot.
+"""Profiles without a language model: a snapshot's data comes in, one profile per user and per item goes out.
 
-A `Knowledge` comes in, one profile per user and per item goes out. A user's class document is the terms of their items,
-with a smaller part from neighbours' items; an item's is its own text plus what is over-represented among the other
-items of its audience, or, for a cold item, among the audiences of the warm items whose texts resemble its own. The
-weighting is c-TF-IDF (Grootendorst 2022, arXiv 2203.05794) with a term's share in the class against its share overall.
-It is the baseline that language models must beat and a fallback an operator may choose.
+Profiles are the terms with the highest class-based TF-IDF (c-TF-IDF, Grootendorst 2022, arXiv 2203.05794), with a
+term's share in the class against its share overall. A user's class document is the terms of the history, with a smaller
+part from neighbours' histories. An item's is its own text, plus what is over-represented among the other items of its
+audience or, for a cold item, among the audiences of the warm items with similar texts. The engine is the baseline that
+language models must beat, and a fallback.
 
-It is also their default teacher, by another measure (`write_teacher_profiles`): of those who are well known, the terms
-that their picks hold in excess of what everybody's picks would hold, as standardised residuals (Pearson). An item's are
-those of its audience's other picks, so that what a language model learns to write of a cold item is who it is for and
-not a paraphrase of its text.
+It is also the default teacher of language models, by another measure (`write_teacher_profiles`): for users and items
+with enough interactions, the terms that their picks hold in excess of chance, as standardised (Pearson) residuals. An
+item's terms come from its audience's other picks, so a language model learns to write who a cold item is for, not to
+paraphrase its text.
 """
 
 from __future__ import annotations
@@ -35,51 +35,51 @@ NO_HISTORY = "no_history"
 NO_TEXT = "no_text"
 
 BLOCK = 16_384
-"""Rows worked on at once: memory stays flat however many users there are."""
-KEPT_TERMS = 64
-"""Terms of a class document that are kept between passes."""
+"""Rows computed at once, so that memory does not grow with the number of users."""
+MAX_DOCUMENT_TERMS = 64
+"""Terms of a class document that later steps use; the others are dropped."""
 NEIGHBOUR_SHARE = 0.4
-"""What a user's neighbours weigh beside one own interaction; it falls as the own history grows."""
+"""Weight of neighbours' terms for a user with one interaction; it falls as the history grows."""
 AUDIENCE_SHARE = 0.3
-"""What a large audience weighs beside an item's own text."""
+"""Weight of a large audience's terms beside an item's own text."""
 AUDIENCE_PRIOR = 3.0
-"""Members of an average audience that every audience is mixed with, so that two people do not make a trend."""
+"""Number of average users that every audience is smoothed with, so that two users do not make a trend."""
 BORROWED_SHARE = 0.25
-"""What the audiences of very similar warm items weigh beside a cold item's own text."""
+"""Weight of the audiences of very similar warm items beside a cold item's own text."""
 BORROWED_HALF = 0.2
-"""Text similarity at which half of BORROWED_SHARE is granted."""
+"""Text similarity at which that weight is half of BORROWED_SHARE."""
 TEACHER_MIN_ITEMS = 3
-"""Items a term must be said of to say something about people: what fewer share is the name of a product."""
+"""Items that a term must occur in: a term of fewer items is usually the name of a product."""
 TEACHER_MIN_KNOWN = 3
-"""Picks of a user, and members of an audience, under which the teacher does not speak."""
+"""Interactions that a user, or an item, needs to be described by the teacher."""
 TEACHER_MIN_PICKS = 2
-"""Picks a term must be in."""
+"""Interactions that a term must occur in."""
 TEACHER_MIN_EXCESS = 2.0
-"""Standard deviations above chance."""
+"""Standard deviations above chance that a term must reach."""
 
 
 @dataclass(frozen=True)
 class WrittenProfiles:
-    """Profiles of one kind, row for row with the ids: texts ('' when nothing is known) and flags (KNOWN, NO_…)."""
+    """Texts ('' when nothing is known) and flags (KNOWN, NO_HISTORY, NO_TEXT) of one kind, in the order of the ids."""
 
     texts: list[str]
     flags: list[str]
 
 
 def write_profiles(
-    knowledge: SnapshotData, terms: Terms, settings: ProfileSettings
+    data: SnapshotData, terms: Terms, settings: ProfileSettings
 ) -> tuple[WrittenProfiles, WrittenProfiles]:
-    """Profiles of every user and every item at one snapshot; nothing but `knowledge` and `terms` is looked at."""
-    own, background = _own_shares(knowledge, terms)
-    users = _write_users(knowledge, terms, settings, own, background)
-    items = _write_items(knowledge, terms, settings, own, background)
+    """Write the profiles of every user and every item at one snapshot, from `data` and `terms` alone."""
+    own, background = _own_shares(data, terms)
+    users = _write_users(data, terms, settings, own, background)
+    items = _write_items(data, terms, settings, own, background)
     return users, items
 
 
 def write_teacher_profiles(
-    knowledge: SnapshotData, terms: Terms, settings: ProfileSettings
+    data: SnapshotData, terms: Terms, settings: ProfileSettings
 ) -> tuple[WrittenProfiles, WrittenProfiles]:
-    """What a teacher says of well-known users and items at one snapshot; '' and a flag of all others.
+    """Write the teacher's profiles of users and items with enough interactions; all others get '' and a flag.
 
     With c_t the picks that carry term t among n picks, and p_t the share of all picks that carry it, a term's score is
     (c_t - n p_t) / sqrt(n p_t + 1): a user's over the history, an item's over its audience's other picks.
@@ -89,81 +89,83 @@ def write_teacher_profiles(
         carries @ sparse.diags_array((carries.getnnz(axis=0) >= TEACHER_MIN_ITEMS).astype(np.float32))
     )
     carries.eliminate_zeros()
-    lengths, sizes = knowledge.history_lengths, knowledge.audience_sizes
+    lengths, sizes = data.history_lengths, data.audience_sizes
     chance = np.asarray(carries.T @ sizes.astype(np.float64)).ravel() / max(int(sizes.sum()), 1)
-    picked = sparse.csr_matrix(knowledge.histories @ carries)
-    audiences = sparse.csr_matrix(knowledge.histories.T)
+    picked = sparse.csr_matrix(data.histories @ carries)
+    audiences = sparse.csr_matrix(data.histories.T)
     others = np.asarray(audiences @ (lengths - 1).astype(np.float64)).ravel()
 
-    def of_users(rows: slice) -> sparse.csr_matrix:
+    def user_scores(rows: slice) -> sparse.csr_matrix:
         return _excess(picked[rows], lengths[rows].astype(np.float64), chance)
 
-    def of_items(rows: slice) -> sparse.csr_matrix:
+    def item_scores(rows: slice) -> sparse.csr_matrix:
         own = carries[rows].multiply(sizes[rows][:, None])
         return _excess(sparse.csr_matrix(audiences[rows] @ picked - own), others[rows], chance)
 
     n_identities, n_interests, n_each = settings.identities, settings.interests, settings.item_phrases
-    users = _teach(of_users, lengths, _Author(terms, chance, n_identities, n_interests, general_first=True), NO_HISTORY)
-    items = _teach(of_items, sizes, _Author(terms, chance, n_each, n_each, general_first=True), NO_HISTORY)
+    users = _teach(
+        user_scores, lengths, _ProfileWriter(terms, chance, n_identities, n_interests, general_first=True), NO_HISTORY
+    )
+    items = _teach(item_scores, sizes, _ProfileWriter(terms, chance, n_each, n_each, general_first=True), NO_HISTORY)
     return users, items
 
 
 def _excess(counts: sparse.csr_matrix, n: NDArray[np.float64], chance: NDArray[np.float64]) -> sparse.csr_matrix:
-    """Standardised residuals of term counts (n_rows, n_terms); what one pick alone shows, or chance might, is left out."""
+    """Return standardised residuals of term counts, (n_rows, n_terms), without terms of few picks or near chance."""
     expected = np.repeat(n, np.diff(counts.indptr)) * chance[counts.indices]
     scores = ((counts.data - expected) / np.sqrt(expected + 1)).astype(np.float32)
     scores[(counts.data < TEACHER_MIN_PICKS) | (scores < TEACHER_MIN_EXCESS)] = 0
-    return _keep_best(_with_data(counts, scores), scores, KEPT_TERMS)
+    return _keep_best(_with_data(counts, scores), scores, MAX_DOCUMENT_TERMS)
 
 
 def _teach(
-    scores_of: Callable[[slice], sparse.csr_matrix], known: NDArray[np.int64], author: _Author, unknown: str
+    scores_of: Callable[[slice], sparse.csr_matrix], known: NDArray[np.int64], writer: _ProfileWriter, unknown: str
 ) -> WrittenProfiles:
     texts: list[str] = []
     flags: list[str] = []
-    for rows in track(list(_blocks(len(known), BLOCK // 8)), "reading what people share"):
-        written, silent = author.write(scores_of(rows))
+    for rows in track(list(_blocks(len(known), BLOCK // 8)), "finding shared interests"):
+        written, silent = writer.write(scores_of(rows))
         silent |= known[rows] < TEACHER_MIN_KNOWN
         texts += ["" if nothing else text for text, nothing in zip(written, silent, strict=True)]
         flags += np.where(silent, unknown, KNOWN).tolist()
     return WrittenProfiles(texts, flags)
 
 
-def _own_shares(knowledge: SnapshotData, terms: Terms) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
-    """Each user's mean term shares over the history, (n_users, n_terms), and their mean over users, (n_terms,)."""
-    n_users, n_terms = knowledge.histories.shape[0], len(terms.phrases)
+def _own_shares(data: SnapshotData, terms: Terms) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    """Return each user's mean term shares, (n_users, n_terms), and their mean over all users, (n_terms,)."""
+    n_users, n_terms = data.histories.shape[0], len(terms.phrases)
     background = np.zeros(n_terms)
     known = 0
     blocks = []
     for rows in track(list(_blocks(n_users)), "reading histories"):
-        shares = normalise_rows(sparse.csr_matrix(knowledge.histories[rows] @ terms.shares))
+        shares = normalise_rows(sparse.csr_matrix(data.histories[rows] @ terms.shares))
         background += np.asarray(shares.sum(axis=0)).ravel()
         known += int((np.diff(shares.indptr) > 0).sum())
         blocks.append(shares)
-    if known == 0:  # nobody has a history yet: what the catalogue is about stands in for what people like
+    if known == 0:  # no user has a history yet: the catalogue's terms replace the users' terms
         background = np.asarray(terms.shares.sum(axis=0)).ravel().astype(np.float64)
     background /= max(background.sum(), 1e-12)
-    kept = [_keep_best(shares, _over_representation(shares, background), KEPT_TERMS) for shares in blocks]
+    kept = [_keep_best(shares, _over_representation(shares, background), MAX_DOCUMENT_TERMS) for shares in blocks]
     return sparse.csr_matrix(sparse.vstack(kept, format="csr")) if kept else sparse.csr_matrix((0, n_terms)), background
 
 
 def _over_representation(shares: sparse.csr_matrix, background: NDArray[np.float64]) -> NDArray[np.float32]:
-    """c-TF-IDF of the stored cells: share · log(1 + share / background)."""
+    """Return the c-TF-IDF of the stored cells: share · log(1 + share / background)."""
     expected = np.maximum(background[shares.indices], 1e-9)
     return (shares.data * np.log1p(shares.data / expected)).astype(np.float32)
 
 
 def _write_users(
-    knowledge: SnapshotData,
+    data: SnapshotData,
     terms: Terms,
     settings: ProfileSettings,
     own: sparse.csr_matrix,
     background: NDArray[np.float64],
 ) -> WrittenProfiles:
-    lengths = knowledge.history_lengths
+    lengths = data.history_lengths
     from_neighbours = NEIGHBOUR_SHARE * 4 / (3 + np.maximum(lengths, 1))
-    neighbours = normalise_rows(knowledge.user_neighbours)
-    author = _Author(terms, background, settings.identities, settings.interests)
+    neighbours = normalise_rows(data.user_neighbours)
+    writer = _ProfileWriter(terms, background, settings.identities, settings.interests)
     texts: list[str] = []
     flags: list[str] = []
     for rows in track(list(_blocks(len(lengths))), "writing user profiles"):
@@ -174,22 +176,22 @@ def _write_users(
         scores = _with_data(shares, _over_representation(shares, background))
         unknown = np.where(lengths[rows] == 0, NO_HISTORY, NO_TEXT)
         _drop_rows(scores, lengths[rows] == 0)
-        texts_of_block, empty = author.write(scores)
+        texts_of_block, empty = writer.write(scores)
         texts += texts_of_block
         flags += np.where(empty, unknown, KNOWN).tolist()
     return WrittenProfiles(texts, flags)
 
 
 def _write_items(
-    knowledge: SnapshotData,
+    data: SnapshotData,
     terms: Terms,
     settings: ProfileSettings,
     own: sparse.csr_matrix,
     background: NDArray[np.float64],
 ) -> WrittenProfiles:
-    audience = _audience_scores(knowledge, terms, own, background)
-    sizes = knowledge.audience_sizes
-    similarity = knowledge.item_neighbours
+    audience = _audience_scores(data, terms, own, background)
+    sizes = data.audience_sizes
+    similarity = data.item_neighbours
     nearest = np.asarray(similarity.max(axis=1).todense()).ravel() if similarity.nnz else np.zeros(len(sizes))
     catalogue_mean = np.asarray(terms.shares.mean(axis=0)).ravel() if len(sizes) else background
     audience_share = np.where(
@@ -199,7 +201,7 @@ def _write_items(
     )
     cold = sparse.diags_array((sizes == 0).astype(np.float32))
     lent = sparse.csr_matrix(cold @ normalise_rows(similarity))
-    author = _Author(terms, background, settings.item_phrases, settings.item_phrases)
+    writer = _ProfileWriter(terms, background, settings.item_phrases, settings.item_phrases)
     texts: list[str] = []
     flags: list[str] = []
     for rows in track(list(_blocks(len(sizes))), "writing item profiles"):
@@ -209,23 +211,23 @@ def _write_items(
         people = normalise_rows(sparse.csr_matrix(audience[rows] + lent[rows] @ audience))
         scores = sparse.csr_matrix(about.multiply(1 - weights) + people.multiply(weights))
         scores.sort_indices()
-        texts_of_block, empty = author.write(scores)
+        texts_of_block, empty = writer.write(scores)
         texts += texts_of_block
         flags += np.where(empty, NO_TEXT, KNOWN).tolist()
     return WrittenProfiles(texts, flags)
 
 
 def _audience_scores(
-    knowledge: SnapshotData, terms: Terms, own: sparse.csr_matrix, background: NDArray[np.float64]
+    data: SnapshotData, terms: Terms, own: sparse.csr_matrix, background: NDArray[np.float64]
 ) -> sparse.csr_matrix:
-    """(n_items, n_terms), rows summing to 1: what an item's audience likes more than people do, that item set aside.
+    """Return (n_items, n_terms), rows summing to 1: the terms that an item's audience prefers, apart from the item.
 
     With p_u a user's mean term shares over n_u items, the mean over the other items is (n_u p_u - t_i) / (n_u - 1).
-    Users with no other item say nothing. Over-representation is the term's part of the Kullback-Leibler divergence.
+    Users with no other item are left out. Over-representation is the term's part of the Kullback-Leibler divergence.
     """
-    lengths = knowledge.history_lengths
+    lengths = data.history_lengths
     others = 1 / np.maximum(lengths - 1, 1) * (lengths > 1)
-    audiences = sparse.csr_matrix(knowledge.histories.T)
+    audiences = sparse.csr_matrix(data.histories.T)
     members = audiences @ (lengths > 1).astype(np.float32)
     scaled = sparse.csr_matrix(sparse.diags_array((lengths * others).astype(np.float32)) @ own)
     itself = audiences @ others.astype(np.float32)
@@ -238,7 +240,7 @@ def _audience_scores(
         expected = np.maximum(background[total.indices], 1e-9)
         share = (total.data + AUDIENCE_PRIOR * expected) / (count + AUDIENCE_PRIOR)
         scores = _with_data(total, np.maximum(share * np.log(share / expected), 0).astype(np.float32))
-        blocks.append(normalise_rows(_keep_best(scores, scores.data, KEPT_TERMS)))
+        blocks.append(normalise_rows(_keep_best(scores, scores.data, MAX_DOCUMENT_TERMS)))
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr")) if blocks else sparse.csr_matrix(terms.shares.shape)
 
 
@@ -257,7 +259,7 @@ def _drop_rows(matrix: sparse.csr_matrix, rows: NDArray[np.bool_]) -> None:
 def _best_cells(
     matrix: sparse.csr_matrix, scores: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the `count` highest positive scores of each row, best first (ties: lower column), and row bounds."""
+    """Return the positions of each row's `count` highest positive scores, best first, and the bounds of the rows."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     positive = np.flatnonzero(scores > 0)
     order = positive[np.lexsort((matrix.indices[positive], -scores[positive], rows[positive]))]
@@ -275,7 +277,7 @@ def _keep_best(matrix: sparse.csr_matrix, scores: NDArray[np.float32], count: in
     return kept
 
 
-class _Author:
+class _ProfileWriter:
     """Turns rows of term scores into profiles: identities from the best categories, interests from the best terms."""
 
     def __init__(
@@ -287,7 +289,7 @@ class _Author:
         *,
         general_first: bool = False,
     ) -> None:
-        """`general_first` names interests from the most common to the rarest, an order that can be learned."""
+        """With `general_first`, interests go from the most common to the rarest, an order that can be learned."""
         self.terms, self.identities, self.interests = terms, identities, interests
         self.frequency = background if general_first else None
         self.roles = [
@@ -295,11 +297,11 @@ class _Author:
             for phrase, category in zip(terms.phrases, terms.is_category, strict=True)
         ]
         self.categories = frozenset(np.flatnonzero(terms.is_category).tolist())
-        everyone = sparse.csr_matrix(background[None].astype(np.float32))
-        self.popular = next(iter(self._profiles(everyone)), "")
+        average = sparse.csr_matrix(background[None].astype(np.float32))
+        self.popular = next(iter(self._profiles(average)), "")
 
     def write(self, scores: sparse.csr_matrix) -> tuple[list[str], NDArray[np.bool_]]:
-        """One text a row and whether the row said nothing; such a row gets what is popular with everyone."""
+        """Return one text per row, and which rows have no term; these get the profile of an average user."""
         profiles = list(self._profiles(scores))
         return [profile or self.popular for profile in profiles], np.array([not profile for profile in profiles])
 
@@ -315,7 +317,7 @@ class _Author:
             yield self._profile(dominant, candidates)
 
     def _profile(self, dominant: list[int], candidates: list[int]) -> str:
-        """'' when there is no candidate. Text terms stand in for missing categories in the identity."""
+        """Return the profile, '' without a candidate. Terms from texts replace missing categories in the identity."""
         interests = self._distinct(candidates, self.interests)
         if not interests:
             return ""
@@ -328,7 +330,7 @@ class _Author:
         return grammar.render(grammar.Profile(tuple(islice(roles.values(), self.identities)), tuple(phrases)))
 
     def _distinct(self, candidates: list[int], count: int) -> list[int]:
-        """The first `count` candidates that each bring a word the earlier ones lack."""
+        """Return the first `count` candidates that each have a word the earlier ones lack."""
         chosen: list[int] = []
         seen: set[str] = set()
         for term in candidates:

@@ -1,17 +1,22 @@
-"""How good a set of profiles is, per cold-start severity: coverage, format, distinctness, over-smoothing, faithfulness.
+"""How good a set of profiles is, per cold-start severity: profiles and their snapshot's data come in, metrics go out.
 
-Profiles and the knowledge they were written from come in, rows of `quality.parquet` go out. Over-smoothing is the fault
-that RecLM (arXiv 2412.19302, section on refinement) names: profiles that all sound alike. Every metric is the mean of
-one number per user or item, so that the bands of a metric add up to its `all` row.
+The metrics are coverage, format, distinctness, over-smoothing and faithfulness; they become rows of `quality.parquet`.
+Over-smoothing, profiles that all sound alike, is the fault that RecLM (arXiv 2412.19302, section on refinement) names.
+Every metric is the mean of one number per user or item, so that the bands of a metric add up to its `all` row.
 
-coverage            1 when the profile carries no flag. format              1 when the profile parses. of profiles
-without a flag that parse: distinct            1 / number of entities with this very text; its mean is the share of
-distinct texts. nearest_similarity  cosine to the most similar other profile of a sample of SAMPLE, on TF-IDF of words
-and word pairs. faithfulness        users: share of interest phrases all of whose words occur in the items of the
-history. text_support        items: share of interest phrases all of whose words occur in the item's own texts; what is
-missing to 1 was learned from people, or made up. where the truth is known (the demo world): interests_precision,
-interests_recall, interests_f1   against the true interests; two phrases match when the words of one contain the words
-of the other, or when they share half of all their words (Jaccard); case, hyphens and a plural s aside.
+    coverage            1 when the profile carries no flag.
+    format              1 when the profile parses.
+  of profiles without a flag that parse:
+    distinct            1 / number of entities with this very text; its mean is the share of distinct texts.
+    nearest_similarity  cosine to the most similar other profile of a sample of SAMPLE, by TF-IDF of words and word
+                        pairs.
+    faithfulness        users: share of interest phrases all of whose words occur in the items of the history.
+    text_support        items: share of interest phrases all of whose words occur in the item's own texts; the other
+                        phrases were learned from users, or invented.
+  where the truth is known (the demo data):
+    interests_precision, interests_recall, interests_f1   against the true interests; two phrases match when the words
+                        of one contain the words of the other, or when they share half of all their words (Jaccard);
+                        case, hyphens and a plural s are ignored.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ TRUTH_FILES: dict[Kind, str] = {"user": "user_personas.parquet", "item": "item_a
 
 @dataclass(frozen=True)
 class Profiles:
-    """Profiles of one kind at one snapshot: `texts[i]` and `flags[i]` are those of `ids[i]`, of severity `bands[i]`."""
+    """Profiles of one kind at one snapshot: `ids[i]` has `texts[i]`, `flags[i]` and cold-start severity `bands[i]`."""
 
     kind: Kind
     ids: Sequence[str]
@@ -52,22 +57,25 @@ class Profiles:
 
     @cached_property
     def interests(self) -> list[tuple[str, ...] | None]:
-        """The interest phrases of each profile; None where it does not parse."""
+        """Return the interest phrases of each profile; None where it does not parse."""
         parsed = {text: grammar.parse(text).profile for text in set(self.texts)}
         profiles = (parsed[text] for text in self.texts)
         return [None if profile is None else profile.interests for profile in profiles]
 
     @cached_property
     def usable(self) -> NDArray[np.bool_]:
-        """(n,), True where a profile carries no flag and parses."""
+        """Return (n,), True where a profile carries no flag and parses."""
         rows = zip(self.interests, self.flags, strict=True)
         return np.array([phrases is not None and not flag for phrases, flag in rows], dtype=bool)
 
 
 def measure(
-    profiles: Profiles, knowledge: SnapshotData, truth: Path | None, seed: int
+    profiles: Profiles, data: SnapshotData, truth: Path | None, seed: int
 ) -> list[dict[str, str | float | int]]:
-    """Rows (snapshot, kind, severity, metric, value, n) of one kind of profiles; `truth` is the folder of the truth."""
+    """Measure one kind of profiles; return rows (snapshot, kind, severity, metric, value, n).
+
+    `truth` is the folder with the true interests, None where they are unknown.
+    """
     metrics = {
         "coverage": np.array([not flag for flag in profiles.flags], dtype=np.float64),
         "format": np.array([phrases is not None for phrases in profiles.interests], dtype=np.float64),
@@ -75,7 +83,7 @@ def measure(
     usable = {
         "distinct": distinctness(profiles.texts),
         "nearest_similarity": nearest_similarity(profiles.texts, profiles.usable, seed),
-        **_support(profiles, knowledge),
+        **_support(profiles, data),
         **_against_truth(profiles, truth),
     }
     for name, values in usable.items():
@@ -84,21 +92,21 @@ def measure(
     rows: list[dict[str, str | float | int]] = []
     for name, values in metrics.items():
         for severity in severities:
-            chosen = values[~np.isnan(values) & ((profiles.bands == severity) | (severity == ALL))]
-            if len(chosen):
-                row = {"snapshot": knowledge.snapshot, "kind": profiles.kind, "severity": severity, "metric": name}
-                rows.append({**row, "value": float(chosen.mean()), "n": len(chosen)})
+            selected = values[~np.isnan(values) & ((profiles.bands == severity) | (severity == ALL))]
+            if len(selected):
+                row = {"snapshot": data.snapshot, "kind": profiles.kind, "severity": severity, "metric": name}
+                rows.append({**row, "value": float(selected.mean()), "n": len(selected)})
     return rows
 
 
 def distinctness(texts: Sequence[str]) -> NDArray[np.float64]:
-    """(n,), 1 / number of times the text occurs."""
+    """Return (n,), 1 / number of times the text occurs."""
     _, inverse, counts = np.unique(np.array(texts, dtype=object), return_inverse=True, return_counts=True)
     return np.asarray(1 / counts[inverse], dtype=np.float64)
 
 
 def nearest_similarity(texts: Sequence[str], usable: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
-    """(n,), cosine to the nearest other usable profile within a seeded sample of SAMPLE; NaN outside the sample."""
+    """Return (n,), the cosine to the nearest other usable profile in a seeded sample; NaN outside the sample."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     values = np.full(len(texts), np.nan)
@@ -115,7 +123,7 @@ def nearest_similarity(texts: Sequence[str], usable: NDArray[np.bool_], seed: in
 
 
 def _profile_words(text: str) -> list[str]:
-    """The words of the phrases and their neighbouring pairs; the labels are the same everywhere and left out."""
+    """Return the words of the phrases and the pairs of adjacent words; the labels are the same in all profiles."""
     profile = grammar.parse(text).profile
     phrases = () if profile is None else (*profile.identity, *profile.interests)
     words = [phrase.casefold().split() for phrase in phrases]
@@ -123,15 +131,15 @@ def _profile_words(text: str) -> list[str]:
     return [*chain.from_iterable(words), *pairs]
 
 
-def _support(profiles: Profiles, knowledge: SnapshotData) -> dict[str, NDArray[np.float64]]:
+def _support(profiles: Profiles, data: SnapshotData) -> dict[str, NDArray[np.float64]]:
     phrases, pairs = _incidence(profiles.interests)
     vocabulary = {word: column for column, word in enumerate(sorted(set(chain.from_iterable(map(_words, phrases)))))}
     in_phrase = _binary([[vocabulary[word] for word in _words(phrase)] for phrase in phrases], len(vocabulary))
-    in_item = _item_words(knowledge.catalogue, vocabulary)
+    in_item = _item_words(data.catalogue, vocabulary)
     supported = np.zeros(len(profiles.ids))
     for start in range(0, len(profiles.ids), BLOCK):
         rows = slice(start, start + BLOCK)
-        evidence = knowledge.histories[rows] @ in_item if profiles.kind == "user" else in_item[rows]
+        evidence = data.histories[rows] @ in_item if profiles.kind == "user" else in_item[rows]
         supported[rows] = _supported_phrases(pairs[rows], in_phrase, sparse.csr_matrix(evidence))
     counts = np.diff(pairs.indptr)
     share = np.divide(supported, counts, out=np.full(len(counts), np.nan), where=counts > 0)
@@ -141,7 +149,7 @@ def _support(profiles: Profiles, knowledge: SnapshotData) -> dict[str, NDArray[n
 def _supported_phrases(
     pairs: sparse.csr_matrix, in_phrase: sparse.csr_matrix, evidence: sparse.csr_matrix
 ) -> NDArray[np.float64]:
-    """(n_rows,), how many of a row's phrases have all their words in the row's evidence (n_rows, n_words)."""
+    """Return (n_rows,), how many of a row's phrases have all words in the row's evidence, (n_rows, n_words)."""
     n_words = evidence.shape[1]
     evidence.sort_indices()
     rows_of_evidence = np.repeat(np.arange(evidence.shape[0], dtype=np.int64), np.diff(evidence.indptr))
@@ -149,8 +157,8 @@ def _supported_phrases(
     row_of_pair = np.repeat(np.arange(pairs.shape[0], dtype=np.int64), np.diff(pairs.indptr))
     words = in_phrase[pairs.indices]
     lengths = np.diff(words.indptr)
-    asked = np.repeat(row_of_pair, lengths) * n_words + words.indices
-    found = np.isin(asked, present, kind="sort")
+    needed = np.repeat(row_of_pair, lengths) * n_words + words.indices
+    found = np.isin(needed, present, kind="sort")
     pair_of_word = np.repeat(np.arange(len(lengths)), lengths)
     hits = np.bincount(pair_of_word, weights=found, minlength=len(lengths))
     complete = (hits == lengths).astype(np.float64)
@@ -158,7 +166,7 @@ def _supported_phrases(
 
 
 def _item_words(catalogue: Catalogue, vocabulary: Mapping[str, int]) -> sparse.csr_matrix:
-    """(n_items, n_words) of ones: which words of the vocabulary occur in an item's title, categories or text."""
+    """Return (n_items, n_words) of ones where a word occurs in an item's title, categories or text."""
 
     def words(row: int) -> Iterator[str]:
         yield from (word.casefold() for word in words_of(catalogue.titles[row]))
@@ -175,7 +183,7 @@ def _words(phrase: str) -> list[str]:
 
 
 def _incidence(rows: Sequence[Sequence[str] | None]) -> tuple[list[str], sparse.csr_matrix]:
-    """The distinct phrases in text order, and (n_rows, n_phrases) of ones where a row names a phrase."""
+    """Return the distinct phrases, sorted, and (n_rows, n_phrases) of ones where a row names a phrase."""
     phrases = sorted(set(chain.from_iterable(row for row in rows if row)))
     position = {phrase: column for column, phrase in enumerate(phrases)}
     return phrases, _binary([[position[phrase] for phrase in row or ()] for row in rows], len(phrases))
@@ -202,9 +210,9 @@ def _against_truth(profiles: Profiles, truth: Path | None) -> dict[str, NDArray[
 def interest_scores(
     written: Sequence[Sequence[str] | None], true: Sequence[Sequence[str] | None]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and F1 of each row's phrases against its true phrases, (n,) each; NaN where either is missing.
+    """Return precision, recall and F1 of each row's phrases, (n,) each; NaN where phrases or true phrases are missing.
 
-    A written phrase is right when it matches any true phrase of its row, a true one is found when any written one
+    A written phrase is right when it matches a true phrase of its row; a true phrase is found when a written one
     matches it.
     """
     phrases, named = _incidence(written)
@@ -221,7 +229,7 @@ def interest_scores(
 
 
 def _matches(phrases: Sequence[str], true_phrases: Sequence[str]) -> sparse.csr_matrix:
-    """(n_phrases, n_true_phrases) of ones where two phrases match, by the rule in the module's text."""
+    """Return (n_phrases, n_true_phrases) of ones where two phrases match, by the rule in the module's docstring."""
     sets = [_match_words(phrase) for phrase in (*phrases, *true_phrases)]
     vocabulary = {word: column for column, word in enumerate(sorted(set(chain.from_iterable(sets))))}
     matrix = _binary([[vocabulary[word] for word in words] for words in sets], len(vocabulary))

@@ -1,8 +1,8 @@
-"""What may be known at one snapshot, as arrays: histories, item texts, neighbours and cold-start bands.
+"""What is known at one snapshot, as arrays: a connection to the warehouse comes in, a `SnapshotData` goes out.
 
-A connection to the published warehouse comes in, a `Knowledge` goes out. Only that snapshot's rows of
-`fct_known_interactions`, of the neighbour tables and of the status tables are read, with `dim_items` for the texts, so
-a profile written from it cannot know the future.
+It holds histories, item texts, neighbours and cold-start bands. Only that snapshot's rows of `fct_known_interactions`,
+of the neighbour tables and of the status tables are read, with `dim_items` for the texts, so a profile written from it
+cannot use anything later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ITEMS = "(select item_id, item_index as position from dim_items)"
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items, in item order: `titles`, `categories` and `texts` speak of `item_ids[i]` in row i."""
+    """The items, in item order: `item_ids[i]` has `titles[i]`, `categories[i]` and `texts[i]`."""
 
     item_ids: list[str]
     titles: list[str]
@@ -36,18 +36,18 @@ class Catalogue:
 
     @property
     def has_text(self) -> NDArray[np.bool_]:
-        """(n_items,), True where an item has a title, a category or a text."""
+        """Return (n_items,), True where an item has a title, a category or a text."""
         rows = zip(self.titles, self.categories, self.texts, strict=True)
         return np.array([bool(title or any(categories) or text) for title, categories, text in rows], dtype=bool)
 
 
 @dataclass(frozen=True)
 class SnapshotData:
-    """One snapshot. Row u of a user matrix is `user_ids[u]` (text order), column i is `catalogue.item_ids[i]`.
+    """The data of one snapshot; user row u is `user_ids[u]` (sorted as text), item i is `catalogue.item_ids[i]`.
 
     `histories` is (n_users, n_items) of ones. `user_neighbours` (n_users, n_users) and `item_neighbours` (n_items,
-    n_items; by text, rows of cold items only) hold similarities. `user_bands` and `item_bands` name each entity's
-    cold-start severity.
+    n_items; by text, rows of cold items only) hold similarities. `user_bands` and `item_bands` name the cold-start
+    severity of each user and item.
     """
 
     snapshot: Snapshot
@@ -62,15 +62,17 @@ class SnapshotData:
 
     @property
     def history_lengths(self) -> NDArray[np.int64]:
+        """Return (n_users,), the number of items in each user's history."""
         return np.diff(self.histories.indptr).astype(np.int64)
 
     @property
     def audience_sizes(self) -> NDArray[np.int64]:
+        """Return (n_items,), the number of users who interacted with each item."""
         return self.histories.getnnz(axis=0).astype(np.int64)
 
 
 def load_catalogue(connection: DuckDBPyConnection, max_text_length: int) -> Catalogue:
-    """The items of `dim_items`; of each title and text at most `max_text_length` characters."""
+    """Load the items of `dim_items`, with at most `max_text_length` characters of each title and text."""
     rows = connection.execute(
         """
         select
@@ -88,7 +90,7 @@ def load_catalogue(connection: DuckDBPyConnection, max_text_length: int) -> Cata
 
 
 def load_snapshot_data(connection: DuckDBPyConnection, snapshot: Snapshot, catalogue: Catalogue) -> SnapshotData:
-    """What the warehouse knows at `snapshot`. Raises WorkspaceError when the warehouse has no such snapshot."""
+    """Load what the warehouse knows at `snapshot`. Raises WorkspaceError when the warehouse has no such snapshot."""
     as_of = connection.execute("select as_of from int_snapshots where snapshot = $1", [snapshot]).fetchone()
     if as_of is None:
         raise WorkspaceError(f"the warehouse has no snapshot {snapshot!r}; run `reclm build`")
@@ -140,7 +142,7 @@ def _neighbours(
 def _matrix(
     connection: DuckDBPyConnection, query: str, snapshot: Snapshot, shape: tuple[int, int]
 ) -> sparse.csr_matrix:
-    """The (row, column, value) triples of `query` as a float32 CSR matrix with sorted columns."""
+    """Return the (row, column, value) triples of `query` as a float32 CSR matrix with sorted columns."""
     columns = connection.execute(f"select * from ({query}) as cells(r, c, v) order by r, c", [snapshot]).fetchnumpy()
     rows, cols, values = (np.ma.getdata(columns[name]) for name in ("r", "c", "v"))
     matrix = sparse.csr_matrix((values.astype(np.float32), (rows, cols)), shape=shape)

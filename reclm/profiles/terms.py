@@ -1,7 +1,7 @@
-"""What items are about, as weighted terms: their categories, and the words and word pairs of their titles and texts.
+"""What items are about, as weighted terms: a catalogue comes in, phrases and an item-by-term matrix of shares go out.
 
-A catalogue comes in; a vocabulary of clean phrases and an (n_items, n_terms) matrix of shares go out. Words are weighed
-by TF-IDF (Spärck Jones 1972); word pairs need both words to stand side by side and to mean something.
+Terms are the items' categories, and the words and word pairs of their titles and texts, all clean phrases of the
+grammar. Words are weighted by TF-IDF (Spärck Jones 1972); a word pair is two adjacent words that are not stop words.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from reclm.profiles.grammar import clean_phrase, strip_markup
 from reclm.profiles.snapshot_data import Catalogue
 
 CATEGORY_SHARE = 0.7
-"""Share of an item's weight that its categories carry when it has categories and text."""
+"""Share of the categories in an item's weight when it has categories and text."""
 TITLE_REPEATS = 2
-"""How much more a word of the title counts than one of the text."""
+"""How often a word of the title is counted, against once for a word of the text."""
 MAX_TERMS = 50_000
 MAX_DOCUMENT_SHARE = 0.2
-"""Words in more than this share of the items say nothing about any of them."""
+"""Words in more than this share of the items are left out: they distinguish no item."""
 SMALL_CATALOGUE = 200
-"""Below so many items a word needs to occur in one item only, not in two."""
+"""With fewer items than this, a word needs to occur in one item only, not in two."""
 
 _WORD = re.compile(r"\d*[^\W\d_][^\W_]*(?:['’-][^\W_]+)*")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """`phrases[t]` is term t as a phrase of the grammar, `is_category[t]` says where it comes from.
+    """The terms of a catalogue: `phrases[t]` is term t as a phrase of the grammar, `words[t]` are its lower-case words.
 
-    `words[t]` are its lower-case words. `shares` is float32 (n_items, n_terms): rows sum to 1, or 0 without any text.
+    `is_category[t]` tells categories from words of texts. `shares` is float32 (n_items, n_terms): rows sum to 1, or to
+    0 without any text.
     """
 
     phrases: list[str]
@@ -45,12 +46,13 @@ class Terms:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, lower-case, in order, template tokens and possessive endings stripped."""
+    """Return the lower-case words of a text in order, without template tokens and possessive endings."""
     return [word.lower().removesuffix("'s").removesuffix("’s") for word in _WORD.findall(strip_markup(text))]
 
 
 @cache
 def stop_words() -> frozenset[str]:
+    """Return scikit-learn's English stop words and others that are frequent in news and product texts."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     more = "said says say new just like year years day time make makes made don doesn didn isn won want vs com www http"
@@ -58,13 +60,13 @@ def stop_words() -> frozenset[str]:
 
 
 def item_terms(catalogue: Catalogue) -> Terms:
-    """The terms of a catalogue; none at all (0 columns) when no item has any text."""
+    """Find the terms of a catalogue; there are none (0 columns) when no item has any text."""
     by_category, category_phrases = _category_shares(catalogue.categories)
     by_text, text_phrases = _text_shares(catalogue)
     keys = {phrase.casefold(): position for position, phrase in enumerate(category_phrases)}
     phrases = list(category_phrases)
     columns = np.empty(len(text_phrases), dtype=np.int64)
-    for position, phrase in enumerate(text_phrases):  # a word that is a category's name counts for the category
+    for position, phrase in enumerate(text_phrases):  # a word that is a category's name is counted as the category
         columns[position] = keys.setdefault(phrase.casefold(), len(phrases))
         if columns[position] == len(phrases):
             phrases.append(phrase)
@@ -78,7 +80,7 @@ def item_terms(catalogue: Catalogue) -> Terms:
 
 
 def normalise_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The matrix with every row of non-negative numbers scaled to sum to 1; empty rows stay empty."""
+    """Scale every row of non-negative numbers to sum to 1; empty rows stay empty."""
     sums = np.asarray(matrix.sum(axis=1)).ravel()
     lengths = np.diff(matrix.indptr)
     data = matrix.data / np.repeat(np.where(sums > 0, sums, 1), lengths)
@@ -88,7 +90,7 @@ def normalise_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _category_shares(categories: Sequence[list[str]]) -> tuple[sparse.csr_matrix, list[str]]:
-    """(n_items, n_categories), each item's categories weighing the same, and the categories in text order."""
+    """Return (n_items, n_categories) with equal weights for an item's categories, and the categories, sorted."""
     cleaned: dict[str, str] = {}
     rows: list[list[str]] = []
     for names in categories:
@@ -106,7 +108,7 @@ def _category_shares(categories: Sequence[list[str]]) -> tuple[sparse.csr_matrix
 
 
 def _text_shares(catalogue: Catalogue) -> tuple[sparse.csr_matrix, list[str]]:
-    """(n_items, n_terms) TF-IDF shares of the words and word pairs of titles and texts, terms in text order."""
+    """Return (n_items, n_terms) TF-IDF shares of the words and word pairs in titles and texts, and the terms."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     n_items = len(catalogue.item_ids)
@@ -121,7 +123,7 @@ def _text_shares(catalogue: Catalogue) -> tuple[sparse.csr_matrix, list[str]]:
     documents = list(zip(catalogue.titles, catalogue.texts, strict=True))
     try:
         counts = sparse.csr_matrix(vectorizer.fit_transform(documents))
-    except ValueError:  # sklearn's way of saying that no document holds a word, or none often enough
+    except ValueError:  # how scikit-learn says that no word is left
         return nothing, []
     phrases = [clean_phrase(str(term)) for term in vectorizer.get_feature_names_out()]
     document_frequency = counts.getnnz(axis=0)
@@ -140,7 +142,7 @@ def _analyse(document: tuple[str, str]) -> list[str]:
 
 
 def _meaningful(words: list[str]) -> list[str]:
-    """The words that are not stop words, and the pairs of such words that stand side by side."""
+    """Return the words that are not stop words, and the pairs of adjacent ones."""
     ignored = stop_words()
     kept = [len(word) > 1 and word not in ignored for word in words]
     singles = [word for word, keep in zip(words, kept, strict=True) if keep]

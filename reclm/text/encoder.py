@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -29,14 +29,14 @@ Encoder = Callable[[list[str]], NDArray[np.float32]]
 
 
 def text_hash(text: str) -> str:
-    """The name of a text: SHA-256 of its UTF-8 bytes in hex, the same as DuckDB's `sha256(text)`."""
+    """Return the SHA-256 of a text's UTF-8 bytes in hex, the same as DuckDB's `sha256(text)`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_encoder(settings: Settings) -> Encoder:
-    """The encoder named by `embedding.model`, on the device and threads of `runtime`. No code of the model is run.
+    """Load the encoder named by `embedding.model`, on the device and threads of `runtime`. No code of the model is run.
 
-    Raises ModelError when it cannot be found or read, and when there is no such device.
+    Raises ModelError when the model cannot be found or read, and when there is no such device.
     """
     import torch
 
@@ -44,7 +44,7 @@ def load_encoder(settings: Settings) -> Encoder:
         torch.set_num_threads(settings.runtime.threads)
     device = device_of(settings)
     name = settings.embedding.model
-    with _offline() if name == PACKAGED else _as_is(), quiet():
+    with _without_hub_requests() if name == PACKAGED else nullcontext(), quiet():
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -75,8 +75,8 @@ def _location(name: str) -> str:
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
-    """No look-up at the Hub while a packaged model loads; the variable is put back as it was."""
+def _without_hub_requests() -> Iterator[None]:
+    """Keep the Hub from being asked while a packaged model loads; the variable is restored afterwards."""
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
@@ -88,13 +88,11 @@ def _offline() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-@contextmanager
-def _as_is() -> Iterator[None]:
-    yield
-
-
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """(n_texts, dim) float32 of length 1, row i for text i. Raises ModelError when a vector is not finite."""
+    """Encode texts; return (n_texts, dim) float32 of length 1, row i for text i.
+
+    Raises ModelError if one is not finite.
+    """
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of one length waste no padding
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     parts = [encoder([texts[row] for row in batch]) for batch in batches]
@@ -122,11 +120,11 @@ def _name_of_folder(folder: Path) -> str:
 
 
 CachingEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts to (n_texts, dim) vectors of length 1."""
+"""Any number of texts to (n_texts, dim) vectors of length 1."""
 
 
 def caching_encoder(settings: Settings) -> CachingEncoder:
-    """The settings' sentence encoder; a text it has seen is not encoded again."""
+    """Return the settings' sentence encoder with a cache: it encodes every distinct text once."""
     encoder = load_encoder(settings)
     known: dict[str, NDArray[np.float32]] = {}
 

@@ -1,4 +1,4 @@
-"""The endpoint's engine against vLLM's own OpenAI server, directly and through a proxy that fails; and one that is killed."""
+"""The endpoint's engine against vLLM's own server, directly and through a proxy that fails, and when killed."""
 
 from __future__ import annotations
 

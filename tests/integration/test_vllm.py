@@ -1,4 +1,4 @@
-"""vLLM on this machine's CPU says what transformers says, with an adapter what the merged model says, and keeps to a grammar.
+"""vLLM on a CPU answers like transformers, with an adapter like the merged model, and keeps to a grammar.
 
 vLLM runs in a process of its own (this file as a script): it cannot share one with the ranking library of other tests.
 """

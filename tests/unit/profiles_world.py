@@ -1,4 +1,4 @@
-"""A warehouse small enough to know by heart: two tastes, coffee and hiking, with the tables that the profile stages read.
+"""A small warehouse with two tastes, coffee and hiking, and the tables that the profile stages read.
 
 Items c0-c3 are about coffee, h0-h3 about hiking; `cold` is new and its text resembles c0's; `blank` has no text but an
 audience of hikers, `void` has neither. Users a, b, c drink coffee, d, e, f hike, `new` has done nothing.

@@ -1,4 +1,4 @@
-"""Answers to prompts, kept in parquet shards as they are written: requests come in, one answer per distinct prompt goes out.
+"""Answers kept in parquet shards as they are written: requests come in, one answer per distinct prompt goes out.
 
 Identical prompts are answered once. Prompts without an answer are divided into shards by length and hash, which depends
 on the prompts alone. A shard appears whole or not at all, so a killed run repeats at most one shard and ends with the
@@ -103,7 +103,7 @@ def _layout(folder: Path, keys: Sequence[str], size: int) -> dict[Path, list[str
 
 
 def _read_finished(shard: Path, keys: Sequence[str], engine: Engine) -> dict[str, GenerationRow] | None:
-    """Return the rows of a finished shard; None when there is none or it holds other prompts or another engine's answers."""
+    """Return the rows of a finished shard of these prompts and this engine, None when there is none."""
     if not shard.exists():
         return None
     rows = {row.prompt_hash: row for row in read([shard])}

@@ -1,4 +1,4 @@
-"""The engine behind one or several OpenAI-compatible endpoints: prompts come in, answers go out as the servers return them.
+"""The engine behind OpenAI-compatible endpoints: prompts come in, answers go out as the servers return them.
 
 Requests run concurrently, start no faster than `openai.requests_per_minute`, and go to the endpoint with the fewest
 open requests. Failures that may pass are retried after the time that the server names (Retry-After) or a time that
@@ -197,7 +197,7 @@ class OpenAIEngine:
         return Answer(text, tokens, elapsed)
 
     async def _until_answered(self, fixed: _Endpoint | None, once: Any) -> Any:
-        """Return the result of `once`, retried while its failures may pass; each try goes to the least busy endpoint."""
+        """Return the result of `once`, retried while failures may pass; each try goes to the least busy endpoint."""
         tries = self.settings.retries + 1
         for attempt in range(tries):
             await self._pace.wait()

@@ -165,7 +165,7 @@ def _length(ids: list[int], end: int) -> int:
 
 
 def _noise(encoded: Sequence[list[int]], temperature: float, seed: int) -> Any:
-    """Return a logits processor after which the largest logit is a sample; row i's noise depends on (prompt i, seed)."""
+    """Return a logits processor after which the largest logit is a sample; noise depends on (prompt, seed)."""
     import torch
     from transformers import LogitsProcessor
 

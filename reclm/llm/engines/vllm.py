@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # later stages of this process want their cores and threads back
 }
 CPU_SEQUENCES = 512
-"""Answers computed at once: the bookkeeping of a small model's step costs as much as its arithmetic, and many share it."""
+"""Answers computed at once: they share the bookkeeping of a step, which costs as much as its arithmetic."""
 MIN_CONTEXT = 1024
 """Fewest tokens of context to allocate; prompts within the settings' budget need less."""
 

@@ -29,7 +29,7 @@ SPLIT = ("seed", "zero_shot_share", "pseudo_cold_share")
 
 
 def training_cutoff(connection: DuckDBPyConnection) -> dict[str, Any]:
-    """Return what a warehouse knows at snapshot `select`: until when, and the settings that chose the withheld items."""
+    """Return until when a warehouse knows the log at `select`, and the settings that chose the withheld items."""
     rows = connection.execute(
         f"select snapshots.as_of, {', '.join(SPLIT)} from int_snapshots as snapshots cross join stg_parameters "
         "where snapshots.snapshot = 'select'"
@@ -47,7 +47,7 @@ def recorded_cutoff(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def beyond_cutoff(workspace: Workspace, model: Artifact, build: Mapping[str, Any]) -> str:
-    """Return a sentence on what the model learned that a build of cutoff `build` does not know; '' when there is nothing."""
+    """Return what the model learned that a build with cutoff `build` does not know, as a sentence; '' for nothing."""
     for kind in ("teacher", "base"):
         source = ancestor(workspace, model, kind)
         learned = recorded_cutoff(source) if source is not None else {}

@@ -1,4 +1,4 @@
-"""Dialogues as chat messages: dialogues and their teacher's profiles come in, what the model reads and answers goes out.
+"""Dialogues as chat messages: dialogues and a teacher's profiles come in, conversations to train on go out.
 
 Turn 1 is shortened to its token budget and answered by the teacher's profile; turn 2 asks about the withheld item
 (RecLM, arXiv 2412.19302, section 3.2). A dialogue is left out, and counted, when the teacher wrote no profile, when the
@@ -158,5 +158,5 @@ def _conversation_without_tokenizer(dialogue: Dialogue, profile: str, shape: Sha
 def first_prompts(
     dialogues: Sequence[Dialogue], shape: Shape, count: Callable[[list[Message]], int], *, served: bool = False
 ) -> list[list[Message]]:
-    """Return turn 1 of each dialogue within its budget; with `served`, the prompt from which the final profile is written."""
+    """Return turn 1 of each dialogue within its budget; with `served`, the prompt of the final profile."""
     return [fit_to_budget(dialogue.served if served else dialogue.facts, shape, count)[0] for dialogue in dialogues]

@@ -49,7 +49,7 @@ class EntityPrompts:
 
 @dataclass
 class PromptBatch:
-    """Collects requests until they are answered together; every prompt fits the budget of `shape` as `count` counts it."""
+    """Collects requests to answer together; every prompt fits the budget of `shape` as `count` counts tokens."""
 
     shape: Shape
     count: TokenCount

@@ -48,7 +48,7 @@ def user_requests(settings: Settings, connection: DuckDBPyConnection) -> dict[st
 def item_requests(
     settings: Settings, connection: DuckDBPyConnection, interests: Mapping[str, str]
 ) -> dict[str, Request]:
-    """Return {item_id: prompt} for the warm items to describe; `interests` maps the ids of their audiences to interests."""
+    """Return {item_id: prompt} for the warm items to describe; `interests` maps user ids to interests."""
     rows = connection.execute(
         """
         select item_id, line, text, json_extract_string(audience, '$[*].user_id')

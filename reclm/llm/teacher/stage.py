@@ -1,4 +1,4 @@
-"""The teacher stage: a warehouse comes in, a `teacher` artifact with the profiles that a language model learns from goes out.
+"""The teacher stage: a warehouse comes in, the profiles that a language model learns from go out as an artifact.
 
 `extractive` describes users and items with enough interactions by keywords, at both snapshots. `openai` asks an
 OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302, section 3.2): first about users, then about items

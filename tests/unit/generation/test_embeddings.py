@@ -89,7 +89,7 @@ class TestEachTextOnce:
         settings, _ = prepared(tmp_path, monkeypatch)
         first = embed.write_embeddings(settings, CountingEncoder())
         assert embed.write_embeddings(settings, CountingEncoder(lives=0)).version == first.version
-        assert "used again" in capsys.readouterr().err
+        assert "reusing embeddings" in capsys.readouterr().err
 
     def test_new_profiles_cost_only_their_new_texts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""The profile stage: what lands in the artifact, that it is found again, and that its bytes do not depend on the day."""
+"""The profile stage: the artifact's content, its reuse, and that its bytes do not depend on the day."""
 
 import shutil
 from contextlib import nullcontext

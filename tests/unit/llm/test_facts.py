@@ -1,4 +1,4 @@
-"""Facts of prompts and dialogues, read from the warehouse: what arrives, in which order, and what a hostile text may say."""
+"""Facts of prompts and dialogues, read from the warehouse: their content, their order, and hostile texts."""
 
 from __future__ import annotations
 

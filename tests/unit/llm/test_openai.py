@@ -1,4 +1,4 @@
-"""The endpoint's engine behind a server that fails in every way servers do: every prompt is answered once, none is lost."""
+"""The endpoint's engine with a server that fails in many ways: every prompt is answered once, none is lost."""
 
 from __future__ import annotations
 

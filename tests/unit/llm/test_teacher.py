@@ -1,4 +1,4 @@
-"""Teachers: what they write of whom, what is taken from elsewhere, and what an endpoint costs and is not asked twice."""
+"""Teachers: whom they describe, profiles from elsewhere, and what an endpoint costs and is not asked twice."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from reclm.errors import InputError, ModelError
 from reclm.llm.engines import openai as module
 from reclm.llm.teacher.stage import Teacher, load_teacher, write_teacher
 from reclm.llm.teacher.table import normalised
-from reclm.profiles import grammar
-from reclm.profiles import keywords as extractive
+from reclm.profiles import grammar, keywords
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -71,7 +70,7 @@ class TestExtractive:
     def test_fewer_may_be_wanted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lenient = {"TEACHER_MIN_KNOWN": 1, "TEACHER_MIN_ITEMS": 1, "TEACHER_MIN_PICKS": 1, "TEACHER_MIN_EXCESS": 0.0}
         for name, value in lenient.items():
-            monkeypatch.setattr(extractive, name, value)
+            monkeypatch.setattr(keywords, name, value)
         everybody = taught(workspace(tmp_path, monkeypatch)[0])[1].profiles["user", "final"]
         few = taught(workspace(tmp_path, monkeypatch, teacher={"users": 2})[0])[1].profiles["user", "final"]
         assert len(few) == 2 < len(everybody)

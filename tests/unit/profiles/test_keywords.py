@@ -1,4 +1,4 @@
-"""The extractive engine on a world of two tastes: what it must find, what it must flag, and what it must never see."""
+"""The keyword engine on a world of two tastes: what it must find, what it must flag, and what it must never see."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ from scipy import sparse
 from unit.profiles_world import ITEMS, warehouse
 
 from reclm.dataset import Snapshot
-from reclm.profiles import grammar
-from reclm.profiles import keywords as extractive
+from reclm.profiles import grammar, keywords
 from reclm.profiles.snapshot_data import Catalogue, SnapshotData, load_catalogue, load_snapshot_data
 from reclm.profiles.terms import item_terms, words_of
 from reclm.settings.llm import ProfileSettings
@@ -19,10 +18,10 @@ def written(
     """{id: (profile, flag)} of users and of items."""
     with warehouse(texts=texts, future=future) as connection:
         catalogue = load_catalogue(connection, 2000)
-        knowledge = load_snapshot_data(connection, snapshot, catalogue)
-    users, items = extractive.write_profiles(knowledge, item_terms(catalogue), ProfileSettings())
+        data = load_snapshot_data(connection, snapshot, catalogue)
+    users, items = keywords.write_profiles(data, item_terms(catalogue), ProfileSettings())
     return (
-        dict(zip(knowledge.user_ids, zip(users.texts, users.flags, strict=True), strict=True)),
+        dict(zip(data.user_ids, zip(users.texts, users.flags, strict=True), strict=True)),
         dict(zip(catalogue.item_ids, zip(items.texts, items.flags, strict=True), strict=True)),
     )
 
@@ -53,7 +52,7 @@ class TestUsers:
 
     def test_a_user_without_history_is_flagged(self) -> None:
         users, _ = written()
-        assert users["new"][1] == extractive.NO_HISTORY
+        assert users["new"][1] == keywords.NO_HISTORY
         assert grammar.parse(users["new"][0]).ok
         assert [flag for user, (_, flag) in users.items() if user != "new"] == [""] * 6
 
@@ -82,16 +81,16 @@ class TestItems:
 
     def test_an_item_without_text_and_audience_is_flagged(self) -> None:
         _, items = written()
-        assert items["void"][1] == extractive.NO_TEXT
+        assert items["void"][1] == keywords.NO_TEXT
         assert [item for item, (_, flag) in items.items() if flag] == ["void"]
 
     def test_an_items_own_terms_are_not_counted_as_its_audiences_taste(self) -> None:
         """One user, two items: what the audience of the first likes besides it is the second alone."""
         catalogue = Catalogue(["x", "y"], ["", ""], [["Jazz"], ["Chess"]], ["", ""])
         terms = item_terms(catalogue)
-        knowledge = _knowledge(catalogue, sparse.csr_matrix(np.array([[1, 1], [0, 0]], dtype=np.float32)))
-        own, background = extractive._own_shares(knowledge, terms)
-        scores = extractive._audience_scores(knowledge, terms, own, background)
+        data = _knowledge(catalogue, sparse.csr_matrix(np.array([[1, 1], [0, 0]], dtype=np.float32)))
+        own, background = keywords._own_shares(data, terms)
+        scores = keywords._audience_scores(data, terms, own, background)
         jazz, chess = terms.phrases.index("Jazz"), terms.phrases.index("Chess")
         assert scores[0, chess] > scores[0, jazz]
         assert scores[1, jazz] > scores[1, chess]
@@ -114,27 +113,27 @@ def _knowledge(catalogue: Catalogue, histories: sparse.csr_matrix) -> SnapshotDa
 
 class TestTheTeacher:
     @staticmethod
-    def taught() -> tuple[extractive.WrittenProfiles, extractive.WrittenProfiles]:
-        """Four tea items, four climbing ones, and a kettle (8) that climbers alone pick; user 4 has picked two items."""
+    def taught() -> tuple[keywords.WrittenProfiles, keywords.WrittenProfiles]:
+        """Four tea items, four climbing ones, and a kettle (8) that only climbers pick; user 4 has two items."""
         titles = [f"green tea {n}" for n in range(4)] + [f"climbing rope {n}" for n in range(4)] + ["green tea kettle"]
         catalogue = Catalogue([f"i{n}" for n in range(9)], titles, [[] for _ in titles], [""] * 9)
         picks = {0: [0, 1, 2, 3], 1: [0, 1, 2], 2: [4, 5, 6, 8], 3: [4, 5, 7, 8], 4: [4, 8], 5: [5, 6, 7, 8]}
         picks |= {user: [0, 1, 2] for user in range(6, 26)}  # most people drink tea
         rows, columns = zip(*((user, item) for user, items in picks.items() for item in items), strict=True)
         histories = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(26, 9))
-        return extractive.write_teacher_profiles(
+        return keywords.write_teacher_profiles(
             _knowledge(catalogue, histories), item_terms(catalogue), ProfileSettings()
         )
 
     def test_names_what_a_user_picks_beyond_chance_and_is_silent_about_the_little_known(self) -> None:
         users, _ = self.taught()
         assert "climbing rope" in phrases(users.texts[2]) and "tea" not in " ".join(phrases(users.texts[2]))
-        assert (users.texts[4], users.flags[4]) == ("", extractive.NO_HISTORY)
+        assert (users.texts[4], users.flags[4]) == ("", keywords.NO_HISTORY)
 
     def test_says_of_an_item_who_picks_it_and_not_what_its_text_says(self) -> None:
         _, items = self.taught()
         assert "climbing rope" in phrases(items.texts[8]) and "tea" not in " ".join(phrases(items.texts[8]))
-        assert items.flags[3] == extractive.NO_HISTORY  # one reader is no audience
+        assert items.flags[3] == keywords.NO_HISTORY  # one reader is no audience
 
 
 class TestNoLeak:
@@ -149,7 +148,7 @@ class TestNoLeak:
             ]
         assert lengths[0] < lengths[1]
         users, _ = written("select")
-        assert users["f"][1] == extractive.NO_HISTORY
+        assert users["f"][1] == keywords.NO_HISTORY
         assert "filter coffee" not in phrases(users["a"][0])
 
 
@@ -163,9 +162,9 @@ class TestHostileAndMissingTexts:
     def test_without_any_text_every_row_is_empty_and_flagged(self) -> None:
         users, items = written(texts=False)
         assert {profile for profile, _ in (*users.values(), *items.values())} == {""}
-        assert {flag for _, flag in items.values()} == {extractive.NO_TEXT}
-        assert users["a"][1] == extractive.NO_TEXT
-        assert users["new"][1] == extractive.NO_HISTORY
+        assert {flag for _, flag in items.values()} == {keywords.NO_TEXT}
+        assert users["a"][1] == keywords.NO_TEXT
+        assert users["new"][1] == keywords.NO_HISTORY
 
     def test_a_word_that_is_a_categorys_name_is_not_a_second_term(self) -> None:
         terms = item_terms(Catalogue(["x"], ["Jazz guitar"], [["JAZZ"]], [""]))
@@ -189,20 +188,20 @@ class TestHostileAndMissingTexts:
 class TestManyRows:
     def test_the_size_of_a_block_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = written()
-        monkeypatch.setattr(extractive, "BLOCK", 8)
-        monkeypatch.setattr(extractive._blocks, "__defaults__", (2,))
+        monkeypatch.setattr(keywords, "BLOCK", 8)
+        monkeypatch.setattr(keywords._blocks, "__defaults__", (2,))
         assert written() == whole
 
     def test_ties_go_to_the_lower_column(self) -> None:
         matrix = sparse.csr_matrix(np.array([[0.5, 0.5, 0.9, 0], [0, 0, 0, 0], [0, 0.1, 0.1, 0.1]], dtype=np.float32))
-        cells, bounds = extractive._best_cells(matrix, matrix.data, 2)
+        cells, bounds = keywords._best_cells(matrix, matrix.data, 2)
         assert matrix.indices[cells].tolist() == [2, 0, 1, 2]
         assert bounds.tolist() == [0, 2, 2, 4]
 
     def test_items_are_read_in_item_order_and_users_in_text_order(self) -> None:
         with warehouse() as connection:
             catalogue = load_catalogue(connection, 5)
-            knowledge = load_snapshot_data(connection, "final", catalogue)
+            data = load_snapshot_data(connection, "final", catalogue)
         assert catalogue.item_ids == list(ITEMS)
-        assert knowledge.user_ids == sorted(knowledge.user_ids)
+        assert data.user_ids == sorted(data.user_ids)
         assert max(map(len, catalogue.texts)) == 5

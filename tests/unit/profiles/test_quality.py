@@ -18,36 +18,34 @@ def text(*interests: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def knowledge() -> SnapshotData:
+def data() -> SnapshotData:
     with warehouse() as connection:
         return load_snapshot_data(connection, "final", load_catalogue(connection, 2000))
 
 
-def users(knowledge: SnapshotData, written: dict[str, str], flags: dict[str, str] | None = None) -> Profiles:
+def users(data: SnapshotData, written: dict[str, str], flags: dict[str, str] | None = None) -> Profiles:
     """Profiles of all users, the empty text for those not named."""
-    ids = knowledge.user_ids
+    ids = data.user_ids
     texts = [written.get(user, "") for user in ids]
-    return Profiles("user", ids, texts, [(flags or {}).get(user, "") for user in ids], knowledge.user_bands)
+    return Profiles("user", ids, texts, [(flags or {}).get(user, "") for user in ids], data.user_bands)
 
 
-def values(profiles: Profiles, knowledge: SnapshotData, metric: str, truth: Path | None = None) -> dict[str, float]:
+def values(profiles: Profiles, data: SnapshotData, metric: str, truth: Path | None = None) -> dict[str, float]:
     """{severity: value} of one metric."""
-    rows = quality.measure(profiles, knowledge, truth, seed=1)
+    rows = quality.measure(profiles, data, truth, seed=1)
     return {str(row["severity"]): float(row["value"]) for row in rows if row["metric"] == metric}
 
 
 class TestCoverageAndFormat:
-    def test_coverage_is_the_share_without_a_flag_and_format_the_share_that_parses(
-        self, knowledge: SnapshotData
-    ) -> None:
-        profiles = users(knowledge, dict.fromkeys("abcdef", text("x")), {"new": "no_history", "f": "no_text"})
-        assert values(profiles, knowledge, "coverage")["all"] == pytest.approx(5 / 7)
-        assert values(profiles, knowledge, "format")["all"] == pytest.approx(6 / 7)
-        assert values(profiles, knowledge, "coverage")["0"] == 0
+    def test_coverage_is_the_share_without_a_flag_and_format_the_share_that_parses(self, data: SnapshotData) -> None:
+        profiles = users(data, dict.fromkeys("abcdef", text("x")), {"new": "no_history", "f": "no_text"})
+        assert values(profiles, data, "coverage")["all"] == pytest.approx(5 / 7)
+        assert values(profiles, data, "format")["all"] == pytest.approx(6 / 7)
+        assert values(profiles, data, "coverage")["0"] == 0
 
-    def test_bands_add_up_to_all(self, knowledge: SnapshotData) -> None:
-        profiles = users(knowledge, {user: text(user, "boots") for user in "abcdef"})
-        rows = quality.measure(profiles, knowledge, None, seed=1)
+    def test_bands_add_up_to_all(self, data: SnapshotData) -> None:
+        profiles = users(data, {user: text(user, "boots") for user in "abcdef"})
+        rows = quality.measure(profiles, data, None, seed=1)
         for metric in {row["metric"] for row in rows}:
             of_metric = {row["severity"]: row for row in rows if row["metric"] == metric}
             whole = of_metric.pop("all")
@@ -77,20 +75,20 @@ class TestOverSmoothing:
 
 
 class TestFaithfulness:
-    def test_only_phrases_with_every_word_in_the_history_count(self, knowledge: SnapshotData) -> None:
-        profiles = users(knowledge, {"a": text("Filter Coffee", "espresso", "burr trail", "boots")})
-        assert values(profiles, knowledge, "faithfulness")["all"] == pytest.approx(2 / 4)
+    def test_only_phrases_with_every_word_in_the_history_count(self, data: SnapshotData) -> None:
+        profiles = users(data, {"a": text("Filter Coffee", "espresso", "burr trail", "boots")})
+        assert values(profiles, data, "faithfulness")["all"] == pytest.approx(2 / 4)
 
-    def test_a_word_from_another_users_history_is_no_support(self, knowledge: SnapshotData) -> None:
-        profiles = users(knowledge, {"a": text("hiking"), "d": text("hiking")})
-        assert values(profiles, knowledge, "faithfulness")["all"] == pytest.approx(1 / 2)
+    def test_a_word_from_another_users_history_is_no_support(self, data: SnapshotData) -> None:
+        profiles = users(data, {"a": text("hiking"), "d": text("hiking")})
+        assert values(profiles, data, "faithfulness")["all"] == pytest.approx(1 / 2)
 
-    def test_items_are_held_against_their_own_text(self, knowledge: SnapshotData) -> None:
-        ids = knowledge.catalogue.item_ids
+    def test_items_are_held_against_their_own_text(self, data: SnapshotData) -> None:
+        ids = data.catalogue.item_ids
         texts = [text("burr grinder", "hiking") for _ in ids]
-        profiles = Profiles("item", ids, texts, [""] * len(ids), knowledge.item_bands)
+        profiles = Profiles("item", ids, texts, [""] * len(ids), data.item_bands)
         expected = (0.5 + 0.5 + 0.5) / len(ids)  # c0 by its words, h0 and h2 by their category
-        assert values(profiles, knowledge, "text_support")["all"] == pytest.approx(expected)
+        assert values(profiles, data, "text_support")["all"] == pytest.approx(expected)
 
 
 class TestTruth:
@@ -122,10 +120,10 @@ class TestTruth:
         _, _, f1 = quality.interest_scores([(written,)], [(true,)])
         assert (f1[0] == 1) == matches
 
-    def test_the_truth_of_a_demo_world_is_read_when_it_is_there(self, knowledge: SnapshotData, tmp_path: Path) -> None:
-        profiles = users(knowledge, {"a": text("coffee"), "d": text("coffee")})
-        assert values(profiles, knowledge, "interests_f1", tmp_path) == {}
+    def test_the_truth_of_a_demo_world_is_read_when_it_is_there(self, data: SnapshotData, tmp_path: Path) -> None:
+        profiles = users(data, {"a": text("coffee"), "d": text("coffee")})
+        assert values(profiles, data, "interests_f1", tmp_path) == {}
         table = pa.table({"user_id": ["a", "d"], "interests": [["coffee"], ["hiking"]]})
         pq.write_table(table, tmp_path / "user_personas.parquet")
-        assert values(profiles, knowledge, "interests_f1", tmp_path)["all"] == pytest.approx(1 / 2)
-        assert values(profiles, knowledge, "interests_f1", tmp_path)["1-3"] == 1
+        assert values(profiles, data, "interests_f1", tmp_path)["all"] == pytest.approx(1 / 2)
+        assert values(profiles, data, "interests_f1", tmp_path)["1-3"] == 1
