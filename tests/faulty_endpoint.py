@@ -113,7 +113,8 @@ def completion(text: str | None) -> dict[str, Any]:
 
 
 def status(code: int, **headers: str) -> Fault:
-    return lambda handler: handler.send({"error": {"message": f"said {KEY}"}}, code, **headers)  # type: ignore[attr-defined]
+    body = {"error": {"message": f"said {KEY}"}}
+    return lambda handler: handler.send(body, code, **headers)  # type: ignore[attr-defined]
 
 
 def says(body: Any) -> Fault:

@@ -210,7 +210,8 @@ def documents() -> list[str]:
             shown = dialogue.question[0] if dialogue.kind == "user" else dialogue.question
             profile = teacher().of(dialogue.kind, dialogue.entity_id) or ""
             turns = [*profile_request(dialogue.facts, "compact"), {"role": "assistant", "content": profile}]
-            found.append(as_document([*turns, ask(shown, "compact"), answer(dialogue.answer)]))  # type: ignore[arg-type,list-item]
+            question = ask(shown, "compact")  # type: ignore[arg-type]
+            found.append(as_document([*turns, question, answer(dialogue.answer)]))  # type: ignore[list-item]
     return found
 
 

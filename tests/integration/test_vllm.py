@@ -158,8 +158,8 @@ class TestStructuredDecoding:
     def test_an_untrained_model_obeys_the_grammar(self, said: dict[str, Any]) -> None:
         assert not any(grammar.parse(text).ok for text in said["free"])
         assert len(said["structured"]) == UNTRAINED_PROMPTS
-        # An untrained model may write bytes that are no text (half a surrogate pair); the decoder counts such a character
-        # once, decoding shows it as several, and the word may then be too long. Such an answer is asked for again.
+        # An untrained model may write bytes that are no text (half a surrogate pair). The decoder counts such a
+        # character once, decoding shows it as several, and the word may then be too long. The answer is then retried.
         whole = [text for text in said["structured"] if "\ufffd" not in text]
         assert len(whole) >= UNTRAINED_PROMPTS // 2
         for text in whole:

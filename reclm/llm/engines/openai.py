@@ -210,8 +210,8 @@ class OpenAIEngine:
                 wait = self._wait_after(error, attempt, endpoint)
                 if attempt + 1 == tries:
                     raise ModelError(
-                        f"{endpoint.base_url} gave no answer in {tries} tries ({self._describe(error)}); finished answers "
-                        "are kept: run the command again to continue, or raise openai.retries"
+                        f"{endpoint.base_url} gave no answer in {tries} tries ({self._describe(error)}); finished "
+                        "answers are kept: run the command again to continue, or raise openai.retries"
                     ) from None
             else:
                 endpoint.refused = 0

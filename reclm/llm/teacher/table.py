@@ -34,8 +34,8 @@ def find_tables(settings: Settings) -> dict[Kind, Path]:
     found = {kind: path for kind, path in found.items() if path.is_file()}
     if not settings.teacher.table or not found:
         raise InputError(
-            f"teacher.table = {settings.teacher.table!r} must be a folder that holds teacher_{PROFILE_FILES['user']} or "
-            f"teacher_{PROFILE_FILES['item']}; it holds neither"
+            f"teacher.table = {settings.teacher.table!r} must be a folder that holds "
+            f"teacher_{PROFILE_FILES['user']} or teacher_{PROFILE_FILES['item']}; it holds neither"
         )
     for kind, path in found.items():
         missing = {f"{kind}_id", "profile"} - set(pq.read_schema(path).names)

@@ -223,7 +223,8 @@ class TestTransformers:
         word = tokenizer.decode([int(logits.argmax())]).strip()
         engine = TransformersEngine(Settings(), str(folder), model=model, tokenizer=tokenizer)
         how = {"kinds": ["user"], "temperature": 3.0, "max_tokens": 1, "structured": False}
-        drawn = [next(engine.answer(PROMPTS[:1], seed=seed, **how))[1].text for seed in range(300)]  # type: ignore[arg-type]
+        answers = (engine.answer(PROMPTS[:1], seed=seed, **how) for seed in range(300))  # type: ignore[arg-type]
+        drawn = [next(one)[1].text for one in answers]
         assert abs(drawn.count(word) / 300 - expected) < 3.5 * (expected * (1 - expected) / 300) ** 0.5
 
     def test_an_answer_ends_at_the_end_token_and_counts_it(self, folder: Path) -> None:

@@ -29,7 +29,8 @@ create table fct_user_dialogues (
 create table fct_item_neighbours (snapshot varchar, item_id varchar, neighbour_id varchar, rank bigint, source varchar);
 create table int_item_cards (item_id varchar, line varchar);
 create table fct_item_dialogues (
-    snapshot varchar, dialogue_id varchar, item_id varchar, view bigint, fold varchar, line varchar, text varchar, neighbours json,
+    snapshot varchar, dialogue_id varchar, item_id varchar, view bigint, fold varchar, line varchar, text varchar,
+    neighbours json,
     withheld_user_id varchar, question json, answer boolean, popularity double, knn_score double
 );
 """
