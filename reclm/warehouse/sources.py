@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
 PROJECT_FILES = {".sql", ".py", ".csv", ".yml", ".md"}
+IMPORTED_BY_MODELS = ("text/tfidf.py",)
+"""Files of this package that dbt's Python models import. They are part of the fingerprints too."""
 
 
 def dbt_project() -> Path:
@@ -166,14 +168,16 @@ def content_fingerprint(settings: Settings, rows: Any) -> str:
 
 
 def _project_files() -> dict[str, str]:
-    """Return {path inside the dbt project: digest} of all files that dbt reads there."""
+    """Return {path: digest} of all files of the dbt project, and of the modules that its models import."""
     root = dbt_project()
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.suffix in PROJECT_FILES}
-    return {name.as_posix(): _digest(path) for name, path in files.items() if name.parts[0] not in ("target", "logs")}
+    project = {name.as_posix(): path for name, path in files.items() if name.parts[0] not in ("target", "logs")}
+    imported = {f"reclm/{name}": Path(__file__).parents[1] / name for name in IMPORTED_BY_MODELS}
+    return {name: _digest(path) for name, path in {**project, **imported}.items()}
 
 
 def _is_features_code(name: str) -> bool:
-    is_code = name.endswith((".sql", ".py", ".csv")) and name.startswith(("models/", "macros/", "seeds/"))
+    is_code = name.endswith((".sql", ".py", ".csv")) and name.startswith(("models/", "macros/", "seeds/", "reclm/"))
     return is_code and not name.startswith(LATER_MODELS)
 
 

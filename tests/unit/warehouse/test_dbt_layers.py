@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reclm.warehouse.sources import dbt_project
+from reclm.warehouse.sources import IMPORTED_BY_MODELS, dbt_project
 
 LAYERS = ("staging", "intermediate", "marts")
 MODELS = {
@@ -47,6 +47,11 @@ class TestArrows:
 
 
 class TestImports:
+    def test_modules_that_python_models_import_are_part_of_the_fingerprints(self) -> None:
+        texts = [path.read_text() for path in MODELS.values() if path.suffix == ".py"]
+        imported = {name for text in texts for name in re.findall(r"^from reclm\.([\w.]+) import", text, flags=re.M)}
+        assert {f"{name.replace('.', '/')}.py" for name in imported} == set(IMPORTED_BY_MODELS)
+
     @pytest.mark.parametrize("name", SQL_MODELS)
     def test_a_model_imports_what_it_reads_in_its_leading_ctes(self, name: str) -> None:
         text = MODELS[name].read_text()

@@ -2,7 +2,7 @@
 
 Item texts and the warm items of each snapshot come in, neighbours go out. The vocabulary and its weights come from the
 warm items of the same snapshot alone, so later items do not change them. Warm and cold items have neighbours; no item
-is its own neighbour. Similarities are sparse, computed for one block of items at a time, and cut to the top of each row.
+is its own neighbour. Similarities are sparse; they are computed for a block of items and cut to the top of each row.
 """
 
 import numpy as np

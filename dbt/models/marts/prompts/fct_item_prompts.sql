@@ -13,36 +13,14 @@ cards as (
   from {{ ref('int_item_cards') }}
 ),
 
-known_interactions as (
+audiences as (
   select *
-  from {{ ref('int_known_interactions') }}
+  from {{ ref('int_item_audiences') }}
 ),
 
 text_neighbours as (
   select *
   from {{ ref('int_item_text_neighbours') }}
-),
-
-latest as (
-  select
-    snapshot,
-    item_id,
-    user_id,
-    row_number() over (
-      partition by snapshot, item_id
-      order by known_at desc, event_ts desc nulls last, user_id
-    ) as position,
-  from known_interactions
-  qualify position <= (select prompt_history from parameters)
-),
-
-audiences as (
-  select
-    snapshot,
-    item_id,
-    list({'user_id': user_id} order by position) as users,
-  from latest
-  group by snapshot, item_id
 ),
 
 neighbours as (
