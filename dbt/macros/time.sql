@@ -1,5 +1,5 @@
 {# A time from text: ISO 8601 with or without a zone (without: UTC), seconds, milliseconds, microseconds or
-   nanoseconds since 1970 (told apart by size), or the 12-hour form of Microsoft's news log. NULL for other texts. #}
+   nanoseconds since 1970 (distinguished by size), or the 12-hour form of Microsoft's news log. NULL for other texts. #}
 {% macro parse_timestamp(text) -%}
   case
     when regexp_full_match({{ text }}, '[+-]?[0-9]{1,20}(\.[0-9]*)?([eE][+]?[0-9]{1,2})?')
