@@ -63,7 +63,7 @@ class TestAShop:
 
     def test_the_service_answers_from_its_store(self, shop: Settings) -> None:
         with world.opened_client(shop) as client:
-            assert world.asked(client, user_id=world.NEWCOMER, k=5)["source"] == "profile"
+            assert world.recommend(client, user_id=world.NEWCOMER, k=5)["source"] == "profile"
 
     def test_publishing_finds_that_nothing_changed(self, shop: Settings) -> None:
         version = read_json(shop.paths.feast / "published.json")["version"]
