@@ -16,7 +16,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 VERBOSE = "RECLM_VERBOSE"
-INDENT = "  "
 bars = True  # False in a process that works beside others: one terminal has room for one bar
 _running: list[str] = []
 """What is being done now, outermost first: shown on the last line of a terminal."""
@@ -33,9 +32,7 @@ def verbose() -> bool:
 
 
 def say(message: str) -> None:
-    """Print one line on standard error. A message that starts with two spaces is a detail."""
-    if message.startswith(INDENT) and not verbose():
-        return
+    """Print one line on standard error."""
     _clear()
     print(message, file=sys.stderr, flush=True)
     _show()
@@ -43,7 +40,8 @@ def say(message: str) -> None:
 
 def detail(message: str) -> None:
     """Print one indented line on standard error if details are wanted."""
-    say(INDENT + message)
+    if verbose():
+        say(f"  {message}")
 
 
 @contextmanager

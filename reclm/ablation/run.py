@@ -16,7 +16,7 @@ from reclm.ablation import diagnostics, table
 from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
 from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
 from reclm.evaluation.evaluate import FinalSnapshot
-from reclm.progress import say, step, track
+from reclm.progress import detail, say, step, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
@@ -104,7 +104,7 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     version = artifacts.version_of(KIND, parameters, parents)
     standing = artifacts.find(settings.paths, KIND, version)
     if standing is not None:
-        say(f"  ablation {version} stands: used again")
+        detail(f"reusing ablation {version}: nothing it depends on has changed")
         return standing
     final = FinalSnapshot(settings)
     with artifacts.writing(settings.paths, KIND, parameters, parents, resumable=True) as draft:
@@ -152,7 +152,7 @@ def run_cells(
 
     found = {cell.name: finished(settings, cell, folder, final.tasks, earlier) for cell in cells}
     missing = sum(done is None for done in found.values())
-    say(f"  {len(cells) - missing} of {len(cells)} trainings stand; {missing} to go")
+    say(f"{len(cells) - missing} of {len(cells)} trainings are finished, {missing} to go")
     results, made = [], 0
     for cell in track(cells, "training and ranking"):
         done = found[cell.name]
@@ -160,7 +160,7 @@ def run_cells(
             done = train_cell(settings, cell, folder, data_of(cell))
             made += 1
             say(
-                f"  {made}/{missing} {cell.model} {cell.arm}/{cell.variant} seed {cell.seed}: {done.seconds:.1f} s, "
+                f"{made}/{missing} {cell.model} {cell.arm}/{cell.variant} seed {cell.seed}: {done.seconds:.1f} s, "
                 f"about {(missing - made) * done.seconds / 60:.1f} minutes to go"
             )
         results.append(done)
@@ -210,7 +210,7 @@ def _diagnose(
         try:
             judged = [chain.current_model("reward")]
         except WorkspaceError:
-            say("  no reward model stands, so nothing is said of reward against gain")
+            say("there is no reward model, so reward is not compared with gain")
     if judged:
         with step("reward against gain"):
             users = final.ids[0].tolist()

@@ -150,8 +150,10 @@ def announce(settings: Settings) -> None:
     parts = estimate(settings, probe() / PROBE_SECONDS)
     listed = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items() if seconds)
     say(f"This will take about {_duration(sum(parts.values()))} if nothing can be reused ({listed}).")
-    say("Fewer models take less: --set train.models=lightgcn,als; keywords in place of a language model: "
-        "--set profiles.engine=extractive")  # fmt: skip
+    shorter = "fewer models: --set train.models=lightgcn,als"
+    if parts["language model"]:
+        shorter += "; keywords in place of a language model: --set profiles.engine=extractive"
+    say(f"To make it shorter: {shorter}.")
 
 
 def _duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from reclm.evaluation import checkpoints, results
 from reclm.evaluation.bands import band_rows
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.tracking import log_evaluation
-from reclm.progress import say, track
+from reclm.progress import detail, track
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -123,7 +123,7 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
             _write(settings, models, draft)
         log_evaluation(settings, artifacts.load(settings.paths, KIND, version))
     else:
-        say(f"  reusing evaluation {version}: nothing it depends on has changed")
+        detail(f"reusing evaluation {version}: nothing it depends on has changed")
     set_current_artifacts(settings.paths, KIND, [version])
     return artifacts.load(settings.paths, KIND, version)
 
@@ -198,7 +198,7 @@ def _baselines(settings: Settings, final: FinalSnapshot) -> tuple[list[Contender
             contenders.append(_baseline(settings, final, name))
         else:
             skipped[name] = reason
-            say(f"  baseline {name} left out: it {reason}")
+            detail(f"baseline {name} left out: it {reason}")
     return contenders, skipped
 
 

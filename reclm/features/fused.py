@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_table
 
@@ -55,8 +55,8 @@ def publish_fused(
         for kind in store.ENTITY_KINDS:
             write_table(store.vector_file(workspace, kind, model_version), tables[kind])
         written = sum(_write_changed(feast, f"{kind}_fused", tables[kind]) for kind in store.ENTITY_KINDS)
-    say(
-        f"  model {model_version}: {len(user_ids):,} user and {len(item_ids):,} item vectors published, {written:,} new"
+    detail(
+        f"model {model_version}: {len(user_ids):,} user and {len(item_ids):,} item vectors published, {written:,} new"
     )
     return {"version": model_version, "users": len(user_ids), "items": len(item_ids), "written": written}
 

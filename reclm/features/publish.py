@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows, latest_rows
-from reclm.progress import say
+from reclm.progress import detail, say
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
@@ -139,7 +139,7 @@ def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
 def _reused(workspace: Workspace, digest: str) -> dict[str, Any]:
     published = read_json(published_path(workspace)) | {"files": digest}
     write_json(published_path(workspace), published)
-    say(f"  features: reusing version {published['version']}: its rows have not changed")
+    detail(f"features: reusing version {published['version']}: its rows have not changed")
     return {**published, "reused": True}
 
 
@@ -164,7 +164,7 @@ def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, 
         embedded = view in EMBEDDED_VIEWS
         table, dropped = check_rows(schema, pq.read_table(file), dimension if embedded else None)
         if dropped and table.num_rows:
-            say(f"  {view}: {dropped} rows without an id left out")
+            say(f"warning: {view}: {dropped} rows without an id are left out")
         if embedded and dimension is None:
             dimension = _first_width(table)  # the encoder's width is not known, but all views must have the same
         tables[view] = (schema, add_stamps(schema, table))
@@ -268,7 +268,7 @@ def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]
         for view, change in changes.items()
     }
     for view, numbers in views.items():
-        say(f"  {view}: {_summary(numbers)}")
+        detail(f"{view}: {_summary(numbers)}")
     return {
         "online_store": store.online_name(settings),
         "views": views,

@@ -29,7 +29,7 @@ from filelock import FileLock
 
 from reclm.errors import WorkspaceError
 from reclm.features.row_checks import ViewSchema
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json
 from reclm.storage.workspace import Workspace, in_repository
@@ -229,7 +229,7 @@ def apply_definitions(settings: Settings) -> Store:
     workspace = settings.paths
     if is_applied(settings):
         return open_store(settings)
-    say("  feast apply …")
+    detail("feast apply …")
     workspace.feast.mkdir(parents=True, exist_ok=True)
     load_feast().FeatureStore(config=configuration(settings)).apply(definitions(settings))
     if settings.feast.online_store == "sqlite":

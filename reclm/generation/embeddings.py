@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.errors import ArtifactError
-from reclm.progress import say, track
+from reclm.progress import detail, track
 from reclm.settings.llm import EmbeddingSettings
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -82,9 +82,9 @@ def _embed(settings: Settings, profiles: Artifact, texts: dict[str, str], encode
     texts_hash = content_hash(sorted(texts))
     same_texts = [a for a in earlier if a.manifest["parameters"]["texts"] == texts_hash]
     if not new and same_texts:
-        say(f"reusing embeddings {same_texts[-1].version}: no text has changed")
+        detail(f"reusing embeddings {same_texts[-1].version}: no text has changed")
         return same_texts[-1]
-    say(f"embedding {len(new):,} texts with {model}; {len(texts) - len(new):,} have a vector already")
+    detail(f"embedding {len(new):,} texts with {model}; {len(texts) - len(new):,} have a vector already")
     parameters = {
         "model": model,
         "batch_size": settings.embedding.batch_size,
@@ -136,7 +136,7 @@ def write_shards(
     }
     pending = {shard: keys for shard, keys in shards.items() if not _is_finished(shard, keys)}
     if len(pending) < len(shards):
-        say(f"  {len(shards) - len(pending)} of {len(shards)} shards were finished by an interrupted run")
+        detail(f"{len(shards) - len(pending)} of {len(shards)} shards were finished by an interrupted run")
     for shard, keys, vectors in _encoded(encoder, pending, texts, settings.batch_size):
         _write_shard(shard, keys, vectors, settings, version)
     widths = {_width(path) for path in sorted(folder.glob("vectors-*.parquet"))} - {0}

@@ -26,7 +26,7 @@ from reclm.llm.lineage import KIND_OF_MODEL
 from reclm.llm.prompts.requests import EntityPrompts
 from reclm.profiles import grammar, quality
 from reclm.profiles.snapshot_data import Catalogue, SnapshotData, load_catalogue, load_snapshot_data
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -58,9 +58,9 @@ def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
         described = _described_items(current)
         new = [item for item in catalogue.item_ids if item not in described]
         if not new:
-            say(f"reusing profiles {current.version}: they lack no item")
+            detail(f"reusing profiles {current.version}: they lack no item")
             return current
-        say(f"  {len(new):,} new items; all other profiles are kept from {current.version}")
+        detail(f"{len(new):,} new items; all other profiles are kept from {current.version}")
         writer = find_writer(settings, fingerprint, _writing_model(workspace, current))
         teacher = teacher_for_prompts(settings, fingerprint, writer.model)
         parameters = {**writer.parameters, "new_items": artifacts.content_hash(new)}

@@ -27,7 +27,7 @@ from reclm.generation.writer import (
 from reclm.profiles import keywords
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
 from reclm.profiles.terms import item_terms
-from reclm.progress import say
+from reclm.progress import detail, say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -98,7 +98,7 @@ def _write_all(settings: Settings, fingerprint: str, *, full: bool, model: Artif
     version = artifacts.version_of("profiles", parameters, parents)
     artifact = artifacts.find(workspace, "profiles", version)
     if artifact is not None and not full:
-        say(f"reusing profiles {version}: nothing they depend on has changed")
+        detail(f"reusing profiles {version}: nothing they depend on has changed")
         return artifact
     with (
         closing(connect(settings)) as connection,

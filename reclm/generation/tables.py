@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from reclm.profiles import grammar, quality
 from reclm.profiles.snapshot_data import SnapshotData
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.storage.files import write_rows, write_table
 from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY, profile_schema
 
@@ -81,7 +81,7 @@ class ProfileTables:
         summary = summary_of(profiles)
         self.metrics[f"{snapshot_data.snapshot}.{profiles.kind}s"] = summary
         counts = ", ".join(f"{count:,} {what}" for what, count in summary.items())
-        say(f"  {snapshot_data.snapshot} {profiles.kind} profiles: {counts}")
+        detail(f"{snapshot_data.snapshot} {profiles.kind} profiles: {counts}")
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the three files into `folder`; return the metrics for the manifest."""

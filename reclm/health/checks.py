@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from reclm.errors import HealthError
 from reclm.health import interactions, profiles, skew, vectors
 from reclm.health.check_result import BREACHES
-from reclm.progress import say
+from reclm.progress import detail, say
 from reclm.settings.operations import DRIFT_CHECKS
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -69,7 +69,7 @@ def check_health(settings: Settings) -> Artifact:
             draft.metrics.update({status: sum(row["status"] == status for row in rows) for status in STATUSES})
             _write(settings, connection, draft, rows, version)
     else:
-        say(f"  reusing health check {version}: nothing it depends on has changed")
+        detail(f"reusing health check {version}: nothing it depends on has changed")
     set_current_artifact(workspace, KIND, version)
     return artifacts.load(workspace, KIND, version)
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from reclm.errors import InputError, WorkspaceError
 from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_line_ends
-from reclm.progress import say, track
+from reclm.progress import detail, say, track
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, write_json, write_table
@@ -377,6 +377,7 @@ def _tell(name: str, entries: list[dict[str, Any]], n_standing: int) -> None:
             notes.append(f"{entry['unreadable']:,} unreadable lines, landed empty for the quarantine")
         if entry.get("below_min_weight"):
             notes.append(f"{entry['below_min_weight']:,} rows below data.min_weight left out: not likes")
-        say(f"  {entry['source_file']}: {'; '.join(notes)}")
+        tell = say if len(notes) > 1 else detail
+        tell(f"{entry['source_file']}: {'; '.join(notes)}")
     if not entries:
-        say(f"  {name}: nothing new; {n_standing} batches stand")
+        detail(f"{name}: nothing new beside {n_standing} batches that landed before")

@@ -132,5 +132,5 @@ def vacuum(settings: Settings) -> int:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)")
         except sqlite3.OperationalError as error:  # a reader holds on to it; there is another night
-            say(f"  the online store was not made smaller: {error}")
+            say(f"the online store was not made smaller: {error}")
         return before - file.stat().st_size

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import ArtifactError, WorkspaceError
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -84,5 +84,5 @@ def switch(settings: Settings, model: Artifact, decision: Artifact) -> dict[str,
         "previous": row["champion_version"],
     }
     write_json(settings.paths.champion, pointer)
-    say(f"champion is {pointer['model']}/{pointer['variant']} ({model.version})")
+    detail(f"champion is {pointer['model']}/{pointer['variant']} ({model.version})")
     return pointer

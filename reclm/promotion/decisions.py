@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
-from reclm.progress import say
+from reclm.progress import detail, say
 from reclm.promotion import champion
 from reclm.promotion.policy import K, Verdict, apply_policy, model_label, validation_value
 from reclm.storage import artifacts
@@ -62,7 +62,7 @@ def decide(settings: Settings, trained: Sequence[Artifact], *, approved: bool | 
         if earlier is not None:
             row = earlier.metrics
             decided_at = row["decided_at"][:19]
-            say(f"  decided already ({row['decided_by']}, {decided_at}): {row['decision']}, {row['reason']}")
+            detail(f"decided already ({row['decided_by']}, {decided_at}): {row['decision']}, {row['reason']}")
             return earlier
         verdict = apply_policy(settings, trained)
         row = _row(settings, verdict, as_of=trained[0].metrics["as_of"], **_apply_approval(verdict, approved))
@@ -87,7 +87,7 @@ def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Ar
         _complete_interrupted_switch(settings)
         decision = _decision_of_the_champion(settings)
         if decision is not None and decision.metrics["candidate_version"] == version:
-            say(f"  {model_label(model)} ({version}) is the champion already")
+            detail(f"{model_label(model)} ({version}) is the champion already")
             return decision
         return _decide_by_hand(settings, model, "promoted", reason or "a person chose it and gave no reason")
 
@@ -185,7 +185,7 @@ def _complete_interrupted_switch(settings: Settings) -> Artifact | None:
     model = artifacts.find(settings.paths, "backbone", newest.metrics["candidate_version"])
     if model is None:
         return None
-    say(f"  completing decision {newest.version}, which was interrupted before the champion was switched")
+    say(f"completing decision {newest.version}, which was interrupted before the champion was switched")
     champion.publish(settings, model)
     champion.switch(settings, model, newest)
     return newest
@@ -269,7 +269,7 @@ def _carry_out(
         write_rows(draft.path / "decision.parquet", [table_row], PROMOTION_DECISION)
         draft.metrics = row
     decision = artifacts.load(settings.paths, KIND, version)
-    say(f"  {row['decision']} by {row['decided_by']}: {row['reason']}")
+    detail(f"{row['decision']} by {row['decided_by']}: {row['reason']}")
     if promoted is not None:
         champion.switch(settings, promoted, decision)
     return decision

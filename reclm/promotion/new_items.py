@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.errors import ModelError
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.promotion import champion
 from reclm.storage import artifacts
 
@@ -41,7 +41,7 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
 
     status = candidate_status(settings)
     if not status["missing"]:
-        say(f"  all {status['items']:,} items have a vector of the champion {status['version']}")
+        detail(f"all {status['items']:,} items have a vector of the champion {status['version']}")
         return status
     version = status["version"]
     published, _ = load_fused(settings, "item", version)
@@ -53,7 +53,7 @@ def add_new_items(settings: Settings) -> dict[str, Any]:
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "final"))
     status |= {"items": len(published) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
-    say(f"  {len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
+    detail(f"{len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
     return status
 
 

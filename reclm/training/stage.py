@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, cast
 
 from reclm.dataset import Variant
-from reclm.progress import say, track
+from reclm.progress import detail, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.training.model import KIND, identity_of, train_one
@@ -53,7 +53,7 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     finished = [artifacts.load(settings.paths, KIND, version) for version in wanted]
     set_current_artifacts(settings.paths, KIND, list(wanted))
     if not missing:
-        say(f"  all {len(finished)} models stand; nothing to train")
+        detail(f"all {len(finished)} models stand; nothing to train")
     return finished, len(missing)
 
 
@@ -74,7 +74,7 @@ def _tell(artifact: Artifact) -> None:
         for setting, value in metrics["validation"].items()
         if value is not None
     )
-    say(
-        f"  {parameters['model']}/{parameters['variant']} seed {parameters['seed']}: "
+    detail(
+        f"{parameters['model']}/{parameters['variant']} seed {parameters['seed']}: "
         f"valid NDCG@20 {shown or 'not measurable'}; {artifact.manifest['seconds']:.1f} s"
     )

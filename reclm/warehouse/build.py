@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import BuildError, WorkspaceError
-from reclm.progress import say
+from reclm.progress import detail
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
@@ -68,13 +68,13 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     requested = PHASES if phase == "all" else PHASES[: PHASES.index(phase) + 1]
     stale = [name for name in requested if recorded.get(name) != now[name] or (force and phase in (name, "all"))]
     if previous and not stale:
-        say(f"  reusing warehouse {previous['build_id']}: nothing it is made from has changed")
+        detail(f"reusing warehouse {previous['build_id']}: nothing it is made from has changed")
         return {**previous, "reused": True}
     phases = PHASES if "features" in stale else tuple(stale)
     recorded = {**recorded, **{name: now[name] for name in phases}}
     started = datetime.now(UTC)
     build_id = f"{started:%Y%m%dT%H%M%S}-{content_hash([recorded, started], 6)}"
-    say(f"  dbt builds and tests {', '.join(phases)}")
+    detail(f"dbt builds and tests {', '.join(phases)}")
     write_json(_marker(workspace), {"build_id": build_id, "phases": phases})
     _run_phases(settings, workspace.external / build_id, phases, fresh_parse=previous is None)
     if previous and "features" not in phases:
@@ -94,7 +94,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     write_json(workspace.current_build, current)
     _marker(workspace).unlink()
     _remove_old_external(workspace, keep={build_id, previous["build_id"] if previous else ""})
-    say(f"  warehouse {build_id}: {(datetime.now(UTC) - started).total_seconds():.1f} s")
+    detail(f"warehouse {build_id}: {(datetime.now(UTC) - started).total_seconds():.1f} s")
     return {**current, "reused": False}
 
 

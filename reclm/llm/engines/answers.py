@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from reclm.llm.engines.base import Engine
 from reclm.llm.prompts.requests import Request, prompt_hash
 from reclm.profiles import grammar
-from reclm.progress import say, track
+from reclm.progress import detail, track
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import GENERATIONS
 
@@ -72,7 +72,7 @@ def generate(
     for rows in finished.values():
         answered |= rows
     if finished:
-        say(f"  {len(finished)} of {len(shards)} shards were finished by an interrupted run")
+        detail(f"{len(finished)} of {len(shards)} shards were finished by an interrupted run")
     pending = {shard: keys for shard, keys in shards.items() if shard not in finished}
     started = time.monotonic()
     for shard, keys in track(list(pending.items()), "writing profiles"):
@@ -82,7 +82,7 @@ def generate(
     n_new = sum(map(len, pending.values()))
     if n_new:
         seconds = time.monotonic() - started
-        say(f"  {engine.name} wrote {n_new:,} texts in {seconds:.1f} s ({n_new / max(seconds, 1e-9):.1f} a second)")
+        detail(f"{engine.name} wrote {n_new:,} texts in {seconds:.1f} s ({n_new / max(seconds, 1e-9):.1f} a second)")
     return {key: answered[key] for key in distinct}
 
 

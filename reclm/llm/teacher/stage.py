@@ -9,7 +9,6 @@ The manifest counts how many profiles parse, before and after they were brought 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -33,7 +32,7 @@ from reclm.profiles import grammar
 from reclm.profiles.keywords import ENGINE, ENGINE_VERSION, KNOWN, write_teacher_profiles
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
 from reclm.profiles.terms import item_terms
-from reclm.progress import say
+from reclm.progress import detail, say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
@@ -108,7 +107,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
             if not reusable:
                 raise
             say(f"{error}")
-            say(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
+            detail(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
             return reusable[-1]
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
     parameters = teacher_parameters(settings)
@@ -121,7 +120,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
                 profiles, metrics = _ENGINES[engine](settings, connection, draft.path)
                 draft.metrics.update(metrics, **_counts(profiles), **{CUTOFF_KEY: training_cutoff(connection)})
             _write_files(settings, profiles, draft.path, version)
-            say(f"  teacher {version} ({engine}): {json.dumps(draft.metrics)}")
+            detail(f"teacher {version} ({engine}): {len(profiles):,} profiles")
     return artifacts.load(workspace, KIND, version)
 
 

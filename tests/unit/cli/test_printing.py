@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ class TestDetails:
         monkeypatch.setenv(progress.VERBOSE, "1")
         progress.detail("step 1")
         assert capsys.readouterr().err == "  step 1\n"
+
+    def test_are_printed_by_detail_and_not_by_an_indented_line(self) -> None:
+        package = Path(progress.__file__).parent
+        indented = [
+            str(path)
+            for path in package.rglob("*.py")
+            if path.name != "progress.py" and re.search(r'\bsay\(\s*f?"  ', path.read_text())
+        ]
+        assert indented == []
 
 
 class TestHelp:
