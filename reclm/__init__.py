@@ -33,4 +33,6 @@ def load_champion(workspace: str | Path | None = None) -> Backbone:
     from reclm.serving.offline import load_champion as load_from_settings
     from reclm.settings.loading import load
 
-    return load_from_settings(load(workspace=None if workspace is None else Path(workspace)))
+    settings = load(workspace=None if workspace is None else Path(workspace))
+    settings.paths.require_current_layout()
+    return load_from_settings(settings)

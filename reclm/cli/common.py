@@ -95,6 +95,7 @@ def load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> 
     from reclm.settings.machine import bound_libraries
 
     loaded = load(flags or (), workspace=workspace, file=file)
+    loaded.paths.require_current_layout()
     bound_libraries(loaded)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
     return loaded

@@ -52,7 +52,7 @@ def ingest(
     if only:
         plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
     name = standing["name"] if standing else name
-    return land(settings, plan, name=name, importer=importer, source=str(folder), delivery=delivery)
+    return land(settings, plan, name=name, importer=importer, source=folder.name, delivery=delivery)
 
 
 def importer_of(settings: Settings, source: Path) -> str:

@@ -24,6 +24,7 @@ from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.schemas import LANDING
+from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 
 Table = Literal["interactions", "items", "users"]
@@ -103,6 +104,7 @@ def land(
     landing, partial = workspace.landing, workspace.landing / ".partial"
     workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.locks / "landing.lock"):
+        workspace.require_current_layout()
         before = _standing(workspace, name, None if delivery else importer)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -357,6 +359,7 @@ def _publish(
         shutil.rmtree(workspace.truth, ignore_errors=True)
         (partial / "truth").replace(workspace.truth)
     content = {
+        "layout": LAYOUT,
         "name": name,
         "importer": importer,
         "source": source,

@@ -12,6 +12,7 @@ from typing import Any
 
 from reclm.errors import WorkspaceError
 from reclm.storage.files import read_json
+from reclm.storage.version import LAYOUT, VERSION
 
 REPOSITORY_VARIABLE = "RECLM_REPOSITORY"
 
@@ -101,8 +102,24 @@ class Workspace:
     def locks(self) -> Path:
         return self.root / "locks"
 
+    def require_current_layout(self) -> None:
+        """Raise WorkspaceError when an older version of reclm made this workspace; one that holds no data passes."""
+        dataset = read_json(self.dataset) if self.dataset.exists() else {}
+        if "importer" not in dataset or dataset.get("layout") == LAYOUT:
+            return
+        demo = dataset["importer"] == "demo"
+        command = "reclm demo" if demo else f"reclm run --data {dataset['source']}"
+        raise WorkspaceError(
+            f"{self.root} was made by another version of reclm (layout {dataset.get('layout', 1)}; reclm {VERSION} reads "
+            f"layout {LAYOUT}). Make a new workspace from the same log: `{command} --workspace {self.root}-new`"
+        )
+
     def require_dataset(self) -> dict[str, Any]:
-        """The content of `dataset.json`. Raises WorkspaceError when nothing has been ingested."""
+        """Return the content of `dataset.json`.
+
+        Raises WorkspaceError when nothing has been ingested, and when an older version of reclm made the workspace.
+        """
+        self.require_current_layout()
         if not self.dataset.exists():
             raise WorkspaceError(
                 f"{self.root} holds no data yet; run `reclm ingest --data FOLDER` or `reclm demo` first"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
+from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.sources import dbt_project
 
@@ -47,7 +48,13 @@ def land(workspace: Workspace, split_mode: str, *, has_event_ts: bool, **tables:
             _write(workspace.landing / table / f"{name}.parquet", columns, rows)
             if number:
                 batches.append({"table": table, "batch": name, "rows": len(rows), "source_file": f"{name}.csv"})
-    content = {"name": "by_hand", "importer": "columns", "source": "by hand", "split_mode": split_mode}
+    content = {
+        "layout": LAYOUT,
+        "name": "by_hand",
+        "importer": "columns",
+        "source": "by hand",
+        "split_mode": split_mode,
+    }
     write_json(workspace.dataset, content | {"has_event_ts": has_event_ts, "batches": batches})
 
 
