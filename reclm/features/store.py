@@ -161,12 +161,12 @@ def configuration(settings: Settings) -> RepoConfig:
     config = RepoConfig(
         **filled(yaml.safe_load((repository() / CONFIGURATIONS[settings.feast.online_store]).read_text()))
     )
-    config.repo_path = settings.paths.root  # what the relative paths of sources count from
+    config.repo_path = repository()
     return config
 
 
 def definitions(settings: Settings) -> list[Any]:
-    """Return every Feast object of `feature_repo/`, with its paths relative to the workspace, which may be moved.
+    """Return every Feast object of `feature_repo/`, with its paths inside this workspace.
 
     The modules import each other by bare name, as `feast apply` requires, and read the workspace from the environment
     when imported; so they are imported again here and removed from `sys.modules` afterwards.
@@ -192,9 +192,6 @@ def definitions(settings: Settings) -> list[Any]:
                     sys.modules[name] = module
     kinds = (Entity, FileSource, FeatureView, FeatureService)
     objects = {id(value): value for value in found if isinstance(value, kinds)}  # modules import one another's
-    for value in objects.values():
-        if isinstance(value, FileSource):
-            value.file_options.uri = Path(value.path).relative_to(settings.paths.root).as_posix()
     return list(objects.values())
 
 
