@@ -21,10 +21,11 @@ from scipy import sparse
 
 from reclm.backbones.fusion.fusion import Fusion
 from reclm.backbones.models.lightgcn import GraphNetwork
-from reclm.backbones.trainer import Trainer, device_of, reproducible
+from reclm.backbones.trainer import Trainer, reproducible
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EvaluationTask, TrainingData
 from reclm.settings.loading import load
+from reclm.settings.machine import device_of
 from reclm.settings.tree import Settings
 
 RECIPE = (
@@ -59,7 +60,7 @@ def run(settings: Settings, folder: Path, epochs: int, evaluate_every: int) -> N
     data, task = read(folder)
     with reproducible(settings.runtime, settings.seed):
         fusion = Fusion(data, "base", settings.train.dim, settings.fusion, settings.seed)
-        network, device = GraphNetwork(settings.train), device_of(settings.runtime)
+        network, device = GraphNetwork(settings.train), torch.device(device_of(settings.runtime))
         trainer = Trainer(network, fusion, data, settings.train, device, settings.seed)
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()

@@ -263,12 +263,6 @@ class Trainer:
         return unseen
 
 
-def device_of(settings: RuntimeSettings) -> torch.device:
-    """The device the settings ask for; `auto` takes CUDA when it is there."""
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
-
-
 @contextmanager
 def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
     """Seeds torch, fixes its threads and asks for deterministic algorithms inside the block; puts all back after it."""

@@ -96,6 +96,6 @@ def load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> 
 
     loaded = load(flags or (), workspace=workspace, file=file)
     loaded.paths.require_current_layout()
-    bound_libraries(loaded)
+    bound_libraries(loaded.runtime)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
     return loaded

@@ -37,7 +37,7 @@ def load(params: Params) -> Settings:
     workspace = params.get("workspace")
     loaded = load(flags, workspace=Path(workspace) if workspace else None)
     loaded.paths.require_current_layout()
-    bound_libraries(loaded)
+    bound_libraries(loaded.runtime)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
     set_verbose(True)  # a task's log is read when something is wrong
     return loaded

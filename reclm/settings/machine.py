@@ -6,25 +6,27 @@ import os
 from typing import TYPE_CHECKING
 
 from reclm.errors import ModelError
-from reclm.settings.tree import Settings
+from reclm.settings.operations import RuntimeSettings
 
 if TYPE_CHECKING:
     import torch
 
 
-def bound_libraries(settings: Settings) -> None:
-    """Lets numpy and torch use `runtime.threads` threads: to be called before they are imported, when OpenBLAS and OpenMP look."""
-    if settings.runtime.threads:
+def bound_libraries(runtime: RuntimeSettings) -> None:
+    """Limit OpenMP, OpenBLAS and MKL to `runtime.threads` threads. Call it before numpy and torch are imported."""
+    if runtime.threads:
         for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ.setdefault(f"{library}_NUM_THREADS", str(settings.runtime.threads))
+            os.environ.setdefault(f"{library}_NUM_THREADS", str(runtime.threads))
 
 
-def device_of(settings: Settings) -> str:
-    """`cpu` or `cuda`; one process of several (`accelerate launch`) has its own `cuda:N`."""
+def device_of(runtime: RuntimeSettings) -> str:
+    """Return the device for torch: `cpu`, `cuda`, or this process's own `cuda:N` under `accelerate launch`.
+
+    Raises ModelError when `runtime.device` is `cuda` and there is none.
+    """
     import torch
 
-    wanted = settings.runtime.device
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if runtime.device == "cpu" or (runtime.device == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
         raise ModelError("runtime.device = 'cuda', and torch sees no CUDA device; set it to 'auto' or 'cpu'")
@@ -32,16 +34,17 @@ def device_of(settings: Settings) -> str:
     return "cuda" if rank is None else f"cuda:{rank}"
 
 
-def use_threads(settings: Settings) -> None:
+def use_threads(runtime: RuntimeSettings) -> None:
+    """Limit torch to `runtime.threads` threads; 0 leaves it as it is."""
     import torch
 
-    if settings.runtime.threads:
-        torch.set_num_threads(settings.runtime.threads)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
 
 
-def dtype_of(settings: Settings) -> torch.dtype:
-    """bfloat16 on CUDA when `runtime.dtype` says so, float32 otherwise."""
+def dtype_of(runtime: RuntimeSettings) -> torch.dtype:
+    """Return bfloat16 on CUDA when `runtime.dtype` says so, float32 otherwise."""
     import torch
 
-    half = settings.runtime.dtype == "bfloat16" and device_of(settings) != "cpu"
+    half = runtime.dtype == "bfloat16" and device_of(runtime) != "cpu"
     return torch.bfloat16 if half else torch.float32

@@ -42,7 +42,7 @@ def load_encoder(settings: Settings) -> Encoder:
 
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
-    device = device_of(settings)
+    device = device_of(settings.runtime)
     name = settings.embedding.model
     with _without_hub_requests() if name == PACKAGED else nullcontext(), quiet():
         from sentence_transformers import SentenceTransformer

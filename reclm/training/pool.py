@@ -37,9 +37,9 @@ def processes(settings: Settings, models: int) -> int:
     wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // LEAST_EACH)
     if wanted < 2:
         return 1
-    from reclm.backbones.trainer import device_of
+    from reclm.settings.machine import device_of
 
-    return wanted if device_of(settings.runtime).type == "cpu" else 1
+    return wanted if device_of(settings.runtime) == "cpu" else 1
 
 
 def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]) -> Iterator[str]:

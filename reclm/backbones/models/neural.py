@@ -24,11 +24,12 @@ from reclm.backbones.features import Matrix, present
 from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fold_in import learn
 from reclm.backbones.fusion.fusion import Fusion, profiles_of
-from reclm.backbones.trainer import Network, Trainer, device_of, reproducible
+from reclm.backbones.trainer import Network, Trainer, reproducible
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.progress import track
+from reclm.settings.machine import device_of
 from reclm.settings.operations import RuntimeSettings
 from reclm.settings.recommenders import FusionSettings, TrainSettings
 
@@ -98,7 +99,7 @@ class NeuralBackbone(Backbone):
     def _trainer(self, data: TrainingData, variant: Variant, seed: int) -> Trainer:
         network = self.network()
         fusion = Fusion(data, variant, self.train.dim, self.fusion, seed, network.sharpness)
-        return Trainer(network, fusion, data, self.train, device_of(self.runtime), seed)
+        return Trainer(network, fusion, data, self.train, torch.device(device_of(self.runtime)), seed)
 
     def _train(
         self, trainer: Trainer, epochs: Mapping[EvaluationSetting, int]

@@ -104,10 +104,10 @@ class VllmEngine:
 
         llm = self.settings.llm
         needed = max(MIN_CONTEXT, 2 * (llm.max_prompt_tokens + llm.max_profile_tokens))
-        on_cpu = device_of(self.settings) == "cpu"
+        on_cpu = device_of(self.settings.runtime) == "cpu"
         return LLM(
             model=self.model_folder,
-            dtype="bfloat16" if dtype_of(self.settings).itemsize == 2 else "float32",
+            dtype="bfloat16" if dtype_of(self.settings.runtime).itemsize == 2 else "float32",
             max_model_len=min(needed, _positions(self.model_folder) or needed),
             seed=self.settings.seed,
             trust_remote_code=False,

@@ -68,7 +68,7 @@ def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
         "tokens": token_budget(len(documents.dialogues), llm.tiny_tokens),
         "learning_rate": step_size(llm.tiny_learning_rate, SIZES[llm.tiny_size]),
         "seed": settings.seed,
-        "device": device_of(settings).split(":")[0],
+        "device": device_of(settings.runtime).split(":")[0],
         "corpus": digest.hexdigest()[:16],
         CUTOFF_KEY: dict(documents.training_cutoff),
     }
@@ -78,7 +78,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
     from reclm.text.encoder import caching_encoder
 
     llm, tokens = settings.llm, parameters["tokens"]
-    use_threads(settings)
+    use_threads(settings.runtime)
     all_documents = [*documents.background, *documents.dialogues]
     with step(f"tokenizer over {len(all_documents):,} documents"):
         tokenizer = train_tokenizer(all_documents, llm.tiny_vocabulary)
@@ -92,7 +92,7 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
             tokens=tokens,
             learning_rate=parameters["learning_rate"],
             seed=settings.seed,
-            device=device_of(settings),
+            device=device_of(settings.runtime),
         )
         model.save_pretrained(draft.path / "model")
         tokenizer.save_pretrained(draft.path / "model")

@@ -48,13 +48,13 @@ def _nothing(trainer: Any) -> None:
 
 def trainer_options(settings: Settings, folder: Path) -> dict[str, Any]:
     """Return the options that every trainer of TRL is given here: where it writes, its device and its seed."""
-    on_cpu = device_of(settings) == "cpu"
+    on_cpu = device_of(settings.runtime) == "cpu"
     return {
         "output_dir": str(folder),
         "report_to": settings.trl.report_to.split(","),
         "disable_tqdm": True,
         "use_cpu": on_cpu,
-        "bf16": str(dtype_of(settings)) == "torch.bfloat16",
+        "bf16": str(dtype_of(settings.runtime)) == "torch.bfloat16",
         "gradient_checkpointing": settings.llm.gradient_checkpointing,
         "dataloader_pin_memory": not on_cpu,
         "seed": settings.seed,

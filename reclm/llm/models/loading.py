@@ -131,8 +131,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
-    use_threads(settings)
-    device = device_of(settings)
+    use_threads(settings.runtime)
+    device = device_of(settings.runtime)
     quantized = _quantization(load_in or settings.llm.load_in, device)
     tokenizer = load_tokenizer(folder_or_name)
     kind = AutoModelForCausalLM if task == "causal" else AutoModelForSequenceClassification
@@ -143,7 +143,11 @@ def load_model(
         torch.manual_seed(settings.seed)  # weights that a checkpoint lacks (a head, a padding row) are drawn
         try:
             model: Any = kind.from_pretrained(
-                str(folder_or_name), dtype=dtype_of(settings), use_safetensors=True, trust_remote_code=False, **options
+                str(folder_or_name),
+                dtype=dtype_of(settings.runtime),
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"the model in {folder_or_name} cannot be loaded: {error}") from None

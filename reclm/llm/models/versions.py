@@ -23,7 +23,7 @@ def shared_parameters(settings: Settings) -> dict[str, Any]:
             mode="json", exclude={"base_model", "tiny_tokens", "tiny_learning_rate", "tiny_vocabulary", "practices"}
         ),
         "dtype": settings.runtime.dtype,
-        "device": device_of(settings).split(":")[0],
+        "device": device_of(settings.runtime).split(":")[0],
         "encoder": model_name(settings.embedding),
         "seed": settings.seed,
     }
