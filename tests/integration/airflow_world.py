@@ -47,7 +47,7 @@ SHOP = {
     "schedule.retry_seconds": 1,
 }
 LANGUAGE_MODEL = {
-    "health.min_format": 0.0,  # a model of six steps breaks the grammar more often than not
+    "health.min_format": 0.0,  # a model of six steps seldom follows the grammar
     "promotion.min_format": 0.0,
     "profiles.engine": "transformers",
     "profiles.retries": 1,
@@ -78,7 +78,8 @@ class Shop:
         with duckdb.connect() as connection:
             connection.execute("set TimeZone = 'UTC'")
             self.log = connection.execute(
-                f"select user_id, item_id, event_ts::timestamptz from '{landing}/interactions/*.parquet' order by 3, 1, 2"
+                f"select user_id, item_id, event_ts::timestamptz from '{landing}/interactions/*.parquet'"
+                " order by 3, 1, 2"
             ).fetchall()
             items = connection.execute(
                 f"select item_id, title, text, categories from '{landing}/items/*.parquet' order by source_row"
@@ -92,7 +93,7 @@ class Shop:
         return end - timedelta(days=number)
 
     def drop(self, inbox: Path, since: datetime | None, until: datetime, known: set[str]) -> set[str]:
-        """Writes the log of [since, until) and the items first touched in it that are not `known`; returns these."""
+        """Write the log of [since, until) and its items that are not `known`; return these."""
         rows = [row for row in self.log if (since is None or row[2] >= since) and row[2] < until]
         new = {row[1] for row in rows} - known
         self.write(inbox / f"interactions-{until:%Y-%m-%d}.csv", ("user_id", "item_id", "event_ts"), rows)
@@ -106,7 +107,7 @@ class Shop:
 
     @staticmethod
     def write(path: Path, columns: tuple[str, ...], rows: list[Any]) -> None:
-        """The whole file appears at once."""
+        """Write a file that appears whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.part")
         with temporary.open("w", newline="") as file:
@@ -167,14 +168,14 @@ class Airflow:
         return until(ended, timeout, f"{dag} {run} to end", self)
 
     def wait_for_quiet(self, timeout: float = 600) -> None:
-        """Until no run of any DAG is queued or running, twice in a row: assets start runs a moment later."""
+        """Wait until no run of any DAG is queued or running, three times in a row: assets start runs a moment later."""
         quiet = 0
         deadline = time.monotonic() + timeout
         while quiet < 3:
             busy = self.call("GET", "/api/v2/dags/~/dagRuns?state=queued&state=running&limit=1")["dag_runs"]
             quiet = 0 if busy else quiet + 1
             if time.monotonic() > deadline:
-                raise AssertionError(f"still busy after {timeout} s: {self.said()}")
+                raise AssertionError(f"still busy after {timeout} s: {self.errors()}")
             time.sleep(2)
 
     def states(self) -> dict[str, list[str]]:
@@ -194,9 +195,9 @@ class Airflow:
     def set(self, **settings: Any) -> None:
         """Writes these settings over those the DAGs started with."""
         file = Path(self.variables["RECLM_SETTINGS"])
-        kept = [line for line in file.read_text().splitlines() if line.split(" = ")[0] not in settings]
+        others = [line for line in file.read_text().splitlines() if line.split(" = ")[0] not in settings]
         file.write_text(
-            "".join(f"{line}\n" for line in [*kept, *(f"{k} = {json.dumps(v)}" for k, v in settings.items())])
+            "".join(f"{line}\n" for line in [*others, *(f"{k} = {json.dumps(v)}" for k, v in settings.items())])
         )
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
@@ -204,8 +205,8 @@ class Airflow:
             connection.execute("set TimeZone = 'UTC'")
             return connection.execute(query).fetchall()
 
-    def said(self) -> str:
-        """The end of every log that speaks of an error, for a test that failed."""
+    def errors(self) -> str:
+        """Return the last errors of the logs, for a test that failed."""
         parts = []
         for path in sorted((self.home / "logs").rglob("*.log"), key=lambda path: path.stat().st_mtime)[-60:]:
             for line in path.read_text(errors="replace").splitlines():
@@ -223,7 +224,7 @@ def until(found: Callable[[], Any], timeout: float, what: str, airflow: Airflow 
         if result:
             return result
         time.sleep(1)
-    raise AssertionError(f"waited {timeout} s for {what}; {airflow.said() if airflow else ''}")
+    raise AssertionError(f"waited {timeout} s for {what}; {airflow.errors() if airflow else ''}")
 
 
 @contextmanager

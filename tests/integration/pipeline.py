@@ -42,7 +42,7 @@ LANGUAGE_MODEL = (
     "refine.validate_every=1",
     "refine.batch_size=4",
     "refine.held_out_sample=8",
-    "promotion.min_format=0",  # so few steps teach no format: the policy would rightly keep such a model out
+    "promotion.min_format=0",  # after so few steps the format is poor, and the policy would keep the model out
 )
 RUN_TIMESTAMPS = ("created_at", "built_at", "version", "latency_ms")
 RUN_TIMESTAMPS += ("decided_at", "candidate_version", "champion_version", "guards")  # guards time the ranking
@@ -53,8 +53,8 @@ def command(*words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RECLM_")}
-    return kept | {"PYTHONUNBUFFERED": "1"}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RECLM_")}
+    return environ | {"PYTHONUNBUFFERED": "1"}
 
 
 def flags(*more: str) -> list[str]:
@@ -129,12 +129,12 @@ def tables(workspace: Path) -> dict[str, list[tuple[object, ...]]]:
                     "select column_name from information_schema.columns where table_name = ? order by 1", [name]
                 ).fetchall()
             ]
-            kept = ", ".join(f'"{column}"::varchar' for column in columns if column not in RUN_TIMESTAMPS)
-            found[name] = sorted(connection.execute(f'select {kept} from "{name}"').fetchall(), key=repr)
+            columns_shown = ", ".join(f'"{column}"::varchar' for column in columns if column not in RUN_TIMESTAMPS)
+            found[name] = sorted(connection.execute(f'select {columns_shown} from "{name}"').fetchall(), key=repr)
     return found
 
 
-def speaks_of(path: Path, user_id: str) -> bool:
+def holds_id(path: Path, user_id: str) -> bool:
     """True when the file holds the id: in a cell of a parquet file (its pages are compressed), else in its bytes."""
     if path.suffix != ".parquet":
         return user_id.encode() in path.read_bytes()

@@ -56,7 +56,7 @@ class TestNcfWithProfilesEndToEnd:
             assert len(answer["items"]) == 5
             assert answer["profile"].startswith("User identity: ")
 
-    def test_every_model_was_fitted_as_selection_placed_its_cold_items(self, shop: Path) -> None:
+    def test_every_model_is_fitted_with_the_selected_cold_start_mix(self, shop: Path) -> None:
         made = artifacts.all_of(Workspace(shop), "backbone")
         recorded = [read_json(one.path / "config.json")["cold_start"] for one in made]
         assert recorded == [one.metrics["cold_start"] for one in made]
@@ -117,15 +117,15 @@ class TestOneSeed:
 
 
 QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "analysts.md").read_text(), re.DOTALL)
-NOTHING_TO_SAY = ("quarantine_interactions", "fct_health", "fct_comparisons")  # of a small shop in good order
+MAYBE_EMPTY = ("quarantine_interactions", "fct_health", "fct_comparisons")  # for a small shop without faults
 
 
 class TestTheAnalystsPage:
     @pytest.mark.parametrize("query", QUERIES, ids=range(len(QUERIES)))
-    def test_every_query_of_it_answers(self, shop: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_every_query_returns_rows(self, shop: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
         analysts.show(load(workspace=shop, environment={}), query, "json")
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert rows or any(table in query for table in NOTHING_TO_SAY)
+        assert rows or any(table in query for table in MAYBE_EMPTY)
 
     def test_every_table_and_column_is_described_in_the_database(self, shop: Path) -> None:
         query = "select table_name, column_name from duckdb_columns() where comment is null and not internal"
@@ -150,7 +150,7 @@ class TestTwoProcessesTrain:
         assert made[0] == made[1]
 
     def test_they_end_with_the_one_that_started_them_and_another_run_finishes_the_work(self, shop: Path) -> None:
-        with at_work(shop, 6) as (parent, children):
+        with training_in_two(shop, 6) as (parent, children):
             parent.kill()
             parent.wait()
             deadline = time.monotonic() + 10
@@ -160,15 +160,15 @@ class TestTwoProcessesTrain:
         assert pipeline.reclm(*training(shop, 6, 2), folder=shop.parent).returncode == 0
         assert len(trained(shop, 6)) == 4
 
-    def test_ctrl_c_ends_them_without_a_word_of_theirs(self, shop: Path) -> None:
-        with at_work(shop, 8) as (parent, children):
+    def test_ctrl_c_ends_them_without_a_traceback(self, shop: Path) -> None:
+        with training_in_two(shop, 8) as (parent, children):
             parent.send_signal(signal.SIGINT)
             assert "Traceback" not in parent.communicate(timeout=60)[1]
             assert parent.returncode == 130
             assert not any(alive(child) for child in children)
 
     def test_one_that_is_killed_ends_the_run_with_a_remedy(self, shop: Path) -> None:
-        with at_work(shop, 7) as (parent, children):
+        with training_in_two(shop, 7) as (parent, children):
             os.kill(children[0], signal.SIGKILL)
             assert "train.jobs=1" in parent.communicate(timeout=60)[1]
             assert parent.returncode == ModelError.exit_code
@@ -186,10 +186,10 @@ def trained(shop: Path, seed: int) -> list[Path]:
 
 
 @contextmanager
-def at_work(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def training_in_two(shop: Path, seed: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run that trains in two processes, at a moment when one of them writes: (it, their process ids)."""
     partial = Workspace(shop).artifacts / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # what killed ones left
+    shutil.rmtree(partial, ignore_errors=True)  # left by killed runs
     words = pipeline.command(*training(shop, seed, 2))
     parent = subprocess.Popen(
         words,
@@ -258,11 +258,11 @@ class TestForgetting:
         )["user_id"]
         done = pipeline.reclm("forget", user, "--yes", "-w", str(workspace), *pipeline.flags(), folder=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert [path for path in workspace.rglob("*") if path.is_file() and pipeline.speaks_of(path, user)] == []
+        assert [path for path in workspace.rglob("*") if path.is_file() and pipeline.holds_id(path, user)] == []
         assert not any(user in map(str, row) for rows in pipeline.tables(workspace).values() for row in rows)
 
-    def test_a_user_nobody_knows_is_an_error_and_nothing_is_recorded(self, shop: Path) -> None:
-        done = pipeline.reclm("forget", "nobody-at-all", "--yes", "-w", str(shop), folder=shop.parent)
+    def test_an_unknown_user_is_an_error_and_nothing_is_recorded(self, shop: Path) -> None:
+        done = pipeline.reclm("forget", "no-such-user", "--yes", "-w", str(shop), folder=shop.parent)
         assert done.returncode == 3
-        assert "nobody-at-all" in done.stderr
+        assert "no-such-user" in done.stderr
         assert not (Workspace(shop).landing / "forgotten.json").exists()

@@ -1,4 +1,4 @@
-"""Two days under a real scheduler, on SQLite: a log dropped into the inbox becomes a champion, new items become candidates."""
+"""Two days under a real scheduler, on SQLite: a log in the inbox becomes a champion, new items become candidates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Story:
 
 def seen(airflow: world.Airflow) -> dict[str, Any]:
     settings = Settings(workspace=airflow.workspace.root)
-    assert airflow.workspace.champion.exists(), f"{airflow.states()}\n{airflow.said()}"
+    assert airflow.workspace.champion.exists(), f"{airflow.states()}\n{airflow.errors()}"
     champion = read_json(airflow.workspace.champion)
     return {
         "runs": airflow.states(),
@@ -56,24 +56,24 @@ def seen(airflow: world.Airflow) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    folder, told, began = tmp_path_factory.mktemp("two-days"), Story(), time.monotonic()
+    folder, story, began = tmp_path_factory.mktemp("two-days"), Story(), time.monotonic()
     shop = world.Shop(folder / "shop", world.SHOP)
     with world.running(folder / "airflow-world", {**world.SHOP, **world.LANGUAGE_MODEL}) as airflow:
         known = shop.drop(airflow.inbox, None, shop.day(2), set())
         airflow.trigger("reclm_features", shop.day(2))
         airflow.wait_for_quiet()
-        told.first = seen(airflow)
+        story.first = seen(airflow)
 
-        told.new_items = shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
+        story.new_items = shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
         airflow.wait("reclm_cold_items", airflow.trigger("reclm_cold_items"))
-        told.cold = seen(airflow)
+        story.cold = seen(airflow)
 
         airflow.trigger("reclm_features", shop.day(1))
         airflow.wait_for_quiet()
-        told.second = seen(airflow)
-        told.settings = Settings(workspace=airflow.workspace.root)
-    told.seconds = time.monotonic() - began
-    yield told
+        story.second = seen(airflow)
+        story.settings = Settings(workspace=airflow.workspace.root)
+    story.seconds = time.monotonic() - began
+    yield story
 
 
 class TestTheFirstDay:
@@ -93,7 +93,7 @@ class TestTheFirstDay:
         assert set(waiting.values()) == {"skipped"} and set(writing.values()) == {"success"}
         assert story.first["engines"] == [("transformers",)]
 
-    def test_nothing_that_happened_after_the_day_is_known(self, story: Story) -> None:
+    def test_nothing_after_the_day_is_used(self, story: Story) -> None:
         assert story.first["latest"] < story.second["latest"]
 
     def test_its_health_is_a_table(self, story: Story) -> None:
@@ -111,12 +111,12 @@ class TestNewItems:
         assert after - before == story.new_items
         assert np.isfinite(story.cold["items"][1]).all()
 
-    def test_wait_for_their_day_with_what_people_did(self, story: Story) -> None:
+    def test_do_not_bring_in_interactions(self, story: Story) -> None:
         assert story.cold["known"] == story.first["known"] and story.cold["latest"] == story.first["latest"]
 
 
 class TestTheSecondDay:
-    def test_is_decided_upon_without_tuning_anew(self, story: Story) -> None:
+    def test_is_decided_without_tuning_again(self, story: Story) -> None:
         assert story.second["known"] > story.first["known"]
         assert story.second["runs"]["reclm_training"] == ["success", "success"]
         assert len(story.second["decisions"]) == 2
@@ -128,5 +128,5 @@ class TestTheSecondDay:
         assert len(lists) == 5 and all(len(one["items"]) == 10 for one in lists)
 
     def test_the_two_days_take_less_than_fifteen_minutes(self, story: Story) -> None:
-        beside_others = "PYTEST_XDIST_WORKER" in os.environ  # which have half of the machine
+        beside_others = "PYTEST_XDIST_WORKER" in os.environ  # they use half of the machine
         assert story.seconds < 15 * 60 * (2 if beside_others else 1)

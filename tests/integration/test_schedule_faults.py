@@ -1,4 +1,4 @@
-"""Days on which something goes wrong, under a real scheduler with PostgreSQL and Redis, and a backfill beside daily runs."""
+"""Days with faults, under a real scheduler with PostgreSQL and Redis, and a backfill beside daily runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORSE = {
     "train.models": "bpr",
     "train.bpr_iterations": 1,
     "train.bpr_learning_rate": 1e-9,
-}  # knows nothing, not even popularity
+}  # learns nothing, not even popularity
 SAME_EVERY_DAY = [
     "dim_users",
     "dim_items",
@@ -53,7 +53,7 @@ SAME_EVERY_DAY = [
     "feast_user_activity",
     "feast_item_activity",
 ]
-MOMENTS = ("created_at", "latency_ms")
+RUN_TIMESTAMPS = ("created_at", "latency_ms")
 
 
 @dataclass
@@ -70,7 +70,7 @@ def tables(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = {"embeddings": {}}
         for name in SAME_EVERY_DAY:
             described = [row[0] for row in connection.execute(f"describe {name}").fetchall()]
-            columns = ", ".join(column for column in described if column not in (*MOMENTS, "embedding"))
+            columns = ", ".join(column for column in described if column not in (*RUN_TIMESTAMPS, "embedding"))
             found[name] = connection.execute(f"select {columns} from {name} order by all").fetchall()
             if "embedding" in described:
                 rows = connection.execute(
@@ -103,7 +103,7 @@ def one_day(airflow: world.Airflow, moment: Any) -> list[dict[str, Any]]:
 
 @contextmanager
 def no_room(folder: Path) -> Iterator[bool]:
-    """A disk of 64 KiB in the place of `folder`; False where nobody may mount one here."""
+    """Mount a disk of 64 KiB at `folder`; yields False where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
@@ -117,7 +117,7 @@ def no_room(folder: Path) -> Iterator[bool]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    folder, told = tmp_path_factory.mktemp("faults"), Story()
+    folder, story = tmp_path_factory.mktemp("faults"), Story()
     shop = world.Shop(folder / "shop", world.SHOP)
     with ExitStack() as stack:
         database = stack.enter_context(servers.postgres())
@@ -128,7 +128,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         online = {"feast.online_store": "redis", "feast.redis_url": f"127.0.0.1:{redis_port}"}
         settings = {**world.SHOP, **world.KEYWORDS, **DAILY, **online}
         airflow = stack.enter_context(world.running(folder / "airflow-world", settings, database))
-        acts = told.acts
+        acts = story.acts
         airflow.wait_for_quiet()  # the run of last midnight, which finds an empty inbox
 
         known = shop.drop(airflow.inbox, None, shop.day(4), set())
@@ -166,7 +166,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                     "a training without room to fail",
                     airflow,
                 )
-            acts["no room"] = {"mounted": mounted, "said": airflow.said()} | seen(airflow)
+            acts["no room"] = {"mounted": mounted, "said": airflow.errors()} | seen(airflow)
         acts["room"] = {"state": airflow.wait("reclm_training", run)} | seen(airflow)
 
         known |= shop.drop(airflow.inbox, shop.day(2), shop.day(1), known)
@@ -223,8 +223,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             f"{shop.day(2):%Y-%m-%dT00:00:00+00:00}",
         ]
         words += ["--dag-run-conf", json.dumps({"workspace": str(other.root)})]
-        asked = subprocess.run(["airflow", *words], env=airflow.variables, capture_output=True, text=True, check=False)
-        assert asked.returncode == 0, asked.stdout[-2000:] + asked.stderr[-2000:]
+        created = subprocess.run(
+            ["airflow", *words], env=airflow.variables, capture_output=True, text=True, check=False
+        )
+        assert created.returncode == 0, created.stdout[-2000:] + created.stderr[-2000:]
         world.until(
             lambda: (
                 sum(r["run_type"] == "backfill" and r["state"] == "success" for r in airflow.runs("reclm_features"))
@@ -236,7 +238,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         )
         airflow.wait_for_quiet()
         acts["backfill"] = {"tables": tables(other.warehouse), "champion": read_json(other.champion)}
-    yield told
+    yield story
 
 
 def states(act: dict[str, Any]) -> dict[str, str]:
@@ -244,8 +246,8 @@ def states(act: dict[str, Any]) -> dict[str, str]:
 
 
 def unchanged(story: Story, act: str, *others: str) -> bool:
-    kept = ("champion", "published", "artifacts", *others)
-    same = all(story.acts[act][what] == story.acts["first"][what] for what in kept)
+    names = ("champion", "published", "artifacts", *others)
+    same = all(story.acts[act][what] == story.acts["first"][what] for what in names)
     return same and same_tables(story.acts[act], story.acts["first"])
 
 
@@ -269,7 +271,7 @@ class TestADayThatBringsNothing:
         assert set(states(story.acts["empty"]).values()) == {"success", "skipped"}
         assert unchanged(story, "empty", "quarantined")
 
-    def test_garbage_is_set_apart_and_the_champion_kept(self, story: Story) -> None:
+    def test_garbage_is_quarantined_and_the_champion_stays(self, story: Story) -> None:
         assert set(states(story.acts["garbage"]).values()) == {"success", "skipped"}
         assert story.acts["garbage"]["quarantined"] == story.acts["first"]["quarantined"] + len(world.GARBAGE)
         assert unchanged(story, "garbage")
@@ -303,7 +305,7 @@ class TestACandidate:
 
 
 class TestAFullDisk:
-    def test_is_told_and_leaves_what_stood(self, story: Story) -> None:
+    def test_is_reported_and_changes_nothing_finished(self, story: Story) -> None:
         act = story.acts["no room"]
         if not act["mounted"]:
             pytest.skip("no file system may be mounted here")
@@ -325,7 +327,7 @@ class TestAFeatureStoreThatIsDown:
         tries = {one["task_id"]: one["try_number"] for one in act["tasks"]}
         assert tries["publish"] > 1 and set(states(act).values()) == {"success"}
 
-    def test_holds_what_is_on_record_when_it_is_back(self, story: Story) -> None:
+    def test_holds_the_offline_features_when_it_is_back(self, story: Story) -> None:
         skew = [line for line in story.acts["redis"]["health"].splitlines() if "train_serve_skew" in line]
         assert skew and all(line.startswith("ok") for line in skew), skew
 

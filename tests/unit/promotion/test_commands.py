@@ -1,4 +1,4 @@
-"""What `reclm promote`, `rollback` and `champion` say and do, and what they refuse."""
+"""The commands `reclm promote`, `rollback` and `champion`: what they print, do and refuse."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestPromote:
 
 
 class TestRollback:
-    def test_says_who_is_champion_again(self, shop: Shop, built: list[str]) -> None:
+    def test_says_which_model_is_champion_again(self, shop: Shop, built: list[str]) -> None:
         shop.decide(first := shop.model(value=0.4))
         shop.decide(first, shop.model("als", value=0.5))
         done = reclm(shop, "rollback")

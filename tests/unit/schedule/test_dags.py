@@ -1,4 +1,4 @@
-"""The DAG files: what they hold, that they load at once, and what is told downstream."""
+"""The DAG files: what they hold, that they load at once, and which asset events they emit."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ for path in sys.argv[2:]:
         "tasks": {
             task.task_id: {
                 "owner": task.owner, "retries": task.retries, "pool": task.pool, "doc": task.doc_md or task.doc,
-                "says": bool(task.on_failure_callback), "after": sorted(task.upstream_task_ids),
-                "tells": [asset.name for asset in task.outlets],
+                "notifies": bool(task.on_failure_callback), "after": sorted(task.upstream_task_ids),
+                "emits": [asset.name for asset in task.outlets],
             }
             for task in dag.tasks
         },
@@ -51,10 +51,10 @@ print(json.dumps({"dags": found, "heavy": [name for name in sys.argv[1].split(",
 def load(tmp_path: Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
     import os
 
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "AIRFLOW"))}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "AIRFLOW"))}
     done = subprocess.run(
         [sys.executable, "-c", LOAD, ",".join(HEAVY), *(str(DAGS / f"{name}.py") for name in NAMES)],
-        env=kept | {"AIRFLOW_HOME": str(tmp_path)} | (environment or {}),
+        env=environ | {"AIRFLOW_HOME": str(tmp_path)} | (environment or {}),
         capture_output=True,
         text=True,
         check=True,
@@ -78,13 +78,13 @@ class TestEveryFile:
         assert max(dag["seconds"] for dag in loaded["dags"].values()) < 0.5
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_says_what_it_is_and_what_to_do_when_it_fails(self, name: str, loaded: dict[str, Any]) -> None:
+    def test_describes_itself_and_what_to_do_when_it_fails(self, name: str, loaded: dict[str, Any]) -> None:
         dag = loaded["dags"][name]
         assert dag["doc"].strip().startswith("###") and "reclm" in dag["tags"]
         assert {"workspace", "settings"} <= set(dag["params"])
         assert dag["max_active_runs"] == 1 and dag["catchup"] is False and dag["deadline"]
         for task in dag["tasks"].values():
-            assert task["doc"] and task["owner"] == "reclm" and task["retries"] >= 1 and task["says"]
+            assert task["doc"] and task["owner"] == "reclm" and task["retries"] >= 1 and task["notifies"]
 
 
 class TestTheChain:
@@ -97,33 +97,33 @@ class TestTheChain:
         assert pools["reclm_maintenance"] == {"maintain": "warehouse"}
 
     def test_assets_link_what_follows(self, loaded: dict[str, Any]) -> None:
-        told = {
-            (name, asset) for name, dag in loaded["dags"].items() for t in dag["tasks"].values() for asset in t["tells"]
+        emitted = {
+            (name, asset) for name, dag in loaded["dags"].items() for t in dag["tasks"].values() for asset in t["emits"]
         }
-        assert told == {
+        assert emitted == {
             ("reclm_features", "reclm_features"),
             ("reclm_features", "reclm_tuning_due"),
             ("reclm_tuning", "reclm_model"),
             ("reclm_profiles", "reclm_profiles"),
             ("reclm_training", "reclm_champion"),
         }
-        heard = {name: loaded["dags"][name]["schedule"] for name in NAMES}
-        assert "reclm_features" in heard["reclm_profiles"] and "reclm_model" in heard["reclm_profiles"]
-        assert "reclm_profiles" in heard["reclm_training"] and "reclm_tuning_due" in heard["reclm_tuning"]
+        started_by = {name: loaded["dags"][name]["schedule"] for name in NAMES}
+        assert "reclm_features" in started_by["reclm_profiles"] and "reclm_model" in started_by["reclm_profiles"]
+        assert "reclm_profiles" in started_by["reclm_training"] and "reclm_tuning_due" in started_by["reclm_tuning"]
 
     def test_nothing_is_promoted_before_it_is_evaluated(self, loaded: dict[str, Any]) -> None:
         tasks = loaded["dags"]["reclm_training"]["tasks"]
         assert "evaluate" in tasks["promote"]["after"] and tasks["evaluate"]["after"] == ["train"]
 
     def test_a_person_is_asked_where_settings_say_so(self, tmp_path: Path) -> None:
-        asked = load(tmp_path, {"RECLM_SCHEDULE__APPROVAL": "true", "RECLM_SCHEDULE__FEATURES": ""})["dags"]
-        tasks = asked["reclm_training"]["tasks"]
+        dags = load(tmp_path, {"RECLM_SCHEDULE__APPROVAL": "true", "RECLM_SCHEDULE__FEATURES": ""})["dags"]
+        tasks = dags["reclm_training"]["tasks"]
         assert "approve" in tasks["promote"]["after"] and tasks["approve"]["after"] == ["evaluate"]
-        assert asked["reclm_features"]["schedule"] == "None"
+        assert dags["reclm_features"]["schedule"] == "None"
 
 
 class Events(list[SimpleNamespace]):
-    """Asset events as a task sees them: newest first when asked so."""
+    """Asset events as a task sees them: newest first if ascending(False)."""
 
     def ascending(self, flag: bool) -> Events:
         return self if flag else Events(reversed(self))
@@ -138,24 +138,24 @@ def event(**extra: Any) -> SimpleNamespace:
     )
 
 
-class TestWhatIsTold:
-    def tell(self, events: list[SimpleNamespace], result: dict[str, Any]) -> list[Any]:
+class TestAssetEvents:
+    def emit(self, events: list[SimpleNamespace], result: dict[str, Any]) -> list[Any]:
         from reclm.schedule.parts import FEATURES, announced
 
-        told: Iterator[Any] = announced(FEATURES, result, {FEATURES: Events(events)})
-        return list(told)
+        emitted: Iterator[Any] = announced(FEATURES, result, {FEATURES: Events(events)})
+        return list(emitted)
 
-    def test_is_what_nobody_was_told_yet(self) -> None:
+    def test_are_emitted_for_a_new_version(self) -> None:
         result = {"workspace": "/w", "version": "b"}
-        assert self.tell([], result)[0].extra == result
-        assert self.tell([event(workspace="/w", version="b"), event(workspace="/w", version="a")], result)
+        assert self.emit([], result)[0].extra == result
+        assert self.emit([event(workspace="/w", version="b"), event(workspace="/w", version="a")], result)
 
-    def test_is_nothing_when_it_was_told_last(self) -> None:
+    def test_are_not_emitted_for_the_version_of_the_last_event(self) -> None:
         from airflow.sdk.exceptions import AirflowSkipException
 
         events = [event(workspace="/w", version="b"), event(workspace="/other", version="z")]
         with pytest.raises(AirflowSkipException, match="nothing new"):
-            self.tell(events, {"workspace": "/w", "version": "b"})
+            self.emit(events, {"workspace": "/w", "version": "b"})
 
 
 class TestARunThatAnAssetStarted:
@@ -210,8 +210,13 @@ class TestTheParametersOfARun:
         from reclm.schedule import tasks
 
         monkeypatch.chdir(tmp_path)
-        given = {"train.models": ["lightgcn", "als"], "train.epochs": 3, "data.min_weight": None, "llm.base_model": "x"}
-        settings = tasks.load({"workspace": str(tmp_path), "settings": given, "as_of": "2024-05-02"})
+        overrides = {
+            "train.models": ["lightgcn", "als"],
+            "train.epochs": 3,
+            "data.min_weight": None,
+            "llm.base_model": "x",
+        }
+        settings = tasks.load({"workspace": str(tmp_path), "settings": overrides, "as_of": "2024-05-02"})
         assert settings.train.models == ("lightgcn", "als") and settings.train.epochs == 3
         assert settings.llm.base_model == "x" and settings.data.as_of == "2024-05-02T00:00:00+00:00"
 
@@ -229,7 +234,7 @@ class TestTheParametersOfARun:
 
 
 class TestWhenToTune:
-    def test_there_is_a_reason_while_no_model_stands_that_may_write_and_when_picks_have_drifted(
+    def test_there_is_a_reason_while_no_model_may_write_and_when_interactions_have_drifted(
         self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from reclm import stages
@@ -239,10 +244,10 @@ class TestWhenToTune:
         settings = workspace_settings(profiles={"engine": "transformers"})
         write_json(settings.paths.current_build, {"fingerprint": "f", "features_fingerprint": "f1"})
         monkeypatch.setattr(tasks, "settings_of_build", lambda params: settings)
-        monkeypatch.setattr(stages, "fall_back_to_keywords", lambda given: given)
+        monkeypatch.setattr(stages, "fall_back_to_keywords", lambda settings: settings)
 
         def refuse(settings: Settings, warehouse: str) -> None:
-            raise WorkspaceError(f"every model knows more than {warehouse}")
+            raise WorkspaceError(f"every model is trained on later data than {warehouse}")
 
         def reason(*drifted: str) -> str:
             return str(tasks.tuning_due({}, drifted)["reason"])
@@ -254,5 +259,5 @@ class TestWhenToTune:
         assert (reason(), reason("mix")) == ("", "drift: mix")
         assert tasks.can_write_profiles({})
         monkeypatch.setattr(lineage, "newest_model", refuse)
-        assert reason() == "every model knows more than f1"
+        assert reason() == "every model is trained on later data than f1"
         assert not tasks.can_write_profiles({})
