@@ -21,7 +21,8 @@ from scipy import sparse
 
 from reclm.backbones.fusion.fusion import Fusion
 from reclm.backbones.models.lightgcn import GraphNetwork
-from reclm.backbones.trainer import Trainer, reproducible
+from reclm.backbones.reproducible import reproducible
+from reclm.backbones.trainer import Trainer
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EvaluationTask, TrainingData
 from reclm.settings.loading import load

@@ -1,83 +1,33 @@
-"""Trains a network on initial vectors from `fusion.py`. Loss `softmax` is the multinomial likelihood of a user's items
-over a whole (sub)catalogue (Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2), in
-batches of users; over a graph, or with histories, it is a cloze: half of what users know is given, half is the target.
-`bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples. Either adds weight decay on the layer-0 vectors
-of the batch and the network's own contrastive term. In a softmax step a random share of items plays the unseen: their
-ids are withheld, and their edges too.
+"""Train a network on the initial vectors of a `Fusion`, one epoch at a time.
+
+Loss `softmax` is the multinomial likelihood of a user's items over a (sub)catalogue (Liang et al., "Variational
+autoencoders for collaborative filtering", WWW 2018, eq. 2), in batches of users. Over a graph, or with histories, a part
+of what users know is observed and the rest is predicted. In each step a random share of items is treated as unseen:
+without id and without edges. Loss `bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples. Both add
+weight decay on the initial vectors of the batch and the network's own contrastive term.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
-from torch.utils import deterministic as memory
 
 from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import Vectors
-from reclm.backbones.fusion.fusion import Fusion, HistorySums
+from reclm.backbones.fusion.fusion import Fusion
+from reclm.backbones.fusion.history import HistorySums
 from reclm.backbones.graph import BipartiteGraph, csr
+from reclm.backbones.network import Network, Rows
 from reclm.backbones.sampler import InteractionSampler
 from reclm.dataset import TrainingData
-from reclm.settings.operations import RuntimeSettings
 from reclm.settings.recommenders import TrainSettings
 
-Rows = NDArray[np.int64]
-HIDDEN_EDGES = 0.5  # of what users know, in a softmax step: these are the targets, the rest is given
-GIVEN = -1e9  # the score of an item that is given: it is no candidate
-USER_DECAY = (
-    10.0  # weight decay of a user's id vector in units of an item's: a user is in one batch an epoch, an item in all
-)
-WEIGHT_RATE = 0.03  # step size of a network weight in units of a table's: it moves every row, a table's entry one
-MAX_STEPS = 24  # softmax steps of an epoch at most: with more users the batches grow
-
-
-class Network(nn.Module):
-    """What makes one neural backbone differ from another: how initial vectors become final ones, and how two are scored.
-
-    This one leaves vectors as they are and scores by inner product; `uses_graph` says whether neighbours matter.
-    """
-
-    uses_graph = False
-    uses_bias = True
-    item_exponent = 0.5
-    extra_id_decay = 0.0
-    sharpness = 1.0
-    max_candidates: int | None = None
-
-    def __init__(self, settings: TrainSettings) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(
-        self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Final vectors of the rows asked for, (b, d) and (c, d), from the initial vectors of everybody."""
-        raise NotImplementedError
-
-    def score(self, users: Tensor, items: Tensor, bias: Tensor) -> Tensor:
-        """(b, c) scores of final vectors `users` (b, d), `items` (c, d) and item biases (c,)."""
-        return users @ items.T + bias
-
-    def score_pairs(self, users: Tensor, items: Tensor, bias: Tensor) -> Tensor:
-        """(b,) scores of row-wise pairs."""
-        return (users * items).sum(dim=1) + bias
-
-    def contrast(
-        self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch: Rows, partners: Rows
-    ) -> Tensor | None:
-        """A contrastive loss over the users and items of a batch; None where a model has none."""
-        return None
-
-    def tables(self, users: Tensor, items: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """What is stored of final vectors: (n_users, w) and (n_items, w), the last columns ones and biases."""
-        return torch.cat([users, torch.ones_like(users[:, :1])], 1), torch.cat([items, bias.unsqueeze(1)], 1)
+OBSERVED_SCORE = -1e9  # the score of an item that a step observes: it is no candidate
 
 
 @dataclass(frozen=True)
@@ -102,21 +52,24 @@ class Trainer:
         seed: int,
     ) -> None:
         self.network, self.fusion = network.to(device), fusion.to(device)
-        self.settings, self.device = settings, device
+        self.recipe, self.settings, self.device = network.recipe, settings, device
         self.sampler = InteractionSampler(data.interactions, seed)
         self.warm_items = np.flatnonzero(data.warm_items).astype(np.int64)
-        self.graph = BipartiteGraph(data.interactions, device, network.item_exponent)
+        self.graph = BipartiteGraph(data.interactions, device, self.recipe.item_exponent)
         weights = [*fusion.weights(), *network.parameters()]
         groups = [
             {"params": fusion.tables(), "lr": settings.learning_rate},
-            {"params": weights, "lr": settings.learning_rate * WEIGHT_RATE},
+            {"params": weights, "lr": settings.learning_rate * self.recipe.weight_rate},
         ]
         self.optimizer = torch.optim.Adam(groups, fused=device.type == "cpu")
         steps = max(round(settings.warmup * settings.epochs), 1)
         self.warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1 / steps, total_iters=steps - 1)
 
     def epoch(self) -> float:
-        """One pass over the users (softmax) or as many triples as interactions (bpr); the mean loss of its steps."""
+        """Train for one epoch and return the mean loss of its steps.
+
+        An epoch is one pass over the users (softmax), or as many triples as there are interactions (bpr).
+        """
         self.network.train()
         self.fusion.train()
         losses = []
@@ -132,47 +85,53 @@ class Trainer:
         return float(torch.stack(losses).mean()) if losses else 0.0
 
     def _softmax_steps(self) -> Iterator[Step]:
-        limit = min(self.settings.max_candidates, self.network.max_candidates or self.settings.max_candidates)
-        size = max(self.settings.batch_size, -(-len(self.sampler.users) // MAX_STEPS))
+        limit = min(self.settings.max_candidates, self.recipe.max_candidates or self.settings.max_candidates)
+        size = max(self.settings.batch_size, -(-len(self.sampler.users) // self.recipe.max_steps))
         for batch in self.sampler.user_batches(size):
             candidates = self.sampler.candidates(self.warm_items, limit)
             known = self.sampler.known(batch, candidates)
-            rows, items, columns, entries = (self._tensor(part) for part in known)
-            people, things, asked = self._tensor(batch), self._tensor(candidates), columns >= 0
-            absent = self._hidden(len(self.fusion.items.known), self.fusion.item_withholding)
-            graph = self.graph.thinned(HIDDEN_EDGES, absent) if self.network.uses_graph else self.graph
-            given = self._given(graph, rows, entries, asked, len(batch))
-            history = self._history(graph, rows[given], items[given], len(batch))
-            users, offered, layer0 = self._final(graph, people, things, absent, history)
-            scores = self.network.score(users, offered, self._bias(things, absent))
-            seen = given & asked
+            rows, known_items, columns, entries = (self._tensor(part) for part in known)
+            batch_users, candidate_items = self._tensor(batch), self._tensor(candidates)
+            is_candidate = columns >= 0
+            withheld = self._random_mask(len(self.fusion.items.known), self.fusion.withheld_share)
+            graph = self.graph
+            if self.network.uses_graph:
+                graph = graph.thinned(1 - self.recipe.observed_share, withheld)
+            observed = self._observed(graph, rows, entries, is_candidate, len(batch))
+            history = self._observed_history(graph, rows[observed], known_items[observed], len(batch))
+            users, items, initial = self._final(graph, batch_users, candidate_items, withheld, history)
+            scores = self.network.score(users, items, self._bias(candidate_items, withheld))
+            masked = observed & is_candidate
             if history is not None or self.network.uses_graph:
-                scores = scores.index_put((rows[seen], columns[seen]), scores.new_tensor(GIVEN))
-            targets = asked & ~given
+                scores = scores.index_put((rows[masked], columns[masked]), scores.new_tensor(OBSERVED_SCORE))
+            targets = is_candidate & ~observed
             rows, columns = rows[targets], columns[targets]
             loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
-            contrast = self._contrast(graph, layer0, batch, candidates[columns.cpu().numpy()])
-            ids = self.fusion.users.ids[people]
+            contrast = self._contrast(graph, initial, batch, candidates[columns.cpu().numpy()])
             squares = (
-                USER_DECAY * layer0[2].square().sum(),
-                self.network.extra_id_decay * ids.square().sum(),
-                layer0[3].square().sum(),
+                self.recipe.user_decay * initial[2].square().sum(),
+                self.recipe.user_id_decay * self.fusion.users.ids[batch_users].square().sum(),
+                initial[3].square().sum(),
             )
             yield Step(loss + contrast, squares, len(batch))
 
-    def _given(self, graph: BipartiteGraph, rows: Tensor, entries: Tensor, asked: Tensor, size: int) -> Tensor:
-        """(n,) which of the known pairs of a batch of `size` users are given, to the graph or as histories; those `asked`
-        about and not given are the targets. Without a graph every user has at least one."""
+    def _observed(
+        self, graph: BipartiteGraph, rows: Tensor, entries: Tensor, is_candidate: Tensor, size: int
+    ) -> Tensor:
+        """Mark which known pairs (n,) of a batch of `size` users are observed, as edges or history.
+
+        The candidates among the other pairs are the targets. Without a graph every user has at least one target.
+        """
         if self.network.uses_graph:
             return graph.kept[entries]
         if self.fusion.users.history is None:
-            return torch.zeros_like(asked)
-        lot = torch.rand(len(rows), device=self.device) * asked
-        last = lot.new_zeros(size).scatter_reduce(0, rows, lot, "amax")
-        return (lot < HIDDEN_EDGES) & ((lot < last[rows]) | ~asked)
+            return torch.zeros_like(is_candidate)
+        draw = torch.rand(len(rows), device=self.device) * is_candidate
+        largest = draw.new_zeros(size).scatter_reduce(0, rows, draw, "amax")
+        return (draw < self.recipe.observed_share) & ((draw < largest[rows]) | ~is_candidate)
 
-    def _history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> HistorySums | None:
-        """The histories given: over a graph everybody's edges, else the pairs (`rows`, `items`) of a batch."""
+    def _observed_history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> HistorySums | None:
+        """Return the observed histories: over a graph the edges of all users, else the pairs (`rows`, `items`) of a batch."""
         history = self.fusion.users.history
         if history is None:
             return None
@@ -185,59 +144,61 @@ class Trainer:
 
     def _bpr_steps(self) -> Iterator[Step]:
         for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
-            partners, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-            people, seat = np.unique(batch, return_inverse=True)
-            history = self._rest(people, seat, batch, positives)
-            users, items, layer0 = self._final(self.graph, self._tensor(people), self._tensor(partners), None, history)
-            bias = self._bias(self._tensor(partners))
-            who, (liked, other) = self._tensor(seat), self._tensor(place).chunk(2)
-            margin = self.network.score_pairs(users[who], items[liked], bias[liked])
-            margin = margin - self.network.score_pairs(users[who], items[other], bias[other])
+            batch_items, item_position = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
+            batch_users, user_position = np.unique(batch, return_inverse=True)
+            history = self._rest_of_history(batch_users, user_position, batch, positives)
+            rows = self._tensor(batch_users), self._tensor(batch_items)
+            users, items, initial = self._final(self.graph, *rows, None, history)
+            bias = self._bias(rows[1])
+            user, (positive, negative) = self._tensor(user_position), self._tensor(item_position).chunk(2)
+            margin = self.network.score_pairs(users[user], items[positive], bias[positive])
+            margin = margin - self.network.score_pairs(users[user], items[negative], bias[negative])
             loss = nn.functional.softplus(-margin).mean()
-            contrast = self._contrast(self.graph, layer0, people, np.unique(positives))
-            decayed = (layer0[2][who], layer0[3][liked], layer0[3][other])
+            contrast = self._contrast(self.graph, initial, batch_users, np.unique(positives))
+            decayed = (initial[2][user], initial[3][positive], initial[3][negative])
             yield Step(loss + contrast, tuple(vectors.square().sum() for vectors in decayed), len(batch))
 
     def _final(
         self,
         graph: BipartiteGraph,
-        batch: Tensor,
-        candidates: Tensor,
-        absent: Tensor | None,
+        batch_users: Tensor,
+        batch_items: Tensor,
+        withheld: Tensor | None,
         history: HistorySums | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Final vectors of a batch, and (users, items) at layer 0: everybody's, then the batch's."""
+        """Return final vectors of a batch, and the initial (users, items) of all entities, then of the batch."""
         if not self.network.uses_graph:
-            users, items = self.fusion.users(batch, history=history), self.fusion.items(candidates, absent)
+            users, items = self.fusion.users(batch_users, history=history), self.fusion.items(batch_items, withheld)
             return (*self.network(users, items, graph, None, None), (users, items, users, items))
-        users, items = self.fusion.users(None, history=history), self.fusion.items(None, absent)
-        final = self.network(users, items, graph, batch, candidates)
-        return (*final, (users, items, users[batch], items[candidates]))
+        users, items = self.fusion.users(None, history=history), self.fusion.items(None, withheld)
+        final = self.network(users, items, graph, batch_users, batch_items)
+        return (*final, (users, items, users[batch_users], items[batch_items]))
 
-    def _rest(self, people: Rows, seat: Rows, batch: Rows, positives: Rows) -> HistorySums | None:
-        """The histories of `people`, over a graph of everybody, less the pairs that a step asks about."""
+    def _rest_of_history(
+        self, batch_users: Rows, user_position: Rows, batch: Rows, positives: Rows
+    ) -> HistorySums | None:
+        """Return the histories of a batch's users (over a graph: of all users) less the pairs that the step predicts."""
         history = self.fusion.users.history
         if history is None:
             return None
-        pairs = np.unique(np.stack([batch if self.network.uses_graph else seat, positives]), axis=1)
+        pairs = np.unique(np.stack([batch if self.network.uses_graph else user_position, positives]), axis=1)
         rows, items = (self._tensor(np.ascontiguousarray(part)) for part in pairs)
-        return history.all(None if self.network.uses_graph else self._tensor(people)).without(
-            rows, history.texts[items]
-        )
+        whole = history.whole(None if self.network.uses_graph else self._tensor(batch_users))
+        return whole.without(rows, history.texts[items])
 
     def _contrast(
-        self, graph: BipartiteGraph, layer0: tuple[Tensor, ...], batch: Rows, partners: Rows
+        self, graph: BipartiteGraph, initial: tuple[Tensor, ...], batch_users: Rows, batch_items: Rows
     ) -> Tensor | float:
         if not self.settings.contrast_weight:
             return 0.0
-        contrast = self.network.contrast(layer0[0], layer0[1], graph, batch, np.unique(partners))
+        contrast = self.network.contrast(initial[0], initial[1], graph, batch_users, np.unique(batch_items))
         return 0.0 if contrast is None else self.settings.contrast_weight * contrast
 
-    def _bias(self, rows: Tensor | None, absent: Tensor | None = None) -> Tensor:
-        bias = self.fusion.bias(rows, absent)
-        return bias if self.network.uses_bias else torch.zeros_like(bias)
+    def _bias(self, rows: Tensor | None, withheld: Tensor | None = None) -> Tensor:
+        bias = self.fusion.bias(rows, withheld)
+        return bias if self.recipe.uses_bias else torch.zeros_like(bias)
 
-    def _hidden(self, n: int, share: float) -> Tensor | None:
+    def _random_mask(self, n: int, share: float) -> Tensor | None:
         return torch.rand(n, device=self.device) < share if share else None
 
     def _tensor(self, rows: Rows) -> Tensor:
@@ -245,40 +206,19 @@ class Trainer:
 
     @torch.no_grad()
     def vectors(self) -> Vectors:
-        """The final vectors of everybody, as they are stored."""
+        """Return the final vectors of all users and items, as they are stored."""
         self.network.eval()
         self.fusion.eval()
         users, items = self.network(self.fusion.users(None), self.fusion.items(None), self.graph, None, None)
-        made = self.network.tables(users, items, self._bias(None))
-        whom, what = (table.float().cpu().numpy() for table in made)
-        return Vectors(whom, what, self._unseen() if self.fusion.items.towers else None)
+        tables = self.network.tables(users, items, self._bias(None))
+        stored_users, stored_items = (table.float().cpu().numpy() for table in tables)
+        return Vectors(stored_users, stored_items, self._unseen() if self.fusion.items.towers else None)
 
     def _unseen(self) -> Matrix:
-        """The final item vectors (n_items, width) without ids and edges."""
-        nobody = torch.ones(len(self.fusion.items.known), dtype=torch.bool, device=self.device)
+        """Return the final item vectors (n_items, width) without ids and edges."""
+        every_item = torch.ones(len(self.fusion.items.known), dtype=torch.bool, device=self.device)
         empty = BipartiteGraph(sparse.csr_matrix(self.graph.shape), self.device, self.graph.item_exponent)
-        users, items = self.network(self.fusion.users(None), self.fusion.items(None, nobody), empty, None, None)
-        _, table = self.network.tables(users, items, self._bias(None, nobody))
+        users, items = self.network(self.fusion.users(None), self.fusion.items(None, every_item), empty, None, None)
+        _, table = self.network.tables(users, items, self._bias(None, every_item))
         unseen: Matrix = table.float().cpu().numpy()
         return unseen
-
-
-@contextmanager
-def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
-    """Seeds torch, fixes its threads and asks for deterministic algorithms inside the block; puts all back after it."""
-    import os
-
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    cuda = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-        torch.use_deterministic_algorithms(True, warn_only=bool(cuda))
-        fill = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
-        memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a quarter of a step, for nothing
-        try:
-            yield
-        finally:
-            memory.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)

@@ -1,1 +1,1 @@
-"""The initial vectors of users and items, from ids, content and profiles."""
+"""Make the initial user and item vectors of every network from ids, item texts, histories and profiles."""

@@ -1,5 +1,8 @@
-"""ALS: implicit's weighted matrix factorisation (Hu, Koren & Volinsky, "Collaborative filtering for implicit feedback
-datasets", ICDM 2008, eq. 3):  min Σ c_ui (p_ui − x_uᵀ y_i)² + λ(Σ‖x_u‖² + Σ‖y_i‖²),  c_ui = α where u touched i, else 1.
+"""ALS: weighted matrix factorisation by alternating least squares, from the library implicit.
+
+min Σ c_ui (p_ui − x_uᵀ y_i)² + λ(Σ‖x_u‖² + Σ‖y_i‖²),  c_ui = α where u interacted with i, else 1 (Hu, Koren & Volinsky,
+"Collaborative filtering for implicit feedback datasets", ICDM 2008, eq. 3). Its recipe: `train.factors`,
+`train.als_iterations`, `train.als_regularization`, `train.als_alpha`, and the blends of `factors.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from reclm.backbones.models.factors import FactorBackbone
 
 
 class ALS(FactorBackbone):
-    """implicit.als.AlternatingLeastSquares, with a map from text and profile to its factors."""
+    """implicit.als.AlternatingLeastSquares, whose factors texts and profiles can predict."""
 
     name: ClassVar[str] = "als"
 

@@ -1,5 +1,7 @@
-"""BiasMF, matrix factorisation with item biases (Koren, Bell & Volinsky, "Matrix factorization techniques for
-recommender systems", Computer 2009, eq. 4; a user's own bias cancels in a ranking):  ŷ_ui = b_i + p_uᵀ q_i.
+"""BiasMF: matrix factorisation with item biases.
+
+ŷ_ui = b_i + p_uᵀ q_i (Koren, Bell & Volinsky, "Matrix factorization techniques for recommender systems", Computer 2009,
+eq. 4; a user's own bias cancels in a ranking). Its recipe is the default one of `network.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from torch import Tensor
 
 from reclm.backbones.graph import BipartiteGraph
 from reclm.backbones.models.neural import NeuralBackbone
-from reclm.backbones.trainer import Network
+from reclm.backbones.network import Network
 
 
 class BiasMFNetwork(Network):
-    """Final vectors are the initial ones."""
+    """The network that changes nothing: final vectors are the initial ones."""
 
     def forward(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None

@@ -1,6 +1,8 @@
-"""BPR: implicit's matrix factorisation by Bayesian personalised ranking (Rendle et al., "BPR: Bayesian personalized
-ranking from implicit feedback", UAI 2009, BPR-OPT):  max Σ ln σ(x_uᵀ y_i + b_i − x_uᵀ y_j − b_j) − λ‖Θ‖².
-On one thread, so that one seed gives one result.
+"""BPR: matrix factorisation by Bayesian personalised ranking, from the library implicit.
+
+max Σ ln σ(x_uᵀ y_i + b_i − x_uᵀ y_j − b_j) − λ‖Θ‖² (Rendle et al., "BPR: Bayesian personalized ranking from implicit
+feedback", UAI 2009, BPR-OPT). It runs on one thread, so that one seed gives one result. Its recipe: `train.factors`,
+`train.bpr_iterations`, `train.bpr_learning_rate`, `train.bpr_regularization`, and the blends of `factors.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from reclm.backbones.models.factors import FactorBackbone
 
 
 class BPR(FactorBackbone):
-    """implicit.bpr.BayesianPersonalizedRanking, with a map from text and profile to its factors."""
+    """implicit.bpr.BayesianPersonalizedRanking, whose factors texts and profiles can predict."""
 
     name: ClassVar[str] = "bpr"
 

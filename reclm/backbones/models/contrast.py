@@ -1,5 +1,6 @@
-"""InfoNCE between two views of the same rows (van den Oord et al., 2018; Wu et al., "Self-supervised graph learning for
-recommendation", SIGIR 2021, eq. 10): each row should find itself in the other view among the rows of its batch.
+"""InfoNCE, the contrastive loss of SGL and SimGCL: each row should find itself in the other view among its batch.
+
+Source: van den Oord et al., 2018; Wu et al., "Self-supervised graph learning for recommendation", SIGIR 2021, eq. 10.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ MAX_ROWS = 2048  # rows contrasted at once: the cost grows with their square
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """The mean loss over rows of two views (b, d), at most MAX_ROWS evenly spread ones."""
+    """Return the mean loss over the rows of two views (b, d), at most MAX_ROWS evenly spread ones."""
     if len(first) > MAX_ROWS:
         rows = torch.linspace(0, len(first) - 1, MAX_ROWS, device=first.device).long()
         first, second = first[rows], second[rows]

@@ -20,7 +20,7 @@ from scipy import sparse
 from reclm.backbones.base import Backbone
 from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import CurveRow, Fitted, Selection, Vectors
-from reclm.backbones.fusion.fusion import profiles_of
+from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.kernel_ridge import embedding_sources, item_sources, predict_all
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant

@@ -1,6 +1,8 @@
-"""LightGCN (He et al., "LightGCN: simplifying and powering graph convolution network for recommendation", SIGIR 2020,
-eq. 7-11):  E⁽ˡ⁺¹⁾ = Â E⁽ˡ⁾,  final E = mean of E⁽⁰⁾ … E⁽ᴸ⁾,  ŷ_ui = e_uᵀ e_i, here with an item bias. An item without
-edges keeps E⁽⁰⁾, undivided (see `graph.py`); in training the withheld items are such items, so E⁽⁰⁾ learns to serve.
+"""LightGCN: vectors are averaged over the layers of a graph convolution without weights.
+
+E⁽ˡ⁺¹⁾ = Â E⁽ˡ⁾,  final E = mean of E⁽⁰⁾ … E⁽ᴸ⁾,  ŷ_ui = e_uᵀ e_i (He et al., "LightGCN: simplifying and powering graph
+convolution network for recommendation", SIGIR 2020, eq. 7-11), here with an item bias. An item without edges keeps E⁽⁰⁾,
+undivided (see `graph.py`). In training the withheld items are such items, so E⁽⁰⁾ learns to serve cold ones.
 """
 
 from __future__ import annotations
@@ -11,31 +13,32 @@ from torch import Tensor
 
 from reclm.backbones.graph import BipartiteGraph, propagate
 from reclm.backbones.models.neural import NeuralBackbone
-from reclm.backbones.trainer import Network
+from reclm.backbones.network import Network, Recipe
 from reclm.settings.recommenders import TrainSettings
+
+SOFTMAX_RECIPE = Recipe(score_scale=20.0, item_exponent=0.25, user_id_decay=100.0)
+"""Averaged vectors spread little, so the score is scaled up; popular items keep more influence than in the paper; and
+user id vectors are almost switched off, because beside the neighbours' vectors they only memorise."""
+PUBLISHED_RECIPE = Recipe(uses_bias=False, user_id_decay=100.0)
+"""With `train.loss=bpr`: the published model, without an item bias. `user_id_decay` acts in softmax steps alone."""
 
 
 class GraphNetwork(Network):
-    """What the three graph models share: the operator of their propagation.
-
-    Under the softmax loss items are normalised by a milder power of their degree and the score is sharpened; both were
-    chosen on the validation slice of real logs. Under `bpr` it is the published model, without a bias.
-    """
+    """What the three graph models share: the recipe of each loss and the propagation over the graph."""
 
     uses_graph = True
-    extra_id_decay = 100.0  # a user is who their neighbours say; an id vector beside them memorises
     include_first = True
+    """Whether the average over layers includes the initial vectors."""
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__(settings)
-        self.uses_bias = settings.loss == "softmax"
-        self.item_exponent, self.sharpness = (0.25, 20.0) if self.uses_bias else (0.5, 1.0)
+        self.recipe = SOFTMAX_RECIPE if settings.loss == "softmax" else PUBLISHED_RECIPE
 
     def forward(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         users, items = self.propagated(users, items, graph, user_rows, item_rows)
-        return users * self.sharpness, items
+        return users * self.recipe.score_scale, items
 
     def propagated(
         self,
@@ -46,7 +49,7 @@ class GraphNetwork(Network):
         item_rows: Tensor | None,
         noise: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """The mean over graph layers, of the rows asked for."""
+        """Return the mean over the graph's layers for `user_rows` and `item_rows` (all when None)."""
         return propagate(
             users,
             items,

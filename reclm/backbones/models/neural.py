@@ -23,8 +23,11 @@ from reclm.backbones.cold_start import ColdStartKernel, ColdStartTask
 from reclm.backbones.features import Matrix, present
 from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fold_in import learn
-from reclm.backbones.fusion.fusion import Fusion, profiles_of
-from reclm.backbones.trainer import Network, Trainer, reproducible
+from reclm.backbones.fusion.fusion import Fusion
+from reclm.backbones.fusion.inputs import profiles_of
+from reclm.backbones.network import Network
+from reclm.backbones.reproducible import reproducible
+from reclm.backbones.trainer import Trainer
 from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
@@ -98,7 +101,7 @@ class NeuralBackbone(Backbone):
 
     def _trainer(self, data: TrainingData, variant: Variant, seed: int) -> Trainer:
         network = self.network()
-        fusion = Fusion(data, variant, self.train.dim, self.fusion, seed, network.sharpness)
+        fusion = Fusion(data, variant, self.train.dim, self.fusion, seed, network.recipe.score_scale)
         return Trainer(network, fusion, data, self.train, torch.device(device_of(self.runtime)), seed)
 
     def _train(

@@ -1,6 +1,8 @@
-"""SGL, self-supervised graph learning (Wu et al., "Self-supervised graph learning for recommendation", SIGIR 2021,
-eq. 4, 10-12, edge dropout): LightGCN, plus InfoNCE between two views of each node, computed on two graphs that have
-lost random edges.
+"""SGL, self-supervised graph learning: LightGCN with a contrastive loss between two views of each node.
+
+The views are computed on two graphs that have lost random edges (Wu et al., "Self-supervised graph learning for
+recommendation", SIGIR 2021, eq. 4, 10-12, edge dropout). Its recipe is LightGCN's; `train.edge_dropout`,
+`train.contrast_weight` and `train.contrast_temperature` are settings.
 """
 
 from __future__ import annotations
@@ -14,18 +16,20 @@ from reclm.backbones.graph import BipartiteGraph
 from reclm.backbones.models.contrast import info_nce
 from reclm.backbones.models.lightgcn import GraphNetwork
 from reclm.backbones.models.neural import NeuralBackbone
-from reclm.backbones.trainer import Network, Rows
+from reclm.backbones.network import Network, Rows
 
 
 class SGLNetwork(GraphNetwork):
     """LightGCN with edge-dropout views."""
 
-    def contrast(self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch: Rows, partners: Rows) -> Tensor:
-        people, things = (torch.from_numpy(part).to(users.device) for part in (batch, partners))
+    def contrast(
+        self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch_users: Rows, batch_items: Rows
+    ) -> Tensor:
+        rows = [torch.from_numpy(part).to(users.device) for part in (batch_users, batch_items)]
         share = self.settings.edge_dropout
-        first, second = (self.propagated(users, items, graph.thinned(share), people, things) for _ in range(2))
-        sides = zip(first, second, strict=True)
-        return torch.stack([info_nce(one, other, self.settings.contrast_temperature) for one, other in sides]).sum()
+        first, second = (self.propagated(users, items, graph.thinned(share), *rows) for _ in range(2))
+        views = zip(first, second, strict=True)
+        return torch.stack([info_nce(one, other, self.settings.contrast_temperature) for one, other in views]).sum()
 
 
 class SGL(NeuralBackbone):

@@ -22,7 +22,7 @@ from unit.backbones_world import (
 )
 
 from reclm.backbones.base import Backbone
-from reclm.backbones.fusion.fusion import profiles_of
+from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.loading import load_backbone
 from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError

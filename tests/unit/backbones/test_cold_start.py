@@ -251,7 +251,7 @@ class TestWhatWasChosen:
 
 def without_towers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Towers say the same of everything."""
-    from reclm.backbones.fusion.fusion import Tower
+    from reclm.backbones.fusion.tower import Tower
 
     monkeypatch.setattr(Tower, "forward", lambda self, rows: self.output.bias.expand(self._rows(rows), -1))
     monkeypatch.setattr(

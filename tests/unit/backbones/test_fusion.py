@@ -20,16 +20,13 @@ from unit.backbones_world import (
 )
 
 from reclm.backbones.features import Whitening, text_features, text_rows
-from reclm.backbones.fusion.fusion import (
-    HISTORY_SHRINKAGE,
-    PROFILE_SPREAD,
-    Fusion,
-    HistorySums,
-    profiles_of,
-    ridge_by_leave_one_out,
-)
+from reclm.backbones.fusion.fusion import Fusion
+from reclm.backbones.fusion.history import HistorySums
+from reclm.backbones.fusion.inputs import profiles_of
+from reclm.backbones.fusion.popularity import ridge_by_leave_one_out
+from reclm.backbones.fusion.recipe import HISTORY_SHRINKAGE, PROFILE_SPREAD
 from reclm.backbones.graph import scipy_csr
-from reclm.backbones.trainer import GIVEN, Trainer
+from reclm.backbones.trainer import OBSERVED_SCORE, Trainer
 from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import TrainingData
 
@@ -127,7 +124,7 @@ class TestBeforeAnythingIsLearned:
     def test_scores_spread_as_the_setting_says_times_what_a_short_history_is_worth(self):
         fusion = Fusion(DATA, "base", 16, toy_settings("fusion.matched_spread=0.5").fusion, seed=1)
         history, content = fusion.users.history, fusion.items.towers["content"]
-        scores = history(history.all(None)) @ content.direct(content.features).T
+        scores = history(history.whole(None)) @ content.direct(content.features).T
         known = DATA.interactions.getnnz(axis=1)[:, None]
         undone = scores.detach().numpy()[:, ~COLD] * (known + HISTORY_SHRINKAGE) / known
         assert undone.std() == pytest.approx(0.5, rel=0.1)
@@ -269,7 +266,9 @@ class TestHistories:
     def trainer(model: str, *flags: str, data: TrainingData = DATA) -> Trainer:
         settings = toy_settings(*flags)
         network = toy_backbone(model, *flags).network()
-        fusion = Fusion(data, "base", settings.train.dim, settings.fusion, seed=1, sharpness=network.sharpness)
+        fusion = Fusion(
+            data, "base", settings.train.dim, settings.fusion, seed=1, score_scale=network.recipe.score_scale
+        )
         return Trainer(network, fusion, data, settings.train, torch.device("cpu"), seed=1)
 
     @staticmethod
@@ -348,12 +347,14 @@ class TestHistories:
         )
         trainer.epoch()
         known = len(DATA.interactions.data)
-        assert 0.2 * known < sum(int((scores == GIVEN).sum()) for scores in seen) < 0.6 * known
+        assert 0.2 * known < sum(int((scores == OBSERVED_SCORE).sum()) for scores in seen) < 0.6 * known
 
     def test_are_read_whole_where_models_serve(self):
         trainer = self.trainer("biasmf")
         history = trainer.fusion.users.history
-        np.testing.assert_allclose(history.all(None).sums.numpy(), DATA.interactions @ history.texts.numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            history.whole(None).sums.numpy(), DATA.interactions @ history.texts.numpy(), atol=1e-5
+        )
         with pytest.raises(ValueError, match="which part"):
             trainer.fusion.users.train()(None)
 
@@ -364,7 +365,7 @@ class TestHistories:
         history = Fusion(replace(DATA, item_content=texts), "base", 16, toy_settings().fusion, seed=1).users.history
         nobody = scipy_csr(sparse.csr_matrix((1, N_ITEMS), dtype=np.float32))
         assert history(history.read(nobody)).abs().max() == 0
-        assert history(history.all(torch.tensor([0]))).abs().max() == 0
+        assert history(history.whole(torch.tensor([0]))).abs().max() == 0
 
     def test_the_step_size_grows_over_a_share_of_the_epochs(self):
         trainer = self.trainer("biasmf", "train.epochs=8", "train.warmup=0.5", "train.learning_rate=0.04")
