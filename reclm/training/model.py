@@ -1,8 +1,8 @@
-"""One trained model: what identifies it, and how it is selected, refitted and written as a `backbone` artifact.
+"""Train one model: select on one snapshot, refit on the other, and write a `backbone` artifact.
 
-Epochs are chosen on the snapshot `select`, the model is refitted on `final`. The version of an artifact is the hash of the
-settings that matter to it and of the features and tables it learned from. Beside the model lie its loss curve and, from
-the model fitted on `select`, what promotion decides by (`training/validation.py`).
+In: the snapshots and what identifies the model. Out: an artifact with the refitted model, its loss curve and, from the
+model fitted on `select`, the validation figures by which promotion decides (`training/validation.py`). The version of
+the artifact is the hash of the settings that matter to the model and of the features and tables it learned from.
 """
 
 from __future__ import annotations

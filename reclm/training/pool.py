@@ -1,9 +1,9 @@
-"""Several models trained at once: what identifies each comes in, finished artifacts lie in the workspace, versions go out.
+"""Train several models at once, each in a process of its own.
 
-Small models leave most of a second core unused: two processes of one thread each get through more of them than one of
-two threads. A process reads the training data for itself, is told over its standard input what to train next, and answers
-with a line of JSON. Its input closes when the one that started it dies, however that is, and then it ends too: a killed run
-leaves no writer behind.
+In: what identifies each model. Out: finished artifacts in the workspace, and their versions. Small models leave most of
+a second core unused, so two processes of one thread each train more of them than one process of two threads. A child
+process reads the training data for itself, reads from its standard input which model to train next, and answers with a
+line of JSON. When its parent dies, the child's input closes and the child ends: a killed run leaves no process behind.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 Identity = tuple[dict[str, Any], dict[str, str]]
 Child = subprocess.Popen[str]
-LEAST_EACH = 2  # models a process must have to be worth its start
-KILLED = -9
+MIN_MODELS_EACH = 2  # with fewer models, a process is not worth its start
+KILLED = -9  # the exit code of a process that SIGKILL ended
 
 
 def processes(settings: Settings, models: int) -> int:
-    """How many processes are to share the training of so many models."""
-    wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // LEAST_EACH)
+    """Return how many processes should share the training of `models` models."""
+    wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // MIN_MODELS_EACH)
     if wanted < 2:
         return 1
     from reclm.settings.machine import device_of
@@ -43,7 +43,7 @@ def processes(settings: Settings, models: int) -> int:
 
 
 def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]) -> Iterator[str]:
-    """Trains all of `wanted`, no two of them the same, in `jobs` processes; yields the version of each as it is finished.
+    """Train all models of `wanted`, each listed once, in `jobs` processes; yield each version when it is finished.
 
     Raises what training raises, and ModelError when a process dies.
     """
@@ -52,7 +52,7 @@ def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]
     waiting = iter(wanted)
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
 
-        def give(child: Child) -> bool:
+        def send_next(child: Child) -> bool:
             identity = next(waiting, None)
             if identity is not None:
                 _send(child, identity)
@@ -60,19 +60,19 @@ def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]
 
         for _ in range(jobs):
             child = stack.enter_context(_child(shared, threads))
-            if give(child):
+            if send_next(child):
                 selector.register(child.stdout, selectors.EVENT_READ, child)  # type: ignore[arg-type]
         while selector.get_map():
             for ready, _ in selector.select():
                 version = _answer(ready.data)
-                if not give(ready.data):
+                if not send_next(ready.data):
                     selector.unregister(ready.fileobj)
                 yield version
 
 
 @contextmanager
 def _child(settings: Settings, threads: int) -> Iterator[Child]:
-    """A process that trains, until the block ends. Ctrl-C does not reach it: what then follows is its parent's to say."""
+    """Start a child process that trains until the block ends. Ctrl-C reaches only the parent, which then kills it."""
     bounds = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     with subprocess.Popen(
         [sys.executable, "-m", "reclm.training.pool"],
@@ -89,10 +89,10 @@ def _child(settings: Settings, threads: int) -> Iterator[Child]:
             child.kill()
 
 
-def _send(child: Child, what: Any) -> None:
+def _send(child: Child, message: Any) -> None:
     assert child.stdin is not None
-    with suppress(BrokenPipeError):  # it died; reading its answer tells
-        child.stdin.write(json.dumps(what) + "\n")
+    with suppress(BrokenPipeError):  # the child died: reading its answer raises
+        child.stdin.write(json.dumps(message) + "\n")
         child.stdin.flush()
 
 
@@ -101,10 +101,10 @@ def _answer(child: Child) -> str:
     line = child.stdout.readline()
     if not line:
         code = child.wait()
-        what = "was killed, for lack of memory perhaps" if code == KILLED else f"ended with code {code}, see above"
+        end = "was killed, perhaps for lack of memory" if code == KILLED else f"ended with code {code}, see above"
         raise ModelError(
-            f"a process that trained {what}; run again, with --set train.jobs=1 for one model after another (what was "
-            "finished stands)"
+            f"a training process {end}; run again with --set train.jobs=1 to train one model after another (finished "
+            "models are reused)"
         )
     answer = json.loads(line)
     if "error" in answer:
@@ -113,15 +113,15 @@ def _answer(child: Child) -> str:
 
 
 def _work() -> None:
-    """The process: settings are the first line of its input, each other line is what to train."""
+    """Run the child process: the first line of its input holds the settings, each other line a model to train."""
     from reclm import progress
     from reclm.settings.tree import Settings
     from reclm.training.model import train_one
     from reclm.training.snapshots import Snapshots
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints, this way stays free
-    progress.bars = False  # the parent has one
+    os.dup2(2, 1)  # libraries that print must not disturb the answers
+    progress.bars = False  # the parent shows one
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:

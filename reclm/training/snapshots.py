@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class Snapshots:
-    """Training data and tasks, read when first needed, all at once, and then kept: the warehouse may move on meanwhile.
+    """Training data and validation tasks, read together at first use and then held in memory.
 
-    Raises WorkspaceError when they are not what `parents` of the models to train name.
+    They stay the same however long training takes, even if the warehouse is built again meanwhile. Reading raises
+    WorkspaceError when features or tables are not those that `parents`, the versions of the models to train, name.
     """
 
     def __init__(self, settings: Settings, parents: Mapping[str, str]) -> None:
@@ -35,11 +36,12 @@ class Snapshots:
 
     @property
     def select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+        """The training data of `select`, and the validation tasks to choose on."""
         return self._read[:2]
 
     @property
     def final(self) -> TrainingData:
-        """Without tasks: the test slice is evaluation's alone."""
+        """The training data of `final`. It comes without tasks, because only evaluation may read the test slice."""
         return self._read[2]
 
     def _data(self, snapshot: Snapshot) -> TrainingData:
@@ -49,7 +51,7 @@ class Snapshots:
 
 
 def parents_of(settings: Settings) -> dict[str, str]:
-    """The versions that a model trained now learns from."""
+    """Return the versions of the features and tables that a model trained now learns from."""
     from reclm.features.publish import features_version
     from reclm.warehouse.reading import features_fingerprint
 

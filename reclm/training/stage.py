@@ -1,17 +1,15 @@
-"""The training stage: for each model, variant and seed, choose the epochs on `select`, refit on `final`, keep the result.
+"""The training stage: train the models that the settings name and that do not exist yet.
 
-Features come from Feast, point-in-time at each snapshot's cut-off; the version of an artifact is the hash of the
-settings that matter to it and of the features and tables it learned from. Beside the model lie its loss curve and, from
-the model fitted on `select`, what promotion decides by (`evaluation/on_validation.py`).
+In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone` artifact
+for each model, variant and seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from reclm.dataset import Variant
 from reclm.progress import detail, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -23,41 +21,39 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-def _wanted(settings: Settings) -> list[tuple[str, Variant, int]]:
-    return [
-        (model, cast(Variant, variant), seed)
-        for seed, model, variant in product(settings.train.seeds, settings.train.models, settings.train.variants)
-    ]
-
-
 def finished_backbones(settings: Settings) -> list[Artifact]:
-    """The finished artifacts of the models, variants and seeds that the settings name, for the current features."""
-    found = []
-    for wanted in _wanted(settings):
-        parameters, parents = identity_of(settings, *wanted)
-        artifact = artifacts.find(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
-        if artifact is not None:
-            found.append(artifact)
-    return found
+    """Return the finished artifacts of the models that the settings name, for the current features."""
+    found = (artifacts.find(settings.paths, KIND, version) for version in _identities(settings))
+    return [artifact for artifact in found if artifact is not None]
 
 
 def train_all(settings: Settings) -> tuple[list[Artifact], int]:
-    """Every wanted model, trained or found. Returns them and how many had to be trained."""
+    """Train the missing models and return all of them, with the number of models that were missing."""
     from reclm.warehouse.sources import set_current_artifacts
 
-    identities = [identity_of(settings, *one) for one in _wanted(settings)]
-    wanted = {artifacts.version_of(KIND, *identity): identity for identity in identities}
-    missing = [one for version, one in wanted.items() if artifacts.find(settings.paths, KIND, version) is None]
-    for version in track(_trained(settings, missing), "training", len(missing)):
-        _tell(artifacts.load(settings.paths, KIND, version))
-    finished = [artifacts.load(settings.paths, KIND, version) for version in wanted]
-    set_current_artifacts(settings.paths, KIND, list(wanted))
+    identities = _identities(settings)
+    missing = [one for version, one in identities.items() if artifacts.find(settings.paths, KIND, version) is None]
+    for version in track(_train(settings, missing), "training", len(missing)):
+        _report(artifacts.load(settings.paths, KIND, version))
+    finished = [artifacts.load(settings.paths, KIND, version) for version in identities]
+    set_current_artifacts(settings.paths, KIND, list(identities))
     if not missing:
-        detail(f"all {len(finished)} models stand; nothing to train")
+        detail(f"reusing all {len(finished)} models: nothing they depend on has changed")
     return finished, len(missing)
 
 
-def _trained(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
+def _identities(settings: Settings) -> dict[str, Identity]:
+    """{version: what identifies the model} of each model, variant and seed that the settings name."""
+    train = settings.train
+    identities = [
+        identity_of(settings, model, variant, seed)
+        for seed, model, variant in product(train.seeds, train.models, train.variants)
+    ]
+    return {artifacts.version_of(KIND, *identity): identity for identity in identities}
+
+
+def _train(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
+    """Train the missing models, in several processes where that is faster; yield each version when it is finished."""
     jobs = processes(settings, len(missing))
     if jobs > 1:
         yield from train_in_processes(settings, jobs, missing)
@@ -67,7 +63,7 @@ def _trained(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
             yield train_one(settings, snapshots, *identity)
 
 
-def _tell(artifact: Artifact) -> None:
+def _report(artifact: Artifact) -> None:
     parameters, metrics = artifact.manifest["parameters"], artifact.metrics
     shown = ", ".join(
         f"{setting} {value:.4f} (epoch {metrics['epochs'].get(setting)})"

@@ -1,8 +1,8 @@
-"""The ranking questions of a snapshot, read from the warehouse.
+"""Read the evaluation tasks of a snapshot from the warehouse.
 
-In: `fct_truth`, `fct_mask`, `fct_candidates` and the two dimensions. Out: one `EvaluationTask` a setting, index-aligned
-with every model: users in the order of their ids as text, items by `item_index`. Beside them what evaluation alone needs:
-the ids, and the bands that users and items fall into.
+In: `fct_truth`, `fct_mask`, `fct_candidates`, `dim_users` and `dim_items`. Out: one `EvaluationTask` for each evaluation
+setting, its rows and columns aligned with every model: users by `user_index`, items by `item_index`. Evaluation also
+reads the ids, and the bands of users and items, from here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reclm.warehouse.reading import connect
 
 @dataclass(frozen=True)
 class Bands:
-    """The band of every user and item, '' where it has none; `activity` and `density` (n_users,), `coldness` (n_items,)."""
+    """The band of every user and item, '' for none: `activity` and `density` (n_users,), `coldness` (n_items,)."""
 
     activity: NDArray[np.str_]
     density: NDArray[np.str_]
@@ -29,7 +29,7 @@ class Bands:
 
 
 def load_tasks(settings: Settings, snapshot: Snapshot) -> list[EvaluationTask]:
-    """The tasks of `snapshot` that have any truth, full-shot first; matrices are (n_users, n_items)."""
+    """Load the tasks of `snapshot` that have any truth, full-shot first; matrices are (n_users, n_items)."""
     with connect(settings) as connection:
         shape = _shape(connection)
         tasks = [_task(connection, snapshot, setting, shape) for setting in EVALUATION_SETTINGS]
@@ -37,7 +37,7 @@ def load_tasks(settings: Settings, snapshot: Snapshot) -> list[EvaluationTask]:
 
 
 def load_ids(settings: Settings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """(user_ids, item_ids) in the order of every task's rows and columns."""
+    """Load (user_ids, item_ids), in the order of every task's rows and columns."""
     with connect(settings) as connection:
         users = connection.execute("select user_id from dim_users order by user_index").fetchnumpy()["user_id"]
         items = connection.execute("select item_id from dim_items order by item_index").fetchnumpy()["item_id"]
@@ -45,7 +45,7 @@ def load_ids(settings: Settings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
 
 
 def load_bands(settings: Settings, snapshot: Snapshot) -> Bands:
-    """Activity and neighbourhood density of users, coldness of items, as the warehouse bands them at `snapshot`."""
+    """Load the activity and neighbourhood density of users and the coldness of items at `snapshot`."""
     with connect(settings) as connection:
         users = connection.execute(
             "select coalesce(s.activity, '') as activity, coalesce(s.density_band, '') as density from dim_users u "
@@ -69,11 +69,11 @@ def _task(
     connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, setting: EvaluationSetting, shape: tuple[int, int]
 ) -> EvaluationTask:
     candidates = np.zeros(shape[1], dtype=np.bool_)
-    chosen = connection.execute(
+    positions = connection.execute(
         "select i.item_index from fct_candidates c join dim_items i using (item_id) where c.snapshot = ? and c.setting = ?",
         [snapshot, setting],
     ).fetchnumpy()["item_index"]
-    candidates[np.asarray(chosen, dtype=np.int64)] = True
+    candidates[np.asarray(positions, dtype=np.int64)] = True
     truth, mask = (_matrix(connection, table, snapshot, setting, shape) for table in ("fct_truth", "fct_mask"))
     return EvaluationTask(snapshot, setting, truth, mask, candidates)
 
