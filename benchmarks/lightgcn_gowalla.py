@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reclm.backbones.fusion.fusion import Fusion
+from reclm.backbones.metrics import recall_and_ndcg
 from reclm.backbones.models.lightgcn import GraphNetwork
 from reclm.backbones.reproducible import reproducible
 from reclm.backbones.trainer import Trainer
-from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import EvaluationTask, TrainingData
 from reclm.settings.loading import load
 from reclm.settings.machine import device_of

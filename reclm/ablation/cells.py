@@ -108,7 +108,7 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
 
 def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
     """Train one cell as `reclm train` trains a model, rank the tasks of `final`, and write the result into `folder`."""
-    from reclm.backbones.ranking import Bound, rank, truth_ranks
+    from reclm.backbones.ranking import BackboneScorer, rank, truth_ranks
     from reclm.training.model import select_and_refit
 
     began = time.monotonic()
@@ -117,7 +117,7 @@ def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Fini
     folder.mkdir(parents=True, exist_ok=True)
     ranked: dict[str, RankingResult] = {}
     for task in tasks:
-        lists = rank(Bound(trained.refitted, task.setting), task, K, settings.evaluation.batch_size)
+        lists = rank(BackboneScorer(trained.refitted, task.setting), task, K, settings.evaluation.batch_size)
         ranked[task.setting] = RankingResult(truth_ranks(lists, task))
         checkpoints.write(_ranks(folder, cell, task), ranked[task.setting])
     seconds = round(time.monotonic() - began, 3)

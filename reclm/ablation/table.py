@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.ablation.cells import NO_ARM, Finished, K
-from reclm.backbones.ranking import metrics_per_user
+from reclm.backbones.metrics import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.intervals import over_users
 from reclm.storage.artifacts import Artifact

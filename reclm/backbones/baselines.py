@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from reclm.backbones.ranking import Scorer, metrics_per_user, rank, truth_ranks
+from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones.ranking import Scorer, rank, truth_ranks
 from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError
 from reclm.text.tfidf import ASCII_WORDS, tfidf

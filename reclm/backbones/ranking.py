@@ -1,57 +1,52 @@
-"""All-rank evaluation: every candidate is scored for every user, the K best are kept, and where truth stands among them is noted.
+"""Rank all candidates for every user and find the ranks of the items they really chose.
 
-In: a `Scorer` and an `EvaluationTask`. Out: lists of item positions, the rank of each truth pair, and from those ranks
-Recall, NDCG, Precision, MRR and HitRate per user, for any K up to the length of the lists. Nothing loops over users.
-
-The protocol is that of LightGCN (He et al. 2020, arXiv 2002.02126, section 4.1): all items the user has not touched are
-candidates; NDCG's ideal list is cut at min(|truth|, K). Ties go to the lower item position, exactly, whatever the batch.
+In: a `Scorer` and an `EvaluationTask`. Out: lists of item positions, best first, and the rank of each truth pair in its
+user's list. The protocol is that of LightGCN (He et al. 2020, arXiv 2002.02126, section 4.1): all items that the user
+has not interacted with are candidates. Equal scores are ordered by item position, whatever the batch. Nothing loops
+over users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from reclm.dataset import EvaluationSetting, EvaluationTask
 from reclm.errors import ModelError
 
-USER_METRICS = ("recall", "ndcg", "precision", "mrr", "hit_rate")
-LIST_METRICS = ("coverage", "novelty", "average_popularity")
 NO_ITEM = -1
 CACHED_CELLS = 500_000  # scores sorted at once: 2 MB, about what stays in a core's cache
 BLOCKS = 256  # columns are folded into about this many maxima, whose K-th largest bounds the K-th best score from below
 
 
 class Scorer(Protocol):
-    """Anything that can rank: a backbone bound to a setting, or a baseline."""
+    """Anything that can score items for users: a baseline, or a backbone in one evaluation setting."""
 
     def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of all items for the user positions `users` (b,): a fresh float32 array (b, n_items), higher is better.
+        """Score all items for the user positions `users` (b,): a new float32 array (b, n_items), higher is better.
 
-        -inf means "never recommend this". The caller may write into the array.
+        A score of -inf means that the item is never recommended. The caller may write into the array.
         """
         ...
 
 
-class Bound:
-    """A backbone bound to one setting, as a `Scorer`."""
+class BackboneScorer:
+    """The `Scorer` of a backbone in one evaluation setting."""
 
     def __init__(self, backbone: Any, setting: EvaluationSetting, n_items: int = 0) -> None:
         self.backbone, self.setting, self.n_items = backbone, setting, n_items
 
     def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(b, n_items): zeros for items that came after training, which are no candidates."""
+        """Score all items (b, n_items); items that came after training, which are no candidates, get zero."""
         scores: NDArray[np.float32] = self.backbone.score(users, setting=self.setting)
         later = self.n_items - scores.shape[1]
         return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.int32]:
-    """Columns of the k largest of each row of `scores` (b, n), best first, equal scores by the lower column.
+    """Return the columns of the k largest scores of each row of `scores` (b, n), best first, equal ones by column.
 
     Shape (b, k); -1 where a row has fewer than k scores above -inf. Raises ModelError on NaN.
     """
@@ -74,7 +69,7 @@ def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.int32]:
 
 
 def _kept(keep: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Flat positions of the marks and their number per row (three times faster than `nonzero` and an axis count)."""
+    """Flat positions of the marks and their number per row, three times faster than `nonzero` and an axis count."""
     flat = np.flatnonzero(keep)
     edges = np.searchsorted(flat, np.arange(len(keep) + 1) * keep.shape[1])
     return flat, np.diff(edges)
@@ -88,7 +83,8 @@ def _lower_bound(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     maxima = scores[:, : depth * blocks].reshape(n_rows, depth, blocks).max(axis=1)
     if np.isnan(maxima).any() or np.isnan(scores[:, depth * blocks :]).any():
         raise ModelError(
-            "the model scored an item NaN; its training diverged or a feature holds NaN (lower train.learning_rate, or run `reclm publish` again)"
+            "the model scored an item NaN: its training diverged, or a feature holds NaN; lower train.learning_rate, or run "
+            "`reclm publish` again"
         )
     if k >= blocks:
         return np.full(n_rows, -np.inf, np.float32)
@@ -112,7 +108,7 @@ def _order_keys(scores: NDArray[np.float32], low: NDArray[np.int64]) -> NDArray[
 
 
 def rank(scorer: Scorer, task: EvaluationTask, k: int, batch_size: int = 1024) -> NDArray[np.int32]:
-    """The k best unmasked candidates of each of the task's users, as item positions (n_task_users, k), -1 padded.
+    """Return the k best unmasked candidates of each of the task's users: item positions (n_task_users, k), -1 padded.
 
     Row r belongs to `task.users[r]`. Raises ModelError when a score is NaN or the scorer's shape is not (b, n_items).
     """
@@ -138,14 +134,12 @@ def rank(scorer: Scorer, task: EvaluationTask, k: int, batch_size: int = 1024) -
 
 def _checked(scores: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
     if scores.shape != shape:
-        raise ModelError(
-            f"the model returned scores of shape {scores.shape} where (users, items) = {shape} were asked for"
-        )
+        raise ModelError(f"the model returned scores of shape {scores.shape} instead of (users, items) = {shape}")
     return np.require(scores, np.float32, ["C", "W"])
 
 
 def truth_ranks(lists: NDArray[np.int32], task: EvaluationTask, batch_size: int = 1024) -> NDArray[np.int16]:
-    """The rank, from 1, at which each truth pair stands in its user's list; 0 where it is not in the list.
+    """Find the rank, from 1, of each truth pair in its user's list; 0 where it is not in the list.
 
     `lists` is (n_task_users, k). The result is (n_truth,), in the order of `task.truth`'s stored entries.
     """
@@ -159,76 +153,7 @@ def truth_ranks(lists: NDArray[np.int32], task: EvaluationTask, batch_size: int 
         columns = truth.indices[first:last]
         pair[rows, columns] = np.arange(1, last - first + 1)
         found = np.take_along_axis(pair[: len(batch)], lists[start : start + len(batch)], axis=1)
-        row, place = np.nonzero(found)
-        ranks[first + found[row, place] - 1] = place + 1
+        row, column = np.nonzero(found)
+        ranks[first + found[row, column] - 1] = column + 1
         pair[rows, columns] = 0
     return ranks
-
-
-def user_sums(values: NDArray[np.float64], task: EvaluationTask) -> NDArray[np.float64]:
-    """Sums over each task user's truth pairs: (n_truth,) -> (n_task_users,)."""
-    starts = task.truth.indptr[task.users]
-    return np.add.reduceat(values, starts) if len(starts) else np.zeros(0)
-
-
-def truth_sizes(task: EvaluationTask) -> NDArray[np.int64]:
-    """|truth| of each task user, (n_task_users,)."""
-    return np.diff(task.truth.indptr)[task.users].astype(np.int64)
-
-
-def discounts(ranks: NDArray[np.int16], k: int) -> NDArray[np.float64]:
-    """1 / log2(rank + 1) for ranks 1..k, else 0; same shape as `ranks`."""
-    table = np.concatenate([[0.0], 1 / np.log2(np.arange(2, k + 2))])
-    return table[np.where(ranks <= k, ranks, 0)]
-
-
-def ideal_gains(sizes: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """DCG of the best possible list for users with `sizes` truth items: the sum of the first min(size, k) discounts."""
-    table = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
-    return table[np.minimum(sizes, k)]
-
-
-def metrics_per_user(
-    ranks: NDArray[np.int16], task: EvaluationTask, ks: Sequence[int]
-) -> dict[tuple[str, int], NDArray[np.float64]]:
-    """Every metric of `USER_METRICS` at every K, each (n_task_users,), in the order of `task.users`.
-
-    Recall = hits / |truth|; NDCG = DCG / ideal DCG at min(|truth|, K); Precision = hits / K; MRR = 1 / rank of the first
-    hit within K, else 0; HitRate = 1 if anything hit.
-    """
-    sizes = truth_sizes(task)
-    inverse = np.where(ranks > 0, 1.0 / np.maximum(ranks, 1), 0.0)
-    starts = task.truth.indptr[task.users]
-    first = np.maximum.reduceat(inverse, starts) if len(starts) else np.zeros(0)
-    result: dict[tuple[str, int], NDArray[np.float64]] = {}
-    for k in ks:
-        hits = user_sums(((ranks > 0) & (ranks <= k)).astype(float), task)
-        result["recall", k] = hits / sizes
-        result["ndcg", k] = user_sums(discounts(ranks, k), task) / ideal_gains(sizes, k)
-        result["precision", k] = hits / k
-        result["mrr", k] = np.where(first >= 1 / k - 1e-12, first, 0.0)
-        result["hit_rate", k] = (hits > 0).astype(float)
-    return result
-
-
-def list_metrics(
-    lists: NDArray[np.int32], task: EvaluationTask, interactions: sparse.csr_matrix, ks: Sequence[int]
-) -> dict[tuple[str, int], float]:
-    """What the lists favour: coverage, novelty and average popularity at every K.
-
-    Coverage is the share of candidates that stand in at least one list. With c_i known interactions of item i
-    (`interactions` is (n_users, n_items)), average popularity is the mean c_i over list entries, and novelty the mean
-    of -log2((c_i + 1) / (sum c + n_items)), the self-information of Zhou et al. (2010, PNAS 107) smoothed so that
-    items nobody has touched have one. NaN where there are no lists.
-    """
-    counts = np.asarray(interactions.getnnz(axis=0), dtype=float).ravel()
-    surprise = -np.log2((counts + 1) / (counts.sum() + len(counts)))
-    result: dict[tuple[str, int], float] = {}
-    for k in ks:
-        shown = lists[:, :k][lists[:, :k] != NO_ITEM]
-        times = np.bincount(shown, minlength=len(counts))
-        total = times.sum()
-        result["coverage", k] = float(np.count_nonzero(times)) / max(int(np.count_nonzero(task.candidates)), 1)
-        result["novelty", k] = float(times @ surprise / total) if total else float("nan")
-        result["average_popularity", k] = float(times @ counts / total) if total else float("nan")
-    return result

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.backbones.ranking import discounts, ideal_gains, metrics_per_user, truth_sizes
+from reclm.backbones.metrics import discounts, ideal_gains, metrics_per_user, truth_sizes
 from reclm.dataset import EvaluationTask
 from reclm.training.tasks import Bands
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reclm.backbones.baselines import ANSWERS, fit_baseline, strongest_predicted_popularity, why_not
-from reclm.backbones.ranking import Bound, Scorer, list_metrics, rank, truth_ranks
+from reclm.backbones.metrics import list_metrics
+from reclm.backbones.ranking import BackboneScorer, Scorer, rank, truth_ranks
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError, WorkspaceError
 from reclm.evaluation import checkpoints, results
@@ -224,7 +225,7 @@ def _backbone(settings: Settings, final: FinalSnapshot, model: Artifact) -> Cont
         require_same_ids(
             f"model {_name(model)}", fitted.user_ids, fitted.item_ids, users, items[: len(fitted.item_ids)]
         )
-        return lambda task: Bound(backbone, task.setting, len(items))
+        return lambda task: BackboneScorer(backbone, task.setting, len(items))
 
     parameters = model.manifest["parameters"]
     return Contender(parameters["model"], parameters["variant"], int(parameters["seed"]), EVALUATION_SETTINGS, load)

@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.backbones.ranking import discounts, ideal_gains, truth_sizes
+from reclm.backbones.metrics import discounts, ideal_gains, truth_sizes
 from reclm.dataset import EvaluationTask
 
 ITEM_METRICS = ("recall", "ndcg")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.backbones.ranking import metrics_per_user
+from reclm.backbones.metrics import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.intervals import ITEM_METRICS, Column, Resamples, over_items, over_users, pair_gains

@@ -64,7 +64,7 @@ def switch(settings: Settings, model: Artifact, decision: Artifact) -> dict[str,
 
     The model's vectors must have been published.
     """
-    from reclm.training.validation import mean
+    from reclm.training.validation import mean_metric
 
     parameters, row = model.manifest["parameters"], decision.metrics
     pointer = {
@@ -75,7 +75,7 @@ def switch(settings: Settings, model: Artifact, decision: Artifact) -> dict[str,
         "setting": "full_shot",
         "metric": row["metric"],
         "value": row["candidate_value"],
-        "zero_shot": mean(model.path, "zero_shot", row["metric"]),
+        "zero_shot": mean_metric(model.path, "zero_shot", row["metric"]),
         "parents": model.manifest["parents"],
         "as_of": model.metrics["as_of"],
         "promoted_at": datetime.now(UTC).isoformat(),

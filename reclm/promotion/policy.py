@@ -21,7 +21,7 @@ from reclm.evaluation.intervals import over_users
 from reclm.promotion import champion
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.training.validation import mean, per_user
+from reclm.training.validation import mean_metric, metric_per_user
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -96,7 +96,7 @@ def best_candidate(settings: Settings, trained: Sequence[Artifact]) -> Artifact 
     The shuffled control is never a candidate. Only the validation slice is read, never the test slice.
     """
     values = {
-        model.version: mean(model.path, WARM, settings.promotion.metric)
+        model.version: mean_metric(model.path, WARM, settings.promotion.metric)
         for model in trained
         if model.manifest["parameters"]["variant"] != "shuffled"
     }
@@ -228,7 +228,7 @@ def _recorded_value(settings: Settings, pointer: Mapping[str, Any], current: Art
     if pointer.get("metric") == settings.promotion.metric:
         value = pointer["value" if setting == WARM else "zero_shot"]
         return None if value is None else float(value)
-    return mean(current.path, setting, settings.promotion.metric)
+    return mean_metric(current.path, setting, settings.promotion.metric)
 
 
 def _guards(
@@ -244,7 +244,7 @@ def _guards(
         "interactions": (interactions, policy.min_interactions),
         "value": (value.hi, None if warm is None else (1 - policy.max_drop) * warm),
         "cold_value": (
-            mean(model.path, COLD, policy.metric),
+            mean_metric(model.path, COLD, policy.metric),
             None if cold is None else (1 - policy.max_cold_drop) * cold,
         ),
         "coverage": (lists["coverage"], policy.min_coverage),
@@ -288,7 +288,7 @@ def _kind(model: Artifact) -> tuple[Any, Any, Any]:
 
 
 def _values(settings: Settings, model: Artifact) -> dict[str, float]:
-    return per_user(model.path, WARM, settings.promotion.metric)
+    return metric_per_user(model.path, WARM, settings.promotion.metric)
 
 
 def _interval(settings: Settings, values: Mapping[str, float]) -> Interval | None:

@@ -21,7 +21,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
 from reclm.storage.schemas import VALIDATION
-from reclm.training.validation import FILE
+from reclm.training.validation import VALIDATION_FILE
 
 N_USERS = 60
 CUT_OFF = "2024-05-01T00:00:00+00:00"
@@ -80,7 +80,7 @@ class Shop:
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
             rows_of_users = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
-            pq.write_table(pa.Table.from_pylist(rows_of_users, schema=VALIDATION), draft.path / FILE)
+            pq.write_table(pa.Table.from_pylist(rows_of_users, schema=VALIDATION), draft.path / VALIDATION_FILE)
             draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
 

@@ -22,7 +22,7 @@ from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.kernel_ridge import embedding_sources, item_sources, predict_all
-from reclm.backbones.validation import recall_and_ndcg
+from reclm.backbones.metrics import recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 
 BLENDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)

@@ -25,10 +25,10 @@ from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vecto
 from reclm.backbones.fold_in import learn
 from reclm.backbones.fusion.fusion import Fusion
 from reclm.backbones.fusion.inputs import profiles_of
+from reclm.backbones.metrics import MAX_VALIDATION_USERS, recall_and_ndcg
 from reclm.backbones.network import Network
 from reclm.backbones.reproducible import reproducible
 from reclm.backbones.trainer import Trainer
-from reclm.backbones.validation import MAX_USERS, recall_and_ndcg
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.progress import track
@@ -45,7 +45,7 @@ PER_ENTITY_PARAMETERS = ("users.ids", "items.ids", "own_bias")
 class NeuralBackbone(Backbone):
     """A backbone whose vectors come from `network()`. Between epochs at most `validation_users` users are ranked for."""
 
-    validation_users = MAX_USERS
+    validation_users = MAX_VALIDATION_USERS
 
     def __init__(self, train: TrainSettings, fusion: FusionSettings, runtime: RuntimeSettings) -> None:
         super().__init__(train, fusion, runtime)

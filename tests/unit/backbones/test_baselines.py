@@ -17,7 +17,8 @@ from reclm.backbones.baselines import (
     strongest_predicted_popularity,
     why_not,
 )
-from reclm.backbones.ranking import metrics_per_user, rank, truth_ranks
+from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones.ranking import rank, truth_ranks
 from reclm.dataset import EvaluationTask, TrainingData
 from reclm.errors import ModelError
 from reclm.evaluation.report.reference import baseline_rows

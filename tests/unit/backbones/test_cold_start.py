@@ -28,7 +28,7 @@ from reclm.backbones.kernel_ridge import (
     predict_all,
     rows_without_source,
 )
-from reclm.backbones.validation import recall_and_ndcg
+from reclm.backbones.metrics import recall_and_ndcg
 from reclm.promotion.new_items import vectors_of_new_items
 
 DATA = bw.toy_data()

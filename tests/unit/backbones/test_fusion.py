@@ -26,8 +26,8 @@ from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.fusion.popularity import ridge_by_leave_one_out
 from reclm.backbones.fusion.recipe import HISTORY_SHRINKAGE, PROFILE_SPREAD
 from reclm.backbones.graph import scipy_csr
+from reclm.backbones.metrics import recall_and_ndcg
 from reclm.backbones.trainer import OBSERVED_SCORE, Trainer
-from reclm.backbones.validation import recall_and_ndcg
 from reclm.dataset import TrainingData
 
 DATA = toy_data()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from reclm.backbones.ranking import NO_ITEM, USER_METRICS, list_metrics, metrics_per_user, rank, top_k, truth_ranks
+from reclm.backbones.metrics import USER_METRICS, list_metrics, metrics_per_user
+from reclm.backbones.ranking import NO_ITEM, rank, top_k, truth_ranks
 from reclm.dataset import EvaluationTask
 from reclm.errors import ModelError
 

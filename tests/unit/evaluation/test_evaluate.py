@@ -12,7 +12,8 @@ import pytest
 from unit import evaluation_world as ew
 
 from reclm.backbones import loading
-from reclm.backbones.ranking import Bound, metrics_per_user, rank, truth_ranks
+from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones.ranking import BackboneScorer, rank, truth_ranks
 from reclm.errors import ModelError, SettingsError, WorkspaceError
 from reclm.evaluation import bands
 from reclm.evaluation.console import comparison_table
@@ -127,7 +128,7 @@ class TestItemsThatCameAfterTraining:
         older.table, older.fitted.item_ids = older.table[:, :n_items], ew.ITEM_IDS[:n_items]
         for task in world.tasks:
             task.candidates[n_items:] = False
-            lists = [rank(Bound(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]
+            lists = [rank(BackboneScorer(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]
             assert np.array_equal(*lists) and lists[0].max() < n_items
         monkeypatch.setattr("reclm.backbones.loading.load_backbone", lambda path: older)
         final = FinalSnapshot(world.settings, world.backbones)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from reclm.backbones.ranking import metrics_per_user
+from reclm.backbones.metrics import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation import intervals
 from reclm.evaluation.intervals import over_items, over_users, pair_gains

@@ -13,7 +13,7 @@ from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.maintenance.forget import drop_rows
 from reclm.promotion import champion, decisions
 from reclm.settings.tree import Settings
-from reclm.training.validation import FILE
+from reclm.training.validation import VALIDATION_FILE
 
 
 @pytest.fixture
@@ -195,8 +195,8 @@ class TestApproval:
 class TestForgottenUsers:
     def test_a_comparison_goes_by_the_users_that_are_left(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
-        drop_rows(first.path / FILE, "user 7")
-        assert pq.read_table(first.path / FILE).num_rows == 59
+        drop_rows(first.path / VALIDATION_FILE, "user 7")
+        assert pq.read_table(first.path / VALIDATION_FILE).num_rows == 59
         row = shop.decide(first, other := shop.model("als", value=0.5))
         assert shop.champion == other.version
         assert "over 59 users" in row["reason"] and row["diff"] == pytest.approx(0.1)
@@ -204,7 +204,7 @@ class TestForgottenUsers:
     def test_a_champion_with_too_few_remaining_users_cannot_be_compared_with(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
         for user in range(41):
-            drop_rows(first.path / FILE, f"user {user}")
+            drop_rows(first.path / VALIDATION_FILE, f"user {user}")
         row = shop.decide(first, shop.model("als", value=0.5))
         assert (row["decision"], shop.champion) == ("kept", first.version)
         assert "19 common users" in row["reason"]

@@ -15,7 +15,7 @@ from unit import backbones_world as bw
 from reclm.backbones.base import Backbone
 from reclm.dataset import EvaluationTask
 from reclm.training import validation
-from reclm.training.validation import mean, per_user, popularity_lift, write_validation
+from reclm.training.validation import mean_metric, metric_per_user, popularity_lift, write_validation
 
 DATA = bw.toy_data()
 TASKS = bw.toy_tasks(DATA)
@@ -44,20 +44,20 @@ class TestTheFile:
         table[0, (bw.WITHHELD[0] + 1) % bw.WARM_EACH] = 2  # known to the user, so it is left out
         table[1, bw.ITEMS_EACH] = 2  # of another circle, so it stands before the withheld one
         write_validation(model(table), DATA, TASKS, tmp_path)
-        values = per_user(tmp_path, "full_shot", "ndcg")
+        values = metric_per_user(tmp_path, "full_shot", "ndcg")
         assert (values["user 0"], values["user 1"]) == (1.0, pytest.approx(1 / np.log2(3)))
-        assert set(per_user(tmp_path, "full_shot", "recall").values()) == {1.0}
-        assert mean(tmp_path, "full_shot", "ndcg") == pytest.approx(np.mean(list(values.values())))
+        assert set(metric_per_user(tmp_path, "full_shot", "recall").values()) == {1.0}
+        assert mean_metric(tmp_path, "full_shot", "ndcg") == pytest.approx(np.mean(list(values.values())))
 
     def test_without_tasks_is_there_and_empty(self, tmp_path: Path) -> None:
         assert write_validation(KNOWS_WARM, DATA, [], tmp_path) == {}
         assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
-        assert mean(tmp_path, "full_shot", "ndcg") is None
+        assert mean_metric(tmp_path, "full_shot", "ndcg") is None
 
     def test_of_many_users_an_even_sample_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(validation, "MAX_USERS", 3)
+        monkeypatch.setattr(validation, "MAX_VALIDATION_USERS", 3)
         write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
-        assert per_user(tmp_path, "full_shot", "ndcg") == {"user 0": 1.0, "user 11": 1.0, "user 23": 1.0}
+        assert metric_per_user(tmp_path, "full_shot", "ndcg") == {"user 0": 1.0, "user 11": 1.0, "user 23": 1.0}
 
 
 class TestTheLists:
