@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from reclm.backbones.ranking import NO_ITEM, Bound, rank
+from reclm.backbones.ranking import NO_ITEM, BackboneScorer, rank
 from reclm.errors import ModelError
 from reclm.evaluation.evaluate import FinalSnapshot, require_same_ids
 from reclm.storage import artifacts
@@ -135,7 +135,7 @@ def _lists(settings: Settings, variants: dict[str, Artifact], user_id: str, titl
         require_same_ids(
             f"model {artifact.version}", fitted.user_ids, fitted.item_ids, users, items[: len(fitted.item_ids)]
         )
-        ranked = rank(Bound(backbone, task.setting, len(items)), task, SHOWN_ITEMS)[0].tolist()
+        ranked = rank(BackboneScorer(backbone, task.setting, len(items)), task, SHOWN_ITEMS)[0].tolist()
         shown = [
             {"item_id": str(items[item]), "title": titles.get(str(items[item]), ""), "hit": item in chosen}
             for item in ranked
