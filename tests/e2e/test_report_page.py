@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, and asks the network for nothing."""
+"""The report in a real browser: it shows answers, tables and plots, and makes no request."""
 
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from reclm.storage.workspace import Workspace
 
 @pytest.mark.full
 class TestTheReportInABrowser:
-    def test_it_draws_tables_and_plots_and_asks_for_nothing(self, shop: Path, browser: Browser) -> None:
-        page, wanted = browser.new_page(), []
-        page.on("request", lambda request: wanted.append(request.url))
+    def test_it_shows_answers_tables_and_plots_without_any_request(self, shop: Path, browser: Browser) -> None:
+        page, requested = browser.new_page(), []
+        page.on("request", lambda request: requested.append(request.url))
         address = Workspace(shop).report.as_uri()
         page.goto(address)
         assert page.locator("table").count() >= 2
         assert page.locator("svg").count() >= 1
-        assert "lightgcn" in page.inner_text("body")
-        assert [url for url in wanted if url != address and not url.startswith("data:")] == []
+        assert "Which model serves, and why?" in page.inner_text("#answers")
+        assert "What to do next" in page.inner_text("body")
+        assert "lightgcn" in page.content()
+        assert [url for url in requested if url != address and not url.startswith("data:")] == []
         page.close()

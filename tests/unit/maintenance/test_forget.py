@@ -1,11 +1,15 @@
 """Removing a person's rows from a parquet file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from reclm.maintenance.forget import _is_remembered, _remember, digest, drop_rows
+from reclm.maintenance.forget import _is_remembered, _remember, digest, drop_rows, remove_user
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
 from reclm.storage.workspace import Workspace
 
 
@@ -51,3 +55,17 @@ class TestStartingAgain:
         _remember(workspace, "ann")
         assert _is_remembered(workspace, "ann")
         assert not _is_remembered(workspace, "bob")
+
+
+class TestTheReport:
+    def test_is_removed_because_the_user_may_be_its_example(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = workspace_settings()
+        write_json(settings.paths.dataset, {"name": "shop", "batches": []})
+        pq.write_table(pa.table({"user_id": ["ann", "bob"]}), settings.paths.landing / "log.parquet")
+        settings.paths.report.parent.mkdir()
+        settings.paths.report.write_text("ann")
+        monkeypatch.setattr("reclm.features.online_writer.forget_user", lambda settings, user_id: 0)
+        remove_user(settings, "ann")
+        assert not settings.paths.report.parent.exists()
