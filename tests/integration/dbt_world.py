@@ -128,12 +128,12 @@ def settings(folder: Path, **more: Any) -> Settings:
 def dbt(workspace: Workspace, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """dbt as a user calls it, from the repository, with nothing but RECLM_WORKSPACE."""
     root = dbt_project()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "DBT_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RECLM_", "DBT_"))}
     out = workspace.root / "warehouse" / "dbt" / "bare"
     paths = ["--project-dir", str(root), "--profiles-dir", str(root), "--target-path", str(out), "--log-path", str(out)]
     return subprocess.run(
         [str(Path(sys.executable).with_name("dbt")), *arguments, *paths],
-        env=kept | {"RECLM_WORKSPACE": str(workspace.root)},
+        env=environment | {"RECLM_WORKSPACE": str(workspace.root)},
         cwd=folder or root.parent,
         capture_output=True,
         text=True,

@@ -103,7 +103,7 @@ class TestDialoguesAboutUsers:
 
 
 class TestDialoguesAboutItems:
-    def test_they_are_about_items_of_three_known_users_and_told_as_in_their_prompts(self, query: Query) -> None:
+    def test_they_are_about_items_of_three_known_users_and_shown_as_in_their_prompts(self, query: Query) -> None:
         rows = query(
             """
             select

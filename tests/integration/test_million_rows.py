@@ -24,5 +24,5 @@ class TestAMillionRows:
             found = dict(
                 connection.execute("select reason, count(*) from quarantine_interactions group by 1").fetchall()
             )
-            (kept,) = connection.execute("select count(*) from stg_interactions").fetchall()[0]
-        assert {**found, "good": kept} == planted
+            (accepted,) = connection.execute("select count(*) from stg_interactions").fetchall()[0]
+        assert {**found, "good": accepted} == planted

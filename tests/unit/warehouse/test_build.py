@@ -1,4 +1,4 @@
-"""The build around dbt: what runs, what is reused, what is published and when. dbt itself is played by a stand-in."""
+"""The build around dbt: what runs, what is reused, what is published and when. A stand-in replaces dbt itself."""
 
 from __future__ import annotations
 
@@ -164,7 +164,9 @@ class TestWhatIsBuilt:
         with pytest.raises(BuildError, match="'marts'"):
             build(shop, "marts")
 
-    def test_a_workspace_without_data_is_told_what_to_do(self, workspace_settings: Callable[..., Settings]) -> None:
+    def test_a_workspace_without_data_gets_a_message_that_says_what_to_do(
+        self, workspace_settings: Callable[..., Settings]
+    ) -> None:
         with pytest.raises(WorkspaceError, match="reclm ingest"):
             build(workspace_settings())
 
