@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of what stands around engines."""
+"""An engine without a model, for tests of the code around engines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from reclm.profiles.grammar import clean_phrase
 
 GOOD = "User identity: hiker; User interests: {}"
 Killed = KeyboardInterrupt
-"""What a stub raises that is told to die."""
+"""Raised by a stub that is made to fail."""
 
 
 def phrase_of(content: str) -> str:
-    """What the stub says of a prompt: a phrase of it that tells prompts apart."""
+    """Return the stub's answer to a prompt: a phrase of the prompt, different for different prompts."""
     return clean_phrase(content.replace("Picked", "").replace("Who is it", "")[:60]) or "anything"
 
 

@@ -49,7 +49,8 @@ def vllm_server(model: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     }
     words = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-        "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager",
+        "--served-model-name", "tiny",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager",
     ]  # fmt: skip
     with (model / f"server-{port}.log").open("ab") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=model, start_new_session=True)

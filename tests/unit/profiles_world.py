@@ -110,7 +110,7 @@ def line_of(item: str) -> str:
 
 
 def _fill_prompts(connection: duckdb.DuckDBPyConnection, snapshot: str, known: dict[str, list[str]]) -> None:
-    """What prompts tell: histories latest first, nobody near; the text neighbour of `cold`, and audiences."""
+    """Rows of prompts: histories latest first, no user neighbours, the text neighbour of `cold`, and audiences."""
     for user, items in known.items():
         history = json.dumps([{"item_id": item, "line": line_of(item)} for item in reversed(items)])
         connection.execute("insert into fct_user_prompts values ($1, $2, $3, '[]')", [snapshot, user, history])
@@ -126,7 +126,7 @@ def _fill_prompts(connection: duckdb.DuckDBPyConnection, snapshot: str, known: d
 def workspace(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str = "f1", texts: bool = True, **sections: Any
 ) -> tuple[Settings, dict[str, str]]:
-    """Settings of a workspace whose warehouse stands, and the current artifacts as the stages set them."""
+    """Return the settings of a workspace with a warehouse, and the current artifacts as the stages set them."""
     settings = Settings(workspace=folder, **{"profiles": {"engine": "extractive"}, **sections})
     paths = settings.paths
     write_json(paths.dataset, {"name": "tiny"})

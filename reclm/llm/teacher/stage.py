@@ -128,7 +128,7 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     """Return what the teacher of the current warehouse writes, without writing an artifact or asking an endpoint.
 
     The finished artifact is read if there is one. Otherwise the keyword teacher and a table are computed in memory; for
-    an endpoint the newest teacher of an earlier warehouse stands in, and without one the result is None.
+    an endpoint the newest teacher of an earlier warehouse is read, and without one the result is None.
     """
     from reclm.warehouse.reading import connect
 

@@ -104,7 +104,7 @@ class TestEachTextOnce:
         assert not {text_hash(text) for text in encoder.asked} & before
         assert set(vectors_of(settings)) == {text_hash(text) for text in wanted_texts(settings)}
 
-    def test_profiles_with_no_new_text_leave_a_record_without_rows(
+    def test_profiles_without_new_texts_get_an_artifact_without_rows(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)
@@ -134,7 +134,7 @@ def _texts(settings: Settings, profiles: artifacts.Artifact) -> dict[str, str]:
 
 class TestInterruption:
     @pytest.mark.parametrize("lives", [0, 1, 4, 7])
-    def test_a_killed_run_goes_on_at_the_shard_it_was_in(
+    def test_a_killed_run_continues_at_its_unfinished_shard(
         self, lives: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         undisturbed, _ = prepared(tmp_path / "whole", monkeypatch)
@@ -151,7 +151,7 @@ class TestInterruption:
         for shard in whole.path.glob("*.parquet"):
             assert (artifact.path / shard.name).read_bytes() == shard.read_bytes()
 
-    def test_half_a_shard_left_by_a_kill_is_thrown_away(self, tmp_path: Path) -> None:
+    def test_half_a_shard_left_by_a_kill_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".vectors-00000.parquet.tmp").write_bytes(b"half")
         texts = {text_hash(text): text for text in ("a", "b")}
         embed.write_shards(tmp_path, CountingEncoder(), sorted(texts), texts, EmbeddingSettings(), "v")
@@ -170,7 +170,7 @@ class TestFaults:
         with pytest.raises(WorkspaceError, match="reclm profile"):
             embed.write_embeddings(settings, CountingEncoder())
 
-    def test_a_device_that_is_not_there_is_named(self) -> None:
+    def test_the_message_names_a_device_that_does_not_exist(self) -> None:
         import torch
 
         if torch.cuda.is_available():
@@ -178,7 +178,9 @@ class TestFaults:
         with pytest.raises(ModelError, match=r"runtime\.device = 'cuda'"):
             load_encoder(Settings(runtime={"device": "cuda"}))  # type: ignore[arg-type]
 
-    def test_a_model_that_is_nowhere_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_message_names_a_model_that_does_not_exist(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         settings = Settings(embedding=EmbeddingSettings(model=str(tmp_path / "no-model")))
         with pytest.raises(ModelError, match="no-model"):
@@ -195,7 +197,7 @@ def minilm() -> Iterator[Encoder]:
 
 
 class TestPackagedEncoder:
-    def test_it_knows_which_sentences_mean_the_same(self, minilm: Encoder) -> None:
+    def test_sentences_of_the_same_meaning_are_nearest(self, minilm: Encoder) -> None:
         pairs = [
             ("A man is playing a guitar.", "Someone performs music on a string instrument."),
             ("The stock market fell sharply.", "Share prices dropped a lot today."),
@@ -214,7 +216,7 @@ class TestPackagedEncoder:
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
-    def test_a_texts_vector_does_not_depend_on_its_company_or_place(self, minilm: Encoder) -> None:
+    def test_a_texts_vector_does_not_depend_on_its_batch(self, minilm: Encoder) -> None:
         texts = ["short", "a much longer sentence about waterproof trekking boots and tents", "middle size text"]
         together = embed_texts(minilm, texts, 3)
         alone = np.concatenate([embed_texts(minilm, [text], 1) for text in texts])

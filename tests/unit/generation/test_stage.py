@@ -16,10 +16,8 @@ from stub_engine import Killed, Stub
 from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm.errors import WorkspaceError
-from reclm.generation import stage as engine
-from reclm.generation import writer
+from reclm.generation import stage, writer
 from reclm.llm.lineage import newest_model
-from reclm.llm.models.training_cutoff import CUTOFF_KEY, OLD_CUTOFF_KEY
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -32,7 +30,7 @@ class TestArtifact:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, current = workspace(tmp_path, monkeypatch)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
             table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
@@ -50,9 +48,9 @@ class TestArtifact:
                 assert parsed.profile == grammar.Profile(tuple(row["identity"]), tuple(row["interests"]))
         assert current == {"profiles": artifact.version}
 
-    def test_quality_speaks_of_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_quality_covers_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
-        table = pq.read_table(engine.write_profiles(settings).path / "quality.parquet")
+        table = pq.read_table(stage.write_profiles(settings).path / "quality.parquet")
         assert table.schema.equals(PROFILE_QUALITY)
         rows = table.to_pylist()
         assert {(row["snapshot"], row["kind"]) for row in rows} == {
@@ -64,20 +62,20 @@ class TestArtifact:
 
     def test_the_manifest_counts_flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
-        metrics = engine.write_profiles(settings).metrics
+        metrics = stage.write_profiles(settings).metrics
         assert metrics["final.users"]["no_history"] == 1
         assert metrics["final.items"]["no_text"] == 1
 
 
 class TestVersions:
-    def test_what_stands_is_used_again_and_said_so(
+    def test_an_artifact_of_the_same_inputs_is_reused_with_a_message(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         settings, current = workspace(tmp_path, monkeypatch)
-        first = engine.write_profiles(settings)
+        first = stage.write_profiles(settings)
         current.clear()
         capsys.readouterr()
-        assert engine.write_profiles(settings).manifest == first.manifest
+        assert stage.write_profiles(settings).manifest == first.manifest
         assert "reusing profiles" in capsys.readouterr().err
         assert current == {"profiles": first.version}
 
@@ -85,12 +83,12 @@ class TestVersions:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
-        versions = {engine.write_profiles(settings).version}
-        versions.add(engine.write_profiles(settings.model_copy(update={"seed": 7})).version)
+        versions = {stage.write_profiles(settings).version}
+        versions.add(stage.write_profiles(settings.model_copy(update={"seed": 7})).version)
         fewer = settings.profiles.model_copy(update={"interests": 2})
-        versions.add(engine.write_profiles(settings.model_copy(update={"profiles": fewer})).version)
+        versions.add(stage.write_profiles(settings.model_copy(update={"profiles": fewer})).version)
         workspace(tmp_path, monkeypatch, fingerprint="f2")
-        versions.add(engine.write_profiles(settings).version)
+        versions.add(stage.write_profiles(settings).version)
         assert len(versions) == 4
         assert len(artifacts.all_of(settings.paths, "profiles")) == 4
 
@@ -98,7 +96,7 @@ class TestVersions:
         written = []
         for name in ("one", "two"):
             settings, _ = workspace(tmp_path / name, monkeypatch)
-            path = engine.write_profiles(settings).path
+            path = stage.write_profiles(settings).path
             written.append({file.name: file.read_bytes() for file in path.glob("*.parquet")})
         assert len(written[0]) == 3
         assert written[0] == written[1]
@@ -109,7 +107,7 @@ class TestWithoutTexts:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, texts=False)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         assert "no texts: profiles are left empty" in capsys.readouterr().err
         table = pq.read_table(artifact.path / "item_profiles.parquet")
         assert set(table["flag"].to_pylist()) == {"no_text"}
@@ -123,13 +121,13 @@ class TestMissingInput:
     ) -> None:
         workspace(tmp_path / "other", monkeypatch)
         with pytest.raises(WorkspaceError, match="does not exist"):
-            engine.write_profiles(Settings(workspace=tmp_path / "nothing"))
+            stage.write_profiles(Settings(workspace=tmp_path / "nothing"))
 
 
 def with_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub, kind: str = "refine", **options: Any
 ) -> tuple[Settings, dict[str, str]]:
-    """A workspace whose profiles `stub` writes in the name of a model that stands."""
+    """A workspace whose profiles `stub` writes in the name of a finished model."""
     profiles = {"engine": "transformers", "shard_size": 4, **options.pop("profiles", {})}
     settings, current = workspace(folder, monkeypatch, profiles=profiles, **options)
     if not artifacts.all_of(settings.paths, kind):
@@ -156,10 +154,10 @@ def rows_of(artifact: Artifact, kind: str, snapshot: str = "final") -> dict[str,
 
 
 class TestLanguageModel:
-    def test_rows_tell_who_wrote_them_and_of_what_prompt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rows_name_their_engine_model_and_prompt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stub = Stub()
         settings, current = with_model(tmp_path, monkeypatch, stub)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
             table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
@@ -173,12 +171,12 @@ class TestLanguageModel:
         assert current["profiles"] == artifact.version
         assert set(artifact.manifest["parents"]) == {"warehouse", "refine", "teacher"}
 
-    def test_the_silent_are_asked_with_nothing_and_flagged(
+    def test_users_and_items_without_facts_get_an_empty_prompt_and_a_flag(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         stub = Stub()
         settings, _ = with_model(tmp_path, monkeypatch, stub)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         users, items = rows_of(artifact, "user"), rows_of(artifact, "item")
         assert {user for user, row in users.items() if row["flag"]} == {"new"}
         assert users["new"]["flag"] == "no_history"
@@ -189,14 +187,14 @@ class TestLanguageModel:
         assert items["blank"]["prompt_hash"] == items["void"]["prompt_hash"]
         assert len(stub.asked) == len(set(stub.asked)) == artifact.metrics["generated"]
 
-    def test_only_what_changed_is_asked_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_changed_prompts_are_sent_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        first = engine.write_profiles(settings)
+        first = stage.write_profiles(settings)
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
             connection.execute("update fct_user_prompts set history = '[{\"line\": \"Piano\"}]' where user_id = 'f'")
         stub = Stub()
         settings, _ = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
-        second = engine.write_profiles(settings)
+        second = stage.write_profiles(settings)
         assert second.version != first.version
         assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Picked: Piano"]
         assert second.metrics["generated"] == 1
@@ -204,25 +202,25 @@ class TestLanguageModel:
         for user in set(HISTORIES) - {"f"}:
             assert {**before[user], "version": ""} == {**after[user], "version": ""}
 
-    def test_full_asks_everything_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_full_sends_every_prompt_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first = Stub()
-        engine.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
+        stage.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
         stub = Stub()
         settings, _ = with_model(tmp_path, monkeypatch, stub)
-        engine.write_profiles(settings)
+        stage.write_profiles(settings)
         assert stub.asked == []
-        engine.write_profiles(settings, full=True)
+        stage.write_profiles(settings, full=True)
         assert sorted(stub.asked) == sorted(first.asked)
 
     @pytest.mark.parametrize(("kept_step", "again"), [(0, False), (6, True)])
-    def test_what_refinement_left_as_it_was_has_written_already(
+    def test_a_refinement_without_change_reuses_the_tuned_models_answers(
         self, kept_step: int, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = Stub()
         settings, _ = with_model(tmp_path, monkeypatch, first, kind="sft", profiles={"model": "tuned"})
         tuned = artifacts.all_of(settings.paths, "sft")[0]
         first.model_version = f"sft-{tuned.version}"
-        engine.write_profiles(settings)
+        stage.write_profiles(settings)
         with artifacts.writing(settings.paths, "refine", {}, {"sft": tuned.version}) as draft:
             shutil.copytree(tuned.path / "model", draft.path / "model")
             draft.metrics["kept_step"] = kept_step
@@ -234,7 +232,7 @@ class TestLanguageModel:
             return nullcontext(stub)
 
         monkeypatch.setattr(writer, "open_engine", opened)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         assert "refine" in artifact.manifest["parents"]
         assert sorted(stub.asked) == (sorted(first.asked) if again else [])
 
@@ -245,29 +243,31 @@ class TestLanguageModel:
         self, change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = Stub()
-        engine.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
+        stage.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
         stub = Stub()
-        engine.write_profiles(with_model(tmp_path, monkeypatch, stub, **change)[0])
+        stage.write_profiles(with_model(tmp_path, monkeypatch, stub, **change)[0])
         assert sorted(stub.asked) == sorted(first.asked)
 
     @pytest.mark.parametrize("moment", [0, 3, 9, 14])
-    def test_a_killed_run_goes_on_and_ends_alike(
+    def test_a_killed_run_continues_and_ends_the_same(
         self, moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = engine.write_profiles(with_model(tmp_path / "one", monkeypatch, Stub())[0])
+        whole = stage.write_profiles(with_model(tmp_path / "one", monkeypatch, Stub())[0])
         killed, stub = Stub(die_after=moment), Stub()
         with pytest.raises(Killed):
-            engine.write_profiles(with_model(tmp_path / "two", monkeypatch, killed)[0])
-        ended = engine.write_profiles(with_model(tmp_path / "two", monkeypatch, stub)[0])
+            stage.write_profiles(with_model(tmp_path / "two", monkeypatch, killed)[0])
+        ended = stage.write_profiles(with_model(tmp_path / "two", monkeypatch, stub)[0])
         assert ended.version == whole.version
         for name in ("user_profiles.parquet", "item_profiles.parquet", "quality.parquet"):
             assert pq.read_table(ended.path / name).equals(pq.read_table(whole.path / name))
         assert len(stub.asked) == whole.metrics["generated"] - moment // 4 * 4
 
-    def test_what_never_parses_is_kept_and_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_answer_that_never_parses_is_kept_and_counted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         stub = Stub(malformed=dict.fromkeys(["Picked: nothing\nWho is it?"], 99))
         settings, _ = with_model(tmp_path, monkeypatch, stub)
-        artifact = engine.write_profiles(settings)
+        artifact = stage.write_profiles(settings)
         row = rows_of(artifact, "user")["new"]
         assert (row["profile"], row["parse_status"]) == ("no profile at all", grammar.MALFORMED)
         assert (artifact.metrics["malformed"], artifact.metrics["asked_again"]) == (1, 1)
@@ -281,9 +281,9 @@ class TestLanguageModel:
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers", "model": model})
         with pytest.raises(WorkspaceError, match=remedy):
-            engine.write_profiles(settings)
+            stage.write_profiles(settings)
 
-    def test_a_model_of_this_warehouse_goes_before_a_newer_one_of_another(
+    def test_a_model_of_this_warehouse_is_preferred_to_a_newer_one_of_another(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
@@ -294,58 +294,12 @@ class TestLanguageModel:
         assert newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
 
 
-CUTOFF = {"until": "2000-01-02T00:00:00+00:00", "seed": 42, "zero_shot_share": 0.0, "pseudo_cold_share": 0.1}
-
-
-class TestAModelTrainedBeyondTheCutoff:
-    @pytest.mark.parametrize(
-        ("difference", "reason"),
-        [
-            ({"until": "2000-01-02T06:00:00+00:00"}, "learned from interactions until 2000-01-02T06"),
-            ({"seed": 1}, "learned of items that this build withholds"),
-            ({"pseudo_cold_share": 0.3}, "learned of items that this build withholds"),
-        ],
-    )
-    @pytest.mark.parametrize("source", ["teacher", "base"])
-    def test_may_not_write_for_this_build(
-        self, source: str, difference: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
-        add_model(settings, source, "f2", {CUTOFF_KEY: {**CUTOFF, **difference}})
-        assert newest_model(settings, "f2")
-        with pytest.raises(WorkspaceError, match=reason):
-            newest_model(settings, "f1")
-        for cutoff in (CUTOFF, {**CUTOFF, "until": "2000-01-01T00:00:00+00:00"}):
-            allowed = add_model(settings, source, "f2", {CUTOFF_KEY: cutoff})
-            add_model(settings, source, "f2", {CUTOFF_KEY: {**CUTOFF, **difference, "later": len(allowed)}})
-            assert newest_model(settings, "f1").version == allowed
-
-    def test_is_recognised_in_manifests_of_earlier_releases(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
-        add_model(settings, "teacher", "f2", {OLD_CUTOFF_KEY: {**CUTOFF, "seed": 1}})
-        with pytest.raises(WorkspaceError, match="learned of items that this build withholds"):
-            newest_model(settings, "f1")
-
-
-def add_model(settings: Settings, source: str, fingerprint: str, recorded: dict[str, Any]) -> str:
-    """Add a refined model whose teacher or base records a training cutoff; return its version."""
-    parameters = recorded if source == "base" else {"n": str(recorded)}
-    with artifacts.writing(settings.paths, source, parameters, {}) as draft:
-        draft.metrics.update(recorded if source == "teacher" else {})
-    parents = {"warehouse": fingerprint, source: artifacts.version_of(source, parameters, {})}
-    with artifacts.writing(settings.paths, "refine", {}, parents):
-        pass
-    return artifacts.version_of("refine", {}, parents)
-
-
 class TestNewItems:
-    def test_they_alone_are_asked_about_and_all_else_stays(
+    def test_only_they_are_described_and_all_other_rows_are_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        first = engine.write_profiles(settings)
+        first = stage.write_profiles(settings)
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
             connection.execute("insert into dim_items values ('lute', 99, 'Lute', 'Old music.', ['Music'], 'Lute')")
             connection.execute(
@@ -355,7 +309,7 @@ class TestNewItems:
             connection.execute("update fct_user_prompts set history = '[{\"line\": \"Piano\"}]' where user_id = 'f'")
         stub = Stub()
         settings, current = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
-        added = engine.write_profiles(settings, items="new")
+        added = stage.write_profiles(settings, items="new")
         assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Item: Music: Lute | Old music."]
         assert current["profiles"] == added.version != first.version
         assert added.manifest["parents"]["profiles"] == first.version
@@ -370,18 +324,20 @@ class TestNewItems:
         assert {row["version"] for row in measured} == {added.version}
         assert {row["n"] for row in measured if (row["kind"], row["snapshot"]) == ("item", "final")} == {1}
 
-    def test_without_any_the_current_profiles_stand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_new_items_the_current_profiles_are_reused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        first = engine.write_profiles(settings)
-        assert engine.write_profiles(settings, items="new").version == first.version
+        first = stage.write_profiles(settings)
+        assert stage.write_profiles(settings, items="new").version == first.version
 
     def test_there_must_be_profiles_of_the_same_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
         with pytest.raises(WorkspaceError, match="run `reclm profile` first"):
-            engine.write_profiles(settings, items="new")
-        engine.write_profiles(workspace(tmp_path, monkeypatch)[0])
+            stage.write_profiles(settings, items="new")
+        stage.write_profiles(workspace(tmp_path, monkeypatch)[0])
         with pytest.raises(WorkspaceError, match="run `reclm profile` for all"):
-            engine.write_profiles(settings, items="new")
+            stage.write_profiles(settings, items="new")
 
 
 class TestWithARealModel:
@@ -392,7 +348,7 @@ class TestWithARealModel:
             tmp_path, monkeypatch, profiles={"engine": "transformers", "retries": 1}, llm={"max_profile_tokens": 24}
         )
         model = as_artifact(settings, "sft", tiny_base(tmp_path))
-        artifact = engine.write_profiles(settings, model=model)
+        artifact = stage.write_profiles(settings, model=model)
         rows = rows_of(artifact, "user")
         assert {row["engine"] for row in rows.values()} == {"transformers"}
         assert {row["engine_version"] for row in rows.values()} == {f"sft-{model.version}"}

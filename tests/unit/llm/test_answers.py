@@ -40,7 +40,7 @@ NAMES = [f"taste {number}" for number in range(10)]
 
 
 class TestPromptHash:
-    def test_it_names_the_words_and_not_the_order_of_keys(self) -> None:
+    def test_it_depends_on_the_text_and_not_on_the_order_of_keys(self) -> None:
         first: list[Message] = [{"role": "user", "content": "é"}]
         second: list[Message] = [{"content": "é", "role": "user"}]
         assert prompt_hash(first) == prompt_hash(second)
@@ -49,14 +49,14 @@ class TestPromptHash:
 
 
 class TestOnce:
-    def test_identical_prompts_are_asked_once(self, tmp_path: Path) -> None:
+    def test_identical_prompts_are_answered_once(self, tmp_path: Path) -> None:
         engine = Stub()
         rows = generate(settings(), engine, requests(*NAMES, *NAMES), tmp_path)
         assert sorted(engine.asked) == sorted(NAMES)
         assert [row.text for row in rows.values()] == [GOOD.format(name) for name in NAMES]
         assert list(rows) == [prompt_hash(request.messages) for request in requests(*NAMES)]
 
-    def test_what_is_known_is_not_asked(self, tmp_path: Path) -> None:
+    def test_known_answers_are_reused(self, tmp_path: Path) -> None:
         first = generate(settings(), Stub(), requests(*NAMES[:4]), tmp_path / "one")
         engine = Stub()
         rows = generate(settings(), engine, requests(*NAMES[:6]), tmp_path / "two", first)
@@ -64,7 +64,7 @@ class TestOnce:
         assert len(rows) == 6
         assert len(list(write.read((tmp_path / "two").glob("*.parquet")))) == 2
 
-    def test_earlier_answers_count_for_the_same_engine_and_model_alone(self, tmp_path: Path) -> None:
+    def test_earlier_answers_are_reused_for_the_same_engine_and_model_only(self, tmp_path: Path) -> None:
         generate(settings(), Stub(), requests(*NAMES), tmp_path)
         other = Stub()
         assert len(earlier_answers([tmp_path], other)) == len(NAMES)
@@ -73,7 +73,7 @@ class TestOnce:
 
 
 class TestShards:
-    def test_every_answer_stands_with_what_made_it(self, tmp_path: Path) -> None:
+    def test_every_answer_is_stored_with_its_engine_model_and_seed(self, tmp_path: Path) -> None:
         generate(settings(), Stub(), requests(*NAMES), tmp_path)
         shards = sorted(tmp_path.iterdir())
         assert [shard.name for shard in shards] == [f"generations-{n:05d}.parquet" for n in range(4)]
@@ -109,7 +109,7 @@ class TestShards:
 
 
 class TestMalformedAnswers:
-    def test_they_are_asked_for_again_warmer_and_with_another_seed(self, tmp_path: Path) -> None:
+    def test_they_are_retried_at_a_higher_temperature_with_another_seed(self, tmp_path: Path) -> None:
         engine = Stub(malformed={NAMES[0]: 1, NAMES[1]: 2})
         rows = {row.text: row for row in generate(settings(), engine, requests(*NAMES[:3]), tmp_path).values()}
         assert [rows[GOOD.format(name)].attempts for name in NAMES[:3]] == [2, 3, 1]
@@ -118,12 +118,12 @@ class TestMalformedAnswers:
         assert engine.settings_seen == [(0.0, seed, True), (0.7, seed + 1, True), (0.7, seed + 2, True)]
         assert rows[GOOD.format(NAMES[1])].seed == seed + 2
 
-    def test_what_never_parses_is_kept_as_it_was_said(self, tmp_path: Path) -> None:
+    def test_an_answer_that_never_parses_is_kept_unchanged(self, tmp_path: Path) -> None:
         engine = Stub(malformed={NAMES[0]: 99})
         (row,) = generate(settings(), engine, requests(NAMES[0]), tmp_path).values()
         assert (row.text, row.parse_status, row.attempts) == ("no profile at all", grammar.MALFORMED, 3)
 
-    def test_a_warm_first_try_stays_warm(self, tmp_path: Path) -> None:
+    def test_a_higher_temperature_of_the_settings_is_kept(self, tmp_path: Path) -> None:
         engine = Stub(malformed={NAMES[0]: 1})
         generate(settings(temperature=1.2), engine, requests(NAMES[0]), tmp_path)
         assert [temperature for temperature, _, _ in engine.settings_seen] == [1.2, 1.2]
@@ -180,7 +180,7 @@ class TestTransformers:
         assert len(begun) <= 3 < len(PROMPTS)
 
     @pytest.mark.parametrize(("threads", "small", "at_once"), [(3, 50_000_000, 3), (1, 50_000_000, 1), (3, 10, 1)])
-    def test_a_small_model_writes_a_batch_a_thread_and_says_the_same(
+    def test_a_small_model_answers_batches_in_threads_with_the_same_result(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int, small: int, at_once: int
     ) -> None:
         expected = written(folder, PROMPTS, 64)
@@ -248,7 +248,7 @@ class TestTransformers:
 
 
 class TestNoPhraseTwice:
-    def test_where_a_phrase_begins_those_already_named_in_its_part_are_ruled_out(self, folder: Path) -> None:
+    def test_no_phrase_starts_like_an_earlier_one_of_its_part(self, folder: Path) -> None:
         tokenizer = load_tokenizer(folder)
 
         def allowed(said: str) -> torch.Tensor:

@@ -57,7 +57,7 @@ def interests(item_id: str) -> str:
 
 
 class TestPrompts:
-    def test_users_arrive_by_id_with_their_items_and_their_neighbours_items(
+    def test_users_are_sorted_by_id_and_have_their_items_and_their_neighbours_items(
         self, connection: duckdb.DuckDBPyConnection
     ) -> None:
         rows = [
@@ -72,7 +72,7 @@ class TestPrompts:
             ("b", UserFacts(("Tea: kettle", "Tea: cup"), (("rope", "axe"), ("tent",)))),
         ]
 
-    def test_items_arrive_with_the_interests_of_their_neighbours_audiences(
+    def test_items_have_the_interests_of_their_neighbours_audiences(
         self, connection: duckdb.DuckDBPyConnection
     ) -> None:
         connection.execute(
@@ -104,7 +104,7 @@ class TestDialogues:
         assert (dialogue.neighbour_ids, dialogue.popularity, dialogue.knn_score) == (("n0",), 4.0, 0.5)
         assert (dialogue.known, dialogue.asks) == (("b", "a", "z"), True)
 
-    def test_an_items_dialogue_asks_about_a_person_and_comes_after_those_of_users(
+    def test_an_items_dialogue_asks_about_a_user_and_comes_after_those_of_users(
         self, connection: duckdb.DuckDBPyConnection
     ) -> None:
         row = ["select", "item:x:0", "x", 0, "train", "Tea: pot", "", cards("p"), "u", cards("a", "b"), False, 3.0, 0.0]

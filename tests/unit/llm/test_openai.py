@@ -65,7 +65,7 @@ def expected(prompts: Sequence[str] = PROMPTS) -> dict[str, str]:
 
 class TestFaults:
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_it_is_asked_again_after(self, fault: str, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_the_request_is_retried_after(self, fault: str, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start(FAULTS[fault])
         assert ask(settings(server), tmp_path, PROMPTS[:3]) == expected(PROMPTS[:3])
         assert server.answered == Counter(PROMPTS[:3])
@@ -75,12 +75,12 @@ class TestFaults:
         assert ask(settings(server), tmp_path) == expected()
         assert server.answered == Counter(PROMPTS)
 
-    def test_a_server_that_names_a_time_is_given_it(self, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_the_servers_retry_after_is_obeyed(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start(status(429, Retry_After="0.3"))
         ask(settings(server), tmp_path, PROMPTS[:1])
         assert 0.3 <= server.begun[1] - server.begun[0] < 2
 
-    def test_waiting_doubles_without_one(self, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_without_one_the_waiting_time_doubles(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start(*[status(500)] * 4)
         ask(settings(server), tmp_path, PROMPTS[:1])
         gaps = [late - early for early, late in zip(server.begun, server.begun[1:], strict=False)]
@@ -109,7 +109,7 @@ class TestFaults:
         assert set(first.answered) | set(returned[0].answered) == set(PROMPTS)
         assert returned[0].answered.total() >= len(PROMPTS) - first.answered.total()
 
-    def test_one_that_stays_dead_ends_the_run_and_a_later_one_goes_on(
+    def test_a_server_that_stays_down_ends_the_run_and_a_later_run_continues(
         self, start: Callable[..., Server], tmp_path: Path
     ) -> None:
         server = start()
@@ -129,7 +129,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("code", "remedy"), [(401, "OPENAI_API_KEY"), (404, "openai.base_url"), (400, "documentation")]
     )
-    def test_what_no_waiting_mends_ends_at_once_and_names_no_key(
+    def test_other_failures_end_the_run_at_once_without_showing_the_key(
         self, code: int, remedy: str, start: Callable[..., Server], tmp_path: Path
     ) -> None:
         server = start(*[status(code)] * 20)
@@ -138,7 +138,9 @@ class TestRefusals:
         assert KEY not in str(raised.value)
         assert len(server.bodies) == 1
 
-    def test_an_endpoint_that_is_not_there_is_named(self, tmp_path: Path, start: Callable[..., Server]) -> None:
+    def test_the_message_names_an_endpoint_that_does_not_exist(
+        self, tmp_path: Path, start: Callable[..., Server]
+    ) -> None:
         server = start()
         chosen = settings(server, retries=1)
         server.stop()
@@ -159,19 +161,19 @@ class TestRequests:
             assert body["max_tokens"] == Settings().llm.max_profile_tokens
             assert "structured_outputs" not in body
 
-    def test_a_vllm_server_is_given_the_grammar_and_no_seed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_a_vllm_server_gets_the_grammar_and_no_seed(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start(owner="vllm")
         ask(settings(server), tmp_path, PROMPTS[:1])
         assert server.bodies[0]["structured_outputs"] == {"regex": grammar.pattern()}
         assert "seed" not in server.bodies[0]
 
-    def test_no_more_are_under_way_than_allowed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_open_requests_are_limited(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start()
         server.pause = 0.03
         ask(settings(server, concurrency=3), tmp_path)
         assert server.most_under_way == 3
 
-    def test_no_more_begin_in_a_minute_than_allowed(self, start: Callable[..., Server], tmp_path: Path) -> None:
+    def test_requests_per_minute_are_limited(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start()
         ask(settings(server, requests_per_minute=1200), tmp_path, PROMPTS[:10])
         assert max(server.begun) - min(server.begun) >= 9 * 0.05 * 0.9
@@ -184,9 +186,7 @@ class TestRequests:
         assert servers[0].answered + servers[1].answered == Counter(PROMPTS)
         assert min(server.answered.total() for server in servers) >= 5
 
-    def test_a_dead_one_among_them_leaves_its_work_to_the_others(
-        self, start: Callable[..., Server], tmp_path: Path
-    ) -> None:
+    def test_the_others_take_the_work_of_one_that_is_down(self, start: Callable[..., Server], tmp_path: Path) -> None:
         servers = [start(), start()]
         engine_settings = settings(*servers)
         engine = OpenAIEngine(engine_settings)

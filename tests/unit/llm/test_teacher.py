@@ -27,14 +27,14 @@ from reclm.storage.schemas import PROFILE_FILES, profile_schema
 HIKER = "User identity: hiker; User interests: wet ridges, long walks"
 
 
-def taught(settings: Settings) -> tuple[Artifact, Teacher]:
+def written_teacher(settings: Settings) -> tuple[Artifact, Teacher]:
     artifact = write_teacher(settings)
     assert artifact is not None
     return artifact, load_teacher(settings, artifact)
 
 
 class TestTeacher:
-    def test_it_tells_interests_of_items_and_falls_back_on_what_was_known_before(self) -> None:
+    def test_interests_of_an_item_at_final_fall_back_to_those_at_select(self) -> None:
         teacher = Teacher({("item", "select"): {"a": HIKER, "b": "nonsense"}, ("item", "final"): {"c": HIKER}})
         assert teacher.interests("a") == teacher.interests("a", "final") == "wet ridges, long walks"
         assert teacher.interests("b") == teacher.interests("unknown") == ""
@@ -42,12 +42,12 @@ class TestTeacher:
         assert (teacher.of("item", "b"), teacher.of("user", "a")) == ("nonsense", None)
 
 
-class TestExtractive:
+class TestKeywords:
     def test_it_writes_both_snapshots_in_the_form_of_profiles(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
-        artifact, teacher = taught(settings)
+        artifact, teacher = written_teacher(settings)
         for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
             table = pq.read_table(artifact.path / PROFILE_FILES[kind])
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
@@ -58,21 +58,21 @@ class TestExtractive:
         assert "new" not in teacher.profiles["user", "final"]
         assert artifact.manifest["parents"] == {"warehouse": "f1"}
 
-    def test_it_stands_until_something_it_depends_on_changes(
+    def test_it_is_reused_until_something_it_depends_on_changes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
-        first, _ = taught(settings)
-        assert taught(settings)[0].manifest == first.manifest
-        assert taught(settings.model_copy(update={"seed": 9}))[0].version != first.version
-        assert taught(workspace(tmp_path, monkeypatch, fingerprint="f2")[0])[0].version != first.version
+        first, _ = written_teacher(settings)
+        assert written_teacher(settings)[0].manifest == first.manifest
+        assert written_teacher(settings.model_copy(update={"seed": 9}))[0].version != first.version
+        assert written_teacher(workspace(tmp_path, monkeypatch, fingerprint="f2")[0])[0].version != first.version
 
-    def test_fewer_may_be_wanted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_settings_limit_how_many_are_described(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lenient = {"TEACHER_MIN_KNOWN": 1, "TEACHER_MIN_ITEMS": 1, "TEACHER_MIN_PICKS": 1, "TEACHER_MIN_EXCESS": 0.0}
         for name, value in lenient.items():
             monkeypatch.setattr(keywords, name, value)
-        everybody = taught(workspace(tmp_path, monkeypatch)[0])[1].profiles["user", "final"]
-        few = taught(workspace(tmp_path, monkeypatch, teacher={"users": 2})[0])[1].profiles["user", "final"]
+        everybody = written_teacher(workspace(tmp_path, monkeypatch)[0])[1].profiles["user", "final"]
+        few = written_teacher(workspace(tmp_path, monkeypatch, teacher={"users": 2})[0])[1].profiles["user", "final"]
         assert len(few) == 2 < len(everybody)
         assert few.items() <= everybody.items()
 
@@ -88,12 +88,17 @@ class TestTable:
         teacher = {"engine": "table", "table": str(tmp_path / "table")}
         return workspace(tmp_path / "w", monkeypatch, teacher=teacher)[0]
 
-    def test_profiles_of_known_ids_are_taken_at_both_snapshots(
+    def test_profiles_of_known_ids_are_read_for_both_snapshots(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        given = {"a": f"{HIKER}.", "b": "Identity: [Chef], [Baker]\ninterests: [Bread]; [Cake]", "zz": HIKER, "c": "?"}
-        table_of(tmp_path / "table", "user", given, prompt=["p"] * 4)
-        artifact, teacher = taught(self.from_table(tmp_path, monkeypatch))
+        profiles = {
+            "a": f"{HIKER}.",
+            "b": "Identity: [Chef], [Baker]\ninterests: [Bread]; [Cake]",
+            "zz": HIKER,
+            "c": "?",
+        }
+        table_of(tmp_path / "table", "user", profiles, prompt=["p"] * 4)
+        artifact, teacher = written_teacher(self.from_table(tmp_path, monkeypatch))
         assert teacher.profiles["user", "select"] == teacher.profiles["user", "final"] == {
             "a": HIKER, "b": "User identity: Chef, Baker; User interests: Bread, Cake", "c": "?"
         }  # fmt: skip
@@ -110,13 +115,13 @@ class TestTable:
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
             connection.execute("insert into dim_users values ('20', (select count(*) from dim_users))")
         table_of(tmp_path / "table", "user", {20: HIKER})
-        assert taught(settings)[1].of("user", "20") == HIKER
+        assert written_teacher(settings)[1].of("user", "20") == HIKER
 
     def test_another_content_makes_another_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         versions = set()
         for text in (HIKER, HIKER.replace("wet", "dry")):
             table_of(tmp_path / "table", "item", {"c0": text})
-            versions.add(taught(self.from_table(tmp_path, monkeypatch))[0].version)
+            versions.add(written_teacher(self.from_table(tmp_path, monkeypatch))[0].version)
         assert len(versions) == 2
 
     def test_a_folder_without_the_files_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +145,7 @@ class TestTable:
 
 class TestNormalised:
     @pytest.mark.parametrize(
-        ("given", "expected"),
+        ("provided", "expected"),
         [
             (f"  {HIKER}. ", HIKER),
             (
@@ -155,8 +160,8 @@ class TestNormalised:
             ("User identity: ; User interests: tea", "User identity: ; User interests: tea"),
         ],
     )
-    def test_the_form_is_mended_and_nothing_is_invented(self, given: str, expected: str) -> None:
-        assert normalised(given) == expected
+    def test_the_form_is_corrected_and_nothing_is_invented(self, provided: str, expected: str) -> None:
+        assert normalised(provided) == expected
 
 
 @pytest.fixture
@@ -196,7 +201,7 @@ class TestEndpoint:
     def test_users_are_asked_about_first_and_items_with_their_audiences_interests(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
     ) -> None:
-        artifact, teacher = taught(self.with_endpoint(tmp_path, monkeypatch, server))
+        artifact, teacher = written_teacher(self.with_endpoint(tmp_path, monkeypatch, server))
         assert teacher.of("user", "e") == "User identity: somebody; User interests: mountains"
         assert teacher.profiles["user", "final"] == teacher.profiles["item", "final"] == {}
         assert {"new", "f"}.isdisjoint(teacher.profiles["user", "select"])
@@ -209,12 +214,12 @@ class TestEndpoint:
         assert {row["engine_version"] for row in rows} == {"m-1"}
         assert all(row["prompt_hash"] and row["tokens"] == 5 for row in rows)
 
-    def test_cost_is_told_before_and_after(
+    def test_cost_is_printed_before_and_after(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        artifact, _ = taught(self.with_endpoint(tmp_path, monkeypatch, server))
-        told = capsys.readouterr().err
-        assert told.index("about to ask") < told.index("the endpoint was asked")
+        artifact, _ = written_teacher(self.with_endpoint(tmp_path, monkeypatch, server))
+        printed = capsys.readouterr().err
+        assert printed.index("about to ask") < printed.index("the endpoint answered")
         used = artifact.metrics
         assert used["cost"] == round((used["prompt_tokens"] + 2 * used["answer_tokens"]) / 1e6, 4)
 
@@ -222,23 +227,23 @@ class TestEndpoint:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
     ) -> None:
         settings = self.with_endpoint(tmp_path, monkeypatch, server)
-        first = taught(settings)[0]
+        first = written_teacher(settings)[0]
         assert first.manifest["parameters"]["model"] == "m-1"
-        assert taught(settings)[0].version == first.version
+        assert written_teacher(settings)[0].version == first.version
         monkeypatch.setattr("reclm.llm.teacher.stage.served_model", lambda settings, retries: "m-2")
-        assert taught(settings)[0].version != first.version
+        assert written_teacher(settings)[0].version != first.version
 
-    def test_what_stands_is_used_while_the_endpoint_is_down_whichever_model_it_had(
+    def test_a_finished_teacher_of_any_model_is_reused_while_the_endpoint_is_down(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
     ) -> None:
         settings = self.with_endpoint(tmp_path, monkeypatch, server, retries=1)
-        first = taught(settings)[0]
+        first = written_teacher(settings)[0]
         server.stop()
         capsys.readouterr()
-        assert taught(settings)[0].version == first.version
+        assert written_teacher(settings)[0].version == first.version
         assert "gave no answer in 1 tries" in capsys.readouterr().err
         with pytest.raises(ModelError, match="gave no answer in 2 tries"):
-            taught(overridden(settings, {"profiles": {"temperature": 0.5}}))
+            written_teacher(overridden(settings, {"profiles": {"temperature": 0.5}}))
 
     def test_a_dry_run_asks_nothing_and_writes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
@@ -253,27 +258,29 @@ class TestEndpoint:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
     ) -> None:
         settings = self.with_endpoint(tmp_path / "one", monkeypatch, server, retries=0, concurrency=1)
-        whole = taught(settings)[1]
+        whole = written_teacher(settings)[1]
         asked = len(server.bodies)
         settings = self.with_endpoint(tmp_path / "two", monkeypatch, server, retries=0, concurrency=1)
         server.faults += [answer_one] * (asked // 2) + [status(500)]
         with pytest.raises(ModelError, match="run the command again"):
             write_teacher(settings)
         before = len(server.bodies)
-        assert taught(settings)[1].profiles == whole.profiles
+        assert written_teacher(settings)[1].profiles == whole.profiles
         assert len(server.bodies) - before <= asked - asked // 2 + settings.profiles.shard_size
 
     def test_faults_of_the_endpoint_change_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
     ) -> None:
-        quiet = taught(self.with_endpoint(tmp_path / "one", monkeypatch, server))[1]
+        quiet = written_teacher(self.with_endpoint(tmp_path / "one", monkeypatch, server))[1]
         server.faults += [FAULTS[name] for name in ("a time-out", "broken JSON", "an error of the server")]
-        assert taught(self.with_endpoint(tmp_path / "two", monkeypatch, server))[1].profiles == quiet.profiles
+        assert written_teacher(self.with_endpoint(tmp_path / "two", monkeypatch, server))[1].profiles == quiet.profiles
 
-    def test_fewer_may_be_asked_about(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    def test_settings_limit_how_many_the_endpoint_describes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    ) -> None:
         settings = self.with_endpoint(tmp_path, monkeypatch, server)
         settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"users": 2, "items": 3})})
-        profiles = taught(settings)[1].profiles
+        profiles = written_teacher(settings)[1].profiles
         assert (len(profiles["user", "select"]), len(profiles["item", "select"])) == (2, 3)
 
 

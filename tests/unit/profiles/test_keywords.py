@@ -58,7 +58,7 @@ class TestUsers:
 
 
 class TestItems:
-    def test_every_profile_obeys_the_grammar_and_its_counts(self) -> None:
+    def test_every_profile_follows_the_grammar_and_its_counts(self) -> None:
         users, items = written()
         for profile, _ in (*users.values(), *items.values()):
             parsed = grammar.parse(profile)
@@ -111,9 +111,9 @@ def _knowledge(catalogue: Catalogue, histories: sparse.csr_matrix) -> SnapshotDa
     )
 
 
-class TestTheTeacher:
+class TestTeacher:
     @staticmethod
-    def taught() -> tuple[keywords.WrittenProfiles, keywords.WrittenProfiles]:
+    def teacher_profiles() -> tuple[keywords.WrittenProfiles, keywords.WrittenProfiles]:
         """Four tea items, four climbing ones, and a kettle (8) that only climbers pick; user 4 has two items."""
         titles = [f"green tea {n}" for n in range(4)] + [f"climbing rope {n}" for n in range(4)] + ["green tea kettle"]
         catalogue = Catalogue([f"i{n}" for n in range(9)], titles, [[] for _ in titles], [""] * 9)
@@ -125,13 +125,13 @@ class TestTheTeacher:
             _knowledge(catalogue, histories), item_terms(catalogue), ProfileSettings()
         )
 
-    def test_names_what_a_user_picks_beyond_chance_and_is_silent_about_the_little_known(self) -> None:
-        users, _ = self.taught()
+    def test_names_terms_beyond_chance_and_describes_no_user_of_few_interactions(self) -> None:
+        users, _ = self.teacher_profiles()
         assert "climbing rope" in phrases(users.texts[2]) and "tea" not in " ".join(phrases(users.texts[2]))
         assert (users.texts[4], users.flags[4]) == ("", keywords.NO_HISTORY)
 
-    def test_says_of_an_item_who_picks_it_and_not_what_its_text_says(self) -> None:
-        _, items = self.taught()
+    def test_describes_an_item_by_its_audience_and_not_by_its_text(self) -> None:
+        _, items = self.teacher_profiles()
         assert "climbing rope" in phrases(items.texts[8]) and "tea" not in " ".join(phrases(items.texts[8]))
         assert items.flags[3] == keywords.NO_HISTORY  # one reader is no audience
 

@@ -83,7 +83,7 @@ class TestFaithfulness:
         profiles = users(data, {"a": text("hiking"), "d": text("hiking")})
         assert values(profiles, data, "faithfulness")["all"] == pytest.approx(1 / 2)
 
-    def test_items_are_held_against_their_own_text(self, data: SnapshotData) -> None:
+    def test_items_are_compared_with_their_own_text(self, data: SnapshotData) -> None:
         ids = data.catalogue.item_ids
         texts = [text("burr grinder", "hiking") for _ in ids]
         profiles = Profiles("item", ids, texts, [""] * len(ids), data.item_bands)
@@ -120,7 +120,7 @@ class TestTruth:
         _, _, f1 = quality.interest_scores([(written,)], [(true,)])
         assert (f1[0] == 1) == matches
 
-    def test_the_truth_of_a_demo_world_is_read_when_it_is_there(self, data: SnapshotData, tmp_path: Path) -> None:
+    def test_the_truth_of_the_demo_data_is_read_when_it_exists(self, data: SnapshotData, tmp_path: Path) -> None:
         profiles = users(data, {"a": text("coffee"), "d": text("coffee")})
         assert values(profiles, data, "interests_f1", tmp_path) == {}
         table = pa.table({"user_id": ["a", "d"], "interests": [["coffee"], ["hiking"]]})
