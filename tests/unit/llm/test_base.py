@@ -110,7 +110,7 @@ class TestTinyModel:
         with pytest.raises(ModelError, match=r"loss of the tiny model is nan at step .* lower llm\.tiny_learning_rate"):
             train_model(tokenizer, documents(), size, tokens=8000, learning_rate=1e30, seed=3, batch_tokens=512)
 
-    def test_reads_more_of_more_conversations_within_bounds(self) -> None:
+    def test_reads_more_tokens_of_more_dialogues_within_limits(self) -> None:
         assert [token_budget(dialogues) for dialogues in (0, 1000, 10_000, 10**6)] == [
             1_200_000,
             1_200_000,
@@ -118,7 +118,7 @@ class TestTinyModel:
             4_000_000,
         ]
 
-    def test_words_of_like_meaning_begin_alike_and_bytes_are_left_alone(self) -> None:
+    def test_words_of_similar_meaning_start_alike_and_bytes_are_unchanged(self) -> None:
         tokenizer = train_tokenizer(["a mug and rope and tent"] * 50, 320)
         model = _untrained(tokenizer, Size(32, 1, 1, 64))
         kinds = {"mug": 0, "rope": 1, "tent": 1}
@@ -156,7 +156,7 @@ class TestLoss:
 
 
 class TestWriteBase:
-    def test_is_trained_once_and_found_again(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_is_trained_once_and_reused(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         settings = settings_of(tmp_path, **QUICK)
         first = base.write_base(settings, lambda: Corpus([], documents()))
         again = base.write_base(settings, lambda: Corpus([], list(documents())))
@@ -244,7 +244,7 @@ class TestFamilies:
         assert tokenizer.eos_token == CLOSES[name]
         assert tokenizer.pad_token_id not in {None, tokenizer.eos_token_id}
 
-    def test_an_answer_stands_behind_the_prompt_that_asks_for_it(self, family: tuple[str, Path]) -> None:
+    def test_an_answer_follows_its_prompt(self, family: tuple[str, Path]) -> None:
         tokenizer = load_tokenizer(family[1])
         messages: list[Message] = [
             {"role": "user", "content": "one"},
@@ -272,7 +272,7 @@ class TestFamilies:
 
 
 class TestWithoutTemplate:
-    def test_gets_ours_in_plain_words(self, tmp_path: Path) -> None:
+    def test_gets_the_plain_template(self, tmp_path: Path) -> None:
         folder = checkpoint("llama", tmp_path / "llama", documents())
         (folder / "chat_template.jinja").unlink()
         tokenizer = load_tokenizer(folder)

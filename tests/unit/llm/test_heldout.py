@@ -61,7 +61,7 @@ class TestSample:
         assert len(first) == 5
 
 
-class Silent:
+class StoredProfiles:
     """A teacher with these profiles."""
 
     def __init__(self, profiles: dict[str, str]) -> None:
@@ -79,7 +79,7 @@ class TestProfileRows:
     @pytest.fixture
     def rows(self) -> list[heldout.Row]:
         a, b, c, n = (self.FORM.format(letter) for letter in "abcn")
-        source = Silent({"ua": a, "ub": b, "uc": c, "n": n})
+        source = StoredProfiles({"ua": a, "ub": b, "uc": c, "n": n})
         found = [
             replace(USERS[0], entity_id="ua", neighbour_ids=("unknown", "ub")),
             replace(USERS[0], entity_id="ub", neighbour_ids=("n",)),
@@ -92,7 +92,7 @@ class TestProfileRows:
 
         return heldout.profile_rows("user", found, [a, a, "nonsense"], source, on_axes, {"ub", "n"})
 
-    def test_are_what_they_come_to_by_hand(self, rows: list[heldout.Row]) -> None:
+    def test_equal_values_computed_by_hand(self, rows: list[heldout.Row]) -> None:
         assert values(rows) == pytest.approx(
             {
                 "format": 2 / 3,
@@ -111,9 +111,9 @@ class TestProfileRows:
         assert by_name["own_similarity"]["error"] == pytest.approx(np.std([1, 0, 0], ddof=1) / np.sqrt(3))
         assert (by_name["format"]["n"], by_name["copy_neighbour"]["n"]) == (3, 2)
 
-    def test_only_what_is_learned_from_is_copied(self) -> None:
+    def test_only_train_neighbours_are_copied(self) -> None:
         found = [replace(USERS[0], entity_id=f"u{row}", neighbour_ids=("held out", "n")) for row in range(2)]
-        source = Silent({one: self.FORM.format(one) for one in ("u0", "u1", "held out", "n")})
+        source = StoredProfiles({one: self.FORM.format(one) for one in ("u0", "u1", "held out", "n")})
 
         def embed_letters(texts: Sequence[str]) -> NDArray[np.float32]:
             return np.array([[float("held out" in text), 1.0] for text in texts], dtype=np.float32)
@@ -122,7 +122,7 @@ class TestProfileRows:
         assert copied["copy_neighbour"] == 1.0
         assert "copy_neighbour" not in values(heldout.profile_rows("user", found, ["x", "x"], source, embed_letters))
 
-    def test_saying_the_same_of_everybody_earns_nothing(self) -> None:
+    def test_the_same_profile_for_all_has_no_own_minus_other(self) -> None:
         same = [teacher().of("user", USERS[0].entity_id) or ""] * len(USERS)
         found = values(heldout.profile_rows("user", USERS, same, teacher(), embed))
         assert found["format"] == 1.0
@@ -131,7 +131,7 @@ class TestProfileRows:
 
 
 class TestTurnTwo:
-    def test_a_model_that_knows_beats_one_that_always_says_yes(self) -> None:
+    def test_a_good_model_beats_one_that_always_answers_yes(self) -> None:
         knows = np.array([0.9 if d.answer else 0.1 for d in USERS])
         found = values(heldout.turn_two_rows("user", USERS, knows, dialogues()))
         yes = float(np.mean([d.answer for d in USERS]))
@@ -170,7 +170,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return tiny_base(at) if request.param == "tiny" else checkpoint(request.param, at / "model", documents())
 
 
-class TestAsking:
+class TestBatches:
     """Batches with padding say what one prompt at a time says."""
 
     def conversations(self) -> list[list[Message]]:
@@ -206,7 +206,7 @@ class TestAsking:
 
 
 class TestMeasure:
-    def test_a_perfect_writer_is_told_from_one_who_copies(
+    def test_a_perfect_writer_scores_higher_than_one_who_copies(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50)
@@ -229,14 +229,14 @@ class TestMeasure:
         names = {"turn2_accuracy", "turn2_auc", "turn2_auc_itemknn", "turn2_accuracy_popularity"}
         assert names <= {row["metric"] for row in rows}
 
-    def test_single_turn_tuning_is_not_asked_the_second(self, tmp_path: Path) -> None:
+    def test_single_turn_tuning_has_no_turn_two_metrics(self, tmp_path: Path) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=3, turns="one")
         model, tokenizer = load_model(folder, settings), load_tokenizer(folder)
         rows = heldout.measure(settings, dialogues(), teacher(), model, tokenizer)
         assert not [row for row in rows if row["metric"].startswith("turn2")]
 
     @pytest.mark.parametrize("turns", ["two", "one"])
-    def test_profiles_are_asked_for_as_served_and_again_without_what_turn_two_asks_about(
+    def test_profiles_are_written_as_served_and_again_without_the_withheld_item(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: str
     ) -> None:
         folder, settings = tiny_base(tmp_path), settings_of(tmp_path / "w", held_out_sample=50, turns=turns)

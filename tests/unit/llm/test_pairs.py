@@ -66,12 +66,12 @@ class TestTheNegatives:
             assert len(set(phrases)) < len(phrases)
         assert any(grammar.parse(pair.rejected).status == grammar.DUPLICATED for pair in rejected(pairs, "duplicated"))
 
-    def test_that_are_empty_say_nothing(self, pairs: list[Pair]) -> None:
+    def test_that_are_empty_parse_as_empty(self, pairs: list[Pair]) -> None:
         assert {grammar.parse(pair.rejected).status for pair in rejected(pairs, "empty")} == {grammar.EMPTY}
 
 
 class TestRates:
-    def test_of_nothing_but_one_kind_make_that_kind_alone(self, workspace_settings: Make) -> None:
+    def test_of_one_kind_make_only_that_kind(self, workspace_settings: Make) -> None:
         only = dict.fromkeys(NEGATIVES, 0.0) | {"mixed": 1.0}
         found = make_pairs(llm_world.dialogues(), llm_world.teacher(), workspace_settings(reward=only))
         assert {pair.negative for pair in found} == {"mixed"}
@@ -88,12 +88,12 @@ class TestRates:
 
 
 class TestHeldOutEntities:
-    def test_are_never_spoken_of_in_a_pair_of_the_train_fold(self, pairs: list[Pair]) -> None:
+    def test_are_in_no_pair_of_the_train_fold(self, pairs: list[Pair]) -> None:
         train = {pair.entity_id for pair in pairs if pair.fold == "train"}
         held_out = {pair.entity_id for pair in pairs if pair.fold == "held_out"}
         assert not train & held_out
 
-    def test_lend_no_profile_to_a_neighbour_of_the_train_fold(self, workspace_settings: Make) -> None:
+    def test_are_no_negatives_of_the_train_fold(self, workspace_settings: Make) -> None:
         secret = Profile(("never seen",), ("never heard",))
         dialogues = list(llm_world.dialogues())
         hidden = {(d.kind, d.entity_id) for d in dialogues if d.fold == "held_out"}
@@ -107,7 +107,7 @@ class TestHeldOutEntities:
         found = make_pairs(dialogues, Teacher(), workspace_settings())
         assert not [p for p in found if p.fold == "train" and "never" in p.chosen + p.rejected]
 
-    def test_without_a_word_from_the_teacher_give_no_pair(self, workspace_settings: Make) -> None:
+    def test_without_a_teacher_profile_give_no_pair(self, workspace_settings: Make) -> None:
         unknown = [replace(dialogue, entity_id="unknown") for dialogue in llm_world.dialogues()]
         assert make_pairs(unknown, llm_world.teacher(), workspace_settings()) == []
 

@@ -140,7 +140,12 @@ SOME = {"steps": 2, "validate_every": 1, "batch_size": 4, "held_out_sample": 8, 
 @pytest.mark.parametrize("method", ["ppo", "rloo"])
 class TestARefinement:
     def test_leaves_adapter_model_and_curves_and_reports_the_kept_step(
-        self, method: str, workspace_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        method: str,
+        workspace_settings: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         drawn = []
 
@@ -154,6 +159,8 @@ class TestARefinement:
             "adapter", "curve.parquet", "held_out.parquet", "manifest.json", "model",
         }  # fmt: skip
         assert (made.path / "model" / "tokenizer.json").exists()
+        printed = capfd.readouterr()
+        assert printed.out == "" and "training policy" not in printed.err
         assert set(curve(made, "reward")) == {1, 2}
         assert set(curve(made, "held_out/reward")) == {0, 1, 2}
         assert curve(made, "held_out/kl")[0] == pytest.approx(0.0, abs=1e-6)
@@ -182,7 +189,7 @@ class TestARefinement:
 class TestEveryFamily:
     @pytest.mark.parametrize("method", ["ppo", "rloo"])
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_is_judged_by_a_model_of_its_own_and_refined_by_configuration_alone(
+    def test_gets_its_own_reward_model_and_is_refined_by_configuration_alone(
         self, family: str, method: str, workspace_settings: Make, tmp_path: Path
     ) -> None:
         folder = checkpoint(family, tmp_path / family, llm_world.documents())
@@ -257,7 +264,7 @@ class TestTheHeldOutMonitor:
         assert measured == texts * (held_out.size // 2)
 
 
-class TestAnswersDrawnForATrainer:
+class TestAnswersSampledForATrainer:
     """`draw_as_served`, called as TRL's PPOTrainer calls it: a model that prefers one phrase writes 40 tokens."""
 
     @pytest.fixture

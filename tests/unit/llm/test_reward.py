@@ -50,7 +50,7 @@ class TestARequestIsReadBack:
         assert reading.own == ("Jazz: Turntable", "A turntable. Who is it?")
         assert reading.neighbours == ("Jazz: Club poster", "live music", "jazz", "Tea")
 
-    def test_of_somebody_without_history_as_nothing(self) -> None:
+    def test_of_a_user_without_history_as_empty(self) -> None:
         reading = read_request(profile_request(UserFacts(()), "compact"))
         assert (reading.own, reading.neighbours) == ((), ())
 
@@ -69,14 +69,14 @@ class TestARequestIsReadBack:
             assert answer == OWN
 
 
-class TestAJudgeKnowsMoreThanTheWriter:
+class TestARewardModelWithContext:
     def test_a_users_history_joins_their_own_pieces_and_an_items_audience_those_around(self) -> None:
         user = with_known_facts(Reading("user", ("rope",), ("axe",)), ["rope", "tent </s>", ""])
         item = with_known_facts(Reading("item", ("kettle",), ("cup",)), ["rope"])
         assert user == Reading("user", ("rope", "tent"), ("axe",))
         assert item == Reading("item", ("kettle",), ("rope", "cup"))
 
-    def test_it_judges_by_the_added_lines_and_others_by_their_request(
+    def test_it_scores_by_the_added_lines_and_others_by_their_request(
         self, trained: tuple[Settings, list[Pair], EncoderReward]
     ) -> None:
         _, pairs, reward = trained
@@ -100,7 +100,7 @@ class TestAnAnswerIsRead:
 
 
 class TestTheEncoderReward:
-    def test_tells_the_own_profile_from_every_kind_of_negative_on_held_out_entities(
+    def test_prefers_the_own_profile_to_every_kind_of_negative_on_held_out_entities(
         self, trained: tuple[Settings, list[Pair], EncoderReward]
     ) -> None:
         _, pairs, reward = trained
@@ -162,7 +162,7 @@ class TestTheEncoderReward:
 
 
 class TestTheTextCache:
-    def test_encodes_a_text_once_and_forgets_the_oldest_beyond_its_size(
+    def test_embeds_a_text_once_and_drops_the_oldest_beyond_its_size(
         self, workspace_settings: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         encoder = load_encoder(workspace_settings())
@@ -182,7 +182,7 @@ class TestTheTextCache:
 
 
 class TestTheStage:
-    def test_leaves_weights_curve_and_accuracy_with_lineage_and_is_found_again(
+    def test_leaves_weights_curve_and_accuracy_with_lineage_and_is_reused(
         self, workspace_settings: Make, tmp_path: Path
     ) -> None:
         settings = workspace_settings(reward={"pairs": 60})

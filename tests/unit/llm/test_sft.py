@@ -56,7 +56,7 @@ TURNS: list[Message] = [
 ]
 
 
-class TestLossIsOnTheAssistantsWordsOnly:
+class TestLossIsOnTheAssistantsTurnsOnly:
     def test_with_our_own_template(self, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(tiny_base(tmp_path))
         [sequence] = examples(tokenizer, [TURNS])
@@ -81,7 +81,7 @@ class TestLossIsOnTheAssistantsWordsOnly:
         assert len(sequences) == (2 if family == "qwen3" else 1)
 
     @pytest.mark.parametrize("family", FAMILIES)
-    def test_every_answer_stands_behind_the_tokens_that_ask_for_it(self, family: str, tmp_path: Path) -> None:
+    def test_every_answer_follows_the_tokens_of_its_prompt(self, family: str, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(checkpoint(family, tmp_path / family, documents()))
         first, *_ = examples(tokenizer, [TURNS])
         prompt = encode(tokenizer, TURNS[:2])
@@ -150,7 +150,7 @@ class TestWriteSft:
         assert artifact.metrics["trimmed"] == 0
         assert 0 <= artifact.metrics["held_out"]["format/user"] <= 1
 
-    def test_is_found_again(self, made: tuple[Settings, Artifact, Artifact]) -> None:
+    def test_is_reused(self, made: tuple[Settings, Artifact, Artifact]) -> None:
         settings, start, artifact = made
         again = sft.write_sft(settings, dialogues(), teacher(), start, {"warehouse": "w1"})
         assert again.manifest == artifact.manifest
@@ -260,7 +260,7 @@ class TestConversations:
         assert documents.background == ["A text"]
         assert not [profile for profile in held_out if profile not in learned and str(profile) in found]
 
-    def test_what_the_teacher_says_nothing_of_is_practised_on_once_for_each_prompt(self) -> None:
+    def test_dialogues_without_a_teacher_profile_are_background_once_for_each_prompt(self) -> None:
         first, twin, other = [d for d in dialogues() if d.kind == "user" and d.fold == "train"][:3]
         twin = replace(twin, facts=first.facts)
         held_out = replace(next(d for d in dialogues() if d.fold == "held_out"), kind="user")
@@ -296,7 +296,7 @@ class TestDivergence:
 
 
 class TestInterruption:
-    def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_stopped(
+    def test_a_run_resumed_from_a_checkpoint_ends_as_an_uninterrupted_one(
         self, tmp_path: Path, batches: Recorded
     ) -> None:
         def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
