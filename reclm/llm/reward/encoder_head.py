@@ -42,7 +42,7 @@ class EmbeddedRequests:
     """Requests: pieces of the entity itself, pieces of its neighbours, and `counts` (n, COUNTS)."""
 
     own: PaddedTexts
-    around: PaddedTexts
+    neighbours: PaddedTexts
     counts: Tensor
 
 
@@ -99,7 +99,7 @@ class Head(nn.Module):
     def features(self, requests: EmbeddedRequests, profiles: EmbeddedProfiles, *, paired: bool) -> Tensor:
         """Compute the features before standardisation, (n, N_FEATURES) or (n, m, N_FEATURES)."""
         found = []
-        for pieces in (requests.own, requests.around):
+        for pieces in (requests.own, requests.neighbours):
             learned_pieces = _unit(self.pieces(pieces.vectors))
             for phrases, layer in ((profiles.identity, self.identity), (profiles.interests, self.interests)):
                 mask = _both(pieces.mask, phrases.mask, paired)
