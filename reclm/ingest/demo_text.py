@@ -41,75 +41,131 @@ class Department:
 
 _VOCABULARY = """
 Camping > tent, sleeping bag, stove, lantern, tarp, cooler, rucksack, camp mug, groundsheet, headlamp
-  ultralight backpacking > gram-counting hiker > featherweight, pared-back, barely-there, wisp-thin, trimmed-down, palm-sized, low-bulk
-  family camping > weekend parent > roomy, stand-up-height, stumble-proof, everybody-fits, quick-pitch, spill-safe, colour-coded
-  bushcraft > woodland maker > waxed, hand-forged, field-mendable, flint-ready, oiled-canvas, carve-friendly, plastic-free
-  winter expeditions > snow traveller > storm-rated, down-lined, glove-friendly, frost-proof, double-walled, blizzard-tested, sub-zero
+  ultralight backpacking > gram-counting hiker > featherweight, pared-back, barely-there, wisp-thin, trimmed-down, \
+    palm-sized, low-bulk
+  family camping > weekend parent > roomy, stand-up-height, stumble-proof, everybody-fits, quick-pitch, spill-safe, \
+    colour-coded
+  bushcraft > woodland maker > waxed, hand-forged, field-mendable, flint-ready, oiled-canvas, carve-friendly, \
+    plastic-free
+  winter expeditions > snow traveller > storm-rated, down-lined, glove-friendly, frost-proof, double-walled, \
+    blizzard-tested, sub-zero
 Home coffee > grinder, kettle, dripper, cup set, coffee scale, tamper, carafe, milk jug, bean canister, filter pack
   home espresso > home barista > nine-bar, crema-minded, portafilter-ready, dial-in, shot-timed, puck-true, steam-wand
-  slow pour-over > patient brewer > gooseneck, bloom-friendly, slow-drip, paper-rinsed, swirl-shaped, clarity-first, single-origin
+  slow pour-over > patient brewer > gooseneck, bloom-friendly, slow-drip, paper-rinsed, swirl-shaped, \
+    clarity-first, single-origin
   coffee on the road > train commuter > leak-locked, cup-holder, one-handed, knock-about, lidded, bag-safe, desk-bound
-  bean roasting > curious roaster > crack-watching, chaff-catching, green-bean, even-heat, batch-logged, fan-cooled, smoke-light
-Running > running shoes, hydration vest, shorts, socks, watch strap, soft flask, cap, windbreaker, foam roller, waist belt
-  road marathons > marathon trainee > tempo-tuned, pace-banded, carbon-plated, race-day, long-run, negative-split, flat-course
-  trail running > trail runner > lugged, mud-shedding, scree-ready, rock-plated, fell-bred, ridge-line, stream-crossing
-  gentle jogging > returning exerciser > cushioned, knee-kind, easy-paced, couch-to-five, wide-toed, forgiving, breath-easy
-  night running > after-work runner > reflective, lamp-lit, high-visibility, glow-piped, dusk-proof, street-bright, blinker-equipped
-Sewing > fabric bundle, thread set, paper pattern, shears, pin cushion, quilting ruler, machine foot, zip pack, needle case, interfacing
-  dressmaking > wardrobe maker > drapey, bias-cut, dart-shaped, bodice-ready, hem-weighted, sleeve-friendly, close-fitted
-  quilting > patchwork quilter > pre-cut, jelly-roll, block-piecing, batting-friendly, quarter-inch, fat-quarter, free-motion
+  bean roasting > curious roaster > crack-watching, chaff-catching, green-bean, even-heat, batch-logged, \
+    fan-cooled, smoke-light
+Running > running shoes, hydration vest, shorts, socks, watch strap, soft flask, cap, windbreaker, foam roller, \
+    waist belt
+  road marathons > marathon trainee > tempo-tuned, pace-banded, carbon-plated, race-day, long-run, negative-split, \
+    flat-course
+  trail running > trail runner > lugged, mud-shedding, scree-ready, rock-plated, fell-bred, ridge-line, \
+    stream-crossing
+  gentle jogging > returning exerciser > cushioned, knee-kind, easy-paced, couch-to-five, wide-toed, forgiving, \
+    breath-easy
+  night running > after-work runner > reflective, lamp-lit, high-visibility, glow-piped, dusk-proof, street-bright, \
+    blinker-equipped
+Sewing > fabric bundle, thread set, paper pattern, shears, pin cushion, quilting ruler, machine foot, zip pack, \
+    needle case, interfacing
+  dressmaking > wardrobe maker > drapey, bias-cut, dart-shaped, bodice-ready, hem-weighted, sleeve-friendly, \
+    close-fitted
+  quilting > patchwork quilter > pre-cut, jelly-roll, block-piecing, batting-friendly, quarter-inch, fat-quarter, \
+    free-motion
   clothes mending > thrifty mender > darning, patch-and-go, visible-stitch, make-do, knee-saving, iron-on, sashiko
-  costume sewing > costume maker > sequinned, boned, stage-bright, theatrical, cosplay-grade, trim-heavy, convention-ready
-Board games > board game, expansion box, dice set, card sleeves, playmat, token tray, rule book, miniatures set, score pad, storage crate
-  strategy board games > strategy thinker > engine-building, worker-placement, three-hour, deep-planning, tech-tree, area-control, brain-burning
-  party games > party host > quick-fire, shout-aloud, eight-player, laugh-out-loud, icebreaking, bluff-happy, team-splitting
-  games for small children > playful parent > chunky-pieced, picture-only, first-turn, memory-matching, gentle-losing, wipe-clean, colour-spotting
-  solo puzzles > quiet puzzler > one-player, logic-grid, unhurried, campaign-journal, legacy-style, cipher-laden, escape-style
+  costume sewing > costume maker > sequinned, boned, stage-bright, theatrical, cosplay-grade, trim-heavy, \
+    convention-ready
+Board games > board game, expansion box, dice set, card sleeves, playmat, token tray, rule book, miniatures set, \
+    score pad, storage crate
+  strategy board games > strategy thinker > engine-building, worker-placement, three-hour, deep-planning, \
+    tech-tree, area-control, brain-burning
+  party games > party host > quick-fire, shout-aloud, eight-player, laugh-out-loud, icebreaking, bluff-happy, \
+    team-splitting
+  games for small children > playful parent > chunky-pieced, picture-only, first-turn, memory-matching, \
+    gentle-losing, wipe-clean, colour-spotting
+  solo puzzles > quiet puzzler > one-player, logic-grid, unhurried, campaign-journal, legacy-style, cipher-laden, \
+    escape-style
 Gardening > seed tray, trowel, pruner, planter, watering can, compost bin, trellis, garden gloves, soil mix, hose reel
-  vegetable growing > allotment keeper > crop-rotating, slug-wary, raised-bed, harvest-heavy, bean-row, root-deep, frost-dated
-  balcony gardening > city balcony gardener > railing-hung, pot-sized, drip-free, wind-steady, sun-trap, stackable, renter-friendly
-  wildlife gardening > garden naturalist > bee-drawing, hedgehog-gapped, native-mix, pollen-rich, pond-edge, nest-friendly, unmown
-  houseplants > indoor plant parent > shade-happy, humidity-loving, mist-fine, leaf-polishing, repot-ready, windowsill, moss-poled
+  vegetable growing > allotment keeper > crop-rotating, slug-wary, raised-bed, harvest-heavy, bean-row, root-deep, \
+    frost-dated
+  balcony gardening > city balcony gardener > railing-hung, pot-sized, drip-free, wind-steady, sun-trap, stackable, \
+    renter-friendly
+  wildlife gardening > garden naturalist > bee-drawing, hedgehog-gapped, native-mix, pollen-rich, pond-edge, \
+    nest-friendly, unmown
+  houseplants > indoor plant parent > shade-happy, humidity-loving, mist-fine, leaf-polishing, repot-ready, \
+    windowsill, moss-poled
 Cycling > cycle helmet, saddle, light set, pannier, jersey, multitool, floor pump, lock, mudguard, handlebar tape
   road cycling > road racer > aero, peloton-cut, watt-saving, climb-light, cadence-smooth, sprint-stiff, drop-bar
-  mountain biking > mountain biker > dropper-ready, berm-hungry, full-travel, rock-garden, knee-padded, tubeless, jump-line
-  bicycle commuting > city cyclist > rack-mounted, office-neat, rain-shrugging, kerb-tough, folding, traffic-wise, chain-guarded
-  bicycle touring > long-distance tourer > expedition-racked, steel-framed, border-crossing, all-day, map-cased, fully-loaded, spoke-spare
-Photography > camera strap, tripod, lens filter, film roll, memory card, flash, camera bag, backdrop, photo album, light meter
-  film photography > analogue photographer > grainy, darkroom, thirty-five-millimetre, hand-metered, push-processed, contact-sheet, manual-wind
-  bird photography > birdwatcher > long-reach, hide-friendly, silent-shutter, feather-sharp, gimbal-headed, dawn-quiet, camouflaged
-  portrait photography > portrait photographer > soft-lit, bokeh-rich, skin-true, catch-light, beauty-dish, studio-grey, tethered
-  phone photography > everyday snapper > clip-on, pocket-flat, selfie-steady, magnet-snap, share-ready, app-paired, thumb-triggered
-Baking > flour, baking tin, proofing basket, whisk, mixing bowl, piping set, rolling pin, thermometer, bench scraper, yeast
-  sourdough baking > sourdough baker > levain-loving, long-ferment, open-crumb, crackle-crusted, starter-fed, hydration-marked, stone-milled
-  cake decorating > cake decorator > fondant-smooth, petal-tipped, tiered, buttercream, sugar-paste, crumb-coated, mirror-glazed
-  gluten-free baking > gluten-free baker > wheatless, xanthan-blended, coeliac-safe, rice-based, crumb-binding, separate-line, oat-certified
-  baking with children > kitchen-table parent > sprinkle-topped, small-handed, no-oven, step-stool, animal-shaped, mess-friendly, taste-as-you-go
-Music making > headphones, cable, music stand, microphone, string set, keyboard, tuner, effects pedal, songbook, instrument case
-  home recording > bedroom producer > low-latency, phantom-powered, stem-ready, flat-response, loop-based, midi-mapped, pop-filtered
-  acoustic guitar > acoustic guitarist > fingerstyle, phosphor-bronze, open-tuned, fireside, capo-ready, spruce-topped, travel-scale
+  mountain biking > mountain biker > dropper-ready, berm-hungry, full-travel, rock-garden, knee-padded, tubeless, \
+    jump-line
+  bicycle commuting > city cyclist > rack-mounted, office-neat, rain-shrugging, kerb-tough, folding, traffic-wise, \
+    chain-guarded
+  bicycle touring > long-distance tourer > expedition-racked, steel-framed, border-crossing, all-day, map-cased, \
+    fully-loaded, spoke-spare
+Photography > camera strap, tripod, lens filter, film roll, memory card, flash, camera bag, backdrop, photo album, \
+    light meter
+  film photography > analogue photographer > grainy, darkroom, thirty-five-millimetre, hand-metered, \
+    push-processed, contact-sheet, manual-wind
+  bird photography > birdwatcher > long-reach, hide-friendly, silent-shutter, feather-sharp, gimbal-headed, \
+    dawn-quiet, camouflaged
+  portrait photography > portrait photographer > soft-lit, bokeh-rich, skin-true, catch-light, beauty-dish, \
+    studio-grey, tethered
+  phone photography > everyday snapper > clip-on, pocket-flat, selfie-steady, magnet-snap, share-ready, app-paired, \
+    thumb-triggered
+Baking > flour, baking tin, proofing basket, whisk, mixing bowl, piping set, rolling pin, thermometer, \
+    bench scraper, yeast
+  sourdough baking > sourdough baker > levain-loving, long-ferment, open-crumb, crackle-crusted, starter-fed, \
+    hydration-marked, stone-milled
+  cake decorating > cake decorator > fondant-smooth, petal-tipped, tiered, buttercream, sugar-paste, crumb-coated, \
+    mirror-glazed
+  gluten-free baking > gluten-free baker > wheatless, xanthan-blended, coeliac-safe, rice-based, crumb-binding, \
+    separate-line, oat-certified
+  baking with children > kitchen-table parent > sprinkle-topped, small-handed, no-oven, step-stool, animal-shaped, \
+    mess-friendly, taste-as-you-go
+Music making > headphones, cable, music stand, microphone, string set, keyboard, tuner, effects pedal, songbook, \
+    instrument case
+  home recording > bedroom producer > low-latency, phantom-powered, stem-ready, flat-response, loop-based, \
+    midi-mapped, pop-filtered
+  acoustic guitar > acoustic guitarist > fingerstyle, phosphor-bronze, open-tuned, fireside, capo-ready, \
+    spruce-topped, travel-scale
   classical piano > piano student > graded, weighted-key, exam-board, urtext, pedal-true, hand-span, metronome-led
   DJ sets > weekend DJ > beat-matched, slip-mat, crossfading, cue-point, club-loud, vinyl-feel, tempo-synced
 Pets > pet bed, lead, feeding bowl, chew toy, grooming brush, carrier, treat pouch, pet gate, blanket, scratching post
-  puppy training > puppy trainer > reward-based, clicker-led, teething-proof, recall-building, crate-sized, nip-redirecting, first-weeks
-  indoor cats > cat companion > perch-high, pounce-worthy, litter-smart, purr-soft, catnip-filled, hairball-easing, sill-mounted
-  small pets > small-pet keeper > burrow-deep, hay-fed, whisker-width, gnaw-safe, tunnel-linked, sawdust-free, hutch-ready
-  long dog walks > all-weather dog walker > hill-proof, drizzle-ready, hands-free, bog-washable, tick-checking, harness-cut, paw-balmed
+  puppy training > puppy trainer > reward-based, clicker-led, teething-proof, recall-building, crate-sized, \
+    nip-redirecting, first-weeks
+  indoor cats > cat companion > perch-high, pounce-worthy, litter-smart, purr-soft, catnip-filled, hairball-easing, \
+    sill-mounted
+  small pets > small-pet keeper > burrow-deep, hay-fed, whisker-width, gnaw-safe, tunnel-linked, sawdust-free, \
+    hutch-ready
+  long dog walks > all-weather dog walker > hill-proof, drizzle-ready, hands-free, bog-washable, tick-checking, \
+    harness-cut, paw-balmed
 Art studio > brush set, paper block, easel, palette, pencil tin, ink bottle, canvas, varnish, sketchbook, pigment set
-  watercolour painting > watercolour painter > granulating, cold-pressed, wet-on-wet, wash-even, sable-haired, bleed-soft, lift-able
-  urban sketching > urban sketcher > pocket-folding, quick-line, café-table, fineliner, stand-and-draw, smudge-shy, street-corner
+  watercolour painting > watercolour painter > granulating, cold-pressed, wet-on-wet, wash-even, sable-haired, \
+    bleed-soft, lift-able
+  urban sketching > urban sketcher > pocket-folding, quick-line, café-table, fineliner, stand-and-draw, smudge-shy, \
+    street-corner
   oil painting > oil painter > impasto, linseed-rich, slow-drying, gesso-primed, bristle-firm, alla-prima, glaze-deep
-  comic drawing > comic artist > panel-ruled, brush-pen, bleed-proof, lettering-neat, storyboard, blue-line, cross-hatching
-Wellbeing > exercise mat, foam block, floor cushion, candle, resistance band, journal, eye mask, massage ball, tea blend, weighted wrap
-  morning yoga > yoga beginner > sun-salute, grip-textured, alignment-lined, vinyasa-smooth, cork-backed, breath-led, stretch-deep
-  home strength training > home lifter > rep-counting, progressive, knurled, load-stacking, grip-chalked, anchor-door, plate-loaded
-  meditation > mindful sitter > stillness-minded, buckwheat-filled, bell-timed, incense-calm, lotus-high, silent-hour, gratitude-led
+  comic drawing > comic artist > panel-ruled, brush-pen, bleed-proof, lettering-neat, storyboard, blue-line, \
+    cross-hatching
+Wellbeing > exercise mat, foam block, floor cushion, candle, resistance band, journal, eye mask, massage ball, \
+    tea blend, weighted wrap
+  morning yoga > yoga beginner > sun-salute, grip-textured, alignment-lined, vinyasa-smooth, cork-backed, \
+    breath-led, stretch-deep
+  home strength training > home lifter > rep-counting, progressive, knurled, load-stacking, grip-chalked, \
+    anchor-door, plate-loaded
+  meditation > mindful sitter > stillness-minded, buckwheat-filled, bell-timed, incense-calm, lotus-high, \
+    silent-hour, gratitude-led
   better sleep > light sleeper > lights-out, lavender-scented, hush-soft, melatonin-kind, blackout, wind-down, jet-lag
-Home tech > desk lamp, monitor arm, network switch, smart plug, keyboard kit, cable tray, speaker, sensor, docking station, power bank
-  home automation > smart home tinkerer > scene-scheduling, hub-free, voice-woken, presence-aware, rule-based, mesh-radio, dashboard-ready
-  ergonomic working > remote worker > wrist-neutral, eye-level, posture-kind, sit-stand, glare-cutting, call-clear, back-saving
-  retro computing > retro computing fan > eight-bit, beige-era, floppy-compatible, scanline, solder-yourself, cartridge-slot, mechanical-click
-  home servers > home server keeper > always-on, rack-unit, raid-minded, passively-cooled, self-hosted, gigabit-trunked, watt-frugal
+Home tech > desk lamp, monitor arm, network switch, smart plug, keyboard kit, cable tray, speaker, sensor, \
+    docking station, power bank
+  home automation > smart home tinkerer > scene-scheduling, hub-free, voice-woken, presence-aware, rule-based, \
+    mesh-radio, dashboard-ready
+  ergonomic working > remote worker > wrist-neutral, eye-level, posture-kind, sit-stand, glare-cutting, call-clear, \
+    back-saving
+  retro computing > retro computing fan > eight-bit, beige-era, floppy-compatible, scanline, solder-yourself, \
+    cartridge-slot, mechanical-click
+  home servers > home server keeper > always-on, rack-unit, raid-minded, passively-cooled, self-hosted, \
+    gigabit-trunked, watt-frugal
 """
 
 
@@ -139,13 +195,14 @@ def interests() -> tuple[Interest, ...]:
 
 
 BRANDS = _words(
-    "Halden, Ostrava, Pell, Quillon, Marlow, Tarn, Vesper, Brisk, Oakhill, Lumen, Corvid, Fathom, Alder, Nimbus, Rook, Solace, "
-    "Tindle, Umber, Wexley, Yarrow, Bramble, Cinder, Dovetail, Ember, Fennel, Gable, Harrow, Islet, Juniper, Kestrel, Linden, "
-    "Merrow, Norland, Otter, Pike, Quarry, Ridgeway, Saffron, Thistle, Upland"
+    "Halden, Ostrava, Pell, Quillon, Marlow, Tarn, Vesper, Brisk, Oakhill, Lumen, Corvid, Fathom, Alder, Nimbus, "
+    "Rook, Solace, Tindle, Umber, Wexley, Yarrow, Bramble, Cinder, Dovetail, Ember, Fennel, Gable, Harrow, Islet, "
+    "Juniper, Kestrel, Linden, Merrow, Norland, Otter, Pike, Quarry, Ridgeway, Saffron, Thistle, Upland"
 )
 MODELS = _words(
-    "Arc, Beacon, Canto, Delta, Echo, Folio, Grove, Hollow, Iris, Jetty, Knoll, Ledger, Mira, Nova, Orbit, Pace, Quest, Ripple, "
-    "Stride, Terra, Unity, Vale, Willow, Axis, Birch, Cove, Drift, Edge, Flint, Glade, Haven, Inlet, Joy, Keel, Loom, Meadow"
+    "Arc, Beacon, Canto, Delta, Echo, Folio, Grove, Hollow, Iris, Jetty, Knoll, Ledger, Mira, Nova, Orbit, Pace, "
+    "Quest, Ripple, Stride, Terra, Unity, Vale, Willow, Axis, Birch, Cove, Drift, Edge, Flint, Glade, Haven, "
+    "Inlet, Joy, Keel, Loom, Meadow"
 )
 COLOURS = _words("slate, moss, rust, sand, navy, cream, charcoal, olive, plum, teal, ochre, graphite, ivory, copper")
 MATERIALS = _words(
@@ -153,8 +210,8 @@ MATERIALS = _words(
     "birch ply, merino, bamboo, tough polymer"
 )
 PLACES = _words(
-    "a small workshop in the hills, a family firm by the coast, a cooperative of twelve people, a studio in the old harbour, "
-    "the makers of last year's bestseller, a young company with two products"
+    "a small workshop in the hills, a family firm by the coast, a cooperative of twelve people, "
+    "a studio in the old harbour, the makers of last year's bestseller, a young company with two products"
 )
 
 OPENINGS = (
