@@ -15,14 +15,17 @@ class DataSettings(Section):
 
     importer: Literal["auto", "columns", "movielens", "mind", "mind_raw", "presplit", "demo"] = Field(
         "auto",
-        description="Format of the folder given to ingest: `columns` (any CSV/parquet/JSONL with the mapping below), "
-        "`movielens` (100K, 1M, latest, 25M), `mind_raw` (behaviors.tsv, news.tsv), `mind` (RecLM's published files as "
-        "parquet), `presplit` (interactions with a split column), `demo`; `auto` looks at the file names.",
+        description="Format of the folder given to ingest: `columns` (any CSV, parquet or JSONL, with the "
+        "columns below), `movielens` (100K, 1M, latest, 25M), `mind_raw` (behaviors.tsv and "
+        "news.tsv), `mind` (the parquet files that RecLM published), `presplit` (interactions with a "
+        "split column), `demo` (the demo shop). `auto` decides by the file names.",
     )
     regime: Literal["dense", "sparse"] = Field(
-        "dense", description="`sparse` lets models know only the train rows marked in_sparse_train (1 to 5 a user)."
+        "dense",
+        description="Which train rows models may learn from: `dense` all of them, `sparse` those marked "
+        "in_sparse_train (1 to 5 a user).",
     )
-    interactions: str = Field("", description="File of the log, when the folder holds several candidates.")
+    interactions: str = Field("", description="File name of the log; needed when the folder holds several candidates.")
     items: str = Field(
         "", description="File of the item table; empty: the file whose name begins with `items`, if any."
     )
@@ -49,11 +52,13 @@ class DataSettings(Section):
     )
     as_of: str = Field(
         "",
-        description="Moment of knowledge, ISO 8601 (UTC unless it says otherwise): interactions at or after it "
-        "are landed but not yet known. Empty: all that has landed.",
+        description="As-of of the build, ISO 8601 (UTC unless an offset is given): interactions at or after it "
+        "are landed and not yet known. Empty: everything landed is known.",
     )
     min_weight: float | None = Field(
-        None, description="Rows with a lower weight are not likes and are set apart (MovieLens: 4)."
+        None,
+        description="Smallest weight that counts as a like; rows below it are left out and counted. Set it for "
+        "ratings (MovieLens: 4).",
     )
 
     @field_validator("as_of")
@@ -68,46 +73,68 @@ class DataSettings(Section):
 class DemoSettings(Section):
     """The seeded demo world."""
 
-    users: int = Field(1500, ge=10, description="Users of the shop.")
-    items: int = Field(1000, ge=20, description="Items of the shop.")
-    interactions: int = Field(45_000, ge=100, description="Interactions, about.")
-    days: int = Field(90, ge=4, description="Days the log spans.")
+    users: int = Field(1500, ge=10, description="Number of users.")
+    items: int = Field(1000, ge=20, description="Number of items.")
+    interactions: int = Field(45_000, ge=100, description="Approximate number of interactions.")
+    days: int = Field(90, ge=4, description="Number of days that the log covers.")
     late_items: float = Field(
-        0.15, ge=0, lt=0.9, description="Share of items that arrive late and are cold at the test cut-off."
+        0.15, ge=0, lt=0.9, description="Share of items that appear so late that they are cold at the test cut-off."
     )
     missing_texts: float = Field(0.05, ge=0, le=1, description="Share of items without a text.")
-    misleading_texts: float = Field(0.03, ge=0, le=1, description="Share of items whose text speaks of something else.")
+    misleading_texts: float = Field(
+        0.03, ge=0, le=1, description="Share of items whose text describes another kind of item."
+    )
 
 
 class SplitSettings(Section):
     """How history is cut into train, valid and test when the data does not say."""
 
-    train_share: float = Field(0.8, gt=0, lt=1, description="Share of interactions, by time, before the first cut-off.")
+    train_share: float = Field(
+        0.8, gt=0, lt=1, description="Share of the interactions, oldest first, that models are trained on."
+    )
     valid_share: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="Share between the first and the second cut-off (pre-assigned splits without a valid slice: share of train rows set aside).",
+        description="Share of the interactions after them that models are selected on; the rest is the test "
+        "slice. Where the data comes with splits and no valid slice: share of the train rows to use "
+        "as one.",
     )
     zero_shot_share: float = Field(
-        0.0, ge=0, lt=1, description="Share of items held out as zero-shot besides those first seen after the cut-off."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of items held out of training as zero-shot items, besides those first seen after the "
+        "cut-off.",
     )
     pseudo_cold_share: float = Field(
-        0.1, ge=0, lt=0.9, description="Share of train items held out as if cold while models are selected."
+        0.1,
+        ge=0,
+        lt=0.9,
+        description="Share of train items treated as cold while models are selected, so that cold start is measured.",
     )
 
 
 class FeatureSettings(Section):
     """Neighbourhoods, prompts and activity."""
 
-    neighbours: int = Field(20, ge=1, le=200, description="Neighbours kept per user and per item.")
+    neighbours: int = Field(
+        20,
+        ge=1,
+        le=200,
+        description="Neighbours kept of each user and of each item. Raise it for large catalogues; it costs "
+        "build time.",
+    )
     recent_items: int = Field(
-        50, ge=2, description="Most recent items of a user that count for item-item co-occurrence."
+        50,
+        ge=2,
+        description="Most recent items of a user that count for item-item co-occurrence; it bounds the cost of "
+        "very active users.",
     )
     prompt_history: int = Field(
-        20, ge=1, description="Items of the target kept for prompts, half of them the latest, half the most typical."
+        20, ge=1, description="Items of a user kept for prompts, half of them the latest, half the most typical."
     )
-    prompt_neighbours: int = Field(5, ge=0, description="Neighbours shown in a prompt.")
+    prompt_neighbours: int = Field(5, ge=0, description="Neighbours kept for prompts.")
     max_text_length: int = Field(
-        2000, ge=50, description="Characters of an item's text that are used; the rest is kept in staging."
+        2000, ge=50, description="Characters of an item's text that are used; the rest stays in staging."
     )

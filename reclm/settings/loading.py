@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from reclm.dataset import VARIANTS
 from reclm.errors import SettingsError
 from reclm.settings.recommenders import ARMS, BACKBONES, BASELINES, EXTRAS
 from reclm.settings.section import Section
@@ -24,7 +25,7 @@ NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RE
 
 
 def describe(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """(key, type, default, description) of every leaf of the tree, in order."""
+    """Yield (key, type, default, description) of every setting, in the order of the tree."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
@@ -35,6 +36,7 @@ def describe(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tu
 
 
 def known_keys() -> list[str]:
+    """Return the dotted name of every setting."""
     return [key for key, *_ in describe()]
 
 
@@ -100,7 +102,7 @@ def load(
     file: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings in force. `file` defaults to `RECLM_SETTINGS`, else `reclm.toml` of the current folder if it exists.
+    """Load the settings in force. `file` defaults to RECLM_SETTINGS, else to `reclm.toml` of the current folder.
 
     Raises SettingsError naming the key, what was given, and the nearest right key or the allowed values.
     """
@@ -122,7 +124,7 @@ def load(
         key = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"settings key {key!r}: {first['msg']} (given: {first['input']!r})") from None
     _check_names("train.models", settings.train.models, BACKBONES)
-    _check_names("train.variants", settings.train.variants, ("base", "augment", "shuffled"))
+    _check_names("train.variants", settings.train.variants, VARIANTS)
     _check_names("evaluation.baselines", settings.evaluation.baselines, BASELINES)
     _check_names("ablate.arms", settings.ablate.arms, ARMS)
     _check_names("ablate.models", settings.ablate.models, BACKBONES)

@@ -1,4 +1,4 @@
-"""Settings of the system that runs by itself: schedule, promotion, health, retention, serving, tracking. Part of the tree in `settings.py`."""
+"""Settings of the running system: schedule, promotion, health, retention, serving, tracking, feature store, machine."""
 
 from __future__ import annotations
 
@@ -25,72 +25,81 @@ DRIFT_CHECKS = ("category_mix", "new_item_share")
 
 
 class ScheduleSettings(Section):
-    """When the DAGs run, and whom they tell."""
+    """When the DAGs run, and who is notified."""
 
     inbox: str = Field(
         "inbox",
-        description="Folder that new logs and item tables are dropped into; a relative one is inside the workspace.",
+        description="Folder for new logs and item tables; a relative path is inside the workspace.",
     )
     features: str = Field("0 2 * * *", description="Cron of reclm_features; empty: only by hand.")
     tuning: str = Field(
-        "0 4 * * 0", description="Cron of reclm_tuning, which drift starts too; empty: drift and hand alone."
+        "0 4 * * 0", description="Cron of reclm_tuning, which drift starts too; empty: only by drift or by hand."
     )
     cold_items: str = Field("*/5 * * * *", description="Cron of reclm_cold_items; empty: only by hand.")
     maintenance: str = Field("0 1 * * *", description="Cron of reclm_maintenance; empty: only by hand.")
-    retries: int = Field(2, ge=0, description="Times a failed task is tried again.")
+    retries: int = Field(2, ge=0, description="How often a failed task is tried again.")
     retry_seconds: int = Field(60, ge=0, description="Seconds before the first retry; doubled each time.")
     deadline_minutes: int = Field(
-        720, ge=1, description="Minutes a DAG run may take from its queueing before it is reported."
+        720, ge=1, description="Minutes after which a DAG run that has not ended is reported, from when it was queued."
     )
-    approval: bool = Field(False, description="A person approves in Airflow before a candidate is promoted.")
+    approval: bool = Field(False, description="Wait for a person's approval in Airflow before a candidate is promoted.")
     approval_hours: float = Field(
-        24.0, gt=0, description="Hours an approval is waited for; the champion stays when none comes."
+        24.0, gt=0, description="Hours to wait for an approval; without one the champion stays."
     )
     webhook: str = Field("", description="URL that failures and missed deadlines are posted to as JSON; empty: none.")
-    email: Names = Field(
-        (), description="Addresses that failures and missed deadlines are mailed to, by schedule.smtp."
-    )
-    smtp: str = Field("localhost:25", description="Mail server, host:port.")
+    email: Names = Field((), description="Addresses that receive failures and missed deadlines by mail.")
+    smtp: str = Field("localhost:25", description="Mail server, as host:port.")
 
 
 class PromotionSettings(Section):
-    """When a candidate becomes champion. Everything is measured on the validation slice."""
+    """When a candidate becomes champion; all values are measured on the validation slice."""
 
     metric: Literal["ndcg", "recall"] = Field(
-        "ndcg", description="Primary metric, at 20, over warm candidates (full-shot)."
+        "ndcg", description="Metric that decides, at 20, over warm candidates (full-shot)."
     )
     min_gain: float = Field(
         0.0,
-        description="A candidate of another kind must be better than the champion's kind by more than this: lower bound of the paired difference.",
+        description="How much better a candidate of another backbone or variant must be than the champion: lower "
+        "bound of the paired difference.",
     )
     max_drop: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="A candidate whose upper bound lies more than this share below the champion's recorded value is kept out.",
+        description="A candidate is refused when its upper bound is lower than the champion's recorded value by "
+        "more than this share.",
     )
     max_cold_drop: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="The same for the metric over cold items (zero-shot), by value, where both were measured.",
+        description="A candidate is refused when its value over cold items (zero-shot) is lower than the "
+        "champion's by more than this share, where both were measured.",
     )
     min_coverage: float = Field(
-        0.02, ge=0, le=1, description="Share of the candidates that the lists of 20 must show at least."
+        0.02,
+        ge=0,
+        le=1,
+        description="Smallest share of the candidate items that the users' lists of 20 must contain together.",
     )
     max_popularity_lift: float = Field(
         0.5,
         ge=0,
-        description="Mean popularity rank (0 rarest, 1 most popular) of recommended items may exceed that of the users' own items by this.",
+        description="Largest difference between the mean popularity rank (0 rarest, 1 most popular) of "
+        "recommended items and that of the users' own items.",
     )
     max_latency_ms: float = Field(
-        50.0, gt=0, description="Milliseconds that ranking all items for one user may take, median."
+        50.0, gt=0, description="Largest median time to rank all items for one user, in milliseconds."
     )
     min_format: float = Field(
-        0.999, ge=0, le=1, description="Share of profiles that obey the grammar, where the candidate uses profiles."
+        0.999, ge=0, le=1, description="Smallest share of well-formed profiles, for candidates that use profiles."
     )
-    min_interactions: int = Field(100, ge=0, description="Interactions known at the final snapshot, at least.")
-    min_users: int = Field(20, ge=1, description="Users with validation truth, at least; fewer: unmeasurable.")
+    min_interactions: int = Field(100, ge=0, description="Smallest number of interactions known at the final snapshot.")
+    min_users: int = Field(
+        20,
+        ge=1,
+        description="Smallest number of users with validation truth; with fewer a candidate counts as not measurable.",
+    )
 
 
 class HealthSettings(Section):
@@ -100,34 +109,52 @@ class HealthSettings(Section):
         ("profile_format", "embedding_norm", "train_serve_skew"),
         description=f"Checks whose breach fails the run; the others warn. Any of {', '.join(CHECKS)}.",
     )
-    window_days: int = Field(7, ge=1, description="Newest days that are held against the time before.")
+    window_days: int = Field(7, ge=1, description="Number of latest days that are compared with the time before them.")
     min_volume: float = Field(
-        0.3, ge=0, description="Interactions a day in the window, as a share of the mean before: at least."
+        0.3, ge=0, description="Smallest number of interactions a day in the window, as a share of the mean before it."
     )
-    max_volume: float = Field(3.0, gt=0, description="The same: at most.")
+    max_volume: float = Field(
+        3.0,
+        gt=0,
+        description="Largest number of interactions a day in the window, as a multiple of the mean before it.",
+    )
     max_category_shift: float = Field(
-        0.3, ge=0, le=1, description="Jensen-Shannon distance (base 2) between the category mixes of window and before."
+        0.3,
+        ge=0,
+        le=1,
+        description="Largest Jensen-Shannon distance (base 2) between the category mixes of the window and of "
+        "the time before it.",
     )
     max_new_items: float = Field(
-        0.5, ge=0, le=1, description="Share of the window's interactions with items first seen in it."
+        0.5, ge=0, le=1, description="Largest share of the window's interactions that are with items first seen in it."
     )
-    min_neighbours: float = Field(0.5, ge=0, le=1, description="Share of warm users who have a neighbour.")
+    min_neighbours: float = Field(0.5, ge=0, le=1, description="Smallest share of warm users that have a neighbour.")
     min_distinct: float = Field(
-        0.1, ge=0, le=1, description="Distinct share of the profiles of entities something is known of."
+        0.1,
+        ge=0,
+        le=1,
+        description="Smallest share of distinct profiles among users and items with known interactions or texts.",
     )
     max_similarity: float = Field(
-        0.98, ge=0, le=1, description="Mean similarity of a profile to its nearest other (over-smoothing)."
+        0.98,
+        ge=0,
+        le=1,
+        description="Largest mean similarity of a profile to the most similar other one (over-smoothing).",
     )
-    min_format: float = Field(0.999, ge=0, le=1, description="Share of profiles that obey the grammar.")
+    min_format: float = Field(0.999, ge=0, le=1, description="Smallest share of well-formed profiles.")
     max_ranking_drop: float = Field(
-        0.02, ge=0, description="Fall of held-out ranking while the reward climbed, in refinement."
+        0.02, ge=0, description="Largest fall of the held-out ranking during refinement while the reward rose."
     )
-    max_norm_error: float = Field(1e-3, ge=0, description="Largest distance of an embedding's length from one.")
+    max_norm_error: float = Field(1e-3, ge=0, description="Largest difference between an embedding's length and one.")
     max_embedding_shift: float = Field(
-        0.2, ge=0, le=2, description="One minus the cosine of the mean embeddings of this and the previous set."
+        0.2,
+        ge=0,
+        le=2,
+        description="Largest value of one minus the cosine between the mean embeddings of this set and the "
+        "previous one.",
     )
     skew_sample: int = Field(
-        200, ge=1, description="Rows of each feature view compared between offline and online store."
+        200, ge=1, description="Rows of each feature view that are compared between the offline and the online store."
     )
 
     @field_validator("fail")
@@ -140,51 +167,56 @@ class HealthSettings(Section):
 
 
 class RetentionSettings(Section):
-    """What maintenance may remove. Nothing that the champion or the current tables stand on is ever removed."""
+    """What maintenance may remove. What the champion or the current tables depend on is never removed."""
 
     keep: int = Field(
         3,
         ge=1,
-        description="Newest artifacts of each kind (of each model, variant and seed) that stay besides those in use.",
+        description="Latest artifacts of each kind (of each model, variant and seed) to keep besides those in use.",
     )
-    champions: int = Field(2, ge=1, description="Earlier champions that stay, with their online vectors, for rollback.")
-    days: float = Field(14.0, ge=0, description="Artifacts younger than this stay.")
-    runs: int = Field(500, ge=1, le=10_000, description="Records of stage runs that stay.")
+    champions: int = Field(2, ge=1, description="Earlier champions to keep, with their online vectors, for rollback.")
+    days: float = Field(14.0, ge=0, description="Artifacts younger than this many days are kept.")
+    runs: int = Field(500, ge=1, le=10_000, description="Records of stage runs to keep.")
 
 
 class ServeSettings(Section):
     """The online recommender."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs an API key first.")
+    host: str = Field("127.0.0.1", description="Address to listen on; any address but loopback needs an API key first.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one, which is printed.")
-    max_k: int = Field(200, ge=1, le=10_000, description="Items an answer holds at most; asking for more is an error.")
-    max_history: int = Field(500, ge=1, description="Item ids in one list of a request, at most.")
-    max_body: int = Field(65_536, ge=1024, description="Bytes of a request's body, at most.")
+    max_k: int = Field(
+        200, ge=1, le=10_000, description="Largest number of items in an answer; a request for more is an error."
+    )
+    max_history: int = Field(500, ge=1, description="Largest number of item ids in one list of a request.")
+    max_body: int = Field(65_536, ge=1024, description="Largest size of a request's body, in bytes.")
     max_in_flight: int = Field(
-        128, ge=1, description="Requests worked on or waiting at once; more are turned away with 503 and Retry-After."
+        128,
+        ge=1,
+        description="Largest number of requests in work or waiting; further ones are answered 503 with Retry-After.",
     )
     rate: float = Field(
-        0.0, ge=0, description="Requests a second that one key (without keys, one address) may make; 0: any number."
+        0.0, ge=0, description="Requests a second allowed to one key (without keys, to one address); 0: no limit."
     )
-    burst: int = Field(50, ge=1, description="Requests that one may make at once beyond its rate.")
+    burst: int = Field(50, ge=1, description="Requests beyond the rate that a key may make at once.")
     store_timeout_ms: float = Field(
         100.0,
         gt=0,
-        description="Milliseconds that the feature store may take for a look-up; then the answer does without.",
+        description="Milliseconds to wait for the feature store; then the answer is made without it.",
     )
     breaker_failures: int = Field(
-        5, ge=1, description="Look-ups failing in a row after which the feature store is left alone for a while."
+        5, ge=1, description="Failed look-ups in a row after which the feature store is not used for a while."
     )
-    breaker_seconds: float = Field(1.0, gt=0, description="How long it is left alone before it is tried again.")
+    breaker_seconds: float = Field(1.0, gt=0, description="Seconds until the feature store is tried again.")
     reload_seconds: float = Field(
-        2.0, gt=0, description="How often the service looks for another champion, new candidates or a new build."
+        2.0, gt=0, description="Seconds between checks for another champion, new candidates or a new build."
     )
     ann_above: int = Field(
         500_000,
         ge=1,
-        description="Items above which the index is approximate (faiss, HNSW); its recall is measured when it is built.",
+        description="Number of items above which the index is approximate (faiss, HNSW); its recall is measured "
+        "when it is built.",
     )
-    open_metrics: bool = Field(False, description="Answer /metrics without a key too; for a network that is shut off.")
+    open_metrics: bool = Field(False, description="Answer /metrics without a key; for closed networks only.")
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."
     )
@@ -200,7 +232,11 @@ class TrackingSettings(Section):
 class FeastSettings(Section):
     """The feature store."""
 
-    online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Online store: a file, or a Redis server.")
+    online_store: Literal["sqlite", "redis"] = Field(
+        "sqlite",
+        description="Where online features are kept: `sqlite` (a file of the workspace) or `redis` (a server; "
+        "for several service processes).",
+    )
     redis_url: str = Field(
         "localhost:6379", description="Redis connection string in Feast's form: host:port[,password=…,ssl=true]."
     )

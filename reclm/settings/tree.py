@@ -32,7 +32,7 @@ from reclm.settings.operations import (
     ServeSettings,
     TrackingSettings,
 )
-from reclm.settings.recommenders import AblateSettings, EvaluateSettings, FusionSettings, TrainSettings
+from reclm.settings.recommenders import AblateSettings, EvaluationSettings, FusionSettings, TrainSettings
 from reclm.storage.workspace import Workspace
 
 ENVIRONMENT_PREFIX = "RECLM_"
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     feast: FeastSettings = FeastSettings()
     fusion: FusionSettings = FusionSettings()
     train: TrainSettings = TrainSettings()
-    evaluation: EvaluateSettings = EvaluateSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     ablate: AblateSettings = AblateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     tracking: TrackingSettings = TrackingSettings()
