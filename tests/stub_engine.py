@@ -25,7 +25,7 @@ class Stub:
 
     def __init__(self, malformed: dict[str, int] | None = None, die_after: int | None = None) -> None:
         self.malformed, self.die_after = dict(malformed or {}), die_after
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.settings_seen: list[tuple[float, int, bool]] = []
 
     def answer(
@@ -40,10 +40,10 @@ class Stub:
     ) -> Iterator[tuple[int, Answer]]:
         self.settings_seen.append((temperature, seed, structured))
         for row in reversed(range(len(prompts))):
-            if self.die_after is not None and len(self.asked) >= self.die_after:
+            if self.die_after is not None and len(self.requested) >= self.die_after:
                 raise Killed
             content = prompts[row][-1]["content"]
-            self.asked.append(content)
+            self.requested.append(content)
             left = self.malformed.get(content, 0)
             self.malformed[content] = left - 1
             text = "no profile at all" if left > 0 else f" {GOOD.format(phrase_of(content))}\n"

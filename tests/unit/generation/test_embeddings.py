@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from unit.profiles_world import workspace
 
 from reclm.errors import ModelError, WorkspaceError
-from reclm.generation import embeddings as embed
-from reclm.generation import stage as engine
+from reclm.generation import embeddings, stage
 from reclm.settings.llm import EmbeddingSettings
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -20,16 +19,16 @@ from reclm.text.encoder import Encoder, embed_texts, load_encoder, text_hash
 
 
 class CountingEncoder:
-    """Unit vectors made from a text's hash; remembers what it was asked, and dies after `lives` batches."""
+    """Unit vectors made from a text's hash; remembers the texts it encoded, and fails after `lives` batches."""
 
     def __init__(self, lives: int = 10**9) -> None:
-        self.lives, self.asked = lives, list[str]()
+        self.lives, self.encoded = lives, list[str]()
 
     def __call__(self, texts: list[str]) -> NDArray[np.float32]:
         if self.lives == 0:
             raise KeyboardInterrupt
         self.lives -= 1
-        self.asked += texts
+        self.encoded += texts
         seeds = [int(text_hash(text)[:8], 16) for text in texts]
         vectors = np.stack([np.random.default_rng(seed).normal(size=4) for seed in seeds])
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -39,7 +38,7 @@ def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch, **of_world: str) -> 
     settings, current = workspace(folder, monkeypatch, **of_world)  # type: ignore[arg-type]
     small = EmbeddingSettings(batch_size=2, shard_size=5)
     settings = settings.model_copy(update={"embedding": small})
-    engine.write_profiles(settings)
+    stage.write_profiles(settings)
     return settings, current
 
 
@@ -69,8 +68,8 @@ class TestEachTextOnce:
     ) -> None:
         settings, current = prepared(tmp_path, monkeypatch)
         encoder = CountingEncoder()
-        artifact = embed.write_embeddings(settings, encoder)
-        assert sorted(encoder.asked) == sorted(wanted_texts(settings))
+        artifact = embeddings.write_embeddings(settings, encoder)
+        assert sorted(encoder.encoded) == sorted(wanted_texts(settings))
         found = vectors_of(settings)
         assert set(found) == {text_hash(text) for text in wanted_texts(settings)}
         for text in wanted_texts(settings):
@@ -87,49 +86,49 @@ class TestEachTextOnce:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)
-        first = embed.write_embeddings(settings, CountingEncoder())
-        assert embed.write_embeddings(settings, CountingEncoder(lives=0)).version == first.version
+        first = embeddings.write_embeddings(settings, CountingEncoder())
+        assert embeddings.write_embeddings(settings, CountingEncoder(lives=0)).version == first.version
         assert "reusing embeddings" in capsys.readouterr().err
 
     def test_new_profiles_cost_only_their_new_texts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)
-        embed.write_embeddings(settings, CountingEncoder())
+        embeddings.write_embeddings(settings, CountingEncoder())
         before = set(vectors_of(settings))
         fewer = settings.profiles.model_copy(update={"interests": 3})
         settings = settings.model_copy(update={"profiles": fewer})
-        engine.write_profiles(settings)
+        stage.write_profiles(settings)
         encoder = CountingEncoder()
-        embed.write_embeddings(settings, encoder)
-        assert encoder.asked
-        assert not {text_hash(text) for text in encoder.asked} & before
+        embeddings.write_embeddings(settings, encoder)
+        assert encoder.encoded
+        assert not {text_hash(text) for text in encoder.encoded} & before
         assert set(vectors_of(settings)) == {text_hash(text) for text in wanted_texts(settings)}
 
     def test_profiles_without_new_texts_get_an_artifact_without_rows(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)
-        embed.write_embeddings(settings, CountingEncoder())
+        embeddings.write_embeddings(settings, CountingEncoder())
         profiles = artifacts.all_of(settings.paths, "profiles")[-1]
         subset = dict(list(_texts(settings, profiles).items())[:3])
-        artifact = embed._embed(settings, profiles, subset, CountingEncoder(lives=0))
+        artifact = embeddings._embed(settings, profiles, subset, CountingEncoder(lives=0))
         assert pq.read_table(artifact.path / "vectors-00000.parquet").num_rows == 0
         assert artifact.metrics["dim"] == 4
-        assert embed._embed(settings, profiles, subset, None).version == artifact.version
+        assert embeddings._embed(settings, profiles, subset, None).version == artifact.version
 
     def test_another_model_or_token_limit_shares_no_vectors(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = prepared(tmp_path, monkeypatch)
-        embed.write_embeddings(settings, CountingEncoder())
+        embeddings.write_embeddings(settings, CountingEncoder())
         longer = settings.embedding.model_copy(update={"max_tokens": 256})
         encoder = CountingEncoder()
-        embed.write_embeddings(settings.model_copy(update={"embedding": longer}), encoder)
-        assert sorted(encoder.asked) == sorted(wanted_texts(settings))
+        embeddings.write_embeddings(settings.model_copy(update={"embedding": longer}), encoder)
+        assert sorted(encoder.encoded) == sorted(wanted_texts(settings))
 
 
 def _texts(settings: Settings, profiles: artifacts.Artifact) -> dict[str, str]:
     with duckdb.connect(str(settings.paths.warehouse), read_only=True) as connection:
-        return embed.distinct_texts(connection, profiles.path)
+        return embeddings.distinct_texts(connection, profiles.path)
 
 
 class TestInterruption:
@@ -138,14 +137,14 @@ class TestInterruption:
         self, lives: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         undisturbed, _ = prepared(tmp_path / "whole", monkeypatch)
-        whole = embed.write_embeddings(undisturbed, CountingEncoder())
+        whole = embeddings.write_embeddings(undisturbed, CountingEncoder())
         settings, _ = prepared(tmp_path / "killed", monkeypatch)
         dying, second = CountingEncoder(lives), CountingEncoder()
         with pytest.raises(KeyboardInterrupt):
-            embed.write_embeddings(settings, dying)
+            embeddings.write_embeddings(settings, dying)
         assert artifacts.all_of(settings.paths, "embeddings") == []
-        artifact = embed.write_embeddings(settings, second)
-        repeated = set(dying.asked) & set(second.asked)
+        artifact = embeddings.write_embeddings(settings, second)
+        repeated = set(dying.encoded) & set(second.encoded)
         assert len(repeated) < settings.embedding.shard_size
         assert artifact.version == whole.version
         for shard in whole.path.glob("*.parquet"):
@@ -154,7 +153,7 @@ class TestInterruption:
     def test_half_a_shard_left_by_a_kill_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".vectors-00000.parquet.tmp").write_bytes(b"half")
         texts = {text_hash(text): text for text in ("a", "b")}
-        embed.write_shards(tmp_path, CountingEncoder(), sorted(texts), texts, EmbeddingSettings(), "v")
+        embeddings.write_shards(tmp_path, CountingEncoder(), sorted(texts), texts, EmbeddingSettings(), "v")
         assert [path.name for path in tmp_path.iterdir()] == ["vectors-00000.parquet"]
 
 
@@ -168,7 +167,7 @@ class TestFaults:
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
         with pytest.raises(WorkspaceError, match="reclm profile"):
-            embed.write_embeddings(settings, CountingEncoder())
+            embeddings.write_embeddings(settings, CountingEncoder())
 
     def test_the_message_names_a_device_that_does_not_exist(self) -> None:
         import torch

@@ -185,7 +185,7 @@ class TestLanguageModel:
         }  # fmt: skip
         assert users["new"]["profile"].startswith("User identity")
         assert items["blank"]["prompt_hash"] == items["void"]["prompt_hash"]
-        assert len(stub.asked) == len(set(stub.asked)) == artifact.metrics["generated"]
+        assert len(stub.requested) == len(set(stub.requested)) == artifact.metrics["generated"]
 
     def test_only_changed_prompts_are_sent_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
@@ -196,7 +196,7 @@ class TestLanguageModel:
         settings, _ = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
         second = stage.write_profiles(settings)
         assert second.version != first.version
-        assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Picked: Piano"]
+        assert [prompt.splitlines()[0] for prompt in stub.requested] == ["Picked: Piano"]
         assert second.metrics["generated"] == 1
         before, after = rows_of(first, "user"), rows_of(second, "user")
         for user in set(HISTORIES) - {"f"}:
@@ -208,9 +208,9 @@ class TestLanguageModel:
         stub = Stub()
         settings, _ = with_model(tmp_path, monkeypatch, stub)
         stage.write_profiles(settings)
-        assert stub.asked == []
+        assert stub.requested == []
         stage.write_profiles(settings, full=True)
-        assert sorted(stub.asked) == sorted(first.asked)
+        assert sorted(stub.requested) == sorted(first.requested)
 
     @pytest.mark.parametrize(("kept_step", "again"), [(0, False), (6, True)])
     def test_a_refinement_without_change_reuses_the_tuned_models_answers(
@@ -234,7 +234,7 @@ class TestLanguageModel:
         monkeypatch.setattr(writer, "open_engine", opened)
         artifact = stage.write_profiles(settings)
         assert "refine" in artifact.manifest["parents"]
-        assert sorted(stub.asked) == (sorted(first.asked) if again else [])
+        assert sorted(stub.requested) == (sorted(first.requested) if again else [])
 
     @pytest.mark.parametrize(
         "change", [{"seed": 9}, {"profiles": {"temperature": 0.5}}, {"llm": {"max_profile_tokens": 32}}]
@@ -246,7 +246,7 @@ class TestLanguageModel:
         stage.write_profiles(with_model(tmp_path, monkeypatch, first)[0])
         stub = Stub()
         stage.write_profiles(with_model(tmp_path, monkeypatch, stub, **change)[0])
-        assert sorted(stub.asked) == sorted(first.asked)
+        assert sorted(stub.requested) == sorted(first.requested)
 
     @pytest.mark.parametrize("moment", [0, 3, 9, 14])
     def test_a_killed_run_continues_and_ends_the_same(
@@ -260,7 +260,7 @@ class TestLanguageModel:
         assert ended.version == whole.version
         for name in ("user_profiles.parquet", "item_profiles.parquet", "quality.parquet"):
             assert pq.read_table(ended.path / name).equals(pq.read_table(whole.path / name))
-        assert len(stub.asked) == whole.metrics["generated"] - moment // 4 * 4
+        assert len(stub.requested) == whole.metrics["generated"] - moment // 4 * 4
 
     def test_an_answer_that_never_parses_is_kept_and_counted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,7 +310,7 @@ class TestNewItems:
         stub = Stub()
         settings, current = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
         added = stage.write_profiles(settings, items="new")
-        assert [prompt.splitlines()[0] for prompt in stub.asked] == ["Item: Music: Lute | Old music."]
+        assert [prompt.splitlines()[0] for prompt in stub.requested] == ["Item: Music: Lute | Old music."]
         assert current["profiles"] == added.version != first.version
         assert added.manifest["parents"]["profiles"] == first.version
         for kind in ("user", "item"):

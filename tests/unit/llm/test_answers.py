@@ -1,4 +1,4 @@
-"""Generation: what is asked is answered once, survives a kill, and does not depend on how it was batched."""
+"""Generation: each prompt is answered once, also after a kill, and independently of its batch."""
 
 import threading
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from llm_world import dialogues, tiny_base
 from stub_engine import GOOD, Killed, Stub
 
 from reclm.errors import ModelError
-from reclm.llm.engines import answers as write
-from reclm.llm.engines import transformers
+from reclm.llm.engines import answers, transformers
 from reclm.llm.engines.answers import earlier_answers, generate
 from reclm.llm.engines.base import Answer
 from reclm.llm.engines.decoding import NoPhraseTwice
@@ -52,7 +51,7 @@ class TestOnce:
     def test_identical_prompts_are_answered_once(self, tmp_path: Path) -> None:
         engine = Stub()
         rows = generate(settings(), engine, requests(*NAMES, *NAMES), tmp_path)
-        assert sorted(engine.asked) == sorted(NAMES)
+        assert sorted(engine.requested) == sorted(NAMES)
         assert [row.text for row in rows.values()] == [GOOD.format(name) for name in NAMES]
         assert list(rows) == [prompt_hash(request.messages) for request in requests(*NAMES)]
 
@@ -60,9 +59,9 @@ class TestOnce:
         first = generate(settings(), Stub(), requests(*NAMES[:4]), tmp_path / "one")
         engine = Stub()
         rows = generate(settings(), engine, requests(*NAMES[:6]), tmp_path / "two", first)
-        assert sorted(engine.asked) == NAMES[4:6]
+        assert sorted(engine.requested) == NAMES[4:6]
         assert len(rows) == 6
-        assert len(list(write.read((tmp_path / "two").glob("*.parquet")))) == 2
+        assert len(list(answers.read((tmp_path / "two").glob("*.parquet")))) == 2
 
     def test_earlier_answers_are_reused_for_the_same_engine_and_model_only(self, tmp_path: Path) -> None:
         generate(settings(), Stub(), requests(*NAMES), tmp_path)
@@ -92,8 +91,8 @@ class TestShards:
             generate(settings(), killed, requests(*NAMES), tmp_path / "two")
         engine = Stub()
         assert generate(settings(), engine, requests(*NAMES), tmp_path / "two") == undisturbed
-        assert sorted({*killed.asked[: moment // 3 * 3], *engine.asked}) == NAMES
-        assert len(engine.asked) == len(NAMES) - moment // 3 * 3
+        assert sorted({*killed.requested[: moment // 3 * 3], *engine.requested}) == NAMES
+        assert len(engine.requested) == len(NAMES) - moment // 3 * 3
         written = {name: (tmp_path / name).glob("*") for name in ("one", "two")}
         assert [file.read_bytes() for file in sorted(written["one"])] == [
             file.read_bytes() for file in sorted(written["two"])
@@ -104,7 +103,7 @@ class TestShards:
         engine = Stub()
         engine.model_version = "model-2"
         generate(settings(), engine, requests(*NAMES[:2]), tmp_path)
-        assert sorted(engine.asked) == NAMES[:2]
+        assert sorted(engine.requested) == NAMES[:2]
         assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -138,9 +137,9 @@ PROMPTS = [profile_request(dialogue.facts, "compact") for dialogue in dialogues(
 
 
 def written(folder: Path, prompts: Sequence[list[Message]], batch_size: int, **how: object) -> list[Answer]:
-    asked = {"temperature": 0.0, "seed": 1, "max_tokens": 24, "structured": False, **how}
+    options = {"temperature": 0.0, "seed": 1, "max_tokens": 24, "structured": False, **how}
     with open_engine(Settings(profiles={"batch_size": batch_size}), str(folder)) as engine:  # type: ignore[arg-type]
-        answers = dict(engine.answer(prompts, kinds=["user"] * len(prompts), **asked))  # type: ignore[arg-type]
+        answers = dict(engine.answer(prompts, kinds=["user"] * len(prompts), **options))  # type: ignore[arg-type]
     assert sorted(answers) == list(range(len(prompts)))
     return [answers[row] for row in range(len(prompts))]
 
@@ -234,8 +233,8 @@ class TestTransformers:
         tokenizer = load_tokenizer(folder)
         tokenizer.eos_token = tokenizer.tokenize(whole[0].text)[5]
         engine = TransformersEngine(Settings(), str(folder), tokenizer=tokenizer)
-        asked = {"temperature": 0.0, "seed": 1, "max_tokens": 24, "structured": False}
-        answers = dict(engine.answer(PROMPTS, kinds=["user"] * len(PROMPTS), **asked))  # type: ignore[arg-type]
+        options = {"temperature": 0.0, "seed": 1, "max_tokens": 24, "structured": False}
+        answers = dict(engine.answer(PROMPTS, kinds=["user"] * len(PROMPTS), **options))  # type: ignore[arg-type]
         assert answers[0].tokens <= 6 < whole[0].tokens
         for row, answer in answers.items():
             assert whole[row].text.startswith(answer.text)

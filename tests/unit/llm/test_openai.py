@@ -13,7 +13,7 @@ import pytest
 from faulty_endpoint import FAULTS, KEY, Fault, Server, completion, says, status
 
 from reclm.errors import ModelError
-from reclm.llm.engines import openai as module
+from reclm.llm.engines import openai
 from reclm.llm.engines.answers import generate
 from reclm.llm.engines.openai import OpenAIEngine
 from reclm.llm.prompts.messages import Message
@@ -26,7 +26,7 @@ PROMPTS = [f"taste {number}" for number in range(30)]
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(openai, "FIRST_WAIT", 0.02)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     started: list[Server] = []
 
@@ -89,7 +89,7 @@ class TestFaults:
     def test_a_server_that_dies_and_comes_back_is_waited_for(
         self, start: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "FIRST_WAIT", 0.1)
+        monkeypatch.setattr(openai, "FIRST_WAIT", 0.1)
         first = start()
         first.pause = 0.05
         chosen, returned = settings(first, concurrency=2), []
@@ -199,9 +199,9 @@ class TestRequests:
     def test_usage_and_cost_add_up(self, start: Callable[..., Server], tmp_path: Path) -> None:
         server = start(status(500))
         engine = OpenAIEngine(settings(server, price_in=2.0, price_out=4.0))
-        asked = {"temperature": 0.0, "seed": 1, "max_tokens": 8, "structured": False}
+        options = {"temperature": 0.0, "seed": 1, "max_tokens": 8, "structured": False}
         messages: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:4]]
-        answers = dict(engine.answer(messages, kinds=["user"] * 4, **asked))  # type: ignore[arg-type]
+        answers = dict(engine.answer(messages, kinds=["user"] * 4, **options))  # type: ignore[arg-type]
         assert sorted(answers) == [0, 1, 2, 3]
         assert engine.usage() == {"requests": 6, "retries": 1, "prompt_tokens": 40, "answer_tokens": 20}
         assert engine.cost() == pytest.approx((40 * 2 + 20 * 4) / 1e6)

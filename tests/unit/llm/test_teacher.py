@@ -15,7 +15,7 @@ from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm.ablation.arms import overridden
 from reclm.errors import InputError, ModelError
-from reclm.llm.engines import openai as module
+from reclm.llm.engines import openai
 from reclm.llm.teacher.stage import Teacher, load_teacher, write_teacher
 from reclm.llm.teacher.table import normalised
 from reclm.profiles import grammar, keywords
@@ -166,7 +166,7 @@ class TestNormalised:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(openai, "FIRST_WAIT", 0.02)
     server = Server()
     yield server
     server.stop()
@@ -189,10 +189,10 @@ class TestEndpoint:
         from reclm.llm.engines.base import Answer
         from reclm.llm.engines.openai import OpenAIEngine
 
-        asked = OpenAIEngine._ask
+        original = OpenAIEngine._ask
 
         async def ask(engine: OpenAIEngine, messages: Any, *rest: Any) -> Answer:
-            answer = await asked(engine, messages, *rest)
+            answer = await original(engine, messages, *rest)
             taste = "mountains" if "boots" in messages[-1]["content"] else "coffee"
             return answer._replace(text=f"User identity: somebody; User interests: {taste}")
 
@@ -259,14 +259,14 @@ class TestEndpoint:
     ) -> None:
         settings = self.with_endpoint(tmp_path / "one", monkeypatch, server, retries=0, concurrency=1)
         whole = written_teacher(settings)[1]
-        asked = len(server.bodies)
+        n_requests = len(server.bodies)
         settings = self.with_endpoint(tmp_path / "two", monkeypatch, server, retries=0, concurrency=1)
-        server.faults += [answer_one] * (asked // 2) + [status(500)]
+        server.faults += [answer_one] * (n_requests // 2) + [status(500)]
         with pytest.raises(ModelError, match="run the command again"):
             write_teacher(settings)
         before = len(server.bodies)
         assert written_teacher(settings)[1].profiles == whole.profiles
-        assert len(server.bodies) - before <= asked - asked // 2 + settings.profiles.shard_size
+        assert len(server.bodies) - before <= n_requests - n_requests // 2 + settings.profiles.shard_size
 
     def test_faults_of_the_endpoint_change_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server

@@ -88,7 +88,7 @@ class TestItems:
         """One user, two items: what the audience of the first likes besides it is the second alone."""
         catalogue = Catalogue(["x", "y"], ["", ""], [["Jazz"], ["Chess"]], ["", ""])
         terms = item_terms(catalogue)
-        data = _knowledge(catalogue, sparse.csr_matrix(np.array([[1, 1], [0, 0]], dtype=np.float32)))
+        data = _snapshot_data(catalogue, sparse.csr_matrix(np.array([[1, 1], [0, 0]], dtype=np.float32)))
         own, background = keywords._own_shares(data, terms)
         scores = keywords._audience_scores(data, terms, own, background)
         jazz, chess = terms.phrases.index("Jazz"), terms.phrases.index("Chess")
@@ -96,7 +96,7 @@ class TestItems:
         assert scores[1, jazz] > scores[1, chess]
 
 
-def _knowledge(catalogue: Catalogue, histories: sparse.csr_matrix) -> SnapshotData:
+def _snapshot_data(catalogue: Catalogue, histories: sparse.csr_matrix) -> SnapshotData:
     n_users, n_items = histories.shape
     return SnapshotData(
         snapshot="final",
@@ -122,7 +122,7 @@ class TestTeacher:
         rows, columns = zip(*((user, item) for user, items in picks.items() for item in items), strict=True)
         histories = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(26, 9))
         return keywords.write_teacher_profiles(
-            _knowledge(catalogue, histories), item_terms(catalogue), ProfileSettings()
+            _snapshot_data(catalogue, histories), item_terms(catalogue), ProfileSettings()
         )
 
     def test_names_terms_beyond_chance_and_describes_no_user_of_few_interactions(self) -> None:
