@@ -1,21 +1,28 @@
-"""The first screen of the report: which model serves, how good it is, whether profiles help on this data, what to do
-next.
+"""Write the first screen of the report: which model serves, how good it is, whether profiles help, what to do next.
 
-In: `Sources`, the rows of the newest evaluation. Out: questions with an answer in plain sentences and bars to
-compare. Differences are judged by the paired bootstrap over users and over items (`reclm.evaluation.intervals`): a
-model is called better or worse only where both intervals exclude zero.
+In: `Sources`, the rows of the newest evaluation, and the `Findings` on them. Out: questions, each with an answer in a
+few words, plain sentences with the figures, and bars to compare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from reclm.evaluation.report.sources import Sources
-from reclm.settings.tree import Settings
+from reclm.evaluation.report.findings import (
+    COLD,
+    WARM,
+    Findings,
+    Row,
+    Subject,
+    difference,
+    model_with_profiles,
+    own_comparisons,
+    rows_of,
+    verdict,
+)
+from reclm.evaluation.report.sources import ZERO_SHOT_ITEMS, Sources
 
-WARM, COLD = "full_shot", "zero_shot"
 ITEM_GROUPS = {WARM: "known items", COLD: "new items"}
 COMPARED_BASELINES = {WARM: ("popularity", "ease"), COLD: ("predicted_popularity", "content_knn")}
 BASELINE_NAMES = {
@@ -24,11 +31,7 @@ BASELINE_NAMES = {
     "predicted_popularity": "predicted popularity",
     "content_knn": "content k-nearest neighbours",
 }
-METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG"}
-K = 20
 MAX_STEPS = 4
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,63 +61,6 @@ class Step:
 
     command: str
     why: str
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that the answers are about: the champion, or the best model while there is no champion."""
-
-    model: str
-    variant: str
-    seed: int
-    is_champion: bool
-
-    @property
-    def label(self) -> str:
-        """The model in words, such as `lightgcn with profiles`."""
-        endings = {"augment": " with profiles", "base": " without profiles", "shuffled": " with shuffled profiles"}
-        return self.model + endings.get(self.variant, "")
-
-
-@dataclass
-class Findings:
-    """What the answers have in common: the metric, the subject, and whether profiles help, by evaluation setting."""
-
-    metric: str
-    k: int
-    subject: Subject | None
-    profiles: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def measure(self) -> str:
-        """The metric as it is printed, such as `NDCG@20`."""
-        return f"{METRIC_NAMES[self.metric]}@{self.k}"
-
-
-def findings(sources: Sources, settings: Settings) -> Findings:
-    """Find the model and the metric that the answers are about, and the verdict on profiles in each setting."""
-    ks = {row["k"] for row in sources.results}
-    result = Findings(settings.promotion.metric, K if K in ks or not ks else max(ks), None)
-    result.subject = _subject(sources, result)
-    if result.subject is not None:
-        model = _model_with_profiles(sources, result)
-        for setting in ITEM_GROUPS:
-            rows = {row["other_variant"]: row for row in _own_comparisons(sources, result, setting, model)}
-            if "base" in rows:
-                result.profiles[setting] = _profiles_verdict(rows)
-    return result
-
-
-def _subject(sources: Sources, found: Findings) -> Subject | None:
-    pointer = sources.champion
-    evaluated = {(row["model"], row["variant"], row["seed"]) for row in sources.results}
-    if pointer and (pointer["model"], pointer["variant"], pointer["seed"]) in evaluated:
-        return Subject(pointer["model"], pointer["variant"], pointer["seed"], True)
-    trained = [row for row in _rows(sources, found, WARM) if row["variant"] in ("base", "augment")]
-    if not trained:
-        return None
-    best = max(trained, key=lambda row: row["value"])
-    return Subject(best["model"], best["variant"], best["seed"], False)
 
 
 def answers(sources: Sources, found: Findings) -> list[Answer]:
@@ -156,7 +102,9 @@ def _which_model(sources: Sources, found: Findings) -> Answer:
 def _how_good(sources: Sources, found: Findings, setting: str, question: str) -> Answer | None:
     subject = found.subject
     assert subject is not None
-    rows = {(row["model"], row["variant"]): row for row in _rows(sources, found, setting) if _comparable(row, subject)}
+    rows = {
+        (row["model"], row["variant"]): row for row in rows_of(sources, found, setting) if _comparable(row, subject)
+    }
     own = rows.get((subject.model, subject.variant))
     if own is None:
         return None
@@ -230,63 +178,11 @@ def _against(sources: Sources, found: Findings, setting: str, own: Row, other: R
     return word, f"{own['value'] - other['value']:+.4f}"
 
 
-def verdict(row: Row) -> str:
-    """Judge a paired comparison: `better` or `worse` where both intervals exclude zero, else `open`."""
-    bounds = [row[name] for name in ("lo_users", "hi_users", "lo_items", "hi_items")]
-    if any(bound is None for bound in bounds):
-        return "open"
-    if bounds[0] > 0 and bounds[2] > 0:
-        return "better"
-    return "worse" if bounds[1] < 0 and bounds[3] < 0 else "open"
-
-
-def difference(row: Row) -> str:
-    """Return a paired difference with its intervals as text."""
-    if row["lo_users"] is None or row["lo_items"] is None:
-        return f"{row['diff']:+.4f}"
-    return (
-        f"{row['diff']:+.4f} (95 % interval {row['lo_users']:+.4f} to {row['hi_users']:+.4f} over users, "
-        f"{row['lo_items']:+.4f} to {row['hi_items']:+.4f} over items)"
-    )
-
-
-def _model_with_profiles(sources: Sources, found: Findings) -> tuple[str, int]:
-    """(model, seed) whose variants show what profiles are worth: the subject's, or the best that has profiles."""
-    subject = found.subject
-    assert subject is not None
-    compared = {(row["model"], row["seed"]) for row in sources.comparisons}
-    if (subject.model, subject.seed) in compared or not compared:
-        return subject.model, subject.seed
-    augment = [row for row in _rows(sources, found, WARM) if row["variant"] == "augment"]
-    best = max(augment, key=lambda row: row["value"])
-    return best["model"], best["seed"]
-
-
-def _own_comparisons(sources: Sources, found: Findings, setting: str, model: tuple[str, int] | None) -> list[Row]:
-    """Comparisons of augment with base and shuffled of the same model; of every model where `model` is None."""
-    return [
-        row
-        for row in sources.comparisons
-        if row["setting"] == setting
-        and (row["metric"], row["k"]) == (found.metric, found.k)
-        and row["other_variant"] in ("base", "shuffled")
-        and (model is None or (row["model"], row["seed"]) == model)
-    ]
-
-
-def _profiles_verdict(rows: Mapping[str, Row]) -> str:
-    """`yes`, `worse`, `unclear`, or `not content`: better than base, but shuffled profiles do as well."""
-    against_base = verdict(rows["base"])
-    if against_base != "better":
-        return "worse" if against_base == "worse" else "unclear"
-    return "yes" if "shuffled" not in rows or verdict(rows["shuffled"]) == "better" else "not content"
-
-
 def _are_profiles_worth_it(sources: Sources, found: Findings) -> Answer | None:
     question = "Are profiles worth keeping on this data?"
     if not found.profiles:
         return None
-    model = _model_with_profiles(sources, found)
+    model = model_with_profiles(sources, found)
     helped = [ITEM_GROUPS[setting] for setting, verdict_here in found.profiles.items() if verdict_here == "yes"]
     harmed = [ITEM_GROUPS[setting] for setting, verdict_here in found.profiles.items() if verdict_here == "worse"]
     if helped:
@@ -303,7 +199,7 @@ def _are_profiles_worth_it(sources: Sources, found: Findings) -> Answer | None:
     }
     sentences = []
     for setting, verdict_here in found.profiles.items():
-        rows = {row["other_variant"]: row for row in _own_comparisons(sources, found, setting, model)}
+        rows = {row["other_variant"]: row for row in own_comparisons(sources, found, setting, model)}
         parts = [
             f"{difference(rows[other])} against {meaning}"
             for other, meaning in (("base", "no profiles"), ("shuffled", "shuffled profiles"))
@@ -319,7 +215,7 @@ def _are_profiles_worth_it(sources: Sources, found: Findings) -> Answer | None:
 
 
 def _over_all_models(sources: Sources, found: Findings, setting: str) -> str:
-    rows = [row for row in _own_comparisons(sources, found, setting, None) if row["other_variant"] == "base"]
+    rows = [row for row in own_comparisons(sources, found, setting, None) if row["other_variant"] == "base"]
     if len(rows) < 2:
         return ""
     words = [verdict(row) for row in rows]
@@ -332,7 +228,7 @@ def _over_all_models(sources: Sources, found: Findings, setting: str) -> str:
 def _cold_items(sources: Sources, found: Findings) -> Answer | None:
     subject, sentences = found.subject, []
     assert subject is not None
-    new = next((row["rows"] for row in sources.counts if row["what"] == "zero-shot items"), 0)
+    new = next((row["rows"] for row in sources.counts if row["what"] == ZERO_SHOT_ITEMS), 0)
     recall = _recall(sources, found, COLD)
     lists = (sources.evaluation.metrics.get("random_list", {}) if sources.evaluation else {}).get(COLD)
     if new and recall is not None:
@@ -364,10 +260,9 @@ def _cold_items(sources: Sources, found: Findings) -> Answer | None:
 def _cold_answer(recall: float | None, bands: Mapping[str, Row], order: Sequence[str]) -> str:
     rare = bands[order[0]]["value"] if len(order) > 1 else None
     if rare is not None and bands[order[-1]]["value"] > 0 and rare < bands[order[-1]]["value"] / 4:
-        ending = "hardly found beside items with many interactions."
-        return f"Items with few interactions are {ending}"
+        return "Items with few interactions are hardly found beside items with many."
     if rare is not None:
-        return "Items with few interactions hold their own beside items with many."
+        return "Items with few interactions are found beside items with many."
     return f"{recall:.0%} of the chosen new items are found." if recall is not None else "Not measured."
 
 
@@ -400,15 +295,6 @@ def next_steps(sources: Sources, found: Findings) -> list[Step]:
         steps.append(Step("reclm recommend --sample 3", "look at recommendations of three users"))
         steps.append(Step("reclm serve", "serve recommendations over HTTP, with a page to explore them"))
     return steps[:MAX_STEPS]
-
-
-def _rows(sources: Sources, found: Findings, setting: str) -> list[Row]:
-    """The results of one setting in the metric of the answers."""
-    return [
-        row
-        for row in sources.results
-        if (row["setting"], row["metric"], row["k"]) == (setting, found.metric, found.k) and row["value"] is not None
-    ]
 
 
 def _join(parts: Iterable[str]) -> str:

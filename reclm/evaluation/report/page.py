@@ -17,6 +17,7 @@ from typing import Any
 
 from reclm.evaluation.report import answers, language, plots, sections, sources
 from reclm.evaluation.report.example import example_user
+from reclm.evaluation.report.findings import findings
 from reclm.evaluation.report.sources import Sources
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_atomically
@@ -130,12 +131,12 @@ def context(found: Sources, settings: Settings, files: CsvFiles) -> dict[str, An
 
 
 def _first_screen(found: Sources, settings: Settings) -> dict[str, Any]:
-    findings = answers.findings(found, settings)
-    subject = findings.subject
+    screen = findings(found, settings)
+    subject = screen.subject
     return {
-        "answers": answers.answers(found, findings),
+        "answers": answers.answers(found, screen),
         "example": example_user(settings, found.evaluation, subject.model, subject.seed) if subject else None,
-        "steps": answers.next_steps(found, findings),
+        "steps": answers.next_steps(found, screen),
     }
 
 

@@ -21,11 +21,12 @@ from reclm.storage.workspace import Workspace
 from reclm.warehouse.reading import connect
 from reclm.warehouse.sources import current_profiles
 
+ZERO_SHOT_ITEMS = "zero-shot items"
 COUNTED = {
     "interactions": "int_interactions",
     "users": "dim_users",
     "items": "dim_items",
-    "zero-shot items": "dim_items where is_zero_shot",
+    ZERO_SHOT_ITEMS: "dim_items where is_zero_shot",
     "items held out while models are selected": "dim_items where is_pseudo_cold",
     "interactions known at the test cut-off": "fct_known_interactions where snapshot = 'final'",
     "full-shot test interactions": "fct_truth where snapshot = 'final' and setting = 'full_shot'",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reclm.evaluation.report.answers import Answer, answers, findings, next_steps
+from reclm.evaluation.report.answers import Answer, answers, next_steps
+from reclm.evaluation.report.findings import findings
 from reclm.evaluation.report.sources import Sources
 from reclm.settings.tree import Settings
 
