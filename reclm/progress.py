@@ -19,6 +19,8 @@ VERBOSE = "RECLM_VERBOSE"
 bars = True  # False in a process that works beside others: one terminal has room for one bar
 _running: list[str] = []
 """What is being done now, outermost first: shown on the last line of a terminal."""
+_bars_shown: list[str] = []
+"""The bars on the terminal: while there is one, the last line is theirs."""
 
 
 def set_verbose(on: bool) -> None:
@@ -66,8 +68,12 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     from rich.progress import track as bar
 
     _clear()
-    yield from bar(items, description=description, total=total, console=Console(stderr=True), transient=True)
-    _show()
+    _bars_shown.append(description)
+    try:
+        yield from bar(items, description=description, total=total, console=Console(stderr=True), transient=True)
+    finally:
+        _bars_shown.pop()
+        _show()
 
 
 @contextmanager
@@ -101,10 +107,10 @@ def _on_terminal() -> bool:
 
 
 def _show() -> None:
-    if _running and _on_terminal():
+    if _running and not _bars_shown and _on_terminal():
         print(f"\r\x1b[K{' · '.join(_running)} …", end="", file=sys.stderr, flush=True)
 
 
 def _clear() -> None:
-    if _running and _on_terminal():
+    if _running and not _bars_shown and _on_terminal():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
