@@ -58,7 +58,7 @@ def measure(
     from reclm.llm.engines.opening import open_engine
     from reclm.settings.tree import Settings
 
-    transformers.AT_ONCE = at_once
+    transformers.MAX_CONCURRENT_BATCHES = at_once
     settings = Settings(profiles={"engine": engine_name, "batch_size": batch})
     how = {"temperature": 0.0, "seed": 1, "max_tokens": tokens, "structured": False}
     with open_engine(settings, model) as engine:
@@ -102,7 +102,7 @@ def main() -> None:
     runs = {
         "alone": ("transformers", prompts[: arguments.alone], 1, 1),
         "batched": ("transformers", prompts, arguments.batch, 1),
-        "at_once": ("transformers", prompts, arguments.batch, min(arguments.threads, transformers.AT_ONCE)),
+        "at_once": ("transformers", prompts, arguments.batch, min(arguments.threads, transformers.MAX_CONCURRENT_BATCHES)),
         **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch, 1)}),
     }
     speeds = {}
