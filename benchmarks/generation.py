@@ -102,7 +102,12 @@ def main() -> None:
     runs = {
         "alone": ("transformers", prompts[: arguments.alone], 1, 1),
         "batched": ("transformers", prompts, arguments.batch, 1),
-        "at_once": ("transformers", prompts, arguments.batch, min(arguments.threads, transformers.MAX_CONCURRENT_BATCHES)),
+        "at_once": (
+            "transformers",
+            prompts,
+            arguments.batch,
+            min(arguments.threads, transformers.MAX_CONCURRENT_BATCHES),
+        ),
         **({} if arguments.without_vllm else {"vllm": ("vllm", prompts, arguments.batch, 1)}),
     }
     speeds = {}
