@@ -34,12 +34,6 @@ class Catalogue:
     categories: list[list[str]]
     texts: list[str]
 
-    @property
-    def has_text(self) -> NDArray[np.bool_]:
-        """Return (n_items,), True where an item has a title, a category or a text."""
-        rows = zip(self.titles, self.categories, self.texts, strict=True)
-        return np.array([bool(title or any(categories) or text) for title, categories, text in rows], dtype=bool)
-
 
 @dataclass(frozen=True)
 class SnapshotData:

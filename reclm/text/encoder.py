@@ -106,7 +106,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDAr
 
 
 def model_name(settings: EmbeddingSettings) -> str:
-    """Return the label of the encoder's vectors. It holds all that changes them: equal labels, comparable vectors."""
+    """Return the label that vectors are stored with; it contains every setting that changes a vector."""
     suffix = "" if settings.dtype == "float32" else f"/{settings.dtype}"
     is_folder = settings.model != PACKAGED and Path(settings.model).is_dir()
     name = _name_of_folder(Path(settings.model)) if is_folder else settings.model
@@ -115,7 +115,7 @@ def model_name(settings: EmbeddingSettings) -> str:
 
 @cache
 def _name_of_folder(folder: Path) -> str:
-    """A folder's own name and its content, so that the label holds no path."""
+    """Return a folder's own name and a hash of its content, so that the label contains no path."""
     return f"{folder.resolve().name}-{content_of_folder(folder, ('**/*.json', '**/*.safetensors', '**/*.txt'))}"
 
 

@@ -107,7 +107,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
             if not reusable:
                 raise
             say(f"{error}")
-            detail(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
+            say(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
             return reusable[-1]
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
     parameters = teacher_parameters(settings)

@@ -85,6 +85,7 @@ class TestEachTextOnce:
     def test_a_second_run_encodes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        monkeypatch.setenv("RECLM_VERBOSE", "1")
         settings, _ = prepared(tmp_path, monkeypatch)
         first = embeddings.write_embeddings(settings, CountingEncoder())
         assert embeddings.write_embeddings(settings, CountingEncoder(lives=0)).version == first.version

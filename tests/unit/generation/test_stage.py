@@ -74,6 +74,7 @@ class TestVersions:
         settings, current = workspace(tmp_path, monkeypatch)
         first = stage.write_profiles(settings)
         current.clear()
+        monkeypatch.setenv("RECLM_VERBOSE", "1")
         capsys.readouterr()
         assert stage.write_profiles(settings).manifest == first.manifest
         assert "reusing profiles" in capsys.readouterr().err
