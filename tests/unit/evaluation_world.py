@@ -24,6 +24,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
+from reclm.storage.version import LAYOUT
 from reclm.training.tasks import load_tasks
 
 N_USERS, N_ITEMS, N_COLD = 90, 60, 15
@@ -153,6 +154,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "sho
         settings.paths.dataset,
         {
             "name": name,
+            "layout": LAYOUT,
             "importer": "columns",
             "source": "log",
             "split_mode": "assigned",
