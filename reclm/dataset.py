@@ -1,9 +1,9 @@
-"""What trainers and evaluation pass between them: index-aligned arrays of one snapshot of one data set.
+"""Index-aligned arrays of one snapshot of a data set, which training and evaluation share.
 
-A *snapshot* is a moment of knowledge. `select` knows the train slice less a share of items held out as if cold; models
-are selected on it. `final` knows train and valid; models are refitted on it and the test slice is read once, by
-evaluation. Row `u` of every user array and row `i` of every item array speak of `user_ids[u]` and `item_ids[i]`, and
-`item_ids` is in item-position order, the order that breaks ties in a ranking.
+A *snapshot* holds what is known at one as-of. `select` holds the train slice, less a share of items treated as cold;
+models are selected on it. `final` holds train and valid; models are refitted on it, and evaluation reads the test slice
+once. Row `u` of every user array belongs to `user_ids[u]`, row `i` of every item array to `item_ids[i]`; `item_ids` is
+in the order of `item_index`, which breaks ties in a ranking.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that a model may learn from at one snapshot.
+    """Everything that a model may learn from at one snapshot.
 
-    `interactions` is (n_users, n_items), 1.0 where the user is known to have touched the item before the cut-off.
-    The feature matrices are float32 (n_rows, dim), a row of NaN where an entity has no such feature, or None where the
-    data set has none at all. `warm_items` is True for items with at least one known interaction.
+    `interactions` is (n_users, n_items), 1.0 where the user interacted with the item before the cut-off.
+    The feature matrices are float32 (n_rows, dim), a row of NaN where a user or item has no such feature, or None where
+    the data set has none at all. `warm_items` is True for items with at least one known interaction.
     `texts[i]` is item i's title, categories and text in one string ('' when it has none).
     """
 
@@ -50,10 +50,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """One ranking question at one snapshot: which of `candidates` did each user touch after the cut-off?
+    """One ranking task at one snapshot: which of `candidates` does each user interact with after the cut-off?
 
     `truth` and `mask` are (n_users, n_items); masked items never appear in a user's list. `candidates` is a Boolean
-    (n_items,). Users without a row in `truth` are not asked about.
+    (n_items,). Users without entries in `truth` are left out.
     """
 
     snapshot: Snapshot
@@ -64,5 +64,5 @@ class EvaluationTask:
 
     @property
     def users(self) -> NDArray[np.int64]:
-        """Positions of the users with truth, ascending."""
+        """The positions of the users with truth, ascending."""
         return np.flatnonzero(np.diff(self.truth.indptr)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Every failure a user can mend, one class each; the message names the place, the value and the remedy."""
+"""Failures that a user can mend, one class each; the message names the place, the value and the remedy."""
 
 
 class ReclmError(Exception):
@@ -32,7 +32,7 @@ class BuildError(ReclmError):
 
 
 class PublishError(ReclmError):
-    """Features that must not reach the feature store: wrong width, NaN, wrong type, no time zone, or older than what is there."""
+    """Features that must not be published: wrong width, NaN, wrong type, no time zone, or older than the current."""
 
     exit_code = 6
 
@@ -44,12 +44,12 @@ class ArtifactError(ReclmError):
 
 
 class ModelError(ReclmError):
-    """A recommender asked for something it cannot do: an unknown name, an id it was not fitted on, no features."""
+    """A model that is unknown, cannot be loaded, or cannot do what is requested (an id it was not fitted on)."""
 
     exit_code = 8
 
 
 class HealthError(ReclmError):
-    """A health check named in `health.fail` found its value out of bounds; the message names each, its value and advice."""
+    """A health check named in `health.fail` found a value out of bounds; the message has check, value and advice."""
 
     exit_code = 9

@@ -360,12 +360,12 @@ def check_health(settings: Settings) -> Artifact:
 
 def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     """Remove artifacts that nothing needs, leftovers of killed runs and old records. A `dry_run` only lists them."""
-    from reclm.maintenance import maintain as tidy
+    from reclm.maintenance.cleanup import maintain as clean_up
 
     if dry_run:
-        return tidy(settings, dry_run=True)
+        return clean_up(settings, dry_run=True)
     with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
-        result = tidy(settings)
+        result = clean_up(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
         about["made"] = f"{result['artifacts']:,} artifacts removed"
     return result

@@ -1,4 +1,4 @@
-"""Known log formats, and the demo world, into the landing folder: the first stage.
+"""The first stage: logs of known formats, or the demo shop, come in; landed batches go out.
 
 `ingest` finds out what a folder holds, lets that format's importer plan the batches, and lands them. Nothing is typed,
 deduplicated or judged here; the warehouse does that and says why it sets a row apart.
@@ -31,11 +31,11 @@ IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
 def ingest(
     settings: Settings, source: Path | None, *, delivery: bool = False, only: Literal["items"] | None = None
 ) -> dict[str, Any]:
-    """Lands what `source` (a folder or a file) holds, or the demo world when it is None; returns `dataset.json`.
+    """Land what `source` (a folder or a file) holds, or the demo shop when it is None; return `dataset.json`.
 
-    A `delivery` adds to the data set that the workspace holds, under its name, whatever the folder is called. `only` lands
-    nothing but item tables. Ingesting the same files again changes nothing. Raises InputError, which names file, problem and remedy, when
-    something cannot be read; nothing is half-written then.
+    A `delivery` is added to the data set of the workspace, whatever its folder is called. With `only`, nothing but item
+    tables is landed. Ingesting the same files again changes nothing. Raises InputError, which names file, problem and
+    remedy, when something cannot be read; nothing is landed then.
     """
     if source is None or settings.data.importer == DEMO:
         return land(settings, demo.plan(settings), name=DEMO, importer=DEMO, source=DEMO)
@@ -43,20 +43,20 @@ def ingest(
     if not folder.exists():
         raise InputError(f"{source} does not exist; --data names a folder with a log in it, or the log itself")
     name = folder.name if folder.is_dir() else stem_of(folder)
-    standing = read_json(settings.paths.dataset) if delivery and settings.paths.dataset.exists() else None
-    if standing and not columns.find_files(settings.data, folder, log_needed=False).interactions:
-        importer, plan = "columns", columns.plan_additions(settings, folder, standing["split_mode"])
+    existing = read_json(settings.paths.dataset) if delivery and settings.paths.dataset.exists() else None
+    if existing and not columns.find_files(settings.data, folder, log_needed=False).interactions:
+        importer, plan = "columns", columns.plan_additions(settings, folder, existing["split_mode"])
     else:
         importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
         plan = IMPORTERS[importer](settings, folder)
     if only:
         plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
-    name = standing["name"] if standing else name
+    name = existing["name"] if existing else name
     return land(settings, plan, name=name, importer=importer, source=folder.name, delivery=delivery)
 
 
 def importer_of(settings: Settings, source: Path) -> str:
-    """The importer whose file names (or, for `presplit`, whose split column) the folder has."""
+    """Return the importer whose file names (or, for `presplit`, whose split column) the folder has."""
     if source.is_dir():
         if movielens.layout_of(source):
             return "movielens"

@@ -2,7 +2,7 @@
 
 `presplit` is a log with `split` (train, valid, test, zero_shot) and optionally `in_sparse_train`, and items with an
 optional `zero_shot`. `mind` is the data published with RecLM (arXiv 2412.19302) as parquet: `train`,
-`test_full_shot`, `items` with `in_test` and `in_zero_shot`; or a plain pair `train` and `test`, with `items` or without.
+`test_full_shot`, `items` with `in_test` and `in_zero_shot`; or `train` and `test` alone, with or without `items`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLAGS = ("zero_shot", "full_shot_candidate", "in_train", "in_test", "in_zero_sho
 
 
 def has_split_column(path: Path) -> bool:
-    """Whether a log is pre-split."""
+    """Return whether a log has a split column."""
     return "split" in LogFile(path).columns
 
 
@@ -35,7 +35,7 @@ def _items(settings: Settings, file: LogFile, flags: dict[str, str]) -> dict[str
 
 
 def plan_presplit(settings: Settings, source: Path) -> Plan:
-    """The layout of one log with a split column."""
+    """Plan the batches of one log with a split column."""
     data, files = settings.data, find_files(settings.data, source)
     logs, items = [LogFile(path) for path in files.interactions], [LogFile(path) for path in files.items]
     for file in logs:
@@ -57,7 +57,7 @@ def plan_presplit(settings: Settings, source: Path) -> Plan:
 
 
 def plan_mind(settings: Settings, source: Path) -> Plan:
-    """The layout of one file a split."""
+    """Plan the batches of a folder with one file a split."""
     tables = {stem_of(path): path for path in tables_in(source)}
     if "test_full_shot" in tables:
         tables.pop("test", None)

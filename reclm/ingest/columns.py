@@ -27,7 +27,7 @@ USER_NAMES = "users customers members people"
 
 @dataclass(frozen=True)
 class LogFiles:
-    """The files of each table; the log has at least one."""
+    """The files of each table."""
 
     interactions: list[Path]
     items: list[Path]
@@ -35,7 +35,10 @@ class LogFiles:
 
 
 def find_files(data: DataSettings, source: Path, *, log_needed: bool = True) -> LogFiles:
-    """Which file is what. Raises InputError when there is no log though one is needed, or a file the settings name is missing."""
+    """Find the files of each table.
+
+    Raises InputError when a log is needed and missing, or a file that the settings name is missing.
+    """
     folder = source if source.is_dir() else source.parent
     if source.is_file() and not suffix_of(source):
         raise InputError(
@@ -71,7 +74,7 @@ def _named(folder: Path, name: str, table: str) -> list[Path]:
 
 
 def _beginning(tables: Sequence[Path], names: str) -> list[Path]:
-    """All files whose name begins with the first of `names` that any file's name begins with."""
+    """Find all files whose name begins with the first of `names` that any file's name begins with."""
     for name in names.split():
         found = [path for path in tables if stem_of(path).startswith(name)]
         if found:
@@ -80,7 +83,7 @@ def _beginning(tables: Sequence[Path], names: str) -> list[Path]:
 
 
 def log_batch(data: DataSettings, file: LogFile, extra: dict[str, str] | None = None) -> Batch:
-    """The log's batch; `extra` adds landing columns of a pre-assigned layout."""
+    """Return the log's batch; `extra` adds landing columns of a pre-assigned layout."""
     weight = find_column(file, "weight", data.weight_column)
     return Batch(
         "interactions",
@@ -104,7 +107,7 @@ def item_batch(
     flags: Sequence[str] = (),
     words: bool = False,
 ) -> Batch:
-    """The item table's batch; `flags` are columns that are no text, `words` allows blank-separated categories."""
+    """Return the item table's batch; `flags` are columns without text, `words` allows blank-separated categories."""
     named = data.item_column if data.item_column in file.columns else ""
     item = find_column(file, "item", named, required=True, also=("id",))
     title = find_column(file, "title", data.title_column)
@@ -140,7 +143,7 @@ def user_batch(data: DataSettings, file: LogFile) -> Batch:
 
 
 def _drawn_split(settings: Settings, file: LogFile) -> str:
-    """SQL of the split of a log without times: drawn by hash, so that a pair keeps its split in later deliveries."""
+    """Return SQL for the split of a log without times: by hash, so that a pair keeps its split in later deliveries."""
     data, split = settings.data, settings.split
     user = as_text(file, find_column(file, "user", data.user_column, required=True))
     item = as_text(file, find_column(file, "item", data.item_column, required=True))
@@ -151,14 +154,14 @@ def _drawn_split(settings: Settings, file: LogFile) -> str:
 
 
 def plan(settings: Settings, source: Path) -> Plan:
-    """Interactions, and items and users where there are such tables."""
+    """Plan the batches of interactions, and of items and users where there are such tables."""
     data, files = settings.data, find_files(settings.data, source)
     logs = [LogFile(path) for path in files.interactions]
     has_clock = any(find_column(file, "timestamp", data.timestamp_column) for file in logs)
     if not has_clock:
         say(
-            f"{logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, valid "
-            "and test by chance; set data.timestamp_column if one of them is the time"
+            f"{logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, "
+            "valid and test by chance; set data.timestamp_column if one of them is the time"
         )
     return Plan(
         "temporal" if has_clock else "assigned",
@@ -169,7 +172,7 @@ def plan(settings: Settings, source: Path) -> Plan:
 
 
 def plan_additions(settings: Settings, source: Path, split_mode: SplitMode) -> Plan:
-    """Items and users alone, for a data set whose log has landed before."""
+    """Plan the batches of items and users alone, for a data set whose log has landed before."""
     files = find_files(settings.data, source, log_needed=False)
     return Plan(
         split_mode,

@@ -1,4 +1,4 @@
-"""The demo world: a seeded shop whose people click for reasons that are known.
+"""The demo shop: settings and a seed come in, a log, an item table and the true interests of users and items go out.
 
 Users have personas, two to four interests with weights; items are for one interest of their department and often for a
 second one elsewhere that goes with their kind, which no text says. Clicks follow personas, item popularity and novelty;
@@ -46,7 +46,7 @@ LATE_FROM, LATE_TO = 0.89, 0.98
 
 @dataclass(frozen=True)
 class Shelf:
-    """Who may pick what: entries sorted by (shelf, arrival); shelf s is an interest, the last one is the whole shop."""
+    """Items by interest: entries sorted by (shelf, arrival); shelf s is an interest, the last one is the whole shop."""
 
     item: Ints
     key: Floats
@@ -55,7 +55,7 @@ class Shelf:
     span: float
 
     def pick(self, shelf: Ints, time: Floats, new: NDArray[np.bool_], draw: Floats) -> Ints:
-        """An item per row among those that had arrived, -1 where there was none; `new` rows prefer recent arrivals."""
+        """Draw an item per row among those that had arrived, -1 where none had; `new` rows prefer recent arrivals."""
         end = np.searchsorted(self.key, shelf * self.span + time, side="right")
         begin = self.first[shelf]
         recent = np.searchsorted(self.key, shelf * self.span + np.maximum(time - NOVELTY_DAYS, 0), side="left")
@@ -66,7 +66,7 @@ class Shelf:
 
 
 class World:
-    """Everything that is drawn, lazily: nothing is computed before a batch needs it."""
+    """Everything that is drawn at random; nothing is computed before a batch needs it."""
 
     def __init__(self, demo: DemoSettings, seed: int) -> None:
         self.demo = demo
@@ -76,7 +76,7 @@ class World:
         self.n_interests = self.n_departments * INTERESTS_EACH
 
     def rng(self, purpose: str, chunk: int = 0) -> np.random.Generator:
-        """The stream of one purpose, the same whatever was drawn before."""
+        """Return the random generator of one purpose, independent of what was drawn before."""
         return np.random.default_rng([self.seed, zlib.crc32(purpose.encode()), chunk])
 
     @cached_property
@@ -94,7 +94,7 @@ class World:
 
     @cached_property
     def item_arrival(self) -> Floats:
-        """Days after the first at which an item appears, (n_items,). Late ones: near the 0.9 quantile of event times."""
+        """Days until an item appears, (n_items,); late ones near the 0.9 quantile of event times."""
         rng, n = self.rng("arrival"), self.demo.items
         order = rng.permutation(n)
         n_late = round(self.demo.late_items * n)
@@ -113,7 +113,7 @@ class World:
 
     @cached_property
     def item_audience(self) -> Ints:
-        """The interests an item is for, (n_items, 2): its department's, and its kind's second one elsewhere or -1."""
+        """The interests an item is for, (n_items, 2): its department's, and one of another department or -1."""
         rng, department = self.rng("audience"), self.item_kind // KINDS_EACH
         main = department * INTERESTS_EACH + rng.integers(0, INTERESTS_EACH, self.demo.items)
         n_kinds = self.n_departments * KINDS_EACH
@@ -201,7 +201,7 @@ class World:
         return pa.table({"user_index": user[kept], "item_index": item[kept], "moment": at})
 
     def _shelves(self, rng: np.random.Generator, user: Ints) -> Ints:
-        """Where each visit looks: the persona's interest mostly, its department at large, or the whole shop."""
+        """Draw the shelf of each visit: mostly the persona's interest, else its department or the whole shop."""
         chosen, cumulated = self.user_persona
         slot = (rng.random(len(user))[:, None] >= cumulated[user]).sum(axis=1)
         interest = chosen[user, np.minimum(slot, PERSONA_SLOTS - 1)]
@@ -211,7 +211,7 @@ class World:
         return np.where(way < ANYTHING, self.n_interests, np.where(way < ANYTHING + SAME_DEPARTMENT, around, interest))
 
     def items(self) -> pa.Table:
-        """The item table; misleading items speak of an interest that is not theirs."""
+        """Return the item table; misleading items describe an interest that is not theirs."""
         rng, n, main = self.rng("text"), self.demo.items, self.item_audience[:, 0]
         kind_of_text = rng.random(n)
         missing = kind_of_text < self.demo.missing_texts
@@ -226,7 +226,7 @@ class World:
         return pa.table(columns | {"categories": categories, "moment": at})
 
     def write_truth(self, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
-        """user_personas.parquet and item_audience.parquet, strongest interest first."""
+        """Write user_personas.parquet and item_audience.parquet, strongest interest first."""
         known = interests()[: self.n_interests]
         con.register("known", pa.table({"phrase": [i.phrase for i in known], "identity": [i.identity for i in known]}))
         chosen, cumulated = self.user_persona
@@ -271,7 +271,7 @@ def _id_sql(letter: str, column: str, n: int) -> str:
 
 
 def _first_distinct(user: Ints, item: Ints, n_items: int) -> Ints:
-    """Positions, ascending, of the first draw of each (user, item); draws without an item are left out."""
+    """Return the positions, ascending, of the first draw of each (user, item); draws without an item are left out."""
     position = np.flatnonzero(item >= 0)
     _, first = np.unique(user[position] * n_items + item[position], return_index=True)
     return position[np.sort(first)]
@@ -300,7 +300,7 @@ class WorldRows:
 
 
 def plan(settings: Settings) -> Plan:
-    """The world that `settings.demo` and `settings.seed` name: its items, its log in chunks, and its truth."""
+    """Plan the demo shop of `settings.demo` and `settings.seed`: its items, its log in chunks, and its truth."""
     world = World(settings.demo, settings.seed)
     at = "strftime(make_timestamp(moment), '%Y-%m-%dT%H:%M:%SZ')"
     texts = {

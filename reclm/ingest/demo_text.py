@@ -1,8 +1,8 @@
-"""Words of the demo world: departments, interests, and the grammar that writes an item's title and text.
+"""Texts of the demo shop: departments, interests, and the grammar that writes an item's title and text.
 
-Each department sells the same kinds of thing to four sorts of people. What tells whom an item is for is its *cue*, one
-of seven wordings of the same idea that share no word, so that two items for one interest seldom look alike: only their
-audiences say that "featherweight" and "low-bulk" are the same wish.
+Each department sells the same kinds of item to users of four interests. An item's *cue* shows its interest: one of
+seven wordings of the same idea that share no word, so two items for one interest seldom look alike. Only their
+audiences show that "featherweight" and "low-bulk" mean the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMED_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Interest:
-    """What people want: `phrase` for the interest, `identity` for the person, `cues` for items that suit them."""
+    """An interest of users: `phrase` names it, `identity` names its users, `cues` are wordings in its items."""
 
     phrase: str
     identity: str
@@ -175,7 +175,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 @cache
 def departments() -> tuple[Department, ...]:
-    """All departments, in shop order."""
+    """Return all departments, in shop order."""
     found: list[Department] = []
     for line in _VOCABULARY.strip().splitlines():
         if line.startswith("  "):
@@ -190,7 +190,7 @@ def departments() -> tuple[Department, ...]:
 
 @cache
 def interests() -> tuple[Interest, ...]:
-    """All interests; those of department d are `[4 * d, 4 * d + 4)`."""
+    """Return all interests; those of department d are `[4 * d, 4 * d + 4)`."""
     return tuple(interest for department in departments() for interest in department.interests)
 
 
@@ -259,7 +259,7 @@ BARE_OPENINGS = (
 def write_items(
     rng: np.random.Generator, kinds: NDArray[np.int64], worded_for: NDArray[np.int64], missing: NDArray[np.bool_]
 ) -> tuple[list[str], list[str | None], list[str]]:
-    """Titles, texts and '|'-separated categories of n items.
+    """Write titles, texts and '|'-separated categories of n items.
 
     `kinds` (n,) is department * 10 + kind, `worded_for` (n,) the interest whose cues the item uses, in the item's own
     department or not, and `missing` (n,) says which items have no text (and a title without a cue).

@@ -1,4 +1,4 @@
-"""Files a user gives, as relations DuckDB can read: CSV, TSV, parquet, JSON lines.
+"""Input files as relations that DuckDB can read: CSV, TSV, parquet, JSON lines.
 
 Everything arrives as text exactly as it stands in the file, so that nothing is lost or guessed before the warehouse
 types it. A file that cannot be read at all raises InputError with the file, what is wrong and what to do; single lines
@@ -44,28 +44,28 @@ LONGEST_JSON_ROW = 64 << 20
 
 
 def quote_name(name: str) -> str:
-    """`name` as a SQL identifier."""
+    """Return `name` as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote_text(text: str) -> str:
-    """`text` as a SQL string literal."""
+    """Return `text` as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def suffix_of(path: Path) -> str | None:
-    """The suffix in KINDS that the file's name ends with, or None."""
+    """Return the suffix in KINDS that the file's name ends with, or None."""
     name = path.name.lower()
     return next((suffix for suffix in sorted(KINDS, key=len, reverse=True) if name.endswith(suffix)), None)
 
 
 def stem_of(path: Path) -> str:
-    """The lower-case file name without the suffix."""
+    """Return the lower-case file name without the suffix."""
     return path.name.lower().removesuffix(suffix_of(path) or "")
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The files of a folder that have a readable suffix, by name. Raises InputError when there is no such folder."""
+    """Return the files of a folder with a readable suffix, by name. Raises InputError when there is no such folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; name a folder with a log in it, or the log itself")
     return sorted(path for path in folder.iterdir() if path.is_file() and suffix_of(path))
@@ -105,7 +105,7 @@ class LogFile:
 
     @cached_property
     def reading(self) -> dict[str, Any]:
-        """What else determines the rows, beside the bytes."""
+        """What determines the rows besides the bytes."""
         return {
             "kind": self.kind,
             "names": list(self.names),
@@ -116,7 +116,7 @@ class LogFile:
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """Column name -> DuckDB type, in file order. Raises InputError when the file is not what its name says."""
+        """Return {column: DuckDB type} in file order. Raises InputError when it is not what its name says."""
         if self.kind == "csv":
             return dict.fromkeys(self.names or self._header(), "VARCHAR")
         reader = "read_parquet({path})"
@@ -134,12 +134,13 @@ class LogFile:
         return list(self.types)
 
     def relation(self, rejects: str, longest_line: int = LONGEST_LINES[0], path: Path | None = None) -> str:
-        """SQL of a relation with `columns`; lines of a CSV that cannot be read go to the temporary table `rejects`."""
+        """Return SQL of a relation of the file; unreadable lines of a CSV go to the temporary table `rejects`."""
         literal = quote_text(str(path)) if path else self._literal
         if self.kind == "parquet":
             return f"read_parquet({literal})"
         if self.kind == "json":
-            return f"read_json({literal}, columns={self._text_columns()}, maximum_object_size={LONGEST_JSON_ROW}{self._json_format()})"
+            options = f"maximum_object_size={LONGEST_JSON_ROW}{self._json_format()}"
+            return f"read_json({literal}, columns={self._text_columns()}, {options})"
         header = "false" if self.names else "true"
         return (
             f"read_csv({literal}, auto_detect=false, header={header}, columns={self._text_columns()}, "
@@ -149,7 +150,7 @@ class LogFile:
         )
 
     def unreadable(self, error: Exception) -> InputError:
-        """The InputError that says in one line what DuckDB found wrong with the file, and the remedy."""
+        """Return the InputError that says in one line what is wrong with the file, and the remedy."""
         text = str(error)
         line = self._first_bad_json_line() if self.kind == "json" else _digits(r"CSV Error on Line: (\d+)", text)
         where = f"{self.path}, line {line}" if line else str(self.path)
@@ -165,7 +166,7 @@ class LogFile:
         return InputError(f"{where} cannot be read: {first.strip()}; {remedy}")
 
     def _first_bad_json_line(self) -> int:
-        """Its number, 0 when there is none; DuckDB counts lines from different starts in different releases."""
+        """Return the line number, 0 when there is none; releases of DuckDB count lines from different starts."""
         if "format='auto'" in self._json_format():
             return 0
         with _opened(self.path) as file:
@@ -188,7 +189,7 @@ class LogFile:
 
     @cached_property
     def _first_line(self) -> str:
-        """The header line. Raises InputError when it is not text."""
+        """Return the header line. Raises InputError when it is not text."""
         try:
             with _opened(self.path) as file:
                 start = file.read(HEADER_BYTES)
@@ -237,7 +238,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def with_plain_line_ends(path: Path, copy: Path) -> Path:
-    """Writes `path` with every line end as `\\n`, for files that mix them (or end CRLF files with blank lines)."""
+    """Write `path` with every line end as `\\n`, for files that mix them (or end CRLF files with blank lines)."""
     with _opened(path) as source, copy.open("wb") as target:
         carried = b""
         while chunk := source.read(1 << 24):

@@ -1,4 +1,4 @@
-"""The landing folder: what a user gave, as parquet batches of text, never edited afterwards.
+"""The landing folder: logs and tables as ingested, as parquet batches of text, never edited afterwards.
 
 In come batches (a file, or a piece of the demo world, with SQL that says which landing column is what); out goes one
 parquet file each, named by the hash of the source's content and of the mapping, so that ingesting the same files again
@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What `source_file` says."""
+        """The value of the column `source_file`."""
 
     @property
     def content(self) -> str:
@@ -48,22 +48,22 @@ class Source(Protocol):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What else determines the rows."""
+        """What determines the rows besides the content."""
 
 
 class MadeRows(Source, Protocol):
     """A source whose rows are computed, not read."""
 
     def register(self, con: duckdb.DuckDBPyConnection) -> str:
-        """Makes the rows known to `con`; returns the relation's name."""
+        """Register the rows with `con`; return the name of the relation."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One landing file to be.
+    """One landing file to write.
 
     `columns` maps landing columns to SQL over `rows`, itself a query over `source`: the file's columns and
-    `reclm_row`, the 1-based data row. Landing columns left out are null. Rows of a weight below `min_weight` are no
+    `reclm_row`, the 1-based data row. Columns left out are null. Rows of a weight below `min_weight` are not
     likes: they are counted, not landed.
     """
 
@@ -83,7 +83,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an importer found. `truth` writes the demo world's ground truth into a folder."""
+    """The batches that an importer found. `truth` writes the demo shop's true interests into a folder."""
 
     split_mode: SplitMode
     batches: list[Batch] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Plan:
 def land(
     settings: Settings, plan: Plan, *, name: str, importer: str, source: str, delivery: bool = False
 ) -> dict[str, Any]:
-    """Lands every batch of `plan` that is not there yet and returns the content of `dataset.json`.
+    """Land every batch of `plan` that has not landed yet; return the content of `dataset.json`.
 
     A `delivery` may come in another format than the data set it joins.
 
@@ -105,7 +105,7 @@ def land(
     workspace.locks.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.locks / "landing.lock"):
         workspace.require_current_layout()
-        before = _standing(workspace, name, None if delivery else importer)
+        before = _listed_batches(workspace, name, None if delivery else importer)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -124,7 +124,7 @@ def land(
             content = _publish(workspace, kept + entries, plan, name, importer, source)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    _tell(name, entries, len(wanted) - len(fresh))
+    _report(name, entries, len(wanted) - len(fresh))
     return content
 
 
@@ -134,8 +134,8 @@ def _require_one_clock(
     before = read_json(workspace.dataset)["split_mode"] if workspace.dataset.exists() else plan.split_mode
     if before != plan.split_mode and any(entry["table"] == "interactions" for entry in kept):
         raise InputError(
-            f"the log landed before is split {'by time' if before == 'temporal' else 'without times'}, this one is not; "
-            "give it the same columns, or another --workspace"
+            f"the log landed before is split {'by time' if before == 'temporal' else 'without times'}, this one is "
+            "not; give it the same columns, or another --workspace"
         )
     logs = [entry for entry in entries if entry["table"] == "interactions"]
     if plan.split_mode == "temporal" and logs and not any(entry["with_event_ts"] for entry in logs):
@@ -145,8 +145,8 @@ def _require_one_clock(
         )
 
 
-def _standing(workspace: Workspace, name: str, importer: str | None) -> list[dict[str, Any]]:
-    """The batches already listed, their folder cleared of what a killed run left. `importer` None: any will do."""
+def _listed_batches(workspace: Workspace, name: str, importer: str | None) -> list[dict[str, Any]]:
+    """Return the batches listed before and remove files of killed runs. `importer` None: any importer is accepted."""
     content = read_json(workspace.dataset) if workspace.dataset.exists() else {"batches": []}
     if content["batches"] and (content["name"], content["importer"]) != (
         name,
@@ -174,7 +174,7 @@ def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
 
 
 def _is_current(entry: dict[str, Any], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]], importer: str) -> bool:
-    """False for a batch that the same content under another mapping replaces, or an earlier demo world."""
+    """Return False for a batch replaced by the same content under another mapping, and for an earlier demo shop."""
     if entry["batch"] in wanted:
         return True
     replaced = {(new["table"], new["content"]) for new in fresh}
@@ -191,7 +191,7 @@ def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _write_empty(landing: Path) -> None:
-    """An empty batch of each table, so that dbt can read the ones that no file filled."""
+    """Write an empty batch of each table, so that dbt can read tables without a file."""
     for table, schema in LANDING.items():
         path = landing / table / "_empty.parquet"
         if not path.exists():
@@ -199,7 +199,7 @@ def _write_empty(landing: Path) -> None:
 
 
 class _BatchWriter:
-    """Writes batches under `.partial`; one connection, one at a time."""
+    """Writes batches under `.partial`, one at a time."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, partial: Path, workspace: Workspace) -> None:
         self.con = con
@@ -207,17 +207,18 @@ class _BatchWriter:
         self.forgotten = _read_forgotten(workspace)
 
     def write(self, batch: Batch) -> dict[str, Any]:
-        """The batch's entry of `dataset.json`; its file lies in `.partial/<table>/<name>.parquet`."""
+        """Write `.partial/<table>/<name>.parquet`; return the batch's entry of `dataset.json`."""
         path = self.partial / batch.table / f"{batch.name}.parquet"
         path.parent.mkdir(exist_ok=True)
         n_rejected = self._stage(batch, path)
         n_read = self._count(path) + n_rejected
         if n_read == 0:
             raise InputError(
-                f"{batch.source.name} gives no rows for {batch.table}: it is empty but for a header, or has none of the kind; "
+                f"{batch.source.name} gives no rows for {batch.table}: it is empty but for a header, "
+                "or has none of the kind; "
                 "export it again or remove it"
             )
-        n_below = self._settle(batch, path, n_rejected)
+        n_below = self._filter_rows(batch, path, n_rejected)
         has_clock = batch.table == "interactions"
         n_rows, n_dated = self._count(path), self._count(path, "event_ts") if has_clock else 0
         entry: dict[str, Any] = {"table": batch.table, "batch": batch.name, "rows": n_rows}
@@ -225,7 +226,7 @@ class _BatchWriter:
         return entry | ({"below_min_weight": n_below, "with_event_ts": n_dated} if has_clock else {})
 
     def _stage(self, batch: Batch, path: Path) -> int:
-        """Every readable row of the batch, filtered by nothing yet; returns how many lines could not be read."""
+        """Write every readable row of the batch, unfiltered; return how many lines could not be read."""
         if not isinstance(batch.source, LogFile):
             self._copy(_landing_sql(batch, batch.source.register(self.con)), path)
             return 0
@@ -250,7 +251,7 @@ class _BatchWriter:
             self._query(f"drop table if exists {table}")
 
     def _rejects(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows about the lines of the last file that could not be read; a table of them exists only for a CSV."""
+        """Query the lines of the last file that could not be read; DuckDB has a table of them for a CSV alone."""
         if not self._query(f"select 1 from duckdb_tables() where table_name = '{REJECTS}'"):
             return []
         return self._query(query)
@@ -259,9 +260,10 @@ class _BatchWriter:
         return bool(self._rejects(f"select 1 from {REJECTS} where error_type = 'LINE SIZE OVER MAXIMUM' limit 1"))
 
     def _count_rejects(self, batch: Batch, path: Path) -> int:
-        """Keeps the unreadable lines for the quarantine; raises InputError when they are more than single lines."""
+        """Keep the unreadable lines for the quarantine; raise InputError when they are more than single lines."""
         worst = self._rejects(
-            "select line, any_value(error_message), bool_or(contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))) as runs_on "
+            "select line, any_value(error_message), "
+            "bool_or(contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))) as runs_on "
             f"from {REJECTS} group by line order by runs_on desc, line limit 1"
         )
         if not worst:
@@ -285,8 +287,8 @@ class _BatchWriter:
             )
         return n_rejected
 
-    def _settle(self, batch: Batch, path: Path, n_rejected: int) -> int:
-        """Gives unreadable lines their place, sets low weights and forgotten users apart; returns how many were low."""
+    def _filter_rows(self, batch: Batch, path: Path, n_rejected: int) -> int:
+        """Insert empty rows for unreadable lines, remove low weights and forgotten users; return how many were low."""
         low = "false"
         if batch.min_weight is not None:
             low = f"coalesce(try_cast(weight as double) < {batch.min_weight}, false)"
@@ -302,9 +304,9 @@ class _BatchWriter:
             digest = f"sha256({quote_text(self.forgotten['salt'])} || user_id)"
             listed = ", ".join(quote_text(digest) for digest in self.forgotten["digests"]) or "''"
             known = f"(user_id is null or {digest} not in ({listed}))"
-        settled = path.with_suffix(".settled")
-        self._copy(f"select * from ({rows}) where not {low} and {known}", settled)
-        settled.replace(path)
+        filtered = path.with_suffix(".filtered")
+        self._copy(f"select * from ({rows}) where not {low} and {known}", filtered)
+        filtered.replace(path)
         return int(n_below)
 
     def _copy(self, query: str, path: Path) -> None:
@@ -314,7 +316,7 @@ class _BatchWriter:
         return int(self._query(f"select count({column}) from read_parquet({quote_text(str(path))})")[0][0])
 
     def _query(self, query: str) -> list[tuple[Any, ...]]:
-        """All rows: a result left half-read would block the connection."""
+        """Run a query and return all rows: a half-read result would block the connection."""
         return self.con.execute(query).fetchall()
 
 
@@ -330,10 +332,11 @@ def _landing_sql(batch: Batch, relation: str) -> str:
 
 
 def _with_unreadable(rows: str, rejected: str) -> str:
-    """Rows renumbered as if the unreadable lines counted, and those lines among them with every value null."""
+    """Return SQL of the rows, renumbered with the unreadable lines counted, and of those lines with null values."""
     return (
         f"with good as ({rows}), "
-        f"bad as (select source_file, source_row, row_number() over (order by source_row) as n_before from {rejected}), "
+        "bad as (select source_file, source_row, row_number() over (order by source_row) as n_before "
+        f"from {rejected}), "
         "shifts as (select source_row - n_before as after_row, max(n_before) as shift from bad group by all), "
         "moved as (select good.* replace (good.source_row + coalesce(shift, 0) as source_row) "
         "from good asof left join shifts on good.source_row > shifts.after_row) "
@@ -349,7 +352,7 @@ def _read_forgotten(workspace: Workspace) -> dict[str, Any]:
 def _publish(
     workspace: Workspace, entries: list[dict[str, Any]], plan: Plan, name: str, importer: str, source: str
 ) -> dict[str, Any]:
-    """Moves what `.partial` holds into place, then lists it, then removes what is no longer listed."""
+    """Move the files of `.partial` into place, then list them, then remove those no longer listed."""
     partial = workspace.landing / ".partial"
     for folder in (*LANDING, "rejected"):
         for path in (partial / folder).glob("*.parquet"):
@@ -373,7 +376,7 @@ def _publish(
     return content
 
 
-def _tell(name: str, entries: list[dict[str, Any]], n_standing: int) -> None:
+def _report(name: str, entries: list[dict[str, Any]], n_unchanged: int) -> None:
     for entry in entries:
         notes = [f"{entry['rows']:,} {entry['table']}"]
         if entry["unreadable"]:
@@ -383,4 +386,4 @@ def _tell(name: str, entries: list[dict[str, Any]], n_standing: int) -> None:
         tell = say if len(notes) > 1 else detail
         tell(f"{entry['source_file']}: {'; '.join(notes)}")
     if not entries:
-        detail(f"{name}: nothing new beside {n_standing} batches that landed before")
+        detail(f"{name}: nothing new beside {n_unchanged} batches that landed before")

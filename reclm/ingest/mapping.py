@@ -1,4 +1,4 @@
-"""How the columns of a stranger's file become the columns of the landing contract.
+"""The columns of any log file come in, SQL for the columns of the landing contract goes out.
 
 A column is the one a setting names, else the first synonym the file has (case, `_`, `-` and blanks do not matter).
 A missing one raises InputError that lists the columns found, the nearest name and the settings key that would say it.
@@ -17,8 +17,8 @@ from reclm.ingest.files import LogFile, quote_name, quote_text
 
 SYNONYMS: Mapping[str, str] = {
     "user": "user_id user uid customer_id customer member_id visitor_id account_id client_id reviewer_id person_id",
-    "item": "item_id item iid movie_id movie product_id product sku asin parent_asin article_id news_id book_id track_id "
-    "song_id business_id place_id game_id anime_id content_id",
+    "item": "item_id item iid movie_id movie product_id product sku asin parent_asin article_id news_id book_id "
+    "track_id song_id business_id place_id game_id anime_id content_id",
     "timestamp": "event_ts timestamp ts time when event_time datetime date event_timestamp created_at unix_review_time",
     "weight": "weight rating score stars overall strength value",
     "title": "title name item_name item_title product_title product_name movie_title headline",
@@ -34,7 +34,7 @@ def _plain(name: str) -> str:
 
 
 def find_column(file: LogFile, role: str, named: str = "", *, required: bool = False, also: Sequence[str] = ()) -> str:
-    """The column of `file` that plays `role` (a key of SYNONYMS), or '' when an optional one is absent.
+    """Return the column of `file` for `role` (a key of SYNONYMS), or '' when an optional one is absent.
 
     `named` is what the settings say; `also` are synonyms for this file alone. Raises InputError when a required column,
     or one the settings name, is not there.
@@ -73,26 +73,29 @@ def _missing(file: LogFile, role: str, named: str) -> InputError:
 
 
 def as_text(file: LogFile, column: str) -> str:
-    """SQL of a column as text; whole numbers that a table holds as floats (`7.0`) lose the `.0`."""
+    """Return SQL of a column as text; whole numbers that a table holds as floats (`7.0`) lose the `.0`."""
     if not column:
         return "null::varchar"
     name, kind = quote_name(column), file.types[column]
     if kind.endswith("[]"):
         return f"array_to_string({name}::varchar[], ' ')"
     if kind in ("DOUBLE", "FLOAT"):
-        return f"case when {name} = trunc({name}) and abs({name}) < 9e15 then {name}::bigint::varchar else {name}::varchar end"
+        return (
+            f"case when {name} = trunc({name}) and abs({name}) < 9e15 then {name}::bigint::varchar "
+            f"else {name}::varchar end"
+        )
     return f"{name}::varchar"
 
 
 def joined_text(columns: Sequence[str]) -> str:
-    """SQL of several columns as one text, in order, blanks between, missing ones left out; null when all are missing."""
+    """Return SQL of several columns joined by blanks, missing ones left out; null when all are missing."""
     if not columns:
         return "null::varchar"
     return f"nullif(concat_ws(' ', {', '.join(f'{quote_name(column)}::varchar' for column in columns)}), '')"
 
 
 def categories(file: LogFile, column: str, *, words: bool = False) -> str:
-    """SQL of a categories column as '|'-separated text, whatever separates them in the file.
+    """Return SQL of a categories column as '|'-separated text, whatever separates them in the file.
 
     Lists and JSON or Python lists in text are understood; else the separator is the first of `|`, `;`, `,` that the
     column uses anywhere. With `words`, a column without any of them whose values are built from fewer distinct words

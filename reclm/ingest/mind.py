@@ -58,7 +58,7 @@ CLICKS = """
 
 
 def plan(settings: Settings, folder: Path) -> Plan:
-    """Clicks and news. Raises InputError when one of the two files is missing."""
+    """Plan the batches of clicks and news. Raises InputError when one of the two files is missing."""
     for name in (BEHAVIORS, NEWS):
         if not (folder / name).is_file():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) if folder.is_dir() else "no such folder"

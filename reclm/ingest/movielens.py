@@ -29,12 +29,12 @@ YEAR = r"nullif(regexp_extract(title, '\((\d{4})\)\s*$', 1), '')"
 
 
 def layout_of(folder: Path) -> str:
-    """The name of the log file of the MovieLens layout the folder has, or ''."""
+    """Return the name of the log file of the MovieLens layout that the folder has, or ''."""
     return next((log for log, items in LAYOUTS.items() if (folder / log).is_file() and (folder / items).is_file()), "")
 
 
 def plan(settings: Settings, folder: Path) -> Plan:
-    """Likes and films. Raises InputError when the folder has none of the three layouts."""
+    """Plan the batches of likes and films. Raises InputError when the folder has none of the three layouts."""
     log = layout_of(folder)
     if not log:
         wanted = "; ".join(f"{log} and {items}" for log, items in LAYOUTS.items())

@@ -1,4 +1,4 @@
-"""What killed runs and old builds left behind, and what is out of place: a workspace comes in, paths and sentences go out."""
+"""Leftovers of killed runs and old builds, and inconsistencies; a workspace comes in, paths and sentences go out."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 KINDS = ("drafts", "external_builds", "temporary_files", "run_records")
 AGE = timedelta(days=1)
-"""A draft, build or temporary file that nobody touched for so long belongs to nobody."""
+"""A draft, build or temporary file that was not changed for so long belongs to no running process."""
 WORTH = 0.25
-"""Share of the online store's file that must be empty for a vacuum, which writes the file anew."""
+"""Least empty share of the online store's file for a vacuum, which writes the whole file again."""
 WORTH_BYTES = 1_000_000
 
 
@@ -38,13 +38,13 @@ class Leftover:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Return the bytes of a file, or of all files under a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 
 def discard(workspace: Workspace, path: Path) -> None:
-    """Removes a file or folder. An artifact leaves its place in one step, before the first of its files goes."""
+    """Remove a file or folder; an artifact is first moved out of its place in one step."""
     if path.is_relative_to(workspace.artifacts) and path.parent.name in artifacts.KINDS:
         path = artifacts.set_aside(workspace, path)
     if path.is_dir():
@@ -54,7 +54,7 @@ def discard(workspace: Workspace, path: Path) -> None:
 
 
 def found(settings: Settings, now: datetime) -> list[Leftover]:
-    """Drafts, builds and temporary files older than a day, what an earlier removal left, and records beyond the bound."""
+    """Find drafts, builds and temporary files older than a day, half-removed artifacts, and surplus records."""
     workspace, before = settings.paths, (now - AGE).timestamp()
     records = sorted(workspace.runs.glob("*.json"))[: -settings.retention.runs]
     places = zip(
@@ -67,20 +67,20 @@ def found(settings: Settings, now: datetime) -> list[Leftover]:
 
 def _drafts(workspace: Workspace, before: float) -> Iterator[Path]:
     for path in (workspace.artifacts / ".partial").glob("*"):
-        if path.name.startswith(artifacts.REMOVED) or _touched(path) < before:
+        if path.name.startswith(artifacts.REMOVED) or _last_change(path) < before:
             yield path
 
 
-def _touched(path: Path) -> float:
-    """When anything in a folder last changed."""
+def _last_change(path: Path) -> float:
+    """Return when anything in a folder last changed."""
     return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
 
 
 def _builds(workspace: Workspace, before: float) -> Iterator[Path]:
-    """Marts of builds that are neither the current one nor the one under way."""
+    """Find the marts of builds that are neither current nor running."""
     current = Path(read_json(workspace.current_build)["external_root"]).name if workspace.current_build.exists() else ""
     for path in workspace.external.glob("*"):
-        if path.name not in (current, "manual") and _touched(path) < before:
+        if path.name not in (current, "manual") and _last_change(path) < before:
             yield path
 
 
@@ -91,7 +91,7 @@ def _temporary(workspace: Workspace, before: float) -> Iterator[Path]:
 
 
 def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
-    """What is out of place, one sentence each: parents that are missing, vectors and a champion without a model."""
+    """Describe inconsistencies, one sentence each: missing parents, vectors without a model, a missing champion."""
     from reclm.features import store
     from reclm.features.fused import online_versions
 
@@ -105,7 +105,7 @@ def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
     ]
     models = {version for kind, version in there if kind == "backbone"}
     offline = set(store.model_versions(workspace))
-    lost += [f"vectors of model {one} are published and no such backbone stands" for one in sorted(offline - models)]
+    lost += [f"vectors of model {one} are published and that backbone is missing" for one in sorted(offline - models)]
     online = online_versions(settings) - models - offline
     lost += [f"vectors of model {one} are online and in no file" for one in sorted(online)]
     champion = read_json(workspace.champion)["version"] if workspace.champion.exists() else None
@@ -115,7 +115,7 @@ def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
 
 
 def vacuum(settings: Settings) -> int:
-    """Gives the free pages of the SQLite online store back when they are many. Returns the bytes by which it shrank."""
+    """Shrink the file of the SQLite online store when much of it is empty; return the bytes saved."""
     from reclm.features.store import writing
 
     file = settings.paths.feast / "online.db"
@@ -131,6 +131,6 @@ def vacuum(settings: Settings) -> int:
         try:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)")
-        except sqlite3.OperationalError as error:  # a reader holds on to it; there is another night
+        except sqlite3.OperationalError as error:  # a reader has it open; the next run tries again
             say(f"the online store was not made smaller: {error}")
         return before - file.stat().st_size

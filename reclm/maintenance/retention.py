@@ -1,14 +1,14 @@
-"""Which artifacts stay: every finished artifact and the settings come in, those that stay and those that go come out.
+"""Retention: all finished artifacts and the settings come in, the artifacts to keep and to remove come out.
 
-An artifact stays when it is young, among the newest of its kind, or in use; and so does everything in the line of what
-stays, so that no kept manifest names a parent that was removed. In use are the champion and those before it, what the
-warehouse shows, and the language models that the settings would write with. Decisions of promotion always stay: they are
-a few bytes, and the history of champions.
+An artifact is kept when it is young, among the newest of its kind, or in use; so is everything it was made from, so
+that no kept manifest names a removed parent. In use are the champion and those before it, what the warehouse shows, and
+the language models that the settings would write with. Decisions of promotion are always kept: they are a few bytes,
+and the history of champions.
 
-Two kinds are also stores, read across artifacts. A text's vector is written once and stands in whichever embeddings
-artifact came first; an answer of a language model likewise in the `generations-*` of a profiles artifact. So a store stays
-while it holds a vector or an answer that kept profiles or items use and that no other kept one has. For that alone its
-parents need not stay.
+Two kinds also store data for later artifacts. A text's vector is written once, in the embeddings artifact that first
+needed it; an answer of a language model likewise in the `generations-*` of a profiles artifact. Such an artifact is
+kept while it holds a vector or an answer that kept profiles or items use and no other kept artifact has. Its parents
+need not be kept for that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import read_json
+from reclm.storage.schemas import PROFILE_FILES
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -36,46 +37,45 @@ Stored = Mapping[Key, Artifact]
 LANGUAGE_MODELS = ("teacher", "base", "sft", "reward", "refine")
 NEVER_REMOVED = ("promotion",)
 CHAMPIONS = ("promoted", "rolled_back")
-PROFILE_FILES = ("user_profiles.parquet", "item_profiles.parquet")
 
 
 @dataclass(frozen=True)
 class Divided:
-    """`kept` with all their line, `stores` that stay for what they hold, `going` newest first."""
+    """`kept` with their ancestors, `stores` kept for vectors or answers they hold, `removed` newest first."""
 
     kept: list[Artifact]
     stores: list[Artifact]
-    going: list[Artifact]
+    removed: list[Artifact]
 
 
 def divide(settings: Settings, now: datetime) -> Divided:
-    """Every finished artifact, in one of three."""
+    """Divide the finished artifacts into those to keep and those to remove."""
     stored = {
         (artifact.kind, artifact.version): artifact
         for kind in artifacts.KINDS
         for artifact in artifacts.all_of(settings.paths, kind)
     }
-    kept = with_line(in_use(settings, stored) | _by_rule(settings, stored, now), stored)
+    kept = with_ancestors(in_use(settings, stored) | _by_rule(settings, stored, now), stored)
     rest = sorted(
         (artifact for key, artifact in stored.items() if key not in kept),
         key=lambda artifact: (artifact.manifest["created_at"], artifact.version),
         reverse=True,
     )
-    standing = [stored[key] for key in kept]
-    stores = _answers_in_use(standing, rest) + _vectors_in_use(settings, standing, rest)
-    return Divided(standing, stores, [artifact for artifact in rest if artifact not in stores])
+    kept_ones = [stored[key] for key in kept]
+    stores = _answers_in_use(kept_ones, rest) + _vectors_in_use(settings, kept_ones, rest)
+    return Divided(kept_ones, stores, [artifact for artifact in rest if artifact not in stores])
 
 
 def parents_of(artifact: Artifact) -> Iterable[Key]:
-    """The artifacts a manifest names: `kind` or `kind/label` and a version; tables and features are none."""
+    """Yield the artifacts that a manifest names as parents; the warehouse and the features are not artifacts."""
     for name, version in artifact.manifest["parents"].items():
         kind = name.split("/")[0]
         if kind in artifacts.KINDS:
             yield kind, str(version)
 
 
-def with_line(keys: Iterable[Key], stored: Stored) -> set[Key]:
-    """`keys` and everything they were made from, as far as it is there."""
+def with_ancestors(keys: Iterable[Key], stored: Stored) -> set[Key]:
+    """Return `keys` and everything they were made from that still exists."""
     found: set[Key] = set()
     waiting = [key for key in keys if key in stored]
     while waiting:
@@ -87,7 +87,7 @@ def with_line(keys: Iterable[Key], stored: Stored) -> set[Key]:
 
 
 def in_use(settings: Settings, stored: Stored) -> set[Key]:
-    """What something stands on now, without its line."""
+    """Return the artifacts in use now, without their ancestors."""
     from reclm.warehouse.sources import current_versions
 
     workspace = settings.paths
@@ -97,7 +97,7 @@ def in_use(settings: Settings, stored: Stored) -> set[Key]:
 
 
 def champions(settings: Settings) -> list[str]:
-    """The champion's version and those of `retention.champions` before it, newest first."""
+    """Return the versions of the champion and of `retention.champions` earlier ones, newest first."""
     workspace = settings.paths
     current = [str(read_json(workspace.champion)["version"])] if workspace.champion.exists() else []
     decisions = [
@@ -112,7 +112,7 @@ def champions(settings: Settings) -> list[str]:
 
 
 def _language_models(settings: Settings, stored: Stored) -> set[Key]:
-    """Of each kind the newest, and the one that the next run would take up by these settings."""
+    """Return of each kind the newest model and the one that the next run would use with these settings."""
     from reclm.llm.lineage import preferred
     from reclm.warehouse.reading import features_fingerprint
 
@@ -126,7 +126,7 @@ def _language_models(settings: Settings, stored: Stored) -> set[Key]:
 
 
 def _by_rule(settings: Settings, stored: Stored, now: datetime) -> set[Key]:
-    """The young, the newest of each kind, and decisions."""
+    """Return the young artifacts, the newest of each kind, and all decisions."""
     rule = settings.retention
     groups: dict[tuple[str, ...], list[Key]] = {}
     for key, artifact in stored.items():  # oldest first
@@ -144,19 +144,19 @@ def _group(artifact: Artifact) -> tuple[str, ...]:
 
 
 def _answers_in_use(kept: list[Artifact], rest: list[Artifact]) -> list[Artifact]:
-    """Profiles artifacts of `rest` that hold an answer which kept profiles were made of."""
+    """Find profiles artifacts of `rest` that hold an answer from which kept profiles were made."""
     candidates = [artifact for artifact in rest if artifact.kind == "profiles" and _answers(artifact)]
     if not candidates:
         return []
-    standing = [artifact for artifact in kept if artifact.kind == "profiles"]
+    kept_ones = [artifact for artifact in kept if artifact.kind == "profiles"]
     wanted = {
         (version, prompt)
-        for artifact in standing
-        for file in PROFILE_FILES
+        for artifact in kept_ones
+        for file in PROFILE_FILES.values()
         for version, prompt in _pairs(artifact.path / file, "engine_version", "prompt_hash")
         if prompt
     }
-    return _holding(wanted, standing, candidates, _answers)
+    return _holding(wanted, kept_ones, candidates, _answers)
 
 
 def _answers(artifact: Artifact) -> set[Key]:
@@ -168,7 +168,7 @@ def _answers(artifact: Artifact) -> set[Key]:
 
 
 def _vectors_in_use(settings: Settings, kept: list[Artifact], rest: list[Artifact]) -> list[Artifact]:
-    """Embeddings artifacts of `rest` that hold the vector of a text of kept profiles or of an item."""
+    """Find embeddings artifacts of `rest` that hold the vector of a kept profile or of an item text."""
     from reclm.text.encoder import model_name
 
     current = (a for a in kept if a.kind == "embeddings")
@@ -177,8 +177,8 @@ def _vectors_in_use(settings: Settings, kept: list[Artifact], rest: list[Artifac
     for encoder in sorted(encoders):
         candidates = [artifact for artifact in rest if _is_of(encoder, artifact)]
         if candidates:
-            standing = [artifact for artifact in kept if _is_of(encoder, artifact)]
-            found += _holding(_texts(settings, kept), standing, candidates, _hashes)
+            kept_ones = [artifact for artifact in kept if _is_of(encoder, artifact)]
+            found += _holding(_texts(settings, kept), kept_ones, candidates, _hashes)
     return found
 
 
@@ -195,7 +195,7 @@ def _hashes(artifact: Artifact) -> set[str]:
 
 
 def _texts(settings: Settings, kept: list[Artifact]) -> set[str]:
-    """Hashes of every text that kept profiles and the items of the warehouse have."""
+    """Return the hashes of all texts of kept profiles and of the items of the warehouse."""
     from reclm.text.encoder import text_hash
     from reclm.warehouse.reading import connect
 
@@ -203,7 +203,7 @@ def _texts(settings: Settings, kept: list[Artifact]) -> set[str]:
         row[0]
         for artifact in kept
         if artifact.kind == "profiles"
-        for file in PROFILE_FILES
+        for file in PROFILE_FILES.values()
         for row in _pairs(artifact.path / file, "profile", "parse_status")
     }
     if settings.paths.warehouse.exists():
@@ -213,10 +213,10 @@ def _texts(settings: Settings, kept: list[Artifact]) -> set[str]:
 
 
 def _holding(
-    wanted: set[T], standing: Iterable[Artifact], candidates: Iterable[Artifact], held: Callable[[Artifact], set[T]]
+    wanted: set[T], kept_ones: Iterable[Artifact], candidates: Iterable[Artifact], held: Callable[[Artifact], set[T]]
 ) -> list[Artifact]:
-    """The candidates (newest first) that hold something wanted which none before them has."""
-    missing = wanted.difference(*map(held, standing))
+    """Return the candidates (newest first) that hold something `wanted` that none before them holds."""
+    missing = wanted.difference(*map(held, kept_ones))
     found = []
     for artifact in candidates:
         here = missing & held(artifact)

@@ -1,8 +1,8 @@
 """Versioned artifact folders: `<artifacts>/<kind>/<version>/` with a `manifest.json`, written whole or not at all.
 
 A version is the hash of what made the artifact (parameters, seed, parents, code version), so running a stage again on
-the same inputs finds its result instead of making it twice. Work goes on in `<artifacts>/.partial/<kind>-<version>/`,
-which a killed run leaves behind and the next run either resumes or clears; the last step is one rename.
+the same inputs finds its result instead of making it twice. Work is done in `<artifacts>/.partial/<kind>-<version>/`.
+A killed run leaves that folder behind and the next run continues or clears it; the last step is one rename.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ REMOVED = "removed-"
 
 
 def content_hash(content: Any, length: int = 16) -> str:
-    """The first `length` hex digits of the SHA-256 of `content` as canonical JSON."""
+    """Return the first `length` hex digits of the SHA-256 of `content` as canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
@@ -83,12 +83,12 @@ class Draft:
 
 
 def version_of(kind: str, parameters: Mapping[str, Any], parents: Mapping[str, str]) -> str:
-    """The version an artifact of this kind has, given everything that determines it."""
+    """Return the version of an artifact of this kind: a hash of everything that determines it."""
     return content_hash({"kind": kind, "code": VERSION, "parameters": parameters, "parents": parents})
 
 
 def find(workspace: Workspace, kind: str, version: str) -> Artifact | None:
-    """The finished artifact of that version, or None."""
+    """Return the finished artifact of that version, or None."""
     if kind not in KINDS:
         raise ArtifactError(f"no artifact kind is called {kind!r}; the kinds are {', '.join(KINDS)}")
     path = workspace.artifacts / kind / version
@@ -98,7 +98,7 @@ def find(workspace: Workspace, kind: str, version: str) -> Artifact | None:
 
 
 def load(workspace: Workspace, kind: str, version: str) -> Artifact:
-    """The finished artifact of that version. Raises ArtifactError when there is none."""
+    """Return the finished artifact of that version. Raises ArtifactError when there is none."""
     artifact = find(workspace, kind, version)
     if artifact is None:
         raise ArtifactError(
@@ -108,7 +108,7 @@ def load(workspace: Workspace, kind: str, version: str) -> Artifact:
 
 
 def all_of(workspace: Workspace, kind: str) -> list[Artifact]:
-    """Every finished artifact of a kind, oldest first."""
+    """Return every finished artifact of a kind, oldest first."""
     folder = workspace.artifacts / kind
     found = [find(workspace, kind, path.name) for path in folder.iterdir()] if folder.exists() else []
     return sorted((a for a in found if a is not None), key=lambda a: (a.manifest["created_at"], a.version))
@@ -135,7 +135,7 @@ def writing(
     *,
     resumable: bool = False,
 ) -> Iterator[Draft]:
-    """Writes one artifact; when the block ends without an exception the folder appears under its version, complete.
+    """Write one artifact; when the block ends without an exception the folder appears under its version, complete.
 
     `parents` maps an artifact kind (or `landing`, `warehouse`) to the version it was made from. A `resumable` stage
     finds the files an interrupted run left in the draft's folder; any other finds it empty.
@@ -169,8 +169,10 @@ def writing(
 
 
 def set_aside(workspace: Workspace, path: Path) -> Path:
-    """Where an artifact's folder went that is about to be deleted: out of its place in one step, since half of one would
-    be taken for a finished one."""
+    """Move an artifact's folder out of its place in one step, before it is deleted; return where it went.
+
+    A half-deleted folder in its place would be taken for a finished artifact.
+    """
     aside = workspace.artifacts / ".partial" / f"{REMOVED}{path.parent.name}-{path.name}"
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)

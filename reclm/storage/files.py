@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 
 def content_of_folder(folder: Path, patterns: Iterable[str]) -> str:
-    """Return 16 hex digits of the SHA-256 of the files in `folder` that match one of `patterns`, their names included."""
+    """Return 16 hex digits of the SHA-256 of the files in `folder` that match `patterns`, with their names."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         with path.open("rb") as file:

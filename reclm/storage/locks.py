@@ -1,4 +1,4 @@
-"""File locks that say what they wait for: one piece of work at a time in a workspace, whoever started it."""
+"""File locks: one piece of work at a time in a workspace, also between processes; a waiting process says why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reclm.progress import say
 
 @contextmanager
 def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Holds the file `lock` while the block runs. Where another process has it, says `busy` and waits."""
+    """Hold the file `lock` while the block runs. When another process holds it, print `busy` and wait."""
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)

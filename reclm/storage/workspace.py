@@ -1,6 +1,6 @@
-"""Where everything of one data set lives: one folder, named by `--workspace`, else `RECLM_WORKSPACE`, else `./workspace`.
+"""The folder layout of a workspace, which holds everything of one data set: its path comes in, paths in it go out.
 
-This module knows names only.
+The folder is named by `--workspace`, else `RECLM_WORKSPACE`, else it is `./workspace`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ REPOSITORY_VARIABLE = "RECLM_REPOSITORY"
 
 
 def in_repository(folder: str, marker: str) -> Path:
-    """`folder` of the repository this package runs from, or of the one that RECLM_REPOSITORY names.
+    """Return `folder` of the repository this package runs from, or of the one that RECLM_REPOSITORY names.
 
-    Raises WorkspaceError when `marker` is not in it: the wheel carries the Python package alone.
+    Raises WorkspaceError when `marker` is not in it: the wheel holds the Python package alone.
     """
     root = Path(os.environ.get(REPOSITORY_VARIABLE) or Path(__file__).resolve().parents[2])
     if not (root / folder / marker).exists():
         raise WorkspaceError(
-            f"{root / folder} does not hold {marker}: the wheel carries the Python package alone. Work in a clone of the "
-            f"repository (`pip install -e .`), or name it in the environment variable {REPOSITORY_VARIABLE}"
+            f"{root / folder} does not hold {marker}: the wheel holds the Python package alone. Work in a clone of "
+            f"the repository (`pip install -e .`), or name it in the environment variable {REPOSITORY_VARIABLE}"
         )
     return root / folder
 
@@ -39,7 +39,7 @@ class Workspace:
 
     @property
     def landing(self) -> Path:
-        """Logs and item texts as they came: `dataset.json`, `interactions/`, `items/`, `users/`, each one parquet a batch."""
+        """Logs and item texts as ingested: `dataset.json`; `interactions/`, `items/`, `users/`, one parquet a batch."""
         return self.root / "landing"
 
     @property
@@ -110,8 +110,8 @@ class Workspace:
         demo = dataset["importer"] == "demo"
         command = "reclm demo" if demo else f"reclm run --data {dataset['source']}"
         raise WorkspaceError(
-            f"{self.root} was made by another version of reclm (layout {dataset.get('layout', 1)}; reclm {VERSION} reads "
-            f"layout {LAYOUT}). Make a new workspace from the same log: `{command} --workspace {self.root}-new`"
+            f"{self.root} was made by another version of reclm (layout {dataset.get('layout', 1)}; reclm {VERSION} "
+            f"reads layout {LAYOUT}). Make a new workspace from the same log: `{command} --workspace {self.root}-new`"
         )
 
     def require_dataset(self) -> dict[str, Any]:

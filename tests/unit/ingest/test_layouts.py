@@ -104,7 +104,8 @@ class TestDataWithASplit:
             "user_id,item_id,split,in_sparse_train\n1,7,train,True\n1,8,test,False\n1,9,zero_shot,False\n"
         )
         (folder / "items.csv").write_text(
-            "item_id,title,genres,kind,zero_shot\n7,A,Comedy War,TV,False\n8,B,War,TV,False\n9,C,Comedy,Film,True\n6,D,War Comedy,TV,False\n"
+            "item_id,title,genres,kind,zero_shot\n"
+            "7,A,Comedy War,TV,False\n8,B,War,TV,False\n9,C,Comedy,Film,True\n6,D,War Comedy,TV,False\n"
         )
         content = ingest(settings, folder)
         assert (content["importer"], content["split_mode"], content["has_event_ts"]) == ("presplit", "assigned", False)

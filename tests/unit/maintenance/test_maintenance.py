@@ -5,117 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from integration import feast_world
+from unit.maintenance_world import NOBODY, World
 
-from reclm import maintenance, stages
+from reclm import stages
 from reclm.features import fused, publish, store
-from reclm.maintenance import leftovers
-from reclm.settings.tree import Settings
+from reclm.maintenance import cleanup
 from reclm.storage import artifacts, runs
 from reclm.storage.files import read_json, write_json
-from reclm.text.encoder import model_name, text_hash
-from reclm.warehouse import sources
-
-DAY = 86_400
-NOBODY = 2**22 + 1
-"""A number that no process has."""
-
-
-class World:
-    """A workspace in which artifacts are made with an age, oldest first unless said."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.made = 0
-
-    def make(
-        self,
-        kind: str,
-        days: float = 100,
-        parents: dict[str, str] | None = None,
-        files: Callable[[Path], None] = lambda folder: None,
-        **parameters: Any,
-    ) -> str:
-        self.made += 1
-        parameters |= {"number": self.made}
-        with artifacts.writing(self.settings.paths, kind, parameters, parents or {}) as draft:
-            (draft.path / "weights").write_bytes(b"0" * 1000)
-            files(draft.path)
-        version = artifacts.version_of(kind, parameters, parents or {})
-        manifest = self.settings.paths.artifacts / kind / version / "manifest.json"
-        created = datetime.now(UTC) - timedelta(days=days) + timedelta(seconds=self.made)
-        write_json(manifest, read_json(manifest) | {"created_at": created.isoformat()})
-        return version
-
-    def backbone(self, days: float = 100, model: str = "als", **parents: str) -> str:
-        return self.make("backbone", days, parents, model=model, variant="augment", seed=1)
-
-    def profiles(
-        self, texts: Sequence[str] = (), answers: Sequence[str] = (), asked: Sequence[str] = (), **more: Any
-    ) -> str:
-        """Profiles of these `texts`, made of the answers to the prompts `asked`; `answers` are those they hold."""
-
-        def files(folder: Path) -> None:
-            schema = pa.schema(
-                [(name, pa.string()) for name in ("profile", "parse_status", "prompt_hash", "engine_version")]
-            )
-            rows = [{"profile": text, "parse_status": "ok"} for text in texts]
-            rows += [{"profile": "said", "prompt_hash": prompt, "engine_version": "m1"} for prompt in asked]
-            for kind, some in (("user", rows), ("item", [])):
-                pq.write_table(pa.Table.from_pylist(some, schema=schema), folder / f"{kind}_profiles.parquet")
-            if answers:
-                shard = pa.table({"prompt_hash": list(answers), "model_version": ["m1"] * len(answers)})
-                pq.write_table(shard, folder / "generations-00000.parquet")
-
-        return self.make("profiles", files=files, **more)
-
-    def embeddings(self, profiles: str, texts: Sequence[str], **more: Any) -> str:
-        def files(folder: Path) -> None:
-            table = pa.table({"text_hash": pa.array([text_hash(text) for text in texts], pa.string())})
-            pq.write_table(table, folder / "vectors-00000.parquet")
-
-        model = model_name(self.settings.embedding)
-        return self.make("embeddings", parents={"profiles": profiles}, files=files, **{"model": model, **more})
-
-    def promoted(self, version: str, days: float, decision: str = "promoted") -> str:
-        def files(folder: Path) -> None:
-            row = {
-                "decision": decision,
-                "candidate_version": version,
-                "decided_at": datetime.now(UTC) - timedelta(days=days),
-            }
-            pq.write_table(pa.Table.from_pylist([row]), folder / "decision.parquet")
-
-        return self.make("promotion", days, files=files)
-
-    def champion(self, version: str) -> None:
-        write_json(self.settings.paths.champion, {"version": version})
-
-    def current(self, kind: str, *versions: str) -> None:
-        sources.set_current_artifacts(self.settings.paths, kind, versions)
-
-    def maintain(self, *, dry_run: bool = False, **rule: Any) -> dict[str, Any]:
-        retention = self.settings.retention.model_copy(update={"keep": 1, **rule})
-        return maintenance.maintain(self.settings.model_copy(update={"retention": retention}), dry_run=dry_run)
-
-    def versions(self, kind: str) -> set[str]:
-        return {artifact.version for artifact in artifacts.all_of(self.settings.paths, kind)}
-
-
-@pytest.fixture
-def world(workspace_settings: Callable[..., Settings]) -> World:
-    return World(workspace_settings())
 
 
 class TestRetention:
@@ -259,7 +163,7 @@ class TestServedVectors:
         def killed(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(maintenance, "discard", killed)
+        monkeypatch.setattr(cleanup, "discard", killed)
         with pytest.raises(KeyboardInterrupt):
             served.maintain()
         assert len(served.versions("backbone")) == 2
@@ -288,101 +192,6 @@ class TestServedVectors:
         before = file.stat().st_size
         assert served.maintain()["vacuumed_bytes"] == before - file.stat().st_size > 2_000_000
         assert fused.online_versions(served.settings)
-
-
-def aged(path: Path, days: float) -> Path:
-    """The path, made if need be, as if last touched so long ago."""
-    if path.suffix in (".json", ".tmp"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    else:
-        path.mkdir(parents=True)
-        (path / "shard").write_text("x")
-        os.utime(path / "shard", (time.time() - days * DAY,) * 2)
-    os.utime(path, (time.time() - days * DAY,) * 2)
-    return path
-
-
-class TestLeftovers:
-    def test_old_drafts_builds_and_temporary_files_go_and_fresh_ones_stay(self, world: World) -> None:
-        workspace = world.settings.paths
-        write_json(workspace.current_build, {"external_root": "warehouse/external/now", "features_fingerprint": "w"})
-        places = {
-            "drafts": (
-                workspace.artifacts / ".partial" / "profiles-old",
-                workspace.artifacts / ".partial" / "profiles-new",
-            ),
-            "external_builds": (workspace.external / "old", workspace.external / "new"),
-            "temporary_files": (workspace.runs / ".a.json.1.tmp", workspace.runs / ".b.json.1.tmp"),
-        }
-        for old, new in places.values():
-            aged(old, 2), aged(new, 0.5)
-        kept = [aged(workspace.external / name, 9) for name in ("now", "manual")]
-        result = world.maintain()
-        for what, (old, new) in places.items():
-            assert not old.exists() and new.exists(), what
-            assert result[what] == 1
-        assert all(path.exists() for path in kept)
-
-    def test_a_draft_counts_as_old_by_the_newest_file_in_it(self, world: World) -> None:
-        draft = aged(world.settings.paths.artifacts / ".partial" / "profiles-v", 2)
-        (draft / "shard-1").write_text("x")
-        os.utime(draft, (time.time() - 2 * DAY,) * 2)
-        world.maintain()
-        assert draft.exists()
-
-    def test_records_of_runs_beyond_the_bound_go_oldest_first(self, world: World) -> None:
-        for _ in range(4):
-            with runs.recorded(world.settings.paths, "build"):
-                pass
-        records = sorted(world.settings.paths.runs.glob("*.json"))
-        assert world.maintain(runs=3)["run_records"] == 1
-        assert sorted(world.settings.paths.runs.glob("*.json")) == records[1:]
-
-    def test_an_artifact_that_was_half_removed_is_never_seen_and_goes_in_the_next_run(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        old, newest = world.make("evaluation"), world.make("evaluation")
-
-        def killed(path: Path, **_: Any) -> None:
-            next(path.glob("weights"), path / "none").unlink(missing_ok=True)
-            if path.exists():
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(leftovers.shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            world.maintain()
-        monkeypatch.undo()
-        assert world.versions("evaluation") == {newest}
-        assert len(list((world.settings.paths.artifacts / ".partial").glob(f"*{old}"))) == 1
-        assert world.maintain()["drafts"] == 1
-        assert list((world.settings.paths.artifacts / ".partial").iterdir()) == []
-
-
-class TestOrphans:
-    def test_a_parent_that_is_missing_is_told_and_nothing_removed_for_it(self, world: World) -> None:
-        world.make("evaluation", parents={"backbone/als-augment-1": "lost", "warehouse": "w"})
-        (orphan,) = world.maintain()["orphans"]
-        assert orphan.startswith("backbone lost, a parent of evaluation ")
-        assert len(world.versions("evaluation")) == 1
-
-    def test_a_champion_that_is_missing_is_told(self, world: World) -> None:
-        world.champion("lost")
-        assert world.maintain()["orphans"] == ["backbone lost, the champion, is missing"]
-
-
-class TestDryRun:
-    def test_it_tells_what_would_go_and_changes_nothing(self, world: World) -> None:
-        for _ in range(2):
-            world.make("evaluation")
-        aged(world.settings.paths.artifacts / ".partial" / "removed-x", 0)
-        before = {path: path.stat().st_mtime_ns for path in world.settings.paths.root.rglob("*")}
-        result = world.maintain(dry_run=True)
-        assert (result["artifacts"], result["drafts"], result["dry_run"]) == (1, 1, True)
-        assert result["bytes"] > 1000
-        stages.maintain(world.settings, dry_run=True)
-        assert {path: path.stat().st_mtime_ns for path in world.settings.paths.root.rglob("*")} == before
-        assert {row["version"] for row in world.maintain()["removed"]} == {row["version"] for row in result["removed"]}
 
 
 class TestWhileOthersWork:
