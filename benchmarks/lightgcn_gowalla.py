@@ -1,7 +1,9 @@
-"""LightGCN by its published recipe on a folder with `train.parquet` and `test.parquet` (user_id, item_id), as gowalla comes
-from LightGCN's authors: 3 layers, 64-d, normal(0, 0.1) start, BPR with one uniform negative, Adam 1e-3, decay 1e-4 on the
-batch's layer-0 vectors, batches of 2048, an epoch as many draws as interactions (He et al., SIGIR 2020, section 4.1.2).
-It runs the very classes of `reclm.backbones`, and prints one JSON object an epoch, then one with Recall@20 and NDCG@20.
+"""Train LightGCN by its published recipe on gowalla, in the split of LightGCN's authors.
+
+The folder holds `train.parquet` and `test.parquet` (user_id, item_id). The recipe: 3 layers, 64-d, normal(0, 0.1)
+start, BPR with one uniform negative, Adam 1e-3, decay 1e-4 on the batch's initial vectors, batches of 2048, an epoch as
+many draws as interactions (He et al., SIGIR 2020, section 4.1.2). It uses the classes of `reclm.backbones` and prints
+one JSON object an epoch, then one with Recall@20 and NDCG@20.
 
     python benchmarks/lightgcn_gowalla.py --data FOLDER --epochs 5 --threads 2
 """
@@ -42,7 +44,7 @@ RECIPE = (
 
 
 def read(folder: Path) -> tuple[TrainingData, EvaluationTask]:
-    """The train log, and the test question: every item a candidate, train items masked."""
+    """Read the train log, and the test task: every item is a candidate, train items are masked."""
     train, test = (pd.read_parquet(folder / f"{name}.parquet") for name in ("train", "test"))
     n_users, n_items = (int(max(train[c].max(), test[c].max())) + 1 for c in ("user_id", "item_id"))
 

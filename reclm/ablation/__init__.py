@@ -1,1 +1,1 @@
-"""The comparison of writers: how much better each backbone ranks with the profiles of one writer or another (`reclm ablate`)."""
+"""Compare writers of profiles: how well backbones rank with the profiles of each (`reclm ablate`)."""

@@ -1,8 +1,9 @@
-"""The arms of an ablation: a writer's name comes in, its profiles of both snapshots go out, as vectors in the data's order.
+"""The arms of an ablation: each is one way to write profiles.
 
-The stages are those of RecLM (arXiv 2412.19302, section 4.4): keywords without a language model, the untuned base, one turn,
-two turns, and refinement; extras change one more thing each. What an arm needs is made as the stages make it, so that it is
-found standing afterwards; nothing becomes current, and nothing is published for it.
+In: the name of an arm. Out: its profiles of both snapshots, as vectors in the order of the training data. The arms are
+those of RecLM (arXiv 2412.19302, section 4.4): keywords without a language model, the untuned base model, tuning with
+one turn and with two turns, and refinement; extras change one more thing each. The artifacts that an arm needs are made
+as the stages make them, so later runs reuse them. None of them becomes current, and nothing is published.
 """
 
 from __future__ import annotations
@@ -35,38 +36,43 @@ if TYPE_CHECKING:
 Stage = Literal["keywords", "base", "tuned", "refined"]
 SIZES = ("small", "medium", "large")
 JUDGES = ("encoder", "causal")
-BOTH: tuple[Variant, ...] = ("augment", "shuffled")
+COMPARED_VARIANTS: tuple[Variant, ...] = ("augment", "shuffled")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A writer: how far its model is trained, which settings differ ({section: {key: value}}), and what is trained on it."""
+    """One way to write profiles, and the variants of the backbones that are trained with them.
+
+    `stage` is how far the language model is trained, `overrides` the settings that differ ({section: {key: value}}),
+    `extra` the extra comparison that the arm belongs to, '' for a main arm.
+    """
 
     name: str
     stage: Stage
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    variants: tuple[Variant, ...] = BOTH
+    variants: tuple[Variant, ...] = COMPARED_VARIANTS
     extra: str = ""
 
     def settings(self, settings: Settings) -> Settings:
-        """The settings this writer is made by."""
+        """Return the settings with this arm's overrides."""
         return overridden(settings, self.overrides)
 
 
-TWO: dict[str, dict[str, Any]] = {"tune": {"turns": "two", "masking": True}}
-MAIN: dict[str, Arm] = {
+TWO_TURNS: dict[str, dict[str, Any]] = {"tune": {"turns": "two", "masking": True}}
+ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("extractive", "keywords", {"profiles": {"engine": "extractive"}}),
-        Arm("base", "base", TWO),
+        Arm("base", "base", TWO_TURNS),
         Arm("single_turn", "tuned", {"tune": {"turns": "one", "masking": True}}),
-        Arm("two_turn", "tuned", TWO),
-        Arm("refined", "refined", TWO),
+        Arm("two_turn", "tuned", TWO_TURNS),
+        Arm("refined", "refined", TWO_TURNS),
     )
 }
 
 
 def overridden(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Return the settings with other values, {section: {key: value}}."""
     sections = {
         name: getattr(settings, name).model_copy(update=dict(values)) for name, values in overrides.items() if values
     }
@@ -74,21 +80,21 @@ def overridden(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -
 
 
 def chosen_arms(settings: Settings) -> list[Arm]:
-    """The arms that the settings name, then those of the extras; an extra that equals a named arm is not made twice."""
+    """Return the arms that the settings name, then those of the extras, without repeating an arm."""
     ablation, llm = settings.ablate, settings.llm
-    arms = [MAIN[name] for name in ablation.arms]
+    arms = [ARMS[name] for name in ablation.arms]
     if "masking" in ablation.extras:
         arms.append(Arm("unmasked", "tuned", {"tune": {"turns": "two", "masking": False}}, ("augment",), "masking"))
     if "sizes" in ablation.extras and llm.base_model == "tiny":
         sizes = [size for size in SIZES if size != llm.tiny_size or "two_turn" not in ablation.arms]
         arms += [
-            Arm(f"two_turn_{size}", "tuned", {**TWO, "llm": {"tiny_size": size}}, ("augment",), "sizes")
+            Arm(f"two_turn_{size}", "tuned", {**TWO_TURNS, "llm": {"tiny_size": size}}, ("augment",), "sizes")
             for size in sizes
         ]
     if "reward" in ablation.extras:
         judges = [judge for judge in JUDGES if judge != settings.reward.model or "refined" not in ablation.arms]
         arms += [
-            Arm(f"refined_{judge}", "refined", {**TWO, "reward": {"model": judge}}, ("augment",), "reward")
+            Arm(f"refined_{judge}", "refined", {**TWO_TURNS, "reward": {"model": judge}}, ("augment",), "reward")
             for judge in judges
         ]
     return arms
@@ -115,30 +121,30 @@ def with_possible_arms(settings: Settings) -> Settings:
 
 
 @dataclass
-class Written:
-    """What an arm's writer left: `models` by artifact kind (none for keywords) and the profiles."""
+class ArmOutput:
+    """The artifacts of an arm: its language models by artifact kind (none for keywords), and its profiles."""
 
     arm: Arm
     models: dict[str, Artifact]
     profiles: Artifact
 
 
-def write_arm(settings: Settings, arm: Arm) -> Written:
-    """Makes what the arm needs or finds it standing; the profiles' texts have their vectors afterwards."""
+def make_arm(settings: Settings, arm: Arm) -> ArmOutput:
+    """Make or reuse the arm's models, write its profiles, and embed their texts."""
     own = arm.settings(settings)
     models: dict[str, Artifact] = {}
     if arm.stage != "keywords":
         own = overridden(own, {"profiles": {"engine": _engine(own)}})
-        chain = ModelPipeline(own)
-        models["base"] = chain.base_model()
+        pipeline = ModelPipeline(own)
+        models["base"] = pipeline.base_model()
         if arm.stage != "base":
-            models["sft"] = chain.tuned_model()
+            models["sft"] = pipeline.tuned_model()
         if arm.stage == "refined":
-            models["reward"], models["refine"] = chain.reward_model(), chain.refined_model()
+            models["reward"], models["refine"] = pipeline.reward_model(), pipeline.refined_model()
     writer = models.get("refine") or models.get("sft") or models.get("base")
     profiles = write_profiles(own, model=writer, current=False)
     write_embeddings(settings, profiles=profiles)
-    return Written(arm, models, profiles)
+    return ArmOutput(arm, models, profiles)
 
 
 def _engine(settings: Settings) -> str:
@@ -149,7 +155,7 @@ Vectors = dict[str, NDArray[np.float32]]
 
 
 def load_vectors(settings: Settings, wanted: set[str]) -> Vectors:
-    """{text_hash: vector} of the texts wanted, from every embeddings artifact of the settings' encoder."""
+    """Return {text_hash: vector} of the wanted texts, from all embeddings artifacts of the settings' encoder."""
     model, found = model_name(settings.embedding), Vectors()
     for artifact in artifacts.all_of(settings.paths, "embeddings"):
         if artifact.manifest["parameters"]["model"] != model:
@@ -166,7 +172,7 @@ def load_vectors(settings: Settings, wanted: set[str]) -> Vectors:
 
 
 def texts_of(profiles: Artifact, kind: str, snapshot: str) -> dict[str, str]:
-    """{id: profile} of the rows that reach Feast by the normal way: well formed, and not empty."""
+    """Return {id: profile} of the profiles that publishing would accept: well formed, and not empty."""
     table = pq.read_table(profiles.path / PROFILE_FILES["user" if kind == "user" else "item"])
     return {
         row[f"{kind}_id"]: row["profile"]
@@ -176,7 +182,7 @@ def texts_of(profiles: Artifact, kind: str, snapshot: str) -> dict[str, str]:
 
 
 def with_profiles(settings: Settings, data: TrainingData, profiles: Artifact) -> TrainingData:
-    """The data with that artifact's profiles in place of the published ones; a row of NaN for who has none."""
+    """Return the data with an artifact's profiles in place of the published ones; NaN rows where there is none."""
     texts = {kind: texts_of(profiles, kind, data.snapshot) for kind in ("user", "item")}
     vectors = load_vectors(settings, {text_hash(text) for known in texts.values() for text in known.values()})
     return replace(
@@ -191,7 +197,7 @@ def _matrix(ids: Sequence[str], texts: Mapping[str, str], vectors: Vectors) -> N
     if not rows:
         return None
     matrix = np.full((len(ids), len(next(iter(rows.values())))), np.nan, dtype=np.float32)
-    for place, one in enumerate(ids):
+    for position, one in enumerate(ids):
         if one in rows:
-            matrix[place] = rows[one]
+            matrix[position] = rows[one]
     return matrix

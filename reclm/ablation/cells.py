@@ -1,7 +1,8 @@
-"""The cells of an ablation: one backbone, trained on one arm's profiles in one variant with one seed, and ranked.
+"""The cells of an ablation: one backbone, trained on one arm's profiles in one variant with one seed, and measured.
 
-A cell is named by the hash of all that determines it and kept the moment it is finished: a killed run goes on after it,
-and another ablation that asks for the same cell takes it from there.
+In: a cell and its training data. Out: the ranks of the test items, in files beside a JSON record. A cell is named by
+the hash of everything that determines it and written as soon as it is finished. So a killed run continues after it, and
+another ablation that needs the same cell copies it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 FOLDER = "cells"
 K = 20
 NO_ARM = "none"
-"""The arm of the variant base, which sees no profiles at all."""
+"""The arm of the variant base, which reads no profiles."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`profiles` is the version of the arm's profiles, '' for the variant base; `name` hashes everything that matters."""
+    """What one cell trains: a model, an arm, a variant, a seed.
+
+    `profiles` is the version of the arm's profiles, '' for the variant base; `name` hashes everything that matters.
+    """
 
     model: str
     arm: str
@@ -42,8 +46,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished cell: what it put where, by setting, its chosen epochs and its seconds."""
+class FinishedCell:
+    """The result of a cell: ranks and chosen epochs by evaluation setting, and the seconds it took."""
 
     cell: Cell
     ranked: dict[str, RankingResult]
@@ -55,18 +59,19 @@ Data = Callable[[], tuple[TrainingData, Sequence[EvaluationTask], TrainingData, 
 """(select, its tasks, final, its tasks) with the cell's profiles in them."""
 
 
-def trained_by(settings: Settings) -> Settings:
-    """The settings that backbones are trained by: `ablate.epochs` in place of train.epochs, if given."""
+def training_settings(settings: Settings) -> Settings:
+    """Return the settings of training, with `ablate.epochs` in place of `train.epochs` where it is set."""
     if not settings.ablate.epochs:
         return settings
     return settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": settings.ablate.epochs})})
 
 
-def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
+def cell_name(settings: Settings, parents: dict[str, str], **about: Any) -> str:
+    """Return the hash of everything that determines a cell: `about` it, settings and parent versions."""
     from reclm.text.encoder import model_name
     from reclm.training.model import LAYOUT, NOT_PART_OF_A_MODEL
 
-    trained = trained_by(settings)
+    trained = training_settings(settings)
     return content_hash(
         {
             **about,
@@ -81,23 +86,25 @@ def name_of(settings: Settings, parents: dict[str, str], **about: Any) -> str:
     )
 
 
-def finished(
+def load_finished(
     settings: Settings, cell: Cell, folder: Path, tasks: Sequence[EvaluationTask], earlier: Sequence[Artifact]
-) -> Finished | None:
-    """The cell as `folder` or an earlier ablation holds it, copied into `folder`; None when it has to be trained."""
+) -> FinishedCell | None:
+    """Load a finished cell from `folder`, or copy it there from an earlier ablation; None when it must be trained."""
     about = folder / f"{cell.name}.json"
     if not about.exists():
         held = next((a.path / FOLDER for a in reversed(earlier) if (a.path / FOLDER / about.name).exists()), None)
         if held is None:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(held.glob(f"{cell.name}*"), key=lambda path: path.suffix == ".json"):  # the record last
+        for path in sorted(
+            held.glob(f"{cell.name}*"), key=lambda path: path.suffix == ".json"
+        ):  # the record last: it marks the cell as finished
             shutil.copy(path, folder / path.name)
     ranked = {task.setting: checkpoints.read(_ranks(folder, cell, task), task) for task in tasks}
     if any(found is None for found in ranked.values()):
         return None
     record = read_json(about)
-    return Finished(
+    return FinishedCell(
         cell, {s: found for s, found in ranked.items() if found is not None}, record["epochs"], record["seconds"]
     )
 
@@ -106,14 +113,16 @@ def _ranks(folder: Path, cell: Cell, task: EvaluationTask) -> Path:
     return folder / f"{cell.name}-{task.setting}.safetensors"
 
 
-def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Finished:
+def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> FinishedCell:
     """Train one cell as `reclm train` trains a model, rank the tasks of `final`, and write the result into `folder`."""
     from reclm.backbones.ranking import BackboneScorer, rank, truth_ranks
     from reclm.training.model import select_and_refit
 
     began = time.monotonic()
     select, select_tasks, final, tasks = data()
-    trained = select_and_refit(trained_by(settings), cell.model, cell.variant, cell.seed, (select, select_tasks), final)
+    trained = select_and_refit(
+        training_settings(settings), cell.model, cell.variant, cell.seed, (select, select_tasks), final
+    )
     folder.mkdir(parents=True, exist_ok=True)
     ranked: dict[str, RankingResult] = {}
     for task in tasks:
@@ -132,7 +141,7 @@ def train_cell(settings: Settings, cell: Cell, folder: Path, data: Data) -> Fini
         "seconds": seconds,
     }
     write_json(folder / f"{cell.name}.json", record)
-    return Finished(cell, ranked, epochs, seconds)
+    return FinishedCell(cell, ranked, epochs, seconds)
 
 
 def earlier_ablations(settings: Settings) -> list[Artifact]:

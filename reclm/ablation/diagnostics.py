@@ -1,4 +1,4 @@
-"""What an ablation says besides rankings: does the reward know whom a profile helps, and what do the extras cost.
+"""Measure what rankings do not show: whether the reward model predicts whom a profile helps, and what each arm costs.
 
 In: finished cells, arms and their models. Out: rows of `diagnostics.parquet` (what, name, metric, value, lo, hi, n).
 """
@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm.ablation.arms import Written, texts_of
-from reclm.ablation.cells import NO_ARM, Finished
+from reclm.ablation.arms import ArmOutput, texts_of
+from reclm.ablation.cells import NO_ARM, FinishedCell
 from reclm.ablation.table import per_user
 from reclm.dataset import EvaluationTask
 from reclm.errors import WorkspaceError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reclm.llm.pipeline import ModelPipeline
     from reclm.settings.tree import Settings
 
-MIN_USERS = 10
+MIN_USERS = 10  # fewer users make no rank correlation
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
@@ -39,7 +39,7 @@ def row_of(
 
 
 def spearman(one: Floats, other: Floats) -> float:
-    """Rank correlation, ties at their mean rank; NaN when either does not vary."""
+    """Compute Spearman's rank correlation, ties at their mean rank; NaN when either side does not vary."""
     from scipy.stats import rankdata
 
     a, b = rankdata(one), rankdata(other)
@@ -49,7 +49,7 @@ def spearman(one: Floats, other: Floats) -> float:
 
 
 def spearman_interval(one: Floats, other: Floats, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the rank correlation, over the rows."""
+    """Compute the 95 % bootstrap interval of the rank correlation, over the rows."""
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, len(one), len(one)) for _ in range(resamples))
     found = np.array([spearman(one[rows], other[rows]) for rows in drawn])
@@ -62,36 +62,36 @@ def spearman_interval(one: Floats, other: Floats, resamples: int, seed: int) -> 
 
 def gain_by_reward(
     settings: Settings,
-    chain: ModelPipeline,
+    pipeline: ModelPipeline,
     reward: Artifact,
-    written: Sequence[Written],
-    cells: Sequence[Finished],
+    written: Sequence[ArmOutput],
+    cells: Sequence[FinishedCell],
     tasks: Sequence[EvaluationTask],
     user_ids: Sequence[str],
 ) -> list[Row]:
-    """Spearman's rho over users between the reward of their profile at `final` and what it adds to their NDCG@20."""
-    scores = {one.arm.name: _rewards(settings, chain, reward, one) for one in written if one.models}
+    """Correlate, over users, the reward of a profile at `final` with what the profile adds to the user's NDCG@20."""
+    scores = {one.arm.name: _rewards(settings, pipeline, reward, one) for one in written if one.models}
     rows = []
     for task in tasks:
         values = per_user(cells, task)
-        asked = [user_ids[place] for place in task.users]
+        users = [user_ids[position] for position in task.users]
         for ((arm, model, variant), metric), seeds in values.items():
             base = values.get(((NO_ARM, model, "base"), metric))
             if metric != "ndcg" or variant != "augment" or arm not in scores or base is None:
                 continue
-            known = [place for place, user in enumerate(asked) if user in scores[arm]]
+            known = [row for row, user in enumerate(users) if user in scores[arm]]
             if len(known) < MIN_USERS:
                 continue
             gain = (np.mean(seeds, axis=0) - np.mean(base, axis=0))[known]
-            judged = np.array([scores[arm][asked[place]] for place in known], dtype=np.float64)
+            judged = np.array([scores[arm][users[row]] for row in known], dtype=np.float64)
             low, high = spearman_interval(judged, gain, settings.evaluation.bootstrap, settings.seed)
             name = f"{arm}/{model}/{task.setting}"
             rows.append(row_of("gain_by_reward", name, "spearman", spearman(judged, gain), len(known), low, high))
     return rows
 
 
-def _rewards(settings: Settings, chain: ModelPipeline, reward: Artifact, written: Written) -> dict[str, float]:
-    """{user: reward of their profile at `final`}, of those of whom something is known."""
+def _rewards(settings: Settings, pipeline: ModelPipeline, reward: Artifact, written: ArmOutput) -> dict[str, float]:
+    """{user: reward of the profile at `final`} of the users who have any facts to judge it by."""
     from reclm.llm.models.loading import load_tokenizer, model_location
     from reclm.llm.prompts.facts import load_user_facts
     from reclm.llm.prompts.messages import fit_to_budget, has_no_facts
@@ -103,32 +103,32 @@ def _rewards(settings: Settings, chain: ModelPipeline, reward: Artifact, written
     texts = texts_of(written.profiles, "user", "final")
     with closing(connect(settings)) as connection:
         facts = {user: known for user, known in load_user_facts(connection, "final").items() if user in texts}
-    spoken = [user for user, known in facts.items() if not has_no_facts(known)]
-    count = token_counter(load_tokenizer(model_location(settings, chain.current_model("sft"))))
-    requests = [fit_to_budget(facts[user], shape_of(settings), count)[0] for user in spoken]
-    judge = load_reward(settings, reward)
-    judge.add_context(requests, [facts[user].history for user in spoken])
-    values = judge.score(requests, [texts[user] for user in spoken])
-    return dict(zip(spoken, values.tolist(), strict=True))
+    described = [user for user, known in facts.items() if not has_no_facts(known)]
+    count = token_counter(load_tokenizer(model_location(settings, pipeline.current_model("sft"))))
+    requests = [fit_to_budget(facts[user], shape_of(settings), count)[0] for user in described]
+    reward_model = load_reward(settings, reward)
+    reward_model.add_context(requests, [facts[user].history for user in described])
+    values = reward_model.score(requests, [texts[user] for user in described])
+    return dict(zip(described, values.tolist(), strict=True))
 
 
 def other_reward(folder: Path) -> Artifact:
-    """The newest reward model of another workspace. Raises WorkspaceError when it holds none."""
+    """Return the newest reward model of another workspace. Raises WorkspaceError when it holds none."""
     found = artifacts.all_of(Workspace(folder.expanduser().resolve()), "reward")
     if not found:
         raise WorkspaceError(f"{folder} holds no reward model; run `reclm reward --workspace {folder}` first")
     return found[-1]
 
 
-def accuracy_on(settings: Settings, chain: ModelPipeline, reward: Artifact, name: str) -> list[Row]:
-    """Accuracy of a reward model, per kind of negative, on this workspace's held-out pairs."""
+def accuracy_on(settings: Settings, pipeline: ModelPipeline, reward: Artifact, name: str) -> list[Row]:
+    """Measure the accuracy of a reward model on this workspace's held-out pairs, by kind of negative."""
     from reclm.llm.models.loading import load_tokenizer, model_location
     from reclm.llm.prompts.templates import token_counter
     from reclm.llm.reward.pairs import make_pairs
     from reclm.llm.reward.stage import accuracy_rows, load_reward
 
-    count = token_counter(load_tokenizer(model_location(settings, chain.current_model("sft"))))
-    pairs = make_pairs(chain.dialogues, chain.teacher[1], settings, count=count)
+    count = token_counter(load_tokenizer(model_location(settings, pipeline.current_model("sft"))))
+    pairs = make_pairs(pipeline.dialogues, pipeline.teacher[1], settings, count=count)
     rows = accuracy_rows(load_reward(settings, reward), [pair for pair in pairs if pair.fold == "held_out"])
     return [_with_error("reward_accuracy", name, row) for row in rows]
 
@@ -139,8 +139,8 @@ def _with_error(what: str, name: str, row: Any) -> Row:
     return row_of(what, name, metric, value, row["n"], value - margin, value + margin)
 
 
-def of_models(written: Sequence[Written]) -> list[Row]:
-    """Of each arm's models: parameters, seconds, texts a second, and what was measured on held-out users and items."""
+def of_models(written: Sequence[ArmOutput]) -> list[Row]:
+    """Collect each arm's model size, seconds, texts a second, and what was measured on held-out users and items."""
     rows = []
     for one in written:
         if not one.models:

@@ -1,8 +1,8 @@
-"""The ablation: every writer's profiles under the same backbones, seeds and test slice, against no profiles and shuffled ones.
+"""Run the ablation: compare the profiles of all writers on the same backbones, seeds and test slice.
 
-The published features and the language model's chain come in; one `ablation` artifact goes out: `results`, `diagnostics`
-and its plots. Training data and tasks are read once and only the profile vectors are exchanged; what is finished is kept at
-once, so that a killed ablation goes on where it stopped.
+In: the published features and the language model pipeline. Out: one `ablation` artifact with `results`, `diagnostics`
+and plots. Every arm is compared with no profiles and with shuffled ones. Training data and tasks are read once; only
+the profile vectors are replaced. Finished cells are kept at once, so that a killed ablation continues where it stopped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.ablation import diagnostics, table
-from reclm.ablation.arms import Arm, Written, chosen_arms, overridden, with_profiles, write_arm
-from reclm.ablation.cells import FOLDER, NO_ARM, Cell, Data, Finished, earlier_ablations, finished, name_of, train_cell
+from reclm.ablation.arms import Arm, ArmOutput, chosen_arms, make_arm, overridden, with_profiles
+from reclm.ablation.cells import (
+    FOLDER,
+    NO_ARM,
+    Cell,
+    Data,
+    FinishedCell,
+    cell_name,
+    earlier_ablations,
+    load_finished,
+    train_cell,
+)
 from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.progress import detail, say, step, track
 from reclm.storage import artifacts
@@ -30,10 +40,10 @@ KIND = "ablation"
 
 
 def plan(settings: Settings) -> list[str]:
-    """What would be done, in lines for people; nothing is made."""
+    """Return what an ablation would do, as lines to print. Nothing is made."""
     ablation, arms = settings.ablate, chosen_arms(settings)
-    cells = len(_wanted(settings, arms))
-    per_cell, texts_per_second, texts = _speeds(settings)
+    cells = len(_cell_keys(settings, arms))
+    per_cell, texts_per_second, texts = _earlier_speeds(settings)
     lines = [
         f"arm {arm.name:<18}{arm.stage:<10}{', '.join(arm.variants)}{f'  (extra: {arm.extra})' if arm.extra else ''}"
         for arm in arms
@@ -43,18 +53,20 @@ def plan(settings: Settings) -> list[str]:
         f"({sum(len(arm.variants) for arm in arms)} arms and variants + base)"
     )
     if per_cell:
-        lines.append(f"about {cells * per_cell / 60:.0f} minutes of training, by what trainings took here before")
-    if texts_per_second:
-        asked = texts * sum(arm.stage != "keywords" for arm in arms)
         lines.append(
-            f"about {asked / texts_per_second / 60:.0f} minutes of writing at {texts_per_second:.0f} texts/s; answers that "
-            "stand already are not written again"
+            f"about {cells * per_cell / 60:.0f} minutes of training, judging by earlier trainings in this workspace"
+        )
+    if texts_per_second:
+        requests = texts * sum(arm.stage != "keywords" for arm in arms)
+        lines.append(
+            f"about {requests / texts_per_second / 60:.0f} minutes of writing at {texts_per_second:.0f} texts/s; "
+            "existing answers are reused"
         )
     return lines
 
 
-def _speeds(settings: Settings) -> tuple[float, float, int]:
-    """(seconds a training, texts a second, texts an arm) as earlier artifacts tell; 0 where none does."""
+def _earlier_speeds(settings: Settings) -> tuple[float, float, int]:
+    """(seconds a training, texts a second, texts an arm) of earlier artifacts; 0 where there is none."""
     trained = list(artifacts.all_of(settings.paths, "backbone"))
     alike = [a for a in trained if a.manifest["parameters"].get("model") in settings.ablate.models] or trained
     per_cell = sum(a.manifest["seconds"] for a in alike) / len(alike) if alike else 0.0
@@ -65,8 +77,8 @@ def _speeds(settings: Settings) -> tuple[float, float, int]:
     return per_cell, 0.0, 0
 
 
-def _wanted(settings: Settings, arms: Sequence[Arm]) -> list[tuple[int, str, Arm | None, Any]]:
-    """(seed, model, arm, variant) of every cell; the base first, and one seed whole before the next."""
+def _cell_keys(settings: Settings, arms: Sequence[Arm]) -> list[tuple[int, str, Arm | None, Any]]:
+    """(seed, model, arm, variant) of every cell: all cells of one seed before the next, the base first."""
     columns: list[tuple[Arm | None, Any]] = [(None, "base")]
     columns += [(arm, variant) for arm in arms for variant in arm.variants]
     return [
@@ -76,9 +88,10 @@ def _wanted(settings: Settings, arms: Sequence[Arm]) -> list[tuple[int, str, Arm
 
 
 def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
-    """Runs the ablation or finds it standing. `reward_of` is another workspace whose reward model is tried on this one.
+    """Run the ablation, or reuse the existing one.
 
-    Raises WorkspaceError when features are not published, or something an arm needs is missing.
+    `reward_of` is another workspace, whose reward model is tried on this one. Raises WorkspaceError when features are
+    not published, or something that an arm needs is missing.
     """
     from reclm.features.publish import features_version
     from reclm.warehouse.reading import features_fingerprint
@@ -102,10 +115,10 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     parents |= {f"profiles/{one.arm.name}": one.profiles.version for one in written}
     parents |= {f"{k}/{one.arm.name}": a.version for one in written for k, a in one.models.items()}
     version = artifacts.version_of(KIND, parameters, parents)
-    standing = artifacts.find(settings.paths, KIND, version)
-    if standing is not None:
+    existing = artifacts.find(settings.paths, KIND, version)
+    if existing is not None:
         detail(f"reusing ablation {version}: nothing it depends on has changed")
-        return standing
+        return existing
     final = FinalSnapshot(settings)
     with artifacts.writing(settings.paths, KIND, parameters, parents, resumable=True) as draft:
         done = run_cells(settings, cells, written, final, draft.path / FOLDER)
@@ -113,25 +126,25 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     return artifacts.load(settings.paths, KIND, version)
 
 
-def _write(settings: Settings, arm: Arm) -> Written:
+def _write(settings: Settings, arm: Arm) -> ArmOutput:
     with step(f"profiles of the arm {arm.name}"):
-        return write_arm(settings, arm)
+        return make_arm(settings, arm)
 
 
-def _cells(settings: Settings, written: Sequence[Written], parents: dict[str, str]) -> list[Cell]:
+def _cells(settings: Settings, written: Sequence[ArmOutput], parents: dict[str, str]) -> list[Cell]:
     versions = {one.arm.name: one.profiles.version for one in written}
     cells = []
-    for seed, model, arm, variant in _wanted(settings, [one.arm for one in written]):
+    for seed, model, arm, variant in _cell_keys(settings, [one.arm for one in written]):
         profiles = versions[arm.name] if arm else ""
-        name = name_of(settings, parents, model=model, variant=variant, seed=seed, profiles=profiles)
+        name = cell_name(settings, parents, model=model, variant=variant, seed=seed, profiles=profiles)
         cells.append(Cell(model, arm.name if arm else NO_ARM, variant, seed, profiles, name))
     return cells
 
 
 def run_cells(
-    settings: Settings, cells: Sequence[Cell], written: Sequence[Written], final: FinalSnapshot, folder: Path
-) -> list[Finished]:
-    """Every cell, trained or found; what remains is told after the first that had to be trained."""
+    settings: Settings, cells: Sequence[Cell], written: Sequence[ArmOutput], final: FinalSnapshot, folder: Path
+) -> list[FinishedCell]:
+    """Train the missing cells and return all of them, printing how long the rest will take."""
     snapshots = Snapshots(settings, parents_of(settings))
     earlier = earlier_ablations(settings)
     sources = {one.profiles.version: one.profiles for one in written}
@@ -150,7 +163,7 @@ def run_cells(
 
         return read
 
-    found = {cell.name: finished(settings, cell, folder, final.tasks, earlier) for cell in cells}
+    found = {cell.name: load_finished(settings, cell, folder, final.tasks, earlier) for cell in cells}
     missing = sum(done is None for done in found.values())
     say(f"{len(cells) - missing} of {len(cells)} trainings are finished, {missing} to go")
     results, made = [], 0
@@ -169,8 +182,8 @@ def run_cells(
 
 def _write_results(
     settings: Settings,
-    done: Sequence[Finished],
-    written: Sequence[Written],
+    done: Sequence[FinishedCell],
+    written: Sequence[ArmOutput],
     final: FinalSnapshot,
     other: Artifact | None,
     reward_of: Path | None,
@@ -195,8 +208,8 @@ def _write_results(
 
 def _diagnose(
     settings: Settings,
-    done: Sequence[Finished],
-    written: Sequence[Written],
+    done: Sequence[FinishedCell],
+    written: Sequence[ArmOutput],
     final: FinalSnapshot,
     other: Artifact | None,
 ) -> list[dict[str, Any]]:
@@ -204,20 +217,20 @@ def _diagnose(
     from reclm.llm.pipeline import ModelPipeline
 
     rows = diagnostics.of_models(written)
-    chain = ModelPipeline(overridden(settings, {"tune": {"turns": "two", "masking": True}}))
+    pipeline = ModelPipeline(overridden(settings, {"tune": {"turns": "two", "masking": True}}))
     judged = [one.models["reward"] for one in written if "reward" in one.models and not one.arm.extra]
     if not judged and any(one.models for one in written):
         try:
-            judged = [chain.current_model("reward")]
+            judged = [pipeline.current_model("reward")]
         except WorkspaceError:
             say("there is no reward model, so reward is not compared with gain")
     if judged:
         with step("reward against gain"):
             users = final.ids[0].tolist()
-            rows += diagnostics.gain_by_reward(settings, chain, judged[0], written, done, final.tasks, users)
+            rows += diagnostics.gain_by_reward(settings, pipeline, judged[0], written, done, final.tasks, users)
     if other is not None:
         with step("the other workspace's reward model on this one's pairs"):
-            rows += diagnostics.accuracy_on(settings, chain, other, "of_other_workspace")
+            rows += diagnostics.accuracy_on(settings, pipeline, other, "of_other_workspace")
             if judged:
-                rows += diagnostics.accuracy_on(settings, chain, judged[0], "own")
+                rows += diagnostics.accuracy_on(settings, pipeline, judged[0], "own")
     return rows

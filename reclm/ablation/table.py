@@ -1,6 +1,7 @@
-"""From finished cells to the table: mean and spread over seeds, and the paired bootstrap of each difference to base.
+"""Turn finished cells into the table of results: mean and deviation over seeds, and the gain over base.
 
-In: what every cell puts where. Out: rows of `results.parquet`, and the table as text.
+In: the ranks of every cell. Out: rows of `results.parquet`, with paired bootstrap intervals of each difference to base,
+and the table as text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm.ablation.cells import NO_ARM, Finished, K
+from reclm.ablation.cells import NO_ARM, FinishedCell, K
 from reclm.backbones.metrics import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.intervals import over_users
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 METRICS = ("recall", "ndcg")
 SHORT = {"recall": "R", "ndcg": "N"}
-Who = tuple[str, str, str]  # (arm, model, variant)
+Contender = tuple[str, str, str]  # (arm, model, variant)
 Row = dict[str, Any]
-PerUser = dict[tuple[Who, str], NDArray[np.float64]]
+PerUser = dict[tuple[Contender, str], NDArray[np.float64]]
 
 
-def per_user(cells: Sequence[Finished], task: EvaluationTask) -> dict[tuple[Who, str], list[NDArray[np.float64]]]:
-    """{((arm, model, variant), metric): (n_task_users,) of each seed}, at K."""
-    values: dict[tuple[Who, str], list[NDArray[np.float64]]] = defaultdict(list)
+def per_user(
+    cells: Sequence[FinishedCell], task: EvaluationTask
+) -> dict[tuple[Contender, str], list[NDArray[np.float64]]]:
+    """Return {((arm, model, variant), metric): the values (n_task_users,) of each seed}, at K."""
+    values: dict[tuple[Contender, str], list[NDArray[np.float64]]] = defaultdict(list)
     for done in sorted(cells, key=lambda done: done.cell.seed):
         metrics = metrics_per_user(done.ranked[task.setting].ranks, task, [K])
         for metric in METRICS:
@@ -40,10 +43,10 @@ def per_user(cells: Sequence[Finished], task: EvaluationTask) -> dict[tuple[Who,
 
 
 def result_rows(
-    settings: Settings, cells: Sequence[Finished], tasks: Sequence[EvaluationTask], dataset: str
+    settings: Settings, cells: Sequence[FinishedCell], tasks: Sequence[EvaluationTask], dataset: str
 ) -> list[Row]:
-    """One row an arm, model, variant, setting and metric; intervals over users of the mean over seeds."""
-    seconds: dict[Who, float] = defaultdict(float)
+    """Return a row for each arm, model, variant, setting and metric, with intervals over users of the seeds' mean."""
+    seconds: dict[Contender, float] = defaultdict(float)
     for done in cells:
         seconds[done.cell.arm, done.cell.model, done.cell.variant] += done.seconds
     rows = []
@@ -75,11 +78,12 @@ def result_rows(
 
 
 def ablation_table(ablation: Artifact) -> str:
-    """A row an arm and variant, a column a backbone, setting and metric: mean ± deviation over seeds [95 % of the gain]."""
+    """Format an ablation as text: a block a model and setting, a row an arm and variant, a column a metric."""
     return table_of(pq.read_table(ablation.path / "results.parquet").to_pylist())
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format result rows as text: mean ± deviation over seeds, and the gain over base with its 95 % interval."""
     blocks = []
     for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
         inside = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]

@@ -71,7 +71,8 @@ class Backbone(ABC):
         """What fitting left behind. Raises ModelError before `select`, `refit` or loading."""
         if self._fitted is None:
             raise ModelError(
-                f"{self.name} is not fitted yet; call select(…) or refit(…) first, or load a saved one with load_backbone(path)"
+                f"{self.name} is not fitted yet; call select(…) or refit(…) first, or load a saved one with "
+                "load_backbone(path)"
             )
         return self._fitted
 
@@ -99,8 +100,8 @@ class Backbone(ABC):
         """Return the best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
 
         Items that a user is known to have interacted with are left out unless `include_known`; so are the item ids in
-        `filter`. `items` restricts the answer to these. Where fewer than k remain the rest is '' with a score of -inf. Ties go to
-        the lower item position. Raises ModelError for an unknown id or k < 1.
+        `filter`. `items` restricts the answer to these. Where fewer than k remain the rest is '' with a score of -inf.
+        Ties go to the lower item position. Raises ModelError for an unknown id or k < 1.
         """
         users = self._positions(user_ids, self.fitted.user_position, "user")
         top = _checked_k(k)
@@ -134,7 +135,7 @@ class Backbone(ABC):
         return self._best(scores, top)
 
     def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
-        """Learn to give vectors to users who come later, from the users in `data`, on which it was fitted; see `fold_in.py`."""
+        """Learn to give vectors to later users, from the users in `data`, on which it was fitted; see `fold_in.py`."""
         vectors = self.fitted.vectors["full_shot"]
         profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
         self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)

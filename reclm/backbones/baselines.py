@@ -1,9 +1,10 @@
-"""The models every claim is held against: closed-form, deterministic, without profiles.
+"""The baselines that every model is compared with: closed-form, deterministic, without profiles.
 
-In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EASE know interactions only and answer the
-full-shot setting; the text baselines reach items nobody has touched and answer both. Everything is a product of the
-user-item matrix with an item-item matrix: the ridge from text to users, whose textbook form has one target per user,
-is solved over the words or over the items, whichever are fewer, so that a hundred thousand users cost nothing.
+In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EASE read interactions only and are
+measured in the full-shot setting; the text baselines can also score items without interactions and are measured in
+both. Each is a product of the user-item matrix with an item-item matrix. The ridge from text to users, whose textbook
+form has one target per user, is solved over the words or over the items, whichever are fewer, so that many users add no
+cost.
 
 EASE is Steck (2019, arXiv 1905.03375, eq. 8); item-kNN is the cosine of Sarwar et al. (2001); the text features are
 binary TF x log(N/df) (Salton & Buckley 1988).
@@ -52,7 +53,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SameForAll:
-    """Every user gets the same scores; `item_scores` is (n_items,)."""
+    """Scores that are the same for every user; `item_scores` is (n_items,)."""
 
     item_scores: NDArray[np.float32]
 
@@ -62,10 +63,10 @@ class SameForAll:
 
 @dataclass(frozen=True)
 class ItemToItem:
-    """A user's score for an item is the sum of `weights` from the items they know.
+    """Scores that are sums of `weights` from the items a user knows.
 
     `history` is (n_users, n_sources), `weights` (n_sources, n_targets) float32; `targets` (n_targets,) are the item
-    positions that the columns of `weights` speak of, all others score 0.
+    positions of the columns of `weights`; all other items score 0.
     """
 
     history: sparse.csr_matrix
@@ -84,7 +85,7 @@ class ItemToItem:
 
 @dataclass(frozen=True)
 class Random:
-    """Scores uniform on [0, 1), a hash of (seed, user, item): the same whatever the batch."""
+    """Random scores, uniform on [0, 1): a hash of (seed, user, item), so they do not depend on the batch."""
 
     seed: int
     n_items: int
@@ -100,11 +101,12 @@ class Random:
 
 
 def why_not(name: str, data: TrainingData) -> str | None:
-    """The reason a baseline cannot be fitted on `data`, for people to read; None when it can."""
+    """Return why a baseline cannot be fitted on `data`, as text to print; None when it can."""
     if name in NEEDS_TEXT and not any(data.texts):
         return "needs item texts, and this data set has none"
     if name in NEEDS_ITEM_MATRIX and len(data.item_ids) > MAX_DENSE_ITEMS:
-        return f"needs an item-item matrix, and {len(data.item_ids):,} items are more than the {MAX_DENSE_ITEMS:,} that fit in memory"
+        items = f"{len(data.item_ids):,} items are more than the {MAX_DENSE_ITEMS:,} that fit in memory"
+        return f"needs an item-item matrix, and {items}"
     return None
 
 
@@ -116,10 +118,10 @@ def fit_baseline(
     available: NDArray[np.bool_] | None = None,
     penalty: float | None = None,
 ) -> Scorer:
-    """Fits the baseline called `name` (one of `settings.BASELINES`).
+    """Fit the baseline called `name` (one of `settings.evaluation.baselines`).
 
-    `available` (n_items,) marks the items that users could have touched before the cut-off: those that count as
-    evidence of what is *not* liked even when nobody touched them. It defaults to the warm items; pass the candidates of
+    `available` (n_items,) marks the items that users could have touched before the cut-off: those without
+    interactions then count as not liked. It defaults to the warm items; pass the candidates of
     the full-shot task where they are known. `penalty` replaces that of predicted_popularity (1), EASE (100) and
     ridge (10). Raises ModelError for an unknown name or data the baseline cannot be fitted on.
     """
@@ -135,10 +137,10 @@ def fit_baseline(
 def strongest_predicted_popularity(
     data: TrainingData, task: EvaluationTask, available: NDArray[np.bool_] | None = None
 ) -> tuple[Scorer, float]:
-    """Predicted popularity with the penalty of `POPULARITY_PENALTIES` that has the best Recall@20 on `task` itself.
+    """Fit predicted popularity with the penalty that has the best Recall@20 on `task` itself.
 
-    Looking at the answers is meant: the comparison holds models against "predicted popularity, best penalty", and the
-    choice can only err in the baseline's favour. Returns the scorer and its penalty.
+    Choosing on the test answers is intended: models are compared with "predicted popularity, best penalty", so the
+    choice can only favour the baseline. Returns the scorer and its penalty, one of `POPULARITY_PENALTIES`.
     """
     tried = []
     for penalty in POPULARITY_PENALTIES:
@@ -168,14 +170,14 @@ def _itemknn(data: TrainingData, seed: int, sources: Rows, penalty: float | None
 
 
 def _ease(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
-    touched = np.flatnonzero(data.warm_items)  # an untouched item's row and column of EASE's weights are zero
-    history = _history(data, touched)
+    warm = np.flatnonzero(data.warm_items)  # a cold item's row and column of EASE's weights are zero
+    history = _history(data, warm)
     gram = _dense_product(history.T.tocsr(), history)
     gram[np.diag_indices_from(gram)] += EASE_PENALTY if penalty is None else penalty
     inverse = _inverse(gram)
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)
-    return ItemToItem(history.astype(np.float32), weights, touched, len(data.item_ids))
+    return ItemToItem(history.astype(np.float32), weights, warm, len(data.item_ids))
 
 
 def _content_cosine(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
@@ -189,7 +191,7 @@ def _content_knn(data: TrainingData, seed: int, sources: Rows, penalty: float | 
 
 
 def _ridge(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
-    """Scores X (K + pI)^-1 K_st: with T the texts, what `text -> users` ridge predicts for every item t.
+    """Score by X (K + pI)^-1 K_st: with T the texts, the prediction of `text -> users` ridge for every item t.
 
     T_t (T_s' T_s + pI)^-1 T_s' X' (over words) = K_ts (K_ss + pI)^-1 X' (over items, K = T T').
     """

@@ -1,9 +1,10 @@
-"""From raw texts and embeddings to well-conditioned input features. Texts become rows of a TF-IDF matrix, and these the
-leading coordinates of the squared-cosine kernel (kernel PCA, Schölkopf et al. 1998, by landmarks as in Williams & Seeger,
-"Using the Nyström method", NIPS 2000): two words shared count more than twice one word shared. Embeddings are brought
-to unit length, centred and whitened with shrinkage, since sentence encoders put most of their variance into a few shared
-directions (Su et al., "Whitening sentence representations", 2021). Everything is computed on the rows a model is
-fitted on and applied to all, in float64, without randomness.
+"""Turn raw texts and embeddings into well-conditioned input features.
+
+Texts become TF-IDF rows, and these the leading coordinates of the squared-cosine kernel (kernel PCA, Schölkopf et al.
+1998, by landmarks as in Williams & Seeger, "Using the Nyström method", NIPS 2000): two shared words count more than
+twice as much as one. Embeddings are brought to unit length, centred and whitened with shrinkage, because sentence
+encoders put most of their variance into a few shared directions (Su et al., "Whitening sentence representations",
+2021). Everything is computed on the rows that a model is fitted on and applied to all, in float64, without randomness.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ def text_rows(texts: list[str], fit_rows: NDArray[np.bool_]) -> sparse.csr_matri
 
 
 def landmarks(rows: NDArray[np.int64], limit: int = MAX_LANDMARKS) -> NDArray[np.int64]:
-    """At most `limit` of `rows`, evenly spread over them."""
+    """Return at most `limit` of `rows`, evenly spread over them."""
     return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
 
 
 def text_features(texts: list[str], fit_rows: NDArray[np.bool_], width: int) -> Matrix:
-    """(n_texts, ≤ width) coordinates whose inner products approximate cosine² of the TF-IDF rows; NaN for empty texts."""
+    """Return coordinates (n_texts, ≤ width) whose inner products approximate the squared cosines of the TF-IDF rows.
+
+    Rows of empty texts are NaN.
+    """
     rows = text_rows(texts, fit_rows)
     anchors = rows[landmarks(np.flatnonzero(fit_rows & (rows.getnnz(axis=1) > 0)))]
     if anchors.shape[0] == 0:
@@ -55,7 +59,7 @@ def text_features(texts: list[str], fit_rows: NDArray[np.bool_], width: int) -> 
 
 
 def _leading(kernel: NDArray[np.float64], width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The up to `width` largest eigenvalues of a kernel matrix, descending, and their vectors, by subspace iteration."""
+    """The `width` largest eigenvalues of a kernel matrix, descending, and their vectors, by subspace iteration."""
     n = len(kernel)
     start = np.random.default_rng(0).standard_normal((n, min(n, width + 32)))
     basis = np.linalg.qr(kernel @ start)[0]
@@ -69,9 +73,9 @@ def _leading(kernel: NDArray[np.float64], width: int) -> tuple[NDArray[np.float6
 
 @dataclass(frozen=True)
 class Whitening:
-    """x ↦ (x/|x| − mean) · projection: unit variance along each kept direction, up to shrinkage; NaN rows stay NaN.
+    """The map x ↦ (x/|x| − mean) · projection, which gives each kept direction unit variance, up to shrinkage.
 
-    `mean` (dim,), `projection` (dim, width), width ≤ dim.
+    `mean` is (dim,), `projection` (dim, width) with width ≤ dim. NaN rows stay NaN.
     """
 
     mean: NDArray[np.float64]
@@ -79,7 +83,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, rows: Matrix, width: int) -> Whitening:
-        """Computed on the rows of `rows` (n, dim) that are not missing; no such row, or constant ones: width 0."""
+        """Compute the map from the `rows` (n, dim) that are not missing; width 0 if there are none or all are equal."""
         unit = _unit(rows[present(rows)])
         dim = rows.shape[1]
         if len(unit) < 2:
@@ -92,18 +96,18 @@ class Whitening:
         return cls(mean, vectors[:, order] / scale)
 
     def apply(self, rows: Matrix) -> Matrix:
-        """(n, dim) to (n, width)."""
+        """Whiten rows, (n, dim) to (n, width)."""
         whitened = (_unit(rows) - self.mean) @ self.projection
         return whitened.astype(np.float32)
 
 
 def unit_length(rows: Matrix) -> Matrix:
-    """Rows of length one, in the order given; a row of zeros stays, NaN rows stay NaN."""
+    """Scale each row to length one; a row of zeros stays zero, NaN rows stay NaN."""
     return _unit(rows).astype(np.float32)
 
 
 def present(rows: Matrix) -> NDArray[np.bool_]:
-    """(n,) True where a row holds only finite numbers."""
+    """Mark the rows (n,) that hold only finite numbers."""
     return np.asarray(np.isfinite(rows).all(axis=1), dtype=np.bool_)
 
 

@@ -1,11 +1,12 @@
 """The user-item graph and its propagation, the linear operator that LightGCN, SGL and SimGCL share.
 
-With R the known interactions, Â = [[0, P], [Pᵀ, 0]] and P = D_u^-½ R D_i^-½ (He et al., "LightGCN", SIGIR 2020, eq. 7;
-an item exponent below ½ lets popular items keep more of their say, in units of the mean degree), a propagation returns  c₀ ⊙ X + c · Σ_{l=1..L} Âˡ X.  Â is symmetric, so the gradient of the operator is the operator
-itself: `_Propagation` applies it in Horner's form, Â(G + Â(G + ÂG)), and keeps no activation. The two halves P and Pᵀ
-are multiplied apart, which halves the index traffic of the square matrix; the last layer is computed only for the rows
-a batch asks for. A node without edges keeps its own vector (c₀ = 1): its layers are empty, and averaging them in would
-only shrink it against the warm nodes it is ranked beside.
+With R the known interactions, Â = [[0, P], [Pᵀ, 0]] and P = D_u^-½ R D_i^-½ (He et al., "LightGCN", SIGIR 2020, eq. 7),
+a propagation returns  c₀ ⊙ X + c · Σ_{l=1..L} Âˡ X.  An item exponent below ½ lets popular items keep more influence,
+in units of the mean degree. Â is symmetric, so the gradient of the operator is the operator itself: `_Propagation`
+applies it in Horner's form, Â(G + Â(G + ÂG)), and stores no activation. P and Pᵀ are multiplied separately, which
+halves the index traffic of the square matrix; the last layer is computed only for the rows of a batch. A node without
+edges keeps its own vector (c₀ = 1): its layers are empty, and averaging them in would only make its vector shorter than
+those of the warm nodes that it is ranked with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-SLICE_SHARE = 0.5  # slicing rows out of a CSR matrix pays while the batch asks for less than this share of them
+SLICE_SHARE = 0.5  # slicing rows out of a CSR matrix is faster up to this share of them
 
 
 class BipartiteGraph:
@@ -51,10 +52,10 @@ class BipartiteGraph:
             for m in (known, transposed)
         ]
         self.kept = torch.ones(known.nnz, dtype=torch.bool, device=device)
-        self._weigh()
+        self._normalise()
 
-    def _weigh(self) -> None:
-        """Normalises the edges that are kept by the degrees they leave."""
+    def _normalise(self) -> None:
+        """Normalise the kept edges by the degrees that remain."""
         kept = self.kept.float()
         zeros = [torch.zeros(n, device=kept.device) for n in self.shape]
         self.user_degree = zeros[0].index_add(0, self._user_rows, kept)
@@ -68,26 +69,26 @@ class BipartiteGraph:
         self.to_items = csr(*self._layouts[1], values[self._transposition], (n_items, n_users))
 
     def thinned(self, share: float, hidden_items: Tensor | None = None) -> BipartiteGraph:
-        """This graph less a random `share` of its edges and every edge of the hidden items (a Boolean mask), renormalised."""
+        """Return the graph without a random `share` of its edges and without those of hidden items, renormalised."""
         kept = self.kept & (torch.rand(len(self.kept), device=self.kept.device) >= share)
         if hidden_items is not None:
             kept &= ~hidden_items[self._item_columns]
         graph = object.__new__(BipartiteGraph)
         graph.__dict__.update(self.__dict__)
         graph.kept = kept
-        graph._weigh()
+        graph._normalise()
         return graph
 
 
 def csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix, without torch's warning that its kind is in beta."""
+    """Make a sparse matrix without torch's warning that this layout is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]parse.*")
         return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
 
 
 def scipy_csr(matrix: sparse.csr_matrix, device: torch.device | str = "cpu") -> Tensor:
-    """A SciPy matrix as torch's, float32."""
+    """Convert a SciPy matrix to a torch one, float32."""
     parts = (matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
     crow, columns, values = (torch.from_numpy(part).to(device) for part in parts)
     return csr(crow, columns, values, matrix.shape)
@@ -113,7 +114,7 @@ def _multiply_rows(matrix: Tensor, dense: Tensor, rows: Tensor | None) -> Tensor
 
 
 class _Propagation(torch.autograd.Function):
-    """Layers 0..L of the graph, averaged; see the module's paragraph. `noise` > 0 perturbs each layer as SimGCL does."""
+    """The average of layers 0 to L, with a gradient of its own. `noise` > 0 perturbs each layer as SimGCL does."""
 
     @staticmethod
     def forward(
@@ -136,12 +137,12 @@ class _Propagation(torch.autograd.Function):
             sums.append(first * vectors if rows is None else first[rows] * vectors[rows])
         layer = (users, items)
         for depth in range(1, layers + 1):
-            asked = (user_rows, item_rows) if depth == layers else (None, None)
+            wanted = (user_rows, item_rows) if depth == layers else (None, None)
             layer = tuple(  # type: ignore[assignment]
                 _perturbed(_multiply_rows(matrix, other, rows), noise)
                 for matrix, other, rows in (
-                    (graph.to_users, layer[1], asked[0]),
-                    (graph.to_items, layer[0], asked[1]),
+                    (graph.to_users, layer[1], wanted[0]),
+                    (graph.to_items, layer[0], wanted[1]),
                 )
             )
             for side, rows in enumerate((user_rows, item_rows)):
@@ -177,7 +178,7 @@ def _first_weight(degree: Tensor, weight: float) -> Tensor:
 
 
 def _perturbed(layer: Tensor, noise: float) -> Tensor:
-    """SimGCL's view (Yu et al., SIGIR 2022, eq. 7-8): a random unit direction in each row's own orthant, `noise` long."""
+    """Add SimGCL's noise: a random direction in each row's orthant, of length `noise` (SIGIR 2022, eq. 7-8)."""
     if noise == 0:
         return layer
     direction = torch.nn.functional.normalize(torch.rand_like(layer), dim=1)
@@ -195,6 +196,9 @@ def propagate(
     user_rows: Tensor | None = None,
     item_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Final vectors of the rows asked for (all, when None) from initial `users` (n_users, d) and `items` (n_items, d)."""
+    """Average the layers over initial `users` (n_users, d) and `items` (n_items, d), for some rows or all (None)."""
     rows = (user_rows, item_rows)
-    return _Propagation.apply(users, items, graph, layers, include_first, noise, *rows)  # type: ignore[no-any-return, no-untyped-call]
+    final: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
+        users, items, graph, layers, include_first, noise, *rows
+    )
+    return final

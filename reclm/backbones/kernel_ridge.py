@@ -38,7 +38,7 @@ def item_sources(data: TrainingData, item_profile: Matrix | None) -> Sources:
 
 
 def embedding_sources(embeddings: Sequence[Matrix | None]) -> Sources:
-    """Return the whitened rows of unit length of each matrix of embeddings (n, d) that has any row; zeros if missing."""
+    """Return each matrix of embeddings (n, d) that has any row, whitened, at unit length, zeros where missing."""
     sources: Sources = []
     for rows in embeddings:
         if rows is None or not present(rows).any():
@@ -71,7 +71,7 @@ class KernelRidge:
         self._factors = linalg.lu_factor(system, overwrite_a=True, check_finite=False)
 
     def kernel(self, rows: Rows, dtype: type[np.floating]) -> NDArray[Any]:
-        """Return the kernel (len(rows), anchors): squares of the sources' positive cosines, and with `linear` the cosines."""
+        """Return the kernel (len(rows), anchors): squared positive cosines, with `linear` the cosines too."""
         total = np.zeros((len(rows), len(self.anchors)), dtype)
         for start in range(0, len(rows), BLOCK):
             block = slice(start, start + BLOCK)

@@ -52,8 +52,8 @@ def metrics_per_user(
 ) -> dict[tuple[str, int], NDArray[np.float64]]:
     """Compute every metric of `USER_METRICS` at every K, each (n_task_users,), in the order of `task.users`.
 
-    Recall = hits / |truth|; NDCG = DCG / ideal DCG at min(|truth|, K); Precision = hits / K; MRR = 1 / rank of the first
-    hit within K, else 0; HitRate = 1 with at least one hit.
+    Recall = hits / |truth|; NDCG = DCG / ideal DCG at min(|truth|, K); Precision = hits / K; MRR = 1 / rank of the
+    first hit within K, else 0; HitRate = 1 with at least one hit.
     """
     sizes = truth_sizes(task)
     inverse = np.where(ranks > 0, 1.0 / np.maximum(ranks, 1), 0.0)

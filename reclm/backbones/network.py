@@ -1,4 +1,4 @@
-"""What makes one neural backbone differ from another: its recipe, its final vectors, its score and its contrastive loss."""
+"""What differs between neural backbones: the recipe, the final vectors, the score and the contrastive loss."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Recipe:
     item_exponent: float = 0.5
     """Power of an item's degree that a graph divides by. A smaller one lets popular items keep more influence."""
     user_decay: float = 10.0
-    """Weight decay of a user's initial vector, in units of an item's: a user is in one batch an epoch, an item in all."""
+    """Weight decay of a user's initial vector, in units of an item's: users are in one batch an epoch, items in all."""
     user_id_decay: float = 0.0
     """Further decay of a user's id vector alone. A large one makes users consist of their neighbours and histories."""
     weight_rate: float = 0.03
     """Learning rate of network weights, in units of an id vector's: a weight moves every row, an id vector only one."""
     observed_share: float = 0.5
-    """Share of the known interactions that a softmax step observes, as graph edges or history; the rest is predicted."""
+    """Share of known interactions that a softmax step observes, as graph edges or history; it predicts the rest."""
     max_steps: int = 24
     """Softmax steps of an epoch at most: with more users the batches grow. More steps learn faster, and take longer."""
     max_candidates: int | None = None

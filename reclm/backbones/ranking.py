@@ -83,8 +83,8 @@ def _lower_bound(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     maxima = scores[:, : depth * blocks].reshape(n_rows, depth, blocks).max(axis=1)
     if np.isnan(maxima).any() or np.isnan(scores[:, depth * blocks :]).any():
         raise ModelError(
-            "the model scored an item NaN: its training diverged, or a feature holds NaN; lower train.learning_rate, or run "
-            "`reclm publish` again"
+            "the model scored an item NaN: its training diverged, or a feature holds NaN; lower train.learning_rate, "
+            "or run `reclm publish` again"
         )
     if k >= blocks:
         return np.full(n_rows, -np.inf, np.float32)

@@ -14,7 +14,7 @@ from reclm.settings.operations import RuntimeSettings
 
 @contextmanager
 def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
-    """Seed torch, set its threads and ask for deterministic algorithms inside the block; restore everything after it."""
+    """Seed torch, set its threads and ask for deterministic algorithms in the block; restore everything after it."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     cuda = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=cuda):

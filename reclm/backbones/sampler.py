@@ -1,7 +1,9 @@
-"""Draws training examples from a known-interaction matrix, whole batches at a time: user batches for the softmax
-likelihood, (user, positive, negative) triples for BPR (Rendle et al., "BPR: Bayesian Personalized Ranking from
-Implicit Feedback", UAI 2009), candidate items for large catalogues. Negatives are drawn exactly, not by trial: the
-r-th item a user does not know is found by one binary search, so a known positive can never come out.
+"""Draw training examples from the known interactions, whole batches at a time.
+
+In: a matrix of interactions and a seed. Out: user batches for the softmax likelihood, (user, positive, negative)
+triples for BPR (Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009), and candidate
+items for large catalogues. Negatives are drawn exactly, not by trial: the r-th item that a user does not know is found
+by one binary search, so a known item is never drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ Ints = NDArray[np.int64]
 
 
 class InteractionSampler:
-    """Seeded draws over `interactions` (n_users, n_items); a row's stored columns are what that user knows.
+    """Seeded draws over `interactions` (n_users, n_items), whose stored columns are the items that each user knows.
 
     Only `users`, those with at least one known and one unknown item, are ever drawn.
     """
@@ -29,19 +31,19 @@ class InteractionSampler:
         self.items = known.indices.astype(np.int64)
         self.degrees = np.diff(self.indptr)
         self.users: Ints = np.flatnonzero((self.degrees > 0) & (self.degrees < self.n_items)).astype(np.int64)
-        place_in_row = np.arange(len(self.items)) - np.repeat(self.indptr[:-1], self.degrees)
+        position_in_row = np.arange(len(self.items)) - np.repeat(self.indptr[:-1], self.degrees)
         rows = np.repeat(np.arange(self.n_users), self.degrees)
         # unknown items before a row's j-th known one, offset by the row: ascending over the whole matrix
-        self._unknown_before = rows * self.n_items + (self.items - place_in_row)
+        self._unknown_before = rows * self.n_items + (self.items - position_in_row)
         self.random = np.random.default_rng(seed)
 
     def positives(self, users: Ints) -> Ints:
-        """One known item for each of `users` (b,), uniformly."""
+        """Draw one known item for each of `users` (b,), uniformly."""
         offset = (self.random.random(len(users)) * self.degrees[users]).astype(np.int64)
         return self.items[self.indptr[users] + offset]
 
     def negatives(self, users: Ints) -> Ints:
-        """One item that each of `users` (b,) does not know, uniformly over all such items."""
+        """Draw one item that each of `users` (b,) does not know, uniformly over all such items."""
         rank = (self.random.random(len(users)) * (self.n_items - self.degrees[users])).astype(np.int64)
         known_before = (
             np.searchsorted(self._unknown_before, users * self.n_items + rank, side="right") - self.indptr[users]
@@ -49,7 +51,7 @@ class InteractionSampler:
         return rank + known_before
 
     def triples(self, batch_size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-        """One epoch of (users, positives, negatives), each (b,): as many draws as interactions, users uniformly."""
+        """Yield an epoch of (users, positives, negatives), each (b,): as many as interactions, users uniformly."""
         n_samples = len(self.items)
         for start in range(0, n_samples, batch_size):
             size = min(batch_size, n_samples - start)
@@ -57,20 +59,23 @@ class InteractionSampler:
             yield users, self.positives(users), self.negatives(users)
 
     def user_batches(self, batch_size: int) -> Iterator[Ints]:
-        """One epoch of users in random order, each once, in batches of (b,)."""
+        """Yield an epoch of users in random order, each once, in batches of (b,)."""
         order = self.random.permutation(self.users)
         for start in range(0, len(order), batch_size):
             yield order[start : start + batch_size]
 
     def candidates(self, warm_items: Ints, limit: int) -> Ints:
-        """At most `limit` of `warm_items`, ascending; drawn uniformly when there are more."""
+        """Return at most `limit` of `warm_items`, ascending, drawn uniformly where there are more."""
         if len(warm_items) <= limit:
             return warm_items
         return np.sort(self.random.choice(warm_items, size=limit, replace=False))
 
     def known(self, users: Ints, candidates: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-        """What users know, pair by pair, each (n_pairs,): row in `users`, item, column in `candidates` (-1 where the item is
-        none of them) and CSR entry."""
+        """Return what users know, pair by pair: row in `users`, item, column in `candidates`, CSR entry; each
+        (n_pairs,).
+
+        The column is -1 where the item is not among the candidates.
+        """
         lengths = self.degrees[users]
         rows = np.repeat(np.arange(len(users)), lengths)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,10 +1,10 @@
 """Train a network on the initial vectors of a `Fusion`, one epoch at a time.
 
 Loss `softmax` is the multinomial likelihood of a user's items over a (sub)catalogue (Liang et al., "Variational
-autoencoders for collaborative filtering", WWW 2018, eq. 2), in batches of users. Over a graph, or with histories, a part
-of what users know is observed and the rest is predicted. In each step a random share of items is treated as unseen:
-without id and without edges. Loss `bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples. Both add
-weight decay on the initial vectors of the batch and the network's own contrastive term.
+autoencoders for collaborative filtering", WWW 2018, eq. 2), in batches of users. Over a graph, or with histories, a
+part of what users know is observed and the rest is predicted. In each step a random share of items is treated as
+unseen: without id and without edges. Loss `bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples.
+Both add weight decay on the initial vectors of the batch and the network's own contrastive term.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Trainer:
         return (draw < self.recipe.observed_share) & ((draw < largest[rows]) | ~is_candidate)
 
     def _observed_history(self, graph: BipartiteGraph, rows: Tensor, items: Tensor, size: int) -> HistorySums | None:
-        """Return the observed histories: over a graph the edges of all users, else the pairs (`rows`, `items`) of a batch."""
+        """Return the observed histories: over a graph of all users, else of a batch, the pairs (`rows`, `items`)."""
         history = self.fusion.users.history
         if history is None:
             return None
@@ -177,7 +177,7 @@ class Trainer:
     def _rest_of_history(
         self, batch_users: Rows, user_position: Rows, batch: Rows, positives: Rows
     ) -> HistorySums | None:
-        """Return the histories of a batch's users (over a graph: of all users) less the pairs that the step predicts."""
+        """Return the histories of the batch's users (over a graph: of all) without the pairs that the step predicts."""
         history = self.fusion.users.history
         if history is None:
             return None

@@ -70,7 +70,7 @@ def select_and_refit(
     select: tuple[TrainingData, Sequence[EvaluationTask]],
     final: TrainingData,
 ) -> TrainedModel:
-    """Choose the epochs of a model on the snapshot `select`, refit it on `final`, and teach it to fold in later users."""
+    """Choose the epochs of a model on the snapshot `select`, refit it on `final`, and let it learn to fold in users."""
     from reclm.backbones.loading import create_backbone
 
     selected, refitted = (

@@ -1,7 +1,7 @@
 """The training stage: train the models that the settings name and that do not exist yet.
 
-In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone` artifact
-for each model, variant and seed.
+In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone`
+artifact for each model, variant and seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Read the evaluation tasks of a snapshot from the warehouse.
 
-In: `fct_truth`, `fct_mask`, `fct_candidates`, `dim_users` and `dim_items`. Out: one `EvaluationTask` for each evaluation
-setting, its rows and columns aligned with every model: users by `user_index`, items by `item_index`. Evaluation also
-reads the ids, and the bands of users and items, from here.
+In: `fct_truth`, `fct_mask`, `fct_candidates`, `dim_users` and `dim_items`. Out: one `EvaluationTask` for each
+evaluation setting, its rows and columns aligned with every model: users by `user_index`, items by `item_index`.
+Evaluation also reads the ids, and the bands of users and items, from here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _task(
 ) -> EvaluationTask:
     candidates = np.zeros(shape[1], dtype=np.bool_)
     positions = connection.execute(
-        "select i.item_index from fct_candidates c join dim_items i using (item_id) where c.snapshot = ? and c.setting = ?",
+        "select i.item_index from fct_candidates c join dim_items i using (item_id) "
+        "where c.snapshot = ? and c.setting = ?",
         [snapshot, setting],
     ).fetchnumpy()["item_index"]
     candidates[np.asarray(positions, dtype=np.int64)] = True

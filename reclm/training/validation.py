@@ -2,8 +2,8 @@
 
 In: a backbone fitted on the snapshot `select`, and that snapshot's tasks. Out: `validation.parquet` with Recall@20 and
 NDCG@20 of each user, so that two models of one day can be compared user by user and a forgotten user's rows can be
-deleted; and figures about the lists. Where there are many users, an even sample is measured, the same for every model of
-a day.
+deleted; and figures about the lists. Where there are many users, an even sample is measured, the same for every model
+of a day.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def popularity_lift(
 ) -> float | None:
     """Compute how much more popular recommended items are than the items that users know (Abdollahpouri et al. 2019).
 
-    It is the mean over users of the difference between both mean popularities (arXiv 1907.13286); None where no user has
-    both known and recommended items.
+    It is the mean over users of the difference between both mean popularities (arXiv 1907.13286); None where no user
+    has both known and recommended items.
 
-    `lists` is (n, k), row r for `users[r]`; `interactions` (n_users, n_items). An item's popularity is its rank by known
-    interactions, 0 the rarest and 1 the most popular, ties at their mean.
+    `lists` is (n, k), row r for `users[r]`; `interactions` (n_users, n_items). An item's popularity is its rank by
+    known interactions, 0 the rarest and 1 the most popular, ties at their mean.
     """
     counts = np.asarray(interactions.getnnz(axis=0), dtype=float).ravel()
     popularity = (stats.rankdata(counts) - 1) / max(len(counts) - 1, 1)

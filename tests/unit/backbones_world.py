@@ -1,5 +1,5 @@
-"""A toy world whose answers are known: three circles of users, each fond of its own circle of items. Every user knows all
-items of the circle but one, the withheld; one item a circle is cold, known by its text and profile alone.
+"""A toy world whose answers are known: three circles of users, each fond of its own circle of items. Every user knows
+all items of the circle but one, the withheld; one item a circle is cold, known by its text and profile alone.
 """
 
 from collections.abc import Mapping

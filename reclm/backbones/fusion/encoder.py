@@ -41,8 +41,8 @@ class EntityEncoder(nn.Module):
     ) -> Tensor:
         """Return the vectors (r, dim) of `rows` (all when None).
 
-        `withheld` (n,) marks entities to treat as unseen. `history` is the part of the histories to read; all of it when
-        None, which raises ValueError in a training step, because the step predicts a part of it.
+        `withheld` (n,) marks entities to treat as unseen. `history` is the part of the histories to read; all of it
+        when None, which raises ValueError in a training step, because the step predicts a part of it.
         """
         has_id = self.known if withheld is None else self.known & ~withheld
         ids, has_id = (self.ids, has_id) if rows is None else (self.ids[rows], has_id[rows])

@@ -63,10 +63,10 @@ def start_matched(
 ) -> HistoryEncoder | None:
     """Return the history encoder, started with the same projection of texts as the towers, which it starts as well.
 
-    The projection is on the `dim` leading directions of the warm items' texts. `spread` is the standard deviation of the
-    scores that long histories start with; profiles, where a step shows them, start with PROFILE_SPREAD of it. With 0
-    towers start at random and the history map at zero. Returns None where all texts are alike. Raises ValueError where
-    user and item texts come from different encoders, because these cannot match.
+    The projection is on the `dim` leading directions of the warm items' texts. `spread` is the standard deviation of
+    the scores that long histories start with; profiles, where a step shows them, start with PROFILE_SPREAD of it. With
+    0 towers start at random and the history map at zero. Returns None where all texts are alike. Raises ValueError
+    where user and item texts come from different encoders, because these cannot match.
     """
     if users is not None and users.rows.shape[1] != items.rows.shape[1]:
         raise ValueError(f"profiles of {users.rows.shape[1]} and texts of {items.rows.shape[1]} columns: two encoders")

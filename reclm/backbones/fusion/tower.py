@@ -14,9 +14,9 @@ from reclm.settings.recommenders import FusionSettings
 class Tower(nn.Module):
     """Features (n, width) to vectors (n, dim): one hidden layer beside a linear path.
 
-    In training a random `hidden_share` of the rows is treated as missing. In use every row is the mean over that chance,
-    as after dropout (Srivastava et al., JMLR 2014), because the rest of the model learned beside a tower that was
-    present only so often.
+    In training a random `hidden_share` of the rows is treated as missing. In use every row is the mean over that
+    chance, as after dropout (Srivastava et al., JMLR 2014), because the rest of the model learned beside a tower that
+    was present only so often.
     """
 
     features: Tensor

@@ -1,4 +1,4 @@
-"""What the two models of the library implicit share: factors from implicit, blended with what texts and profiles predict.
+"""What the two models of the library implicit share: their factors are blended with predictions from texts.
 
 For users and items without interactions, or with few, kernel ridge regression from profiles and texts predicts the
 factors (`kernel_ridge.py`). A final vector is w * own + (1 - w) * predicted with w = n / (n + tau) for an entity with n

@@ -1,8 +1,8 @@
 """LightGCN: vectors are averaged over the layers of a graph convolution without weights.
 
 E⁽ˡ⁺¹⁾ = Â E⁽ˡ⁾,  final E = mean of E⁽⁰⁾ … E⁽ᴸ⁾,  ŷ_ui = e_uᵀ e_i (He et al., "LightGCN: simplifying and powering graph
-convolution network for recommendation", SIGIR 2020, eq. 7-11), here with an item bias. An item without edges keeps E⁽⁰⁾,
-undivided (see `graph.py`). In training the withheld items are such items, so E⁽⁰⁾ learns to serve cold ones.
+convolution network for recommendation", SIGIR 2020, eq. 7-11), here with an item bias. An item without edges keeps
+E⁽⁰⁾, undivided (see `graph.py`). In training the withheld items are such items, so E⁽⁰⁾ learns to serve cold ones.
 """
 
 from __future__ import annotations

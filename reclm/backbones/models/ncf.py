@@ -1,8 +1,8 @@
 """NCF, neural collaborative filtering: matrix factorisation beside a multilayer perceptron.
 
 ŷ_ui = hᵀ [ p_u ⊙ q_i ; φ(W₂ φ(W_u p_u + W_i q_i + b₁) + b₂) ] + b_i, φ = ReLU (He et al., "Neural collaborative
-filtering", WWW 2017, eq. 12, NeuMF). The first layer over the joined vector [p_u ; q_i] is the sum of one product a user
-and one an item, so both are computed once and stored; only the rest is computed for each pair. One pair of initial
+filtering", WWW 2017, eq. 12, NeuMF). The first layer over the joined vector [p_u ; q_i] is the sum of one product a
+user and one an item, so both are computed once and stored; only the rest is computed for each pair. One pair of initial
 vectors feeds both branches, each through its own linear map.
 """
 

@@ -43,7 +43,7 @@ PER_ENTITY_PARAMETERS = ("users.ids", "items.ids", "own_bias")
 
 
 class NeuralBackbone(Backbone):
-    """A backbone whose vectors come from `network()`. Between epochs at most `validation_users` users are ranked for."""
+    """A backbone whose vectors come from `network()`. Validation ranks for at most `validation_users` users."""
 
     validation_users = MAX_VALIDATION_USERS
 

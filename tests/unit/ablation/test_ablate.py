@@ -16,11 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from unit import evaluation_world as ew
 
-from reclm.ablation import arms as writers
-from reclm.ablation import cells as trainings
-from reclm.ablation import run as stage
+from reclm.ablation import arms, cells, run
 from reclm.ablation.arms import chosen_arms, overridden, with_profiles
-from reclm.ablation.cells import NO_ARM, Cell, name_of
+from reclm.ablation.cells import NO_ARM, Cell, cell_name
 from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
 from reclm.backbones.fitted import ColdStart, Selection
@@ -112,7 +110,7 @@ class TestArms:
 
     def test_differ_from_the_settings_by_what_their_name_says(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
-        single = writers.MAIN["single_turn"].settings(settings)
+        single = arms.MAIN["single_turn"].settings(settings)
         assert (single.tune.turns, single.llm, single.seed) == ("one", settings.llm, settings.seed)
 
 
@@ -153,16 +151,16 @@ class TestWhatIsCompared:
     def test_without_enough_to_learn_from_is_the_keyword_arm_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(writers, "why_no_model", lambda settings: "too little")
+        monkeypatch.setattr(arms, "why_no_model", lambda settings: "too little")
         settings = Settings(workspace=tmp_path)
-        assert writers.with_possible_arms(settings).ablate.arms == ("extractive",)
+        assert arms.with_possible_arms(settings).ablate.arms == ("extractive",)
         with pytest.raises(WorkspaceError, match=r"set ablate\.arms to extractive"):
-            writers.with_possible_arms(overridden(settings, {"ablate": {"arms": ("two_turn",)}}))
+            arms.with_possible_arms(overridden(settings, {"ablate": {"arms": ("two_turn",)}}))
 
     def test_is_trained_anew_with_another_encoding(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
         shorter = overridden(settings, {"embedding": {"max_tokens": 64}})
-        assert name_of(settings, {}, seed=1) != name_of(shorter, {}, seed=1)
+        assert cell_name(settings, {}, seed=1) != cell_name(shorter, {}, seed=1)
 
 
 class TestAnArmsVectors:
@@ -220,11 +218,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
     )
     monkeypatch.setattr("reclm.backbones.loading.create_backbone", lambda model, *sections: Learner(model))
     data = ew.training_data(made.settings, "select")
-    monkeypatch.setattr(stage, "Snapshots", lambda settings, warehouse: SimpleNamespace(select=(data, [])))
-    monkeypatch.setattr(stage, "with_profiles", lambda settings, data, profiles: replace(data))
+    monkeypatch.setattr(run, "Snapshots", lambda settings, warehouse: SimpleNamespace(select=(data, [])))
+    monkeypatch.setattr(run, "with_profiles", lambda settings, data, profiles: replace(data))
     monkeypatch.setattr("reclm.features.publish.features_version", lambda settings: "features")
     monkeypatch.setattr(
-        stage, "write_arm", lambda settings, arm: writers.Written(arm, {}, write_texts(made, arm.name, PROFILE.format))
+        run, "make_arm", lambda settings, arm: arms.ArmOutput(arm, {}, write_texts(made, arm.name, PROFILE.format))
     )
     Learner.made, Learner.calls = 0, []
     return made
@@ -237,7 +235,7 @@ def results(ablation: Artifact) -> list[dict[str, Any]]:
 
 class TestAnAblation:
     def test_trains_the_base_once_a_seed_and_every_arm_in_both_variants(self, world: ew.World) -> None:
-        rows = results(stage.ablate(world.settings))
+        rows = results(run.ablate(world.settings))
         assert {(row["arm"], row["variant"]) for row in rows} == {
             (NO_ARM, "base"), ("extractive", "augment"), ("extractive", "shuffled"),
         }  # fmt: skip
@@ -250,9 +248,9 @@ class TestAnAblation:
     def test_goes_on_where_it_was_killed_and_ends_the_same(
         self, world: ew.World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = results(stage.ablate(world.settings))
+        whole = results(run.ablate(world.settings))
         shutil.rmtree(world.settings.paths.artifacts / "ablation")
-        train, done = trainings.train_cell, []
+        train, done = cells.train_cell, []
 
         def killed(settings: Settings, cell: Cell, *rest: Any) -> Any:
             if len(done) == 4:
@@ -260,28 +258,28 @@ class TestAnAblation:
             done.append(cell)
             return train(settings, cell, *rest)
 
-        monkeypatch.setattr(stage, "train_cell", killed)
+        monkeypatch.setattr(run, "train_cell", killed)
         with pytest.raises(KeyboardInterrupt):
-            stage.ablate(world.settings)
-        monkeypatch.setattr(stage, "train_cell", train)
+            run.ablate(world.settings)
+        monkeypatch.setattr(run, "train_cell", train)
         Learner.made = 0
-        assert results(stage.ablate(world.settings)) == whole
+        assert results(run.ablate(world.settings)) == whole
         assert Learner.made == 2 * 2
 
     def test_found_standing_trains_nothing_and_another_seed_trains_that_alone(self, world: ew.World) -> None:
-        first = stage.ablate(world.settings)
+        first = run.ablate(world.settings)
         Learner.made = 0
-        assert stage.ablate(world.settings).version == first.version
+        assert run.ablate(world.settings).version == first.version
         assert Learner.made == 0
-        stage.ablate(overridden(world.settings, {"ablate": {"seeds": (1, 2, 3)}}))
+        run.ablate(overridden(world.settings, {"ablate": {"seeds": (1, 2, 3)}}))
         assert Learner.made == 3 * 2
 
     def test_is_planned_without_making_anything(self, world: ew.World) -> None:
-        assert any("6 trainings" in line for line in stage.plan(world.settings))
+        assert any("6 trainings" in line for line in run.plan(world.settings))
         assert not (world.settings.paths.artifacts / "ablation").exists()
 
     def test_leaves_plots_and_the_report_shows_it(self, world: ew.World) -> None:
-        ablation = stage.ablate(world.settings)
+        ablation = run.ablate(world.settings)
         assert (ablation.path / "zero_shot.svg").read_text().startswith("<svg")
         shown = language.ablation_section(world.settings)
         assert shown is not None
@@ -293,14 +291,14 @@ class TestAnAblation:
 
 class TestTheTable:
     def test_says_mean_deviation_and_gain_of_every_arm(self, world: ew.World) -> None:
-        text = table_of(results(stage.ablate(world.settings)))
+        text = table_of(results(run.ablate(world.settings)))
         assert "biasmf, zero-shot" in text
         line = next(line for line in text.splitlines() if line.startswith("extractive        augment"))
         assert "±" in line and "[+" in line
 
     def test_of_one_seed_has_no_deviation(self, world: ew.World) -> None:
         settings = overridden(world.settings, {"ablate": {"seeds": (1,)}})
-        rows = results(stage.ablate(settings))
+        rows = results(run.ablate(settings))
         assert {row["sd"] for row in rows} == {None}
         assert "±" not in table_of(rows)
         assert result_rows(settings, [], [], "shop") == []

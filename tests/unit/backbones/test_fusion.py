@@ -147,13 +147,8 @@ class TestBeforeAnythingIsLearned:
 
 class TestWhitening:
     def test_gives_uncorrelated_directions_of_like_variance(self):
-        rows = np.random.default_rng(0).standard_normal((2000, 5)).astype(np.float32) * [1, 1, 1, 1, 9] + [
-            0,
-            0,
-            0,
-            0,
-            40,
-        ]
+        spread, shift = np.array([1, 1, 1, 1, 9]), np.array([0, 0, 0, 0, 40])
+        rows = np.random.default_rng(0).standard_normal((2000, 5)).astype(np.float32) * spread + shift
         white = Whitening.fit(rows.astype(np.float32), 5).apply(rows.astype(np.float32))
         covariance = np.cov(white.T)
         assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3
