@@ -120,7 +120,7 @@ def fit_baseline(
 ) -> Scorer:
     """Fit the baseline called `name` (one of `settings.evaluation.baselines`).
 
-    `available` (n_items,) marks the items that users could have touched before the cut-off: those without
+    `available` (n_items,) marks the items that users could have chosen before the cut-off: those without
     interactions then count as not liked. It defaults to the warm items; pass the candidates of
     the full-shot task where they are known. `penalty` replaces that of predicted_popularity (1), EASE (100) and
     ridge (10). Raises ModelError for an unknown name or data the baseline cannot be fitted on.

@@ -64,7 +64,7 @@ class TestTheModelThatIsMeant:
         assert not matches_settings(settings, refined)
         assert matches_settings(unmasked, refined)
 
-    def test_suits_whoever_leaves_the_number_of_tokens_open_or_names_it(self, tmp_path: Path) -> None:
+    def test_matches_settings_that_leave_the_number_of_tokens_open_or_name_it(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
         base = model(settings, "base", base_model="tiny", size="small", vocabulary=2048, tokens=1_200_000)
         assert matches_settings(settings, base)
@@ -110,7 +110,7 @@ class TestArms:
 
     def test_differ_from_the_settings_by_what_their_name_says(self, tmp_path: Path) -> None:
         settings = Settings(workspace=tmp_path)
-        single = arms.MAIN["single_turn"].settings(settings)
+        single = arms.ARMS["single_turn"].settings(settings)
         assert (single.tune.turns, single.llm, single.seed) == ("one", settings.llm, settings.seed)
 
 
@@ -266,7 +266,7 @@ class TestAnAblation:
         assert results(run.ablate(world.settings)) == whole
         assert Learner.made == 2 * 2
 
-    def test_found_standing_trains_nothing_and_another_seed_trains_that_alone(self, world: ew.World) -> None:
+    def test_run_again_trains_nothing_and_another_seed_trains_that_alone(self, world: ew.World) -> None:
         first = run.ablate(world.settings)
         Learner.made = 0
         assert run.ablate(world.settings).version == first.version

@@ -51,7 +51,7 @@ class TestRecommending:
         circles = [ITEM_CIRCLE[ITEMS.index(item)] for item in ids[:, 0]]
         assert (np.array(circles) == USER_CIRCLE).mean() >= 0.9
 
-    def test_leaves_out_what_is_known_unless_told_otherwise(self, backbone):
+    def test_leaves_out_known_items_unless_include_known(self, backbone):
         known = DATA.interactions.toarray()[0] > 0
         ids, _ = backbone.recommend(USERS[0], k=N_ITEMS)
         assert not set(DATA.item_ids[known]) & set(ids[0])

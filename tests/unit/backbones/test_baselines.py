@@ -32,16 +32,16 @@ WARM = np.arange(N_ITEMS) < N_ITEMS - N_COLD
 
 @pytest.fixture
 def data() -> TrainingData:
-    """40 users, 24 warm items of which one was never touched, 6 cold ones; texts of three words each."""
+    """40 users, 24 warm items of which one has no interactions, 6 cold ones; texts of three words each."""
     rng = np.random.default_rng(3)
-    touched = (rng.random((N_USERS, N_ITEMS)) < 0.2) & WARM
-    touched[:, 5] = False
+    known = (rng.random((N_USERS, N_ITEMS)) < 0.2) & WARM
+    known[:, 5] = False
     texts = [" ".join(rng.choice(WORDS, 3, replace=False)) for _ in range(N_ITEMS)]
     return TrainingData(
         "final",
         np.array([f"u{u:02d}" for u in range(N_USERS)]),
         np.array([f"i{i:02d}" for i in range(N_ITEMS)]),
-        sparse.csr_matrix(touched.astype(np.float32)),
+        sparse.csr_matrix(known.astype(np.float32)),
         texts,
     )
 
@@ -62,7 +62,7 @@ class TestEveryBaselineEqualsItsFormula:
         np.fill_diagonal(cosine, 0)
         np.testing.assert_allclose(scores("itemknn", data), known @ cosine, atol=1e-5)
 
-    def test_ease_is_the_closed_form_and_gives_untouched_items_nothing(self, data: TrainingData) -> None:
+    def test_ease_is_the_closed_form_and_gives_unknown_items_nothing(self, data: TrainingData) -> None:
         known = data.interactions.toarray().astype(float)
         inverse = np.linalg.inv(known.T @ known + 100 * np.eye(N_ITEMS))
         weights = inverse / -np.diag(inverse)

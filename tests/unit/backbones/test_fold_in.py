@@ -1,4 +1,4 @@
-"""Where people belong whom a backbone was not fitted on, and items that nobody has touched."""
+"""Folding in gives vectors to users on whom a backbone was not fitted."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ def best_circles(backbone: Backbone, vectors: np.ndarray, seen: sparse.csr_matri
     return bw.ITEM_CIRCLE[scores.argmax(axis=1)].tolist()
 
 
-class TestSomebodyNew:
-    def test_is_placed_by_two_items(self, fitted: Backbone) -> None:
+class TestANewUser:
+    def test_is_found_by_two_items(self, fitted: Backbone) -> None:
         seen = histories([0, 1], [10, 12], [20, 21])
         assert best_circles(fitted, fitted.fold_in(seen), seen) == [0, 1, 2]
 
-    def test_is_placed_by_a_profile_alone(self, fitted: Backbone) -> None:
+    def test_is_found_by_a_profile_alone(self, fitted: Backbone) -> None:
         profiles = bw.toy_data().user_profile
         assert profiles is not None
         nothing = histories(*[[]] * bw.N_USERS)
         found = best_circles(fitted, fitted.fold_in(nothing, profiles), nothing)
         assert np.mean(np.array(found) == bw.USER_CIRCLE) > 0.9
 
-    def test_of_whom_nothing_is_known_is_nobody_in_particular(self, fitted: Backbone) -> None:
+    def test_without_history_and_profile_gets_the_same_vector_as_any_other(self, fitted: Backbone) -> None:
         vectors = fitted.fold_in(histories([], []))
         assert np.isfinite(vectors).all()
         assert (vectors[0] == vectors[1]).all()
         assert (vectors[:, -1] == 1).all()
 
-    def test_has_the_same_place_alone_as_among_others(self, fitted: Backbone) -> None:
+    def test_gets_the_same_vector_alone_as_in_a_batch(self, fitted: Backbone) -> None:
         both = fitted.fold_in(histories([0, 1], [10, 12]))
         np.testing.assert_allclose(fitted.fold_in(histories([10, 12]))[0], both[1], rtol=1e-5, atol=1e-6)
 
-    def test_one_person_alone_gets_the_same_place(self, fitted: Backbone) -> None:
+    def test_gets_the_same_vector_by_fold_in_one(self, fitted: Backbone) -> None:
         profiles = bw.toy_data().user_profile
         assert profiles is not None
         for items in ([0, 1], [10], []):
             for profile in (None, profiles[0]):
-                given = None if profile is None else profile[None]
+                read = None if profile is None else profile[None]
                 alone = fitted.fold_in_one(np.array(items, dtype=np.int64), profile)
-                np.testing.assert_allclose(alone, fitted.fold_in(histories(items), given)[0], rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(alone, fitted.fold_in(histories(items), read)[0], rtol=1e-5, atol=1e-6)
 
     def test_has_it_still_after_saving_and_loading(self, fitted: Backbone, tmp_path: Path) -> None:
         fitted.save(tmp_path)
@@ -87,14 +87,14 @@ class TestLearning:
         found = learn(users, items, known, None, 1).vectors(items, known)
         assert np.corrcoef(found[:, :-1].ravel(), users[:, :-1].ravel())[0, 1] > 0.9
 
-    def test_serves_people_without_any_profile_where_others_had_one(self) -> None:
+    def test_serves_users_without_a_profile_where_others_had_one(self) -> None:
         backbone = bw.toy_fitted("biasmf")
         backbone.learn_to_fold_in(bw.toy_data(), 1)
         missing = np.full((1, 12), np.nan, dtype=np.float32)
         np.testing.assert_array_equal(backbone.fold_in(histories([0, 1]), missing), backbone.fold_in(histories([0, 1])))
 
 
-class TestItemsAsIfNobodyHadTouchedThem:
+class TestUnseenItemVectors:
     def test_cold_items_are_such_already_and_warm_ones_keep_their_circle(self, fitted: Backbone) -> None:
         vectors = fitted.fitted.vectors["full_shot"]
         assert vectors.unseen is not None

@@ -88,7 +88,7 @@ class TestTrainingSurvives:
 
 
 class TestBeforeAnythingIsLearned:
-    """A history, a profile and a text that one encoder reads alike match at once, whoever the network is."""
+    """A history, a profile and a text that one encoder reads alike match before training, whatever the network."""
 
     @staticmethod
     def ndcg(model: str, variant: str, *flags: str) -> float:
@@ -112,13 +112,13 @@ class TestBeforeAnythingIsLearned:
         assert self.ndcg(model, variant) > 0.9
 
     @pytest.mark.parametrize("variant", ["base", "augment"])
-    def test_and_without_a_matched_start_nobody_does(self, variant):
+    def test_without_a_matched_start_they_do_not(self, variant):
         assert self.ndcg("biasmf", variant, "fusion.matched_spread=0") < 0.9
 
     def test_profiles_alone_find_it_too(self):
         assert self.ndcg_of_profiles("augment") > 0.9
 
-    def test_but_not_somebody_elses_profiles(self):
+    def test_shuffled_profiles_do_not(self):
         assert self.ndcg_of_profiles("shuffled") < 0.9
 
     def test_scores_spread_as_the_setting_says_times_what_a_short_history_is_worth(self):
@@ -269,24 +269,24 @@ class TestHistories:
     @staticmethod
     def recorded(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[HistorySums, np.ndarray, np.ndarray]]:
         """Of each step of an epoch: what it reads, of which users, and 1 where it asks, (n_users, n_items)."""
-        history, read, asked, users = trainer.fusion.users.history, [], [], []
+        history, read, predicted, users = trainer.fusion.users.history, [], [], []
         forward, candidates, triples = history.forward, trainer.sampler.candidates, trainer.sampler.triples
         vectors, likelihood, batches = trainer.fusion.users.forward, torch.log_softmax, trainer.sampler.user_batches
         batch: list[np.ndarray] = []
 
         def ask(rows: np.ndarray, items: np.ndarray) -> None:
-            asked.append(np.zeros(DATA.interactions.shape))
-            asked[-1][rows, items] = 1
+            predicted.append(np.zeros(DATA.interactions.shape))
+            predicted[-1][rows, items] = 1
 
         def noted_triples(size):
-            for people, positives, negatives in triples(size):
-                ask(people, positives)
-                yield people, positives, negatives
+            for user_rows, positives, negatives in triples(size):
+                ask(user_rows, positives)
+                yield user_rows, positives, negatives
 
         def noted_batches(size):
-            for people in batches(size):
-                batch[:] = [people]
-                yield people
+            for user_rows in batches(size):
+                batch[:] = [user_rows]
+                yield user_rows
 
         def noted_candidates(warm, limit):
             batch[1:] = [candidates(warm, limit)]
@@ -307,23 +307,23 @@ class TestHistories:
         monkeypatch.setattr(torch, "log_softmax", noted_likelihood)
         trainer.epoch()
         assert read
-        return list(zip(read, users, asked, strict=True))
+        return list(zip(read, users, predicted, strict=True))
 
     @pytest.mark.parametrize("loss", ["softmax", "bpr"])
     def test_never_hold_what_a_step_asks_about(self, loss, monkeypatch):
         trainer = self.trainer("lightgcn", f"train.loss={loss}", "train.batch_size=9")
         known = DATA.interactions.toarray()
-        for read, users, asked in self.recorded(trainer, monkeypatch):
-            assert asked.sum() > 0
-            assert (read.count.numpy()[:, 0] <= (known - asked)[users].sum(axis=1)).all()
+        for read, users, predicted in self.recorded(trainer, monkeypatch):
+            assert predicted.sum() > 0
+            assert (read.count.numpy()[:, 0] <= (known - predicted)[users].sum(axis=1)).all()
 
     @pytest.mark.parametrize("flags", [("train.loss=bpr", "train.batch_size=9"), ("train.max_candidates=4",), ()])
     def test_hold_all_the_rest_where_there_is_no_graph(self, flags, monkeypatch):
         trainer = self.trainer("biasmf", *flags)
         texts, known = trainer.fusion.users.history.texts.numpy(), DATA.interactions.toarray()
-        for read, users, asked in self.recorded(trainer, monkeypatch):
-            assert asked.sum() > 0
-            rest = (known - asked)[users]
+        for read, users, predicted in self.recorded(trainer, monkeypatch):
+            assert predicted.sum() > 0
+            rest = (known - predicted)[users]
             np.testing.assert_array_equal(read.count.numpy()[:, 0], rest.sum(axis=1))
             np.testing.assert_allclose(read.sums.numpy(), rest @ texts, atol=1e-4)
 
@@ -331,8 +331,8 @@ class TestHistories:
         firsts = DATA.interactions.indices[DATA.interactions.indptr[:-1]]
         one_each = (np.ones(N_USERS, dtype=np.float32), (np.arange(N_USERS), firsts))
         sparse_log = replace(DATA, interactions=sparse.csr_matrix(one_each, shape=DATA.interactions.shape))
-        for _, users, asked in self.recorded(self.trainer("biasmf", data=sparse_log), monkeypatch):
-            assert (asked[users].sum(axis=1) == 1).all()
+        for _, users, predicted in self.recorded(self.trainer("biasmf", data=sparse_log), monkeypatch):
+            assert (predicted[users].sum(axis=1) == 1).all()
 
     def test_what_is_given_is_no_candidate(self, monkeypatch):
         trainer, seen = self.trainer("biasmf"), []
@@ -358,8 +358,8 @@ class TestHistories:
         liked = DATA.interactions[0].indices
         texts[liked] = np.nan
         history = Fusion(replace(DATA, item_content=texts), "base", 16, toy_settings().fusion, seed=1).users.history
-        nobody = scipy_csr(sparse.csr_matrix((1, N_ITEMS), dtype=np.float32))
-        assert history(history.read(nobody)).abs().max() == 0
+        empty = scipy_csr(sparse.csr_matrix((1, N_ITEMS), dtype=np.float32))
+        assert history(history.read(empty)).abs().max() == 0
         assert history(history.whole(torch.tensor([0]))).abs().max() == 0
 
     def test_the_step_size_grows_over_a_share_of_the_epochs(self):

@@ -1,4 +1,4 @@
-"""The propagation equals the dense formula, forwards and backwards, whatever is asked of it."""
+"""The propagation equals the dense formula, forwards and backwards, for all rows or some."""
 
 import numpy as np
 import pytest
@@ -44,16 +44,16 @@ class TestPropagation:
     @pytest.mark.parametrize("exponent", [0.5, 0.25])
     def test_equals_the_dense_formula_forwards_and_backwards(self, known, layers, include_first, rows, exponent):
         graph = BipartiteGraph(known, item_exponent=exponent)
-        asked = [None if part is None else torch.tensor(part) for part in rows]
+        wanted = [None if part is None else torch.tensor(part) for part in rows]
         results = []
         for dense in (False, True):
             users, items = vectors()
             if dense:
                 out = dense_formula(graph, users, items, layers, include_first)
-                out = tuple(o if r is None else o[r] for o, r in zip(out, asked, strict=True))
+                out = tuple(o if r is None else o[r] for o, r in zip(out, wanted, strict=True))
             else:
                 out = propagate(
-                    users, items, graph, layers, include_first=include_first, user_rows=asked[0], item_rows=asked[1]
+                    users, items, graph, layers, include_first=include_first, user_rows=wanted[0], item_rows=wanted[1]
                 )
             torch.stack([o.pow(3).sum() for o in out]).sum().backward()
             results.append([*out, users.grad, items.grad])

@@ -1,4 +1,4 @@
-"""How many processes train, and that what goes wrong in one is told as if there were no other."""
+"""How many processes train, and how errors of a child process reach the caller."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Make = Callable[..., Settings]
         (2, 2, 0, 1),
     ],
 )
-def test_no_more_than_asked_for_nor_than_threads_and_two_models_for_each(
+def test_processes_are_limited_by_jobs_threads_and_two_models_each(
     workspace_settings: Make, jobs: int, threads: int, models: int, found: int
 ) -> None:
     settings = workspace_settings(train={"jobs": jobs}, runtime={"threads": threads, "device": "cpu"})
     assert processes(settings, models) == found
 
 
-def test_an_error_of_ours_keeps_its_kind_and_words(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_reclm_error_keeps_its_class_and_message(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
     settings = workspace_settings(runtime={"threads": 2, "device": "cpu"})
     identities = [
         ({"model": "als", "variant": "base", "seed": seed}, {"features": "", "warehouse": ""}) for seed in (1, 2)
@@ -43,7 +43,7 @@ def test_an_error_of_ours_keeps_its_kind_and_words(workspace_settings: Make, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_any_other_is_told_with_where_it_happened(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_other_error_comes_with_its_traceback(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
     settings = workspace_settings(runtime={"threads": 2, "device": "cpu"})
     with pytest.raises(RuntimeError, match="KeyError"):
         list(train_in_processes(settings, 2, [({"model": "als"}, {})] * 2))

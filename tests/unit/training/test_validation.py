@@ -30,7 +30,7 @@ KNOWS_WARM = model(TASKS[0].truth.toarray())
 
 
 class TestTheFile:
-    def test_holds_a_row_a_setting_and_user_that_was_asked(self, tmp_path: Path) -> None:
+    def test_holds_a_row_for_each_setting_and_measured_user(self, tmp_path: Path) -> None:
         write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
         rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
         assert {(row["setting"], row["user_id"]) for row in rows} == {
@@ -42,7 +42,7 @@ class TestTheFile:
     def test_a_user_whose_item_comes_first_has_one_and_one_whose_item_comes_second_less(self, tmp_path: Path) -> None:
         table = TASKS[0].truth.toarray()
         table[0, (bw.WITHHELD[0] + 1) % bw.WARM_EACH] = 2  # known to the user, so it is left out
-        table[1, bw.ITEMS_EACH] = 2  # of another circle, so it stands before the withheld one
+        table[1, bw.ITEMS_EACH] = 2  # of another circle, so it ranks before the withheld one
         write_validation(model(table), DATA, TASKS, tmp_path)
         values = metric_per_user(tmp_path, "full_shot", "ndcg")
         assert (values["user 0"], values["user 1"]) == (1.0, pytest.approx(1 / np.log2(3)))
@@ -54,7 +54,7 @@ class TestTheFile:
         assert pq.read_table(tmp_path / "validation.parquet").num_rows == 0
         assert mean_metric(tmp_path, "full_shot", "ndcg") is None
 
-    def test_of_many_users_an_even_sample_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_many_users_an_even_sample_is_measured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(validation, "MAX_VALIDATION_USERS", 3)
         write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
         assert metric_per_user(tmp_path, "full_shot", "ndcg") == {"user 0": 1.0, "user 11": 1.0, "user 23": 1.0}
@@ -67,9 +67,7 @@ class TestTheLists:
         lists = write_validation(same_for_all, DATA, [few], tmp_path)
         assert lists["full_shot"]["coverage"] == 20 / 24
 
-    def test_the_time_of_one_user_is_told_in_milliseconds(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_latency_is_in_milliseconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(np.cumsum(np.full(4 * bw.N_USERS, 0.25)))
         monkeypatch.setattr(validation.time, "perf_counter", lambda: float(next(clock)))
         assert write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)["full_shot"]["latency_ms"] == 250.0
