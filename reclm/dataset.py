@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+EntityKind = Literal["user", "item"]
 Snapshot = Literal["select", "final"]
 EvaluationSetting = Literal["full_shot", "zero_shot"]
 Variant = Literal["base", "augment", "shuffled"]
 
+ENTITY_KINDS: tuple[EntityKind, ...] = ("user", "item")
 SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final")
 EVALUATION_SETTINGS: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
 VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")

@@ -13,11 +13,11 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from reclm.dataset import EntityKind
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import (
     Facts,
     ItemFacts,
-    Kind,
     UserFacts,
     answer,
     item_question,
@@ -77,14 +77,14 @@ class WorldTeacher:
     """What `reclm.llm.teacher.stage.Teacher` offers, of the world's users and items; both snapshots say the same."""
 
     def __init__(self, users: dict[str, str], items: dict[str, str], interests: dict[str, str]) -> None:
-        self.profiles: dict[tuple[Kind, str], dict[str, str]] = {
+        self.profiles: dict[tuple[EntityKind, str], dict[str, str]] = {
             (kind, snapshot): dict(profiles)
             for kind, profiles in (("user", users), ("item", items))
             for snapshot in ("select", "final")
         }
         self._interests = interests
 
-    def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None:
+    def of(self, kind: EntityKind, entity_id: str, snapshot: str = "select") -> str | None:
         return self.profiles[kind, snapshot].get(entity_id)
 
     def interests(self, item_id: str, snapshot: str = "select") -> str:
@@ -115,7 +115,9 @@ def _histories() -> dict[str, list[str]]:
     return histories
 
 
-def _dialogue(kind: Kind, entity: str, number: int, facts: Facts, unmasked: Facts, **turn_two: object) -> Dialogue:
+def _dialogue(
+    kind: EntityKind, entity: str, number: int, facts: Facts, unmasked: Facts, **turn_two: object
+) -> Dialogue:
     return Dialogue(
         dialogue_id=f"{kind}-{entity}-0",
         kind=kind,

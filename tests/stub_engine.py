@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from reclm.dataset import EntityKind
 from reclm.llm.engines.base import Answer
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.llm.prompts.messages import Message
 from reclm.profiles.grammar import clean_phrase
 
 GOOD = "User identity: hiker; User interests: {}"
@@ -32,7 +33,7 @@ class Stub:
         self,
         prompts: Sequence[list[Message]],
         *,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EntityKind],
         temperature: float,
         seed: int,
         max_tokens: int,

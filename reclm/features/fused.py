@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reclm.dataset import EntityKind
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows
@@ -108,7 +109,7 @@ def restore_online(settings: Settings, model_version: str) -> int:
 
 
 def load_fused(
-    settings: Settings, kind: store.EntityKind, model_version: str
+    settings: Settings, kind: EntityKind, model_version: str
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
     """Load (ids (n,), vectors (n, dim)) of all users or all items of a model version from the offline file.
 

@@ -21,12 +21,13 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
 from filelock import FileLock
 
+from reclm.dataset import ENTITY_KINDS, EntityKind
 from reclm.errors import WorkspaceError
 from reclm.features.row_checks import ViewSchema
 from reclm.progress import detail
@@ -42,8 +43,6 @@ CONFIGURATIONS = {"sqlite": "feature_store.yaml", "redis": "feature_store.redis.
 MODULES = ("entities", "sources", "feature_views", "services")
 STAMPS = ("as_of_us", "row_hash")
 
-EntityKind = Literal["user", "item"]
-ENTITY_KINDS: tuple[EntityKind, EntityKind] = ("user", "item")
 
 _importing = threading.Lock()
 _loading = threading.Lock()

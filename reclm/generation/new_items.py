@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reclm.dataset import Snapshot
+from reclm.dataset import ENTITY_KINDS, Snapshot
 from reclm.errors import WorkspaceError
-from reclm.generation.tables import KINDS, profile_table, profiles_from_answers, summary_of
+from reclm.generation.tables import profile_table, profiles_from_answers, summary_of
 from reclm.generation.writer import answer_batch, find_writer, load_facts, new_prompt_batch, teacher_for_prompts
 from reclm.llm.engines.answers import GenerationRow
 from reclm.llm.lineage import KIND_OF_MODEL
@@ -130,7 +130,7 @@ def _write(
     added = profile_table(profiles, snapshot_data, dataset, version, provenance)
     users, items = (
         _with_version(pq.read_table(current.path / PROFILE_FILES[kind]), profile_schema(kind), version)
-        for kind in KINDS
+        for kind in ENTITY_KINDS
     )
     items = pa.concat_tables([items, added])
     order = pc.sort_indices(items, [("as_of", "ascending"), ("item_id", "ascending")])

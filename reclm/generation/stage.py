@@ -13,9 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclm.dataset import SNAPSHOTS
+from reclm.dataset import ENTITY_KINDS, SNAPSHOTS
 from reclm.generation.new_items import add_new_items
-from reclm.generation.tables import KINDS, ProfileTables, profiles_from_answers, profiles_of
+from reclm.generation.tables import ProfileTables, profiles_from_answers, profiles_of
 from reclm.generation.writer import (
     Writer,
     answer_batch,
@@ -146,14 +146,14 @@ def write_by_language_model(
     batch = new_prompt_batch(settings, writer)
     prompts = {}
     for snapshot in SNAPSHOTS:
-        for kind in KINDS:
+        for kind in ENTITY_KINDS:
             facts = load_facts(connection, kind, snapshot, teacher)
             prompts[snapshot, kind] = batch.add(kind, facts, facts)
     answers, metrics = answer_batch(settings, writer, batch, folder, full=full)
     tables = ProfileTables(settings, version)
     for snapshot in SNAPSHOTS:
         snapshot_data = load_snapshot_data(connection, snapshot, catalogue)
-        for kind in KINDS:
+        for kind in ENTITY_KINDS:
             profiles, provenance = profiles_from_answers(kind, snapshot_data, prompts[snapshot, kind], answers)
             tables.add(profiles, snapshot_data, provenance)
     trimmed = sum(added.trimmed for added in prompts.values())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from reclm.dataset import EntityKind
 from reclm.profiles import grammar, quality
 from reclm.profiles.snapshot_data import SnapshotData
 from reclm.progress import detail
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
     from reclm.llm.prompts.requests import EntityPrompts
     from reclm.settings.tree import Settings
 
-KINDS: tuple[quality.Kind, ...] = ("user", "item")
-
 
 def profiles_of(
-    kind: quality.Kind, snapshot_data: SnapshotData, texts: Sequence[str], flags: Sequence[str]
+    kind: EntityKind, snapshot_data: SnapshotData, texts: Sequence[str], flags: Sequence[str]
 ) -> quality.Profiles:
     """Return the profiles of all users or items of a snapshot; `texts` and `flags` are in the snapshot's order."""
     if kind == "user":
@@ -37,7 +36,7 @@ def profiles_of(
 
 
 def profiles_from_answers(
-    kind: quality.Kind,
+    kind: EntityKind,
     snapshot_data: SnapshotData,
     prompts: EntityPrompts,
     answers: Mapping[str, GenerationRow],
@@ -66,7 +65,7 @@ class ProfileTables:
         self.dataset = str(workspace.require_dataset()["name"])
         self.truth = workspace.truth if workspace.truth.exists() else None
         self.metrics: dict[str, Any] = {}
-        self._tables: dict[quality.Kind, list[pa.Table]] = {"user": [], "item": []}
+        self._tables: dict[EntityKind, list[pa.Table]] = {"user": [], "item": []}
         self._quality: list[dict[str, Any]] = []
 
     def add(self, profiles: quality.Profiles, snapshot_data: SnapshotData, provenance: Mapping[str, Any]) -> None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.dataset import Snapshot
+from reclm.dataset import EntityKind, Snapshot
 from reclm.errors import ArtifactError, WorkspaceError
 from reclm.llm.engines.answers import GenerationRow, earlier_answers, generate
 from reclm.llm.engines.opening import open_engine
 from reclm.llm.lineage import newest_model, preferred
 from reclm.llm.models.training_cutoff import within_cutoff
-from reclm.llm.prompts.messages import Facts, Kind, estimated_tokens
+from reclm.llm.prompts.messages import Facts, estimated_tokens
 from reclm.llm.prompts.requests import PromptBatch, TokenCount
 from reclm.profiles import grammar
 from reclm.storage import artifacts
@@ -129,7 +129,9 @@ def new_prompt_batch(settings: Settings, writer: Writer) -> PromptBatch:
     return PromptBatch(shape_of(settings, endpoint=writer.model is None), count)
 
 
-def load_facts(connection: DuckDBPyConnection, kind: Kind, snapshot: Snapshot, teacher: Teacher) -> Mapping[str, Facts]:
+def load_facts(
+    connection: DuckDBPyConnection, kind: EntityKind, snapshot: Snapshot, teacher: Teacher
+) -> Mapping[str, Facts]:
     """Return {id: what is known of the user or item at `snapshot`}."""
     from reclm.llm.prompts.facts import load_item_facts, load_user_facts
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from reclm.dataset import ENTITY_KINDS
 from reclm.health.check_result import CheckResult
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from reclm.settings.operations import HealthSettings
     from reclm.settings.tree import Settings
 
-KINDS = ("user", "item")
 NO_PROFILES = "There are no profiles yet; run `reclm profile`."
 
 
@@ -47,7 +47,7 @@ def measure(settings: Settings) -> list[CheckResult]:
         if (row["snapshot"], row["severity"]) == ("final", "all")
     }
     results: list[CheckResult] = []
-    for kind in KINDS:
+    for kind in ENTITY_KINDS:
         well_formed = _well_formed_share(profiles, kind) if profiles else None
         unknown = NO_PROFILES if profiles is None else ""
         results += _quality_results(settings.health, kind, quality, well_formed, unknown)

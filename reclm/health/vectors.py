@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reclm.dataset import ENTITY_KINDS
 from reclm.health.check_result import CheckResult
-from reclm.health.profiles import KINDS, current_or_newest
+from reclm.health.profiles import current_or_newest
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.workspace import Workspace
@@ -122,7 +123,7 @@ def measure(connection: DuckDBPyConnection, settings: Settings, sets: EmbeddingS
             "delete the embeddings artifacts and run `reclm profile`.",
             f"No {subject} has a vector." if sets.current else NO_VECTORS,
         )
-        for subject in (*(f"{kind} profile" for kind in KINDS), "item text")
+        for subject in (*(f"{kind} profile" for kind in ENTITY_KINDS), "item text")
     ]
     shifts = [
         CheckResult(
@@ -134,7 +135,7 @@ def measure(connection: DuckDBPyConnection, settings: Settings, sets: EmbeddingS
             "Profiles say something else than before: read some of them, then train the recommenders again.",
             sets.no_before or f"No {kind} profile has a vector in both sets.",
         )
-        for kind in KINDS
+        for kind in ENTITY_KINDS
     ]
     return norms + shifts
 
@@ -150,7 +151,7 @@ def _texts_by_subject(
     for suffix, profiles in profiles_of.items():
         if profiles is None:
             continue
-        for kind in KINDS:
+        for kind in ENTITY_KINDS:
             file = str(profiles.path / f"{kind}_profiles.parquet")
             sums[f"{kind} profile{suffix}"] = _empty_sum(connection.execute(PROFILE_TEXTS, [file]).fetchall())
     sums["item text"] = _empty_sum(connection.execute(ITEM_TEXTS).fetchall())

@@ -74,10 +74,11 @@ def dialogues_of(settings: Settings, teacher: Teacher) -> list[Dialogue]:
 
 def lack_of_data(dialogues: Sequence[Dialogue], teacher: Teacher, seed: int) -> str:
     """Return the reason why these dialogues are too few to train a language model, or '' when they are enough."""
-    from reclm.llm.tuning.heldout import KINDS, sample
+    from reclm.dataset import ENTITY_KINDS
+    from reclm.llm.tuning.heldout import sample
 
     train = sum(d.fold == "train" and teacher.of(d.kind, d.entity_id) is not None for d in dialogues)
-    held_out = max(len(sample(dialogues, teacher, kind, MIN_HELD_OUT, seed)) for kind in KINDS)
+    held_out = max(len(sample(dialogues, teacher, kind, MIN_HELD_OUT, seed)) for kind in ENTITY_KINDS)
     if train >= MIN_TRAIN_DIALOGUES and held_out >= MIN_HELD_OUT:
         return ""
     return (

@@ -26,30 +26,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reclm.dataset import EntityKind
 from reclm.profiles import grammar
 from reclm.profiles.snapshot_data import Catalogue, SnapshotData
 from reclm.profiles.terms import words_of
 
-Kind = Literal["user", "item"]
-
 SAMPLE = 2_000
 BLOCK = 16_384
 ALL = "all"
-TRUTH_FILES: dict[Kind, str] = {"user": "user_personas.parquet", "item": "item_audience.parquet"}
+TRUTH_FILES: dict[EntityKind, str] = {"user": "user_personas.parquet", "item": "item_audience.parquet"}
 
 
 @dataclass(frozen=True)
 class Profiles:
     """Profiles of one kind at one snapshot: `ids[i]` has `texts[i]`, `flags[i]` and cold-start severity `bands[i]`."""
 
-    kind: Kind
+    kind: EntityKind
     ids: Sequence[str]
     texts: Sequence[str]
     flags: Sequence[str]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.dataset import EntityKind
+from reclm.llm.prompts.messages import Message
 
 
 class Answer(NamedTuple):
@@ -37,7 +38,7 @@ class Engine(Protocol):
         self,
         prompts: Sequence[list[Message]],
         *,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EntityKind],
         temperature: float,
         seed: int,
         max_tokens: int,

@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from reclm.dataset import EntityKind
 from reclm.errors import ModelError
 from reclm.llm.engines.base import Answer
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.llm.prompts.messages import Message
 from reclm.profiles import grammar
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class OpenAIEngine:
         self,
         prompts: Sequence[list[Message]],
         *,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EntityKind],
         temperature: float,
         seed: int,
         max_tokens: int,

@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
+from reclm.dataset import EntityKind
 from reclm.errors import ModelError
 from reclm.llm.engines.base import Answer
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.llm.prompts.messages import Message
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class TransformersEngine:
         self,
         prompts: Sequence[list[Message]],
         *,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EntityKind],
         temperature: float,
         seed: int,
         max_tokens: int,

@@ -15,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reclm.dataset import EntityKind
 from reclm.errors import ModelError
 from reclm.llm.engines.base import Answer
 from reclm.llm.engines.transformers import require_room
-from reclm.llm.prompts.messages import Kind, Message
+from reclm.llm.prompts.messages import Message
 from reclm.profiles import grammar
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class VllmEngine:
         self,
         prompts: Sequence[list[Message]],
         *,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EntityKind],
         temperature: float,
         seed: int,
         max_tokens: int,

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from reclm.dataset import EntityKind
 from reclm.llm.models.tiny import as_document
 from reclm.llm.prompts.dialogues import Dialogue, Fold
 from reclm.llm.prompts.messages import (
     Facts,
-    Kind,
     Message,
     Shape,
     Style,
@@ -33,7 +33,7 @@ from reclm.storage.artifacts import content_hash
 class ProfileSource(Protocol):
     """Anything that returns the profile of a user or item, and None where it has none; a teacher."""
 
-    def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None: ...
+    def of(self, kind: EntityKind, entity_id: str, snapshot: str = "select") -> str | None: ...
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from reclm.llm.prompts.messages import Facts, Kind
+from reclm.dataset import EntityKind
+from reclm.llm.prompts.messages import Facts
 
 Fold = Literal["train", "held_out"]
 
@@ -34,7 +35,7 @@ class Dialogue:
     """
 
     dialogue_id: str
-    kind: Kind
+    kind: EntityKind
     entity_id: str
     view: int
     fold: Fold

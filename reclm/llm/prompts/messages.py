@@ -16,7 +16,6 @@ from typing import Literal, TypedDict
 
 from reclm.profiles.grammar import strip_markup
 
-Kind = Literal["user", "item"]
 Style = Literal["compact", "full"]
 
 YES, NO = "Yes", "No"

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from reclm.dataset import EntityKind
 from reclm.errors import ModelError
-from reclm.llm.prompts.messages import Kind, Message, sanitise
+from reclm.llm.prompts.messages import Message, sanitise
 from reclm.llm.prompts.templates import render
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, MAX_PHRASES
 
@@ -35,7 +36,7 @@ _NOTHING = "nothing"
 class Reading:
     """The pieces of a request: those about the user or item itself (`own`) and those about its neighbours."""
 
-    kind: Kind
+    kind: EntityKind
     own: tuple[str, ...]
     neighbours: tuple[str, ...]
 
@@ -59,7 +60,7 @@ def read_text(text: str) -> Reading:
     closing = _CLOSING.search(text, opening.end()) if opening else None
     if opening is None or closing is None:
         raise ModelError(f"this is no request for a profile: {text[:80]!r}")
-    kind: Kind = "user" if opening["user"] else "item"
+    kind: EntityKind = "user" if opening["user"] else "item"
     first, *rest = text[opening.end() : closing.start()].split("\n")
     neighbours = [piece for line in rest if not line.startswith(_ANNOUNCES) for piece in _neighbours(line, kind)]
     return Reading(
@@ -71,7 +72,7 @@ def _pieces(line: str) -> list[str]:
     return [piece for piece in map(str.strip, line.split(" | ")) if piece and piece != _NOTHING]
 
 
-def _neighbours(line: str, kind: Kind) -> list[str]:
+def _neighbours(line: str, kind: EntityKind) -> list[str]:
     label = next((label for label in _LABELS if line.startswith(label)), "")
     pieces = _pieces(line.removeprefix(label))
     if kind == "user":

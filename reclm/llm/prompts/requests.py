@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reclm.llm.prompts.messages import Facts, Kind, Message, Shape, UserFacts, fit_to_budget, has_no_facts
+from reclm.dataset import EntityKind
+from reclm.llm.prompts.messages import Facts, Message, Shape, UserFacts, fit_to_budget, has_no_facts
 from reclm.profiles.keywords import KNOWN, NO_HISTORY, NO_TEXT
 
 TokenCount = Callable[[list[Message]], int]
@@ -20,7 +21,7 @@ TokenCount = Callable[[list[Message]], int]
 class Request(NamedTuple):
     """A prompt, and whether it asks for the profile of a user or of an item."""
 
-    kind: Kind
+    kind: EntityKind
     messages: list[Message]
 
 
@@ -55,7 +56,7 @@ class PromptBatch:
     count: TokenCount
     requests: list[Request] = field(default_factory=list)
 
-    def add(self, kind: Kind, facts: Mapping[str, Facts], ids: Iterable[str]) -> EntityPrompts:
+    def add(self, kind: EntityKind, facts: Mapping[str, Facts], ids: Iterable[str]) -> EntityPrompts:
         """Add one request for each of `ids`; `facts` must hold all of them."""
         added = EntityPrompts()
         for entity_id in ids:

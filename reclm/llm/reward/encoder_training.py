@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.dataset import EntityKind
 from reclm.errors import ModelError
-from reclm.llm.prompts.messages import Kind
 from reclm.llm.prompts.parsing import Reading, read_phrases, read_request, with_known_facts
 from reclm.llm.reward.encoder import SCORING_BATCH, EncoderReward, TextCache, embed_profiles, embed_requests, text_cache
 from reclm.llm.reward.pairs import Pair, says_the_same
@@ -88,7 +88,7 @@ def train_encoder_reward(
 class _ParsedPair:
     """A pair with its request parsed, and its chosen profile parsed when that is well formed."""
 
-    kind: Kind
+    kind: EntityKind
     reading: Reading
     chosen: str
     rejected: str

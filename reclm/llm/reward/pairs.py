@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reclm.dataset import EntityKind
 from reclm.llm.prompts.corpus import ProfileSource
 from reclm.llm.prompts.dialogues import Dialogue, Fold
-from reclm.llm.prompts.messages import Kind, Message, fit_to_budget, has_no_facts
+from reclm.llm.prompts.messages import Message, fit_to_budget, has_no_facts
 from reclm.llm.prompts.shape import shape_of
 from reclm.profiles import grammar
 from reclm.profiles.grammar import IDENTITY_LABEL, INTERESTS_LABEL, Profile
@@ -49,7 +50,7 @@ class Pair:
     chosen: str
     rejected: str
     negative: str
-    kind: Kind
+    kind: EntityKind
     entity_id: str
     fold: Fold
     known: tuple[str, ...] = ()
@@ -105,15 +106,15 @@ def _words(messages: list[Message]) -> int:
 
 
 def _candidates(
-    dialogues: Sequence[Dialogue], teacher: ProfileSource, excluded: set[tuple[Kind, str]]
+    dialogues: Sequence[Dialogue], teacher: ProfileSource, excluded: set[tuple[EntityKind, str]]
 ) -> list[_Candidate]:
     """The dialogues that pairs can be made of; no profile of an `excluded` entity is among the neighbours' profiles."""
-    own: dict[tuple[Kind, str], Profile] = {}
+    own: dict[tuple[EntityKind, str], Profile] = {}
     for dialogue in dialogues:
         profile = grammar.parse(teacher.of(dialogue.kind, dialogue.entity_id)).profile
         if profile is not None:
             own[dialogue.kind, dialogue.entity_id] = profile
-    all_profiles: dict[Kind, list[Profile]] = {"user": [], "item": []}
+    all_profiles: dict[EntityKind, list[Profile]] = {"user": [], "item": []}
     for (kind, _), profile in own.items():
         all_profiles[kind].append(profile)
     found = []

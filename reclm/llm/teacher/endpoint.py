@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reclm.dataset import ENTITY_KINDS
 from reclm.llm.engines.answers import generate
 from reclm.llm.prompts.messages import MAX_TEXT, audience_request, estimated_tokens, fit_to_budget, has_no_facts
 from reclm.llm.prompts.requests import Request, prompt_hash
-from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
+from reclm.llm.teacher.entries import TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import endpoint_shape
 from reclm.llm.teacher.table import normalised
 from reclm.profiles import grammar
@@ -77,7 +78,7 @@ def write_profiles(
     report_estimate(settings, connection, "about to ask")
     engine = OpenAIEngine(settings)
     try:
-        for kind in KINDS:
+        for kind in ENTITY_KINDS:
             if kind == "user":
                 requests = user_requests(settings, connection)
             else:

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from reclm.dataset import EntityKind
 from reclm.llm.engines.answers import GenerationRow
-from reclm.llm.prompts.messages import Kind
 from reclm.profiles.keywords import KNOWN
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
-
-KINDS: tuple[Kind, ...] = ("user", "item")
 
 
 @dataclass(frozen=True)
 class TeacherProfile:
     """One profile of a teacher: a row of the artifact. `answer` is the endpoint's answer that it was made from."""
 
-    kind: Kind
+    kind: EntityKind
     snapshot: str
     as_of: datetime
     entity_id: str
@@ -31,7 +29,7 @@ class TeacherProfile:
     answer: GenerationRow | None = None
 
 
-def sample_ids(settings: Settings, kind: Kind, ids: Iterable[str]) -> set[str]:
+def sample_ids(settings: Settings, kind: EntityKind, ids: Iterable[str]) -> set[str]:
     """Return at most `teacher.users` (or `teacher.items`) of the ids, sampled by the seed.
 
     Each id has a fixed rank, so adding other ids changes the sample as little as possible.

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm.dataset import SNAPSHOTS
+from reclm.dataset import ENTITY_KINDS, SNAPSHOTS, EntityKind
 from reclm.errors import ModelError
 from reclm.llm.engines.openai import served_model
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.training_cutoff import CUTOFF_KEY, training_cutoff
 from reclm.llm.models.versions import find_reusable
-from reclm.llm.prompts.messages import Kind
 from reclm.llm.teacher import endpoint, table
-from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
+from reclm.llm.teacher.entries import TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.profiles import grammar
 from reclm.profiles.keywords import ENGINE, ENGINE_VERSION, KNOWN, write_teacher_profiles
@@ -52,10 +51,10 @@ WrittenTeacher = tuple[list[TeacherProfile], dict[str, Any]]
 class Teacher:
     """The profiles of a teacher: `profiles[kind, snapshot]` maps the ids that it described to texts."""
 
-    profiles: dict[tuple[Kind, str], dict[str, str]]
+    profiles: dict[tuple[EntityKind, str], dict[str, str]]
     version: str = ""
 
-    def of(self, kind: Kind, entity_id: str, snapshot: str = "select") -> str | None:
+    def of(self, kind: EntityKind, entity_id: str, snapshot: str = "select") -> str | None:
         """Return the profile of a user or item; None when the teacher wrote none."""
         return self.profiles.get((kind, snapshot), {}).get(entity_id)
 
@@ -73,8 +72,10 @@ class Teacher:
 
 def load_teacher(settings: Settings, artifact: Artifact) -> Teacher:
     """Read the profiles of a teacher artifact; rows that are empty or carry a flag are left out."""
-    profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
-    for kind in KINDS:
+    profiles: dict[tuple[EntityKind, str], dict[str, str]] = {
+        (kind, moment): {} for kind in ENTITY_KINDS for moment in SNAPSHOTS
+    }
+    for kind in ENTITY_KINDS:
         table = pq.read_table(artifact.path / PROFILE_FILES[kind])
         for row in table.select([f"{kind}_id", "snapshot", "profile", "flag"]).to_pylist():
             if row["profile"] and not row["flag"]:
@@ -146,7 +147,9 @@ def preview_teacher(settings: Settings) -> Teacher | None:
         return load_teacher(settings, finished)
     with closing(connect(settings)) as connection:
         written, _ = _ENGINES[engine](settings, connection, workspace.artifacts)
-    profiles: dict[tuple[Kind, str], dict[str, str]] = {(kind, moment): {} for kind in KINDS for moment in SNAPSHOTS}
+    profiles: dict[tuple[EntityKind, str], dict[str, str]] = {
+        (kind, moment): {} for kind in ENTITY_KINDS for moment in SNAPSHOTS
+    }
     for one in written:
         if one.text and not one.flag:
             profiles[one.kind, one.snapshot][one.entity_id] = one.text
@@ -194,7 +197,7 @@ def _write_files(settings: Settings, profiles: Sequence[TeacherProfile], folder:
     dataset = str(settings.paths.require_dataset()["name"])
     engine = settings.teacher.engine
     engine_version = ENGINE_VERSION if engine == ENGINE else ""
-    for kind in KINDS:
+    for kind in ENTITY_KINDS:
         of_kind = [profile for profile in profiles if profile.kind == kind]
         of_kind.sort(key=lambda profile: (profile.as_of, profile.snapshot, profile.entity_id))
         rows = [
@@ -224,7 +227,7 @@ def _counts(profiles: Sequence[TeacherProfile]) -> dict[str, Any]:
     """Count profiles, distinct texts and malformed texts per snapshot and kind; rows with a flag are left out."""
     counts: dict[str, Any] = {}
     for snapshot in SNAPSHOTS:
-        for kind in KINDS:
+        for kind in ENTITY_KINDS:
             texts = [one.text for one in profiles if (one.kind, one.snapshot, one.flag) == (kind, snapshot, KNOWN)]
             statuses = Counter(grammar.parse(text).status for text in texts)
             counts[f"{snapshot}.{kind}s"] = {

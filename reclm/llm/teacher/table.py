@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm.dataset import SNAPSHOTS
+from reclm.dataset import ENTITY_KINDS, SNAPSHOTS, EntityKind
 from reclm.errors import InputError
-from reclm.llm.prompts.messages import Kind
-from reclm.llm.teacher.entries import KINDS, TeacherProfile, sample_ids
+from reclm.llm.teacher.entries import TeacherProfile, sample_ids
 from reclm.profiles import grammar
 from reclm.storage.schemas import PROFILE_FILES
 
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-def find_tables(settings: Settings) -> dict[Kind, Path]:
+def find_tables(settings: Settings) -> dict[EntityKind, Path]:
     """Return {kind: file} of the teacher's files. Raises InputError when there is none, or a column is missing."""
     folder = Path(settings.teacher.table).expanduser()
-    found: dict[Kind, Path] = {kind: folder / f"teacher_{PROFILE_FILES[kind]}" for kind in KINDS}
+    found: dict[EntityKind, Path] = {kind: folder / f"teacher_{PROFILE_FILES[kind]}" for kind in ENTITY_KINDS}
     found = {kind: path for kind, path in found.items() if path.is_file()}
     if not settings.teacher.table or not found:
         raise InputError(

@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.dataset import ENTITY_KINDS, EntityKind
 from reclm.llm.models.batches import batches_by_length, pad
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts, question
 from reclm.llm.prompts.dialogues import Dialogue
-from reclm.llm.prompts.messages import NO, YES, Facts, Kind, Message, Shape, UserFacts, has_no_facts
+from reclm.llm.prompts.messages import NO, YES, Facts, Message, Shape, UserFacts, has_no_facts
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import prompt_and_answer, token_counter
 from reclm.profiles import grammar
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
     from reclm.settings.tree import Settings
 
-KINDS: tuple[Kind, ...] = ("user", "item")
 Floats = NDArray[np.float64]
 
 
@@ -74,11 +74,11 @@ def measure(
     embed = caching_encoder(settings) if embed is None else embed
     shape, batch, tune = shape_of(settings), settings.profiles.batch_size, settings.tune
     rows: list[Row] = []
-    train_ids = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in KINDS}
+    train_ids = {kind: {d.entity_id for d in dialogues if (d.kind, d.fold) == (kind, "train")} for kind in ENTITY_KINDS}
     shown_in_training = {
         _own_facts(d.facts if tune.masking else d.unmasked, shape) for d in dialogues if d.fold == "train"
     }
-    for kind in KINDS:
+    for kind in ENTITY_KINDS:
         held_out = sample(dialogues, teacher, kind, tune.held_out_sample, settings.seed)
         held_out = [d for d in held_out if _own_facts(d.served, shape) not in shown_in_training]
         if len(held_out) < 2:
@@ -124,7 +124,9 @@ def _answer_distinct(
     return [answer_to[str(prompt)] for prompt in prompts]
 
 
-def sample(dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: Kind, limit: int, seed: int) -> list[Dialogue]:
+def sample(
+    dialogues: Sequence[Dialogue], teacher: ProfileSource, kind: EntityKind, limit: int, seed: int
+) -> list[Dialogue]:
     """Draw at most `limit` held-out entities of a kind by seed; return the first dialogue of each."""
     first: dict[str, Dialogue] = {}
     for dialogue in dialogues:
@@ -145,7 +147,7 @@ def decoding_settings(settings: Settings) -> dict[str, Any]:
 
 
 def profile_rows(
-    kind: Kind,
+    kind: EntityKind,
     dialogues: Sequence[Dialogue],
     texts: Sequence[str],
     teacher: ProfileSource,
@@ -199,7 +201,7 @@ def _mean(metric: str, kind: str, values: Floats) -> list[Row]:
 
 
 def turn_two_rows(
-    kind: Kind, dialogues: Sequence[Dialogue], probabilities: Floats, train: Sequence[Dialogue]
+    kind: EntityKind, dialogues: Sequence[Dialogue], probabilities: Floats, train: Sequence[Dialogue]
 ) -> list[Row]:
     """Compute accuracy and AUC of P(Yes), (n,), and those of the baselines, whose thresholds come from `train`."""
     answers = np.array([dialogue.answer for dialogue in dialogues], dtype=bool)

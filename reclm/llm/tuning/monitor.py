@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.dataset import ENTITY_KINDS
 from reclm.errors import WorkspaceError
 from reclm.llm.models.batches import PaddedBatch, batches_by_length, pad
 from reclm.llm.models.processes import is_main_process
@@ -28,7 +29,7 @@ from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import encode, prompt_and_answer, token_counter
 from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
-from reclm.llm.tuning.heldout import KINDS, profile_rows, sample, write_answers
+from reclm.llm.tuning.heldout import profile_rows, sample, write_answers
 from reclm.profiles import grammar
 from reclm.progress import detail
 from reclm.text.encoder import CachingEncoder, caching_encoder
@@ -61,8 +62,8 @@ class HeldOutMonitor:
     ) -> None:
         self._settings, self._teacher, self._reward, self._tokenizer = settings, teacher, reward, tokenizer
         self._embed = caching_encoder(settings) if embed is None else embed
-        limit = settings.refine.held_out_sample // len(KINDS)
-        samples = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in KINDS]
+        limit = settings.refine.held_out_sample // len(ENTITY_KINDS)
+        samples = [sample(dialogues, teacher, kind, limit, settings.seed) for kind in ENTITY_KINDS]
         self._dialogues_by_kind = [found for found in samples if len(found) > 1]
         if not self._dialogues_by_kind:
             raise WorkspaceError(
