@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm.dataset import EntityKind
+from reclm.dataset import ENTITY_KINDS, EntityKind
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows
@@ -53,9 +53,9 @@ def publish_fused(
     with store.writing(workspace):
         feast = store.apply_definitions(settings)
         online_writer.claim_online_store(settings)
-        for kind in store.ENTITY_KINDS:
+        for kind in ENTITY_KINDS:
             write_table(store.vector_file(workspace, kind, model_version), tables[kind])
-        written = sum(_write_changed(feast, f"{kind}_fused", tables[kind]) for kind in store.ENTITY_KINDS)
+        written = sum(_write_changed(feast, f"{kind}_fused", tables[kind]) for kind in ENTITY_KINDS)
     detail(
         f"model {model_version}: {len(user_ids):,} user and {len(item_ids):,} item vectors published, {written:,} new"
     )
@@ -97,7 +97,7 @@ def restore_online(settings: Settings, model_version: str) -> int:
     written = 0
     with store.writing(settings.paths):
         feast = store.open_store(settings)
-        for kind in store.ENTITY_KINDS:
+        for kind in ENTITY_KINDS:
             file = store.vector_file(settings.paths, kind, model_version)
             table = pq.read_table(file) if file.exists() else None
             if table is None or not table.num_rows:
@@ -130,7 +130,7 @@ def drop_version(settings: Settings, model_version: str) -> int:
     workspace = settings.paths
     deleted = 0
     with store.writing(workspace):
-        for kind in store.ENTITY_KINDS:
+        for kind in ENTITY_KINDS:
             file = store.vector_file(workspace, kind, model_version)
             if file.exists():  # online first: the file is the list of what is online
                 ids = pq.read_table(file, columns=[f"{kind}_id"])[f"{kind}_id"].to_pylist()

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reclm.dataset import ENTITY_KINDS
 from reclm.features import online, store
 from reclm.features.row_checks import TIMESTAMP, ViewSchema, add_stamps, latest_rows
 from reclm.health.check_result import CheckResult
@@ -76,7 +77,7 @@ def _offline_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield view, store.offline_path(workspace) / "current" / f"{view}.parquet"
     if workspace.champion.exists():
         version = read_json(workspace.champion)["version"]
-        for side in store.ENTITY_KINDS:
+        for side in ENTITY_KINDS:
             file = store.vector_file(workspace, side, version)
             if file.exists():
                 yield f"{side}_fused", file

@@ -16,6 +16,7 @@ from integration import feast_world
 from unit.maintenance_world import NOBODY, World
 
 from reclm import stages
+from reclm.dataset import ENTITY_KINDS
 from reclm.features import fused, publish, store
 from reclm.maintenance import cleanup
 from reclm.storage import artifacts, runs
@@ -177,7 +178,7 @@ class TestServedVectors:
         shutil.rmtree(gone.path)
         told = [f"vectors of model {gone.version} are published and no such backbone stands"]
         assert served.maintain()["orphans"] == told
-        for side in store.ENTITY_KINDS:
+        for side in ENTITY_KINDS:
             store.vector_file(served.settings.paths, side, gone.version).unlink()
         assert served.maintain()["orphans"] == [f"vectors of model {gone.version} are online and in no file"]
         assert fused.online_versions(served.settings) == {gone.version, champion.version}
