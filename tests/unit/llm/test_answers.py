@@ -197,7 +197,7 @@ class TestTransformers:
                 under_way.remove(encoded)
 
         monkeypatch.setattr(TransformersEngine, "_write", watched)
-        monkeypatch.setattr(transformers, "SMALL", small)
+        monkeypatch.setattr(transformers, "SMALL_MODEL", small)
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
