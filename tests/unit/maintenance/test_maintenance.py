@@ -173,11 +173,11 @@ class TestServedVectors:
         assert served.maintain()["orphans"] == []
         assert len(served.versions("backbone")) == 1
 
-    def test_vectors_without_a_model_are_told_and_left(self, served: World) -> None:
+    def test_vectors_without_a_model_are_reported_and_left(self, served: World) -> None:
         gone, champion = artifacts.all_of(served.settings.paths, "backbone")
         shutil.rmtree(gone.path)
-        told = [f"vectors of model {gone.version} are published and no such backbone stands"]
-        assert served.maintain()["orphans"] == told
+        expected = [f"vectors of model {gone.version} are published and that backbone is missing"]
+        assert served.maintain()["orphans"] == expected
         for side in ENTITY_KINDS:
             store.vector_file(served.settings.paths, side, gone.version).unlink()
         assert served.maintain()["orphans"] == [f"vectors of model {gone.version} are online and in no file"]
