@@ -275,7 +275,7 @@ class TestTheServiceRanksAsEvaluationDoes:
         scores = index.backbone.score(np.arange(bw.N_USERS))
         ids, vectors = load_fused(settings, "user", index.version)
         for user, vector in zip(ids.tolist(), vectors, strict=True):
-            row = index.user(user)
+            row = index.user_position(user)
             assert row is not None
             best, _ = index.best(vector, 10, index.known(row))
             order = scores[row][best]
