@@ -53,7 +53,7 @@ class FactorBackbone(Backbone):
         with _quiet_blas():
             users, items, bias = self.factorize(data.interactions, seed, self.runtime.threads)
         user_profile, item_profile = profiles_of(data, variant, seed)
-        of_users, of_items = (data.interactions.getnnz(axis=axis) for axis in (1, 0))
+        of_users, of_items = data.interactions.getnnz(axis=1), data.interactions.getnnz(axis=0)
         with_bias = np.column_stack([items, bias])
         predicted_items = predict_all(item_sources(data, item_profile), of_items, with_bias)
         predicted_users = predict_all(embedding_sources([user_profile]), of_users, users)

@@ -25,9 +25,9 @@ class SGLNetwork(GraphNetwork):
     def contrast(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch_users: Rows, batch_items: Rows
     ) -> Tensor:
-        rows = [torch.from_numpy(part).to(users.device) for part in (batch_users, batch_items)]
+        user_rows, item_rows = (torch.from_numpy(part).to(users.device) for part in (batch_users, batch_items))
         share = self.settings.edge_dropout
-        first, second = (self.propagated(users, items, graph.thinned(share), *rows) for _ in range(2))
+        first, second = (self.propagated(users, items, graph.thinned(share), user_rows, item_rows) for _ in range(2))
         views = zip(first, second, strict=True)
         return torch.stack([info_nce(one, other, self.settings.contrast_temperature) for one, other in views]).sum()
 

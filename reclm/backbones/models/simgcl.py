@@ -28,8 +28,10 @@ class SimGCLNetwork(GraphNetwork):
     def contrast(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, batch_users: Rows, batch_items: Rows
     ) -> Tensor:
-        rows = [torch.from_numpy(part).to(users.device) for part in (batch_users, batch_items)]
-        first, second = (self.propagated(users, items, graph, *rows, noise=self.settings.noise) for _ in range(2))
+        user_rows, item_rows = (torch.from_numpy(part).to(users.device) for part in (batch_users, batch_items))
+        first, second = (
+            self.propagated(users, items, graph, user_rows, item_rows, self.settings.noise) for _ in range(2)
+        )
         views = zip(first, second, strict=True)
         return torch.stack([info_nce(one, other, self.settings.contrast_temperature) for one, other in views]).sum()
 

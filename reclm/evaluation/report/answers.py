@@ -65,7 +65,7 @@ class Step:
 
 def answers(sources: Sources, found: Findings) -> list[Answer]:
     """Answer the questions of the first screen, as far as the workspace has been evaluated."""
-    result = [_which_model(sources, found)]
+    result: list[Answer | None] = [_which_model(sources, found)]
     if found.subject is not None:
         result += [
             _how_good(sources, found, WARM, "How good are its recommendations of known items?"),
@@ -232,8 +232,9 @@ def _cold_items(sources: Sources, found: Findings) -> Answer | None:
     recall = _recall(sources, found, COLD)
     lists = (sources.evaluation.metrics.get("random_list", {}) if sources.evaluation else {}).get(COLD)
     if new and recall is not None:
-        same_k = lists and lists["k"] == found.k
-        chance = f"; a random list, the same for all users, has {lists['recall']:.0%}" if same_k else ""
+        chance = ""
+        if lists and lists["k"] == found.k:
+            chance = f"; a random list, the same for all users, has {lists['recall']:.0%}"
         sentences.append(
             f"Among the {new:,} new items, {recall:.0%} of those that a user went on to choose are in a list of "
             f"{found.k}{chance}."

@@ -141,5 +141,5 @@ def _lists(settings: Settings, variants: dict[str, Artifact], user_id: str, titl
             for item in ranked
             if item != NO_ITEM
         ]
-        lists.append({"title": TITLES[variant], "items": shown, "hits": sum(item["hit"] for item in shown)})
+        lists.append({"title": TITLES[variant], "items": shown, "hits": sum(bool(item["hit"]) for item in shown)})
     return lists

@@ -28,7 +28,7 @@ from reclm.llm.teacher import endpoint, table
 from reclm.llm.teacher.entries import TeacherProfile, sample_ids
 from reclm.llm.teacher.parameters import teacher_parameters
 from reclm.profiles import grammar
-from reclm.profiles.keywords import ENGINE, ENGINE_VERSION, KNOWN, write_teacher_profiles
+from reclm.profiles.keywords import ENGINE, ENGINE_VERSION, KNOWN, WrittenProfiles, write_teacher_profiles
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
 from reclm.profiles.terms import item_terms
 from reclm.progress import detail, say
@@ -174,7 +174,11 @@ def _write_by_keywords(settings: Settings, connection: DuckDBPyConnection, folde
     for snapshot in SNAPSHOTS:
         data = load_snapshot_data(connection, snapshot, catalogue)
         users, items = write_teacher_profiles(data, terms, settings.profiles)
-        for kind, ids, written in (("user", data.user_ids, users), ("item", catalogue.item_ids, items)):
+        of_kind: dict[EntityKind, tuple[list[str], WrittenProfiles]] = {
+            "user": (data.user_ids, users),
+            "item": (catalogue.item_ids, items),
+        }
+        for kind, (ids, written) in of_kind.items():
             rows = list(zip(ids, written.texts, written.flags, strict=True))
             sample = sample_ids(settings, kind, [entity_id for entity_id, _, flag in rows if not flag])
             profiles += [
