@@ -8,8 +8,7 @@ no request), then at that rate for a long time, watching memory. Each steady run
 that does almost nothing (`bare_server.py`), and with the share of time that a virtual machine's host took away: they
 show how much of a latency comes from the machine.
 
-    python benchmarks/serving.py --workspace FOLDER            # kept: the next run finds the shop made
-    python benchmarks/serving.py --workspace FOLDER --soak 600
+    python benchmarks/serving.py --workspace FOLDER --soak 600  # the shop is kept for the next run
 """
 
 from __future__ import annotations
@@ -46,13 +45,9 @@ create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' |
 def settings_of(workspace: Path, port: int) -> Any:
     from reclm.settings.loading import load
 
-    flags = [
-        "feast.online_store=redis",
-        f"feast.redis_url=localhost:{port},db=0",
-        "runtime.threads=1",
-        f"train.dim={WIDTH}",
-    ]
-    return load([*flags, "serve.search=false"], workspace=workspace, environment={})
+    redis = ["feast.online_store=redis", f"feast.redis_url=localhost:{port},db=0"]
+    flags = [*redis, "runtime.threads=1", f"train.dim={WIDTH}", "serve.search=false"]
+    return load(flags, workspace=workspace, environment={})
 
 
 def make_shop(settings: Any, users: int, items: int) -> None:

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of development data: `RECLM_SHARED_DATA`, else `../shared/data` beside the repository; skips without."""
+    """The folder of development data: `RECLM_SHARED_DATA`, else `../shared/data` beside the repository."""
     folder = Path(os.environ.get("RECLM_SHARED_DATA", BESIDE_THE_REPOSITORY))
     if not folder.is_dir():
         pytest.skip(f"{folder} does not exist; set RECLM_SHARED_DATA to the folder of development data")

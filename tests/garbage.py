@@ -35,7 +35,7 @@ def write_garbage_log(
     n_items: int = 2_000,
     seed: int = 7,
 ) -> dict[str, int]:
-    """Writes `interactions.csv` (n_rows rows, `share` of them garbage) and `items.csv`; returns rows by kind and `good`."""
+    """Write `interactions.csv` (n_rows rows, a `share` of garbage) and `items.csv`; return rows by kind and `good`."""
     rng = np.random.default_rng(seed)
     n_each = int(n_rows * share / len(KINDS))
     n_good = n_rows - n_each * len(KINDS)

@@ -1,6 +1,6 @@
-"""The registry file of the feature store, with paths relative to the workspace, so that the workspace can be moved.
+"""The registry file of the feature store, with paths relative to the workspace: a workspace can be moved.
 
-Feast hands over its registry with absolute paths and gets it back so; the file on disk holds relative ones. The class is
+Feast works with absolute paths; the file on disk holds relative ones. The class is
 named in `feature_repo/feature_store.yaml`, so a bare `feast apply` uses it too.
 """
 

@@ -60,7 +60,7 @@ def why_no_model(settings: Settings) -> str:
 def dialogues_of(settings: Settings, teacher: Teacher) -> list[Dialogue]:
     """Load every dialogue of the warehouse, those of held-out users and items too.
 
-    Interests of an item's audience come from the teacher, except for held-out items: no prompt may show what the teacher
+    Interests of an item's audience come from the teacher, except for held-out items: no prompt shows what the teacher
     wrote of those.
     """
     from reclm.llm.prompts.facts import load_dialogues

@@ -1,5 +1,5 @@
-"""The explorer in a real browser, over a demo shop with known preferences: search, click, build a new user, read reasons,
-by keyboard, at a phone's width; and a new item that reaches the right people while the service runs."""
+"""The explorer in a real browser, over a demo shop with known preferences: search, click, build a new user, read
+reasons, by keyboard, at a phone's width; and a new item that reaches the right people while the service runs."""
 
 from __future__ import annotations
 
