@@ -299,9 +299,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="requests per second of the steady runs")
     parser.add_argument("--rounds", type=int, default=5, help="of the steady runs")
     parser.add_argument("--soak", type=int, default=0, help="seconds of the long run; 0: none")
-    parser.add_argument(
-        "--port", type=int, default=6399, help="of the Redis server; kept, the feature store is known by it"
-    )
+    parser.add_argument("--port", type=int, default=6399, help="of Redis; use the same port in every run")
     arguments = parser.parse_args()
     for program, package in (("wrk", "wrk"), ("redis-server", "redis-server")):
         if not shutil.which(program):
