@@ -1,7 +1,7 @@
 """Measures how fast profiles are written with one model: by transformers and by vLLM.
 
 Transformers writes one prompt at a time, in batches one after another, and in several batches at once, as reclm does
-with a small model. Prompts are synthetic, each of its own words. Prints one JSON object a run, then the ratios.
+with a small model. Prompts are synthetic, each of its own words. Prints one JSON object per run, then the ratios.
 
     python benchmarks/generation.py --model FOLDER --prompts 1024 --threads 2
 """
@@ -53,7 +53,7 @@ def synthetic_prompts(n: int, items: int, seed: int) -> list[list[dict[str, str]
 def measure(
     engine_name: str, model: str, prompts: Sequence[list[dict[str, str]]], batch: int, tokens: int, at_once: int
 ) -> dict:
-    """Measure profiles and tokens a second, after one prompt to warm up; at most `at_once` batches run together."""
+    """Measure profiles and tokens per second, after one prompt to warm up; at most `at_once` batches run together."""
     from reclm.llm.engines import transformers
     from reclm.llm.engines.opening import open_engine
     from reclm.settings.tree import Settings

@@ -3,7 +3,7 @@
 The folder holds `train.parquet` and `test.parquet` (user_id, item_id). The recipe: 3 layers, 64-d, normal(0, 0.1)
 start, BPR with one uniform negative, Adam 1e-3, decay 1e-4 on the batch's initial vectors, batches of 2048, an epoch as
 many draws as interactions (He et al., SIGIR 2020, section 4.1.2). It uses the classes of `reclm.backbones` and prints
-one JSON object an epoch, then one with Recall@20 and NDCG@20.
+one JSON object per epoch, then one with Recall@20 and NDCG@20.
 
     python benchmarks/lightgcn_gowalla.py --data FOLDER --epochs 5 --threads 2
 """

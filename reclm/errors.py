@@ -1,4 +1,4 @@
-"""Failures that a user can mend, one class each; the message names the place, the value and the remedy."""
+"""Failures that a user can fix, one class each; the message names the place, the value and the remedy."""
 
 
 class ReclmError(Exception):

@@ -318,7 +318,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     Each gets a profile by the model that wrote the others, a vector, rows in Feast and a position among the champion's
     candidates. Raises WorkspaceError when there is no champion, or no profiles that can be added to.
     """
-    from reclm.promotion.new_items import add_new_items, candidate_status
+    from reclm.promotion.new_items import candidate_status, place_new_items
 
     build(settings, "features")
     profile(settings, items="new")
@@ -328,8 +328,8 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     if not status["missing"]:
         return status  # the usual case, every few minutes: the feature store is not even opened
     publish(settings)
-    with recorded(settings.paths, "candidates") as about:
-        result = add_new_items(settings)
+    with recorded(settings.paths, "cold_items") as about:
+        result = place_new_items(settings)
         about |= result | {"reused": result["added"] == 0, "made": f"{result['added']:,} new items can be recommended"}
     return result
 

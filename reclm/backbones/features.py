@@ -44,15 +44,15 @@ def text_features(texts: list[str], fit_rows: NDArray[np.bool_], width: int) -> 
     Rows of empty texts are NaN.
     """
     rows = text_rows(texts, fit_rows)
-    anchors = rows[landmarks(np.flatnonzero(fit_rows & (rows.getnnz(axis=1) > 0)))]
-    if anchors.shape[0] == 0:
+    landmark_rows = rows[landmarks(np.flatnonzero(fit_rows & (rows.getnnz(axis=1) > 0)))]
+    if landmark_rows.shape[0] == 0:
         return np.full((len(texts), 0), np.nan, dtype=np.float32)
-    kernel = np.square((anchors @ anchors.T).toarray())
+    kernel = np.square((landmark_rows @ landmark_rows.T).toarray())
     values, vectors = _leading(kernel, width)
     projection = vectors / np.sqrt(values)
     features = np.empty((len(texts), len(values)), dtype=np.float32)
     for start in range(0, len(texts), MAX_LANDMARKS):
-        block = (rows[start : start + MAX_LANDMARKS] @ anchors.T).toarray()
+        block = (rows[start : start + MAX_LANDMARKS] @ landmark_rows.T).toarray()
         features[start : start + MAX_LANDMARKS] = np.square(block) @ projection
     features[rows.getnnz(axis=1) == 0] = np.nan
     return features

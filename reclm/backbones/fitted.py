@@ -50,8 +50,8 @@ class Selection:
     """What validation chose for a model: the result of `Backbone.select` and the input of `Backbone.refit`.
 
     `epochs` holds the number of epochs for each evaluation setting, `cold_start` how cold items get their vectors in
-    each ({} where a model has no such choice), and `curve` a row a validation metric. The models of the library
-    implicit have no epochs to choose: there the number is a position in their list of blends (`models/factors.py`).
+    each ({} where a model has no such choice), and `curve` one row per validation metric. For ALS
+    and BPR, which have no epochs to choose, `epochs` is a position in their list of blends (`models/factors.py`).
     """
 
     epochs: Mapping[EvaluationSetting, int]

@@ -58,25 +58,26 @@ def rows_without_source(sources: Sources) -> NDArray[np.bool_]:
 
 
 class KernelRidge:
-    """Kernel ridge regression that learns from the rows with `evidence` (n,) > 0, at most MAX_LANDMARKS of them.
+    """Kernel ridge regression that learns from at most MAX_LANDMARKS of the rows with `evidence` (n,) > 0.
 
-    There must be at least one source and one such row.
+    `evidence` is a count, such as a row's known interactions, or 0 and 1: a row with 0 has no known vector. There must
+    be at least one source and one row to learn from.
     """
 
     def __init__(self, sources: Sources, evidence: NDArray[np.integer], *, linear: bool = False) -> None:
         self.sources, self.linear = sources, linear
-        self.anchors = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
-        system = self.kernel(self.anchors, np.float64)
+        self.landmarks = landmarks(np.flatnonzero(evidence > 0).astype(np.int64), MAX_LANDMARKS)
+        system = self.kernel(self.landmarks, np.float64)
         system[np.diag_indices_from(system)] += PENALTY
         self._factors = linalg.lu_factor(system, overwrite_a=True, check_finite=False)
 
     def kernel(self, rows: Rows, dtype: type[np.floating]) -> NDArray[Any]:
-        """Return the kernel (len(rows), anchors): squared positive cosines, with `linear` the cosines too."""
-        total = np.zeros((len(rows), len(self.anchors)), dtype)
+        """Return the kernel (len(rows), n_landmarks): squared positive cosines, with `linear` the cosines too."""
+        total = np.zeros((len(rows), len(self.landmarks)), dtype)
         for start in range(0, len(rows), BLOCK):
             block = slice(start, start + BLOCK)
             for source in self.sources:
-                product = source[rows[block]] @ source[self.anchors].T
+                product = source[rows[block]] @ source[self.landmarks].T
                 dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
                 total[block] += np.square(np.maximum(dense, 0))
                 if self.linear:
@@ -85,16 +86,16 @@ class KernelRidge:
 
     def cached_kernel(self, rows: Rows, cells: int) -> Matrix | None:
         """Return the kernel of `rows` for repeated use; None where it has more than `cells` entries."""
-        return self.kernel(rows, np.float32) if len(rows) * len(self.anchors) <= cells else None
+        return self.kernel(rows, np.float32) if len(rows) * len(self.landmarks) <= cells else None
 
     def predict(self, targets: Matrix, rows: Rows, kernel: Matrix | None = None) -> Matrix:
-        """Learn from the anchors' `targets` (n, f) and predict those of `rows`: (len(rows), f).
+        """Learn from the `targets` of the landmarks (n, f) and predict those of `rows`: (len(rows), f).
 
         `kernel` is what `cached_kernel` returned for the rows. The mean target is taken off first, so that a row of
         which nothing is known gets the mean.
         """
-        mean = targets[self.anchors].mean(axis=0, dtype=np.float64)
-        weights = linalg.lu_solve(self._factors, targets[self.anchors] - mean, check_finite=False)
+        mean = targets[self.landmarks].mean(axis=0, dtype=np.float64)
+        weights = linalg.lu_solve(self._factors, targets[self.landmarks] - mean, check_finite=False)
         if kernel is not None:
             found: Matrix = kernel @ weights.astype(np.float32) + mean.astype(np.float32)
             return found
@@ -108,7 +109,7 @@ class KernelRidge:
 def predict_all(
     sources: Sources, evidence: NDArray[np.integer], targets: Matrix, *, linear: bool = False
 ) -> Matrix | None:
-    """Predict every row of `targets` (n, f), learning from the rows with `evidence` (n,); None without any source."""
+    """Predict every row of `targets` (n, f), learning from those with `evidence` > 0; None without a source."""
     if not sources or not (evidence > 0).any():
         return None
     return KernelRidge(sources, evidence, linear=linear).predict(targets, np.arange(len(targets)))

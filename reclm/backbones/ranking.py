@@ -39,7 +39,7 @@ class BackboneScorer:
         self.backbone, self.setting, self.n_items = backbone, setting, n_items
 
     def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Score all items (b, n_items); items that came after training, which are no candidates, get zero."""
+        """Score all items (b, n_items); items that came after training are no candidates of evaluation: zero."""
         scores: NDArray[np.float32] = self.backbone.score(users, setting=self.setting)
         later = self.n_items - scores.shape[1]
         return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores

@@ -1,6 +1,6 @@
 """The command line: each command loads the settings, calls stages and prints what came out.
 
-Results go to standard output, progress to standard error. A failure that a user can mend is one line and an exit code
+Results go to standard output, progress to standard error. A failure that a user can fix is one line and an exit code
 (see `reclm/errors.py`), never a traceback. Heavy imports sit inside the commands, so `--help` is instant.
 """
 

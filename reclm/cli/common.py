@@ -52,14 +52,14 @@ DataOption = Annotated[
     Path, typer.Option("--data", "-d", help="Folder (or file) with the log and, if there is one, the item table.")
 ]
 Format = Literal["table", "json"]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people, json for one object a line.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people, json for one object per line.")]
 
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the details of each step.")]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the option `--verbose` to a command, and turn errors that a user can mend into one line and an exit code."""
+    """Add the option `--verbose` to a command, and turn errors that a user can fix into one line and an exit code."""
 
     @wraps(command)
     def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:

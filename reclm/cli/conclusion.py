@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 METRIC = "recall"
 USUAL_K = 20
-SETTINGS = {"full_shot": "warm", "zero_shot": "cold"}
+SETTING_LABELS = {"full_shot": "warm", "zero_shot": "cold"}
 BASELINES = {
     "full_shot": {"popularity": "popularity", "ease": "EASE"},
     "zero_shot": {"predicted_popularity": "predicted popularity", "content_knn": "content-kNN"},
@@ -43,7 +43,7 @@ class Gain:
     high: float
 
     def __str__(self) -> str:
-        return f"{SETTINGS[self.setting]} {self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{SETTING_LABELS[self.setting]} {self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
 def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
@@ -53,13 +53,13 @@ def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
     results = pq.read_table(evaluation.path / "results.parquet").to_pylist()
     k = _shown_k(results)
     chosen = f"{champion['model']} {WRITTEN_AS[champion['variant']]}"
-    compared = [text for setting in SETTINGS if (text := _beside_baselines(results, champion, setting, k))]
+    compared = [text for setting in SETTING_LABELS if (text := _beside_baselines(results, champion, setting, k))]
     first = f"The champion is {chosen}" + (f". Its Recall@{k}: {'; '.join(compared)}" if compared else "") + "."
     return f"{first}\n{_profiles_sentence(gains(evaluation, champion, k), str(champion['model']), k)}"
 
 
 def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> list[Gain]:
-    """Compare the champion's model with profiles and with shuffled ones, one gain an evaluation setting."""
+    """Compare the champion's model with profiles and with shuffled ones, one gain per evaluation setting."""
     wanted = {"model": champion["model"], "variant": "augment", "other_model": champion["model"]}
     wanted |= {"other_variant": "shuffled", "metric": METRIC, "k": k, "seed": champion["seed"]}
     found = {
@@ -67,7 +67,7 @@ def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> list[Gai
         for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist()
         if all(row[name] == value for name, value in wanted.items())
     }
-    return [found[setting] for setting in SETTINGS if setting in found]
+    return [found[setting] for setting in SETTING_LABELS if setting in found]
 
 
 def _profiles_sentence(found: list[Gain], model: str, k: int) -> str:
@@ -93,7 +93,7 @@ def _beside_baselines(results: list[dict[str, Any]], champion: Mapping[str, Any]
         if (value := _value(results, setting, k, name, "baseline")) is not None
     ]
     beside = f" ({', '.join(baselines)})" if baselines else ""
-    return f"{SETTINGS[setting]} items {own:.4f}{beside}"
+    return f"{SETTING_LABELS[setting]} items {own:.4f}{beside}"
 
 
 def _value(results: list[dict[str, Any]], setting: str, k: int, model: str, variant: str) -> float | None:

@@ -59,8 +59,8 @@ def reward(
 ) -> None:
     """Train the reward model, which scores profiles.
 
-    It learns from good and spoilt profiles. Prints its accuracy on held-out pairs for each way of spoiling. Needs
-    `reclm tune`. Settings: reward.*.
+    It learns from pairs of a good and a deliberately worsened profile. Prints its accuracy on held-out pairs for each
+    way of worsening. Needs `reclm tune`. Settings: reward.*.
 
     \b
     Example:
@@ -94,7 +94,8 @@ def profile(
     workspace: WorkspaceOption = None,
     full: Annotated[bool, typer.Option("--full", help="Ask the language model everything again.")] = False,
     items: Annotated[
-        Literal["all", "new"], typer.Option("--items", help="`new`: only items that have no profile yet; minutes.")
+        Literal["all", "new"],
+        typer.Option("--items", help="`new`: only items without a profile; the keyword engine writes all again."),
     ] = "all",
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
@@ -102,8 +103,8 @@ def profile(
     """Write the profiles of all users and items.
 
     Then encode them as vectors and build their tables. The writer is profiles.engine: keywords, a tuned language model
-    or an endpoint. Only new and changed users and items are written, unless --full. Needs `reclm build`, and `reclm
-    tune` for a language model.
+    or an endpoint. A language model writes only of new and changed users and items, unless --full;
+    keywords of all. Needs `reclm build`, and `reclm tune` for a language model.
 
     \b
     Examples:

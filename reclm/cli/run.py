@@ -33,7 +33,7 @@ def run(
     choose a champion, report. Steps whose inputs have not changed are reused, so the same command goes on after a stop
     (Ctrl-C is safe at any time). It says first how long it will take.
 
-    Needs a log with user, item and time columns; item texts make profiles worth more.
+    Needs a log with a user and an item column; a time column is optional, and item texts make profiles worth more.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ key_app = typer.Typer(
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands of this module."""
+    """Add the commands of this module."""
     app.command()(serve)
     app.command()(sql)
     app.command()(docs)
@@ -36,7 +36,7 @@ def serve(
     """Serve recommendations over HTTP, with a page to explore.
 
     Runs until Ctrl-C, and takes in a new champion, new items and new features by itself. Without API keys it is open on
-    loopback and refuses to listen elsewhere. The interface describes itself at /openapi.json. Needs a champion.
+    loopback and refuses to listen elsewhere. The description of the API is at /openapi.json. Needs a champion.
 
     \b
     Example:
@@ -100,7 +100,7 @@ def key_remove(
 def sql(
     query: Annotated[str | None, typer.Argument(help="One statement; without it, a prompt.")] = None,
     output: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", "-f", help="table, csv, or one JSON object a line.")
+        Literal["table", "csv", "json"], typer.Option("--format", "-f", help="table, csv, or one JSON object per line.")
     ] = "table",
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
@@ -115,13 +115,13 @@ def sql(
     Example:
       reclm sql "select activity, count(*) from fct_user_status where snapshot = 'final' group by all" -f csv
     """
-    from reclm.warehouse import sql as analysts
+    from reclm.warehouse import sql as warehouse_sql
 
     settings = load(workspace, overrides, settings_file)
     if query is None:
-        analysts.prompt(settings, output)
+        warehouse_sql.shell(settings, output)
     else:
-        analysts.show(settings, query, output)
+        warehouse_sql.show(settings, query, output)
 
 
 @guarded
@@ -140,11 +140,11 @@ def docs(
     Example:
       reclm docs --build-only
     """
-    from reclm.warehouse import sql as analysts
+    from reclm.warehouse import sql as warehouse_sql
     from reclm.warehouse.build import docs as build_docs
 
     page = build_docs(load(workspace, overrides, settings_file))
     if build_only:
         print(page)
     else:
-        analysts.serve_page(page, port)
+        warehouse_sql.serve_page(page, port)

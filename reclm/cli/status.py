@@ -15,7 +15,7 @@ HIDDEN = {"began", "reused", "files", "published_at"}
 
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
-    """Return one record a stage run, oldest first."""
+    """Return one record per stage run, oldest first."""
     return runs.history(settings.paths)
 
 

@@ -38,7 +38,7 @@ from reclm.warehouse.sources import current_profiles
 SNAPSHOT: Snapshot = "final"
 
 
-def add_new_items(settings: Settings, fingerprint: str) -> Artifact:
+def write_new_profiles(settings: Settings, fingerprint: str) -> Artifact:
     """Write the profiles of new items; return the artifact with them, or the current one when it lacks no item.
 
     Raises WorkspaceError when there are no current profiles or another engine wrote them.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclm.dataset import ENTITY_KINDS, SNAPSHOTS
-from reclm.generation.new_items import add_new_items
+from reclm.generation.new_items import write_new_profiles
 from reclm.generation.tables import ProfileTables, profiles_from_answers, profiles_of
 from reclm.generation.writer import (
     Writer,
@@ -62,7 +62,7 @@ def write_profiles(
     fingerprint = features_fingerprint(workspace)
     by_keywords = settings.profiles.engine == keywords.ENGINE
     if items == "new" and not by_keywords:
-        artifact = add_new_items(settings, fingerprint)
+        artifact = write_new_profiles(settings, fingerprint)
     else:
         artifact = _write_all(settings, fingerprint, full=full and not by_keywords, model=model)
     if current:

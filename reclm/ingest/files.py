@@ -160,8 +160,8 @@ class LogFile:
         first = re.sub(r' in file ".*", at byte \d+ in [\w/ ]+ \d+', "", first)
         remedy = {
             "parquet": "it is not a whole parquet file; copy or export it again",
-            "json": "write one JSON object a line",
-            "csv": "mend that line, or export the file again as CSV with quoted fields",
+            "json": "write one JSON object per line",
+            "csv": "fix that line, or export the file again as CSV with quoted fields",
         }[self.kind]
         return InputError(f"{where} cannot be read: {first.strip()}; {remedy}")
 

@@ -283,7 +283,7 @@ class _BatchWriter:
         if runs_on or n_rejected > MOST_UNREADABLE * (self._count(path) + n_rejected):
             raise InputError(
                 f"{batch.source.path}, line {line} cannot be read: {reason} ({n_rejected:,} such lines). "
-                "Mend it, or export the file again as CSV in UTF-8 with quoted fields"
+                "Fix it, or export the file again as CSV in UTF-8 with quoted fields"
             )
         return n_rejected
 

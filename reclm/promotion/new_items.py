@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SETTING: EvaluationSetting = "full_shot"
 
 
-def add_new_items(settings: Settings) -> dict[str, Any]:
+def place_new_items(settings: Settings) -> dict[str, Any]:
     """Publish a vector for each item that has none of the champion; return `{version, items, missing, added}`.
 
     `missing` counts items without text and profile, which get no vector. A second call adds nothing. Raises

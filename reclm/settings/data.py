@@ -23,7 +23,7 @@ class DataSettings(Section):
     regime: Literal["dense", "sparse"] = Field(
         "dense",
         description="Which train rows models may learn from: `dense` all of them, `sparse` those marked "
-        "in_sparse_train (1 to 5 a user).",
+        "in_sparse_train (1 to 5 per user).",
     )
     interactions: str = Field("", description="File name of the log; needed when the folder holds several candidates.")
     items: str = Field(

@@ -200,7 +200,7 @@ class RefineSettings(Section):
     max_kl: float = Field(
         12.0,
         gt=0,
-        description="Refinement stops when the KL divergence from the tuned model, in nats an answer, exceeds this.",
+        description="Refinement stops when the KL divergence from the tuned model, in nats per answer, exceeds this.",
     )
     max_format_drop: float = Field(
         0.02,

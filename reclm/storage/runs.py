@@ -1,4 +1,4 @@
-"""The record of stage runs: a stage and what it did come in; one JSON file a run goes out, in `<workspace>/runs/`.
+"""The record of stage runs: a stage and what it did come in; one JSON file per run goes out, in `<workspace>/runs/`.
 
 A file without an end whose process is gone is a run that was killed; the stage's next run makes up for it.
 """

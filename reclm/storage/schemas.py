@@ -50,7 +50,7 @@ PROFILE_FILE_FORMAT = 2
 
 
 def profile_schema(kind: str) -> pa.Schema:
-    """Return the columns of `<kind>_profiles.parquet`, one row a snapshot and user (or item)."""
+    """Return the columns of `<kind>_profiles.parquet`, one row per snapshot and user (or item)."""
     return pa.schema(
         [
             *_columns("dataset snapshot", TEXT),
@@ -67,7 +67,7 @@ def profile_schema(kind: str) -> pa.Schema:
 
 
 PROFILE_QUALITY = pa.schema([*_columns("version snapshot kind severity metric", TEXT), ("value", REAL), ("n", INTEGER)])
-"""`quality.parquet` beside the profiles: one row a snapshot, kind, severity and metric."""
+"""`quality.parquet` beside the profiles: one row per snapshot, kind, severity and metric."""
 
 GENERATIONS = pa.schema(
     [
@@ -89,7 +89,7 @@ LANGUAGE_MODEL_CURVE = pa.schema([("step", INTEGER), ("metric", TEXT), ("value",
 """`curve.parquet` of base, sft, reward and refine: one row a logged step and metric."""
 
 HELD_OUT = pa.schema([*_columns("metric kind", TEXT), *_columns("value error", REAL), ("n", INTEGER)])
-"""`held_out.parquet` of sft, reward and refine: one row a metric and kind; `error` is a standard error."""
+"""`held_out.parquet` of sft, reward and refine: one row per metric and kind; `error` is a standard error."""
 
 DIALOGUES = pa.schema(_columns("dialogue_id user_id messages", TEXT))
 """`dialogues.parquet` of sft: one row a training dialogue, `messages` as JSON."""
@@ -105,14 +105,14 @@ BACKBONE_CURVE = pa.schema(
         ("value", REAL),
     ]
 )
-"""`curve.parquet` of a backbone: one row a snapshot, epoch, setting and metric."""
+"""`curve.parquet` of a backbone: one row per snapshot, epoch, setting and metric."""
 
 VALIDATION = pa.schema([*_columns("setting user_id", TEXT), *_columns("recall ndcg", REAL)])
-"""`validation.parquet` of a backbone: one row a setting and user, values at 20."""
+"""`validation.parquet` of a backbone: one row per setting and user, values at 20."""
 
 
 def backbone_schema(kind: str, widths: Mapping[str, int]) -> pa.Schema:
-    """Return the columns of a backbone's `users.parquet` or `items.parquet`, one row a user (or item).
+    """Return the columns of a backbone's `users.parquet` or `items.parquet`, one row per user (or item).
 
     `widths` maps each vector column to the length of its vectors.
     """

@@ -95,7 +95,7 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
-        """One JSON file a stage run: what ran, on what, when, and how it went."""
+        """One JSON file per stage run: what ran, on what, when, and how it went."""
         return self.root / "runs"
 
     @property

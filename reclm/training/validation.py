@@ -37,7 +37,7 @@ TIMED_USERS = 30  # users whose lists are timed
 def write_validation(
     backbone: Backbone, data: TrainingData, tasks: Sequence[EvaluationTask], folder: Path
 ) -> dict[str, dict[str, float | None]]:
-    """Write `validation.parquet` into `folder`, a row a setting and user, and return figures about the lists of 20.
+    """Write `validation.parquet` into `folder`, one row per setting and user, and return figures about the lists of 20.
 
     The figures are, by evaluation setting: `coverage`, the share of candidates that are in any list; `popularity_lift`,
     see the function of that name; `latency_ms`, the median milliseconds to rank all items for one user.

@@ -46,7 +46,7 @@ def show(settings: Settings, query: str, output: Output) -> None:
             raise InputError(f'{error}; the tables: reclm sql "show tables"') from None
 
 
-def prompt(settings: Settings, output: Output) -> None:
+def shell(settings: Settings, output: Output) -> None:
     """Read and run statements, each ending with `;`, until the end of the input or `exit`."""
     import contextlib
 

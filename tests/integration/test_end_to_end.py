@@ -22,7 +22,7 @@ from reclm.settings.loading import load
 from reclm.storage import artifacts
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
-from reclm.warehouse import sql as analysts
+from reclm.warehouse import sql as warehouse_sql
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ MAYBE_EMPTY = ("quarantine_interactions", "fct_health", "fct_comparisons")  # fo
 class TestTheAnalystsPage:
     @pytest.mark.parametrize("query", QUERIES, ids=range(len(QUERIES)))
     def test_every_query_returns_rows(self, shop: Path, query: str, capsys: pytest.CaptureFixture[str]) -> None:
-        analysts.show(load(workspace=shop, environment={}), query, "json")
+        warehouse_sql.show(load(workspace=shop, environment={}), query, "json")
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert rows or any(table in query for table in MAYBE_EMPTY)
 

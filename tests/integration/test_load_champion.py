@@ -1,4 +1,4 @@
-"""The Python door: `reclm.load_champion(workspace)` returns the model that a workspace recommends with."""
+"""The entry point for Python: `reclm.load_champion(workspace)` returns the model that a workspace recommends with."""
 
 from __future__ import annotations
 

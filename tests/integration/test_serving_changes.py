@@ -19,7 +19,7 @@ from unit import backbones_world as bw
 
 from reclm.errors import InputError
 from reclm.features import online, online_writer
-from reclm.promotion.new_items import add_new_items
+from reclm.promotion.new_items import place_new_items
 from reclm.serving import api_keys
 from reclm.serving.api import create_app
 from reclm.storage import artifacts
@@ -46,7 +46,7 @@ class TestANewItem:
         new = "item '8'"
         with opened_client(settings) as client:
             assert client.get(f"/v1/items/{new}").status_code == 404
-            add_new_items(settings)
+            place_new_items(settings)
             wait_until(lambda: client.get(f"/v1/items/{new}").status_code == 200)
             assert client.get(f"/v1/items/{new}").json()["added_since_training"] is True
             assert (

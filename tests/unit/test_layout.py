@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "reclm"
 TOP_LEVEL = {"__init__.py", "dataset.py", "errors.py", "progress.py", "stages.py", "py.typed"}
-FLOORS = (
+LAYERS = (
     {"errors", "progress", "dataset"},
     {"storage"},
     {"settings"},
@@ -28,7 +28,7 @@ FLOORS = (
     {"stages"},
     {"cli", "schedule"},
 )
-"""Rooms by height. A file imports files of its own room and of rooms on lower floors."""
+"""Rooms from the lowest layer to the top. A file imports from its own room and from rooms in lower layers."""
 LONGEST_FILE = 400
 LONGEST_LINE = 120
 
@@ -87,11 +87,11 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     return [component for component in found if len(component) > 1]
 
 
-def floor_of(name: str) -> int:
-    """The height of a module's room; the package itself, the door for Python, is the roof."""
+def layer_of(name: str) -> int:
+    """The layer of a module's room; the package itself, the entry point for Python, is on top of all layers."""
     if name == "reclm":
-        return len(FLOORS)
-    return next(height for height, rooms in enumerate(FLOORS) if room_of(name) in rooms)
+        return len(LAYERS)
+    return next(layer for layer, rooms in enumerate(LAYERS) if room_of(name) in rooms)
 
 
 def room_of(name: str) -> str:
@@ -110,16 +110,16 @@ class TestImports:
             f"{name} imports {imported}"
             for name, found in GRAPH.items()
             for imported in found
-            if floor_of(name) < floor_of(imported)
+            if layer_of(name) < layer_of(imported)
         ]
         assert upwards == []
 
-    def test_rooms_on_one_floor_do_not_know_each_other(self) -> None:
+    def test_rooms_in_one_layer_do_not_import_each_other(self) -> None:
         sideways = [
             f"{name} imports {imported}"
             for name, found in GRAPH.items()
             for imported in found
-            if 0 < floor_of(name) == floor_of(imported) and room_of(name) != room_of(imported)
+            if 0 < layer_of(name) == layer_of(imported) and room_of(name) != room_of(imported)
         ]
         assert sideways == []
 
@@ -128,9 +128,9 @@ class TestFiles:
     def test_every_module_stands_in_a_room(self) -> None:
         assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == TOP_LEVEL
 
-    def test_every_room_has_a_floor(self) -> None:
+    def test_every_room_has_a_layer(self) -> None:
         rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-        assert rooms == {room for floor in FLOORS for room in floor} - {"errors", "progress", "dataset", "stages"}
+        assert rooms == {room for layer in LAYERS for room in layer} - {"errors", "progress", "dataset", "stages"}
 
     def test_every_package_says_what_it_is(self) -> None:
         silent = [name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text()))]

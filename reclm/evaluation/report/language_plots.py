@@ -70,7 +70,7 @@ def refinement(curve: Sequence[Row], kept: int) -> list[Plot]:
             steps, values = np.array(held_out["held_out/kl"]).T
             axes.plot(steps, values, color=PALETTE[4], marker="s", markersize=4, linewidth=1.2)
             _mark(axes, kept)
-            axes.set_ylabel("KL to the tuned model, nats an answer")
+            axes.set_ylabel("KL to the tuned model, nats per answer")
 
         plots.append(draw("Refinement: divergence", paint_kl))
     return plots

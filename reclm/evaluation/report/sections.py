@@ -187,7 +187,7 @@ def headline(sources: Sources) -> Row | None:
                 reference.our_recall_and_ndcg(values, model, "augment"),
             )
             if base and augment:
-                ratios = [_ratio(a, b) for a, b in zip(augment, base, strict=True)]
+                ratios = [_relative_gain(a, b) for a, b in zip(augment, base, strict=True)]
                 lines.append(
                     {
                         "setting": setting,
@@ -206,7 +206,7 @@ def headline(sources: Sources) -> Row | None:
     }
 
 
-def _ratio(augment: float, base: float) -> float | None:
+def _relative_gain(augment: float, base: float) -> float | None:
     return augment / base - 1 if base > 0 else None
 
 

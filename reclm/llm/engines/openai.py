@@ -224,7 +224,7 @@ class OpenAIEngine:
         raise AssertionError("unreachable")
 
     def _wait_after(self, error: Exception, attempt: int, endpoint: _Endpoint) -> float:
-        """Return the seconds until the next try. Raises ModelError for a failure that waiting cannot mend."""
+        """Return the seconds until the next try. Raises ModelError for a failure that waiting cannot fix."""
         import openai
 
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)

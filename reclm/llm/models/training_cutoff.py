@@ -1,4 +1,6 @@
-"""Until when a model knows the log: a warehouse's cutoff and a model's come in, whether the model may write goes out.
+"""Check that a model learned nothing that a build does not know.
+
+In: the training cutoff of a warehouse and those recorded in models. Out: the models that may write profiles for it.
 
 A model learns from snapshot `select` of one build. A later build may know less: an earlier `data.as_of`, a smaller
 `split.train_share`, or other withheld items. A model that learned more than such a build knows must not write its
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 CUTOFF_KEY = "training_cutoff"
 """The key of the cutoff in a teacher's metrics and in a base model's parameters."""
-OLD_CUTOFF_KEY = "knows"
-"""The same key in artifacts of earlier releases."""
 SPLIT = ("seed", "zero_shot_share", "pseudo_cold_share")
 
 
@@ -40,9 +40,8 @@ def training_cutoff(connection: DuckDBPyConnection) -> dict[str, Any]:
 def recorded_cutoff(artifact: Artifact) -> Mapping[str, Any]:
     """Return the training cutoff recorded in an artifact's manifest; empty when it records none."""
     for recorded in (artifact.metrics, artifact.manifest["parameters"]):
-        for key in (CUTOFF_KEY, OLD_CUTOFF_KEY):
-            if recorded.get(key):
-                return dict(recorded[key])
+        if recorded.get(CUTOFF_KEY):
+            return dict(recorded[CUTOFF_KEY])
     return {}
 
 

@@ -21,7 +21,7 @@ class HeldOutMetrics:
     """Metrics of held-out answers, written as for serving, after `step` updates.
 
     `reward` is the mean reward and `reward_error` its standard error. `kl` is the divergence from the tuned model in
-    nats an answer. `format` (well-formed answers) and `distinct` are shares, `own_minus_other` is a difference of
+    nats per answer. `format` (well-formed answers) and `distinct` are shares, `own_minus_other` is a difference of
     cosines and `ranking` an AUC. A metric that cannot be measured is NaN.
     """
 
@@ -52,7 +52,7 @@ def kl(history: Sequence[HeldOutMetrics], settings: RefineSettings) -> Verdict |
     last = history[-1]
     if not last.kl <= settings.max_kl:  # also when it is NaN
         return Verdict(
-            "kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats an answer, over {settings.max_kl:g}"
+            "kl", last.step, f"KL to the tuned model is {last.kl:.1f} nats per answer, over {settings.max_kl:g}"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""What a run prints: one line a stage, details only when they are asked for."""
+"""What a run prints: one line per stage, details only when they are asked for."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class TestWrongInputIsExplained:
 
     def test_json_that_breaks_off(self, folder: Path, settings: Settings) -> None:
         (folder / "log.jsonl").write_text('{"user_id": 1, "item_id": 2}\n{"user_id": 1, \n')
-        self.check(settings, folder, "log.jsonl, line 2", "one JSON object a line")
+        self.check(settings, folder, "log.jsonl, line 2", "one JSON object per line")
 
     def test_a_header_that_is_not_utf8(self, folder: Path, settings: Settings) -> None:
         (folder / "log.csv").write_bytes("usér,item\na,b\n".encode("latin-1"))

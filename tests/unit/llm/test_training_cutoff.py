@@ -10,7 +10,7 @@ from unit.profiles_world import workspace
 
 from reclm.errors import WorkspaceError
 from reclm.llm.lineage import newest_model
-from reclm.llm.models.training_cutoff import CUTOFF_KEY, OLD_CUTOFF_KEY
+from reclm.llm.models.training_cutoff import CUTOFF_KEY
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 
@@ -39,14 +39,6 @@ class TestAModelTrainedBeyondTheCutoff:
             allowed = add_model(settings, source, "f2", {CUTOFF_KEY: cutoff})
             add_model(settings, source, "f2", {CUTOFF_KEY: {**CUTOFF, **difference, "later": len(allowed)}})
             assert newest_model(settings, "f1").version == allowed
-
-    def test_is_recognised_in_manifests_of_earlier_releases(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings, _ = workspace(tmp_path, monkeypatch, profiles={"engine": "transformers"})
-        add_model(settings, "teacher", "f2", {OLD_CUTOFF_KEY: {**CUTOFF, "seed": 1}})
-        with pytest.raises(WorkspaceError, match="learned of items that this build withholds"):
-            newest_model(settings, "f1")
 
 
 def add_model(settings: Settings, source: str, fingerprint: str, recorded: dict[str, Any]) -> str:
