@@ -2,7 +2,7 @@
 
 Every stage takes the settings, reads its inputs from the workspace and leaves an artifact, a table or a page there. A
 stage whose result exists reuses it, and one that was killed is completed by its next run. `run` puts them all together.
-The command line and the schedule call these functions and nothing below them.
+The command line and the schedule run the stages through these functions.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def profile(settings: Settings, *, full: bool = False, items: Literal["all", "ne
     """Write the profiles of all users and items at both snapshots: artifact `profiles`.
 
     A language model writes only of users and items that are new or changed, with `full` of all. `items="new"` adds the
-    profiles of items that have none yet and changes nothing else.
+    profiles of items that have none yet and changes nothing else. The keyword engine always writes all profiles again.
     """
     from reclm.generation.stage import write_profiles
 
@@ -315,8 +315,9 @@ def run(settings: Settings, source: Path | None, *, on_ingested: Callable[[Setti
 def cold_items(settings: Settings) -> dict[str, Any]:
     """Make new items recommendable without training. Returns `{version, items, missing, added}`.
 
-    Each gets a profile by the model that wrote the others, a vector, rows in Feast and a position among the champion's
-    candidates. Raises WorkspaceError when there is no champion, or no profiles that can be added to.
+    Each gets a profile by the engine that wrote the others, a vector of the champion and rows in Feast. An item with
+    neither text nor profile stays `missing`. Raises WorkspaceError when there is no champion, or no profiles that can
+    be added to.
     """
     from reclm.promotion.new_items import candidate_status, place_new_items
 

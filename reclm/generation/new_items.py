@@ -1,8 +1,8 @@
-"""New items added to the current profiles: those and a newer warehouse come in, a `profiles` artifact goes out.
+"""Write profiles of new items with a language model and add them to the current ones.
 
-The new artifact holds everything that the current one holds and, at snapshot `final`, a profile of every item that the
-current one lacks, written by the same model. No model is trained, no user's profile is written, and all vectors stay
-comparable.
+In: the current profiles and a newer warehouse. Out: a `profiles` artifact, which holds everything that the current one
+holds and, at snapshot `final`, a profile of every item that the current one lacks, written by the same model. No model
+is trained, no user's profile is written, and all vectors stay comparable.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Profiles written by a language model: facts about every user and item come in, the model's answers go out.
+"""Write profiles with a language model.
+
+In: facts about every user and item. Out: the model's answers.
 
 Turn 1 of each user and item is shortened to the token budget and answered by the engine that the settings name, with
 the newest model of the stage that the settings name (RecLM, arXiv 2412.19302, section 3.4). Prompts that the same model
-answered for an earlier artifact are not sent again. A user or item of which nothing is known gets an empty prompt and a
-flag.
+answered for an earlier artifact are not sent again. The prompt of a user without history says `nothing` in place of
+items; that of an item without title and categories shows `item` and the id. The model answers such prompts too, and the
+profile of a user without history gets a flag.
 """
 
 from __future__ import annotations

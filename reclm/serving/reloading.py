@@ -1,6 +1,7 @@
-"""Keeps the index current: settings come in, the index of the current champion goes out, at any time.
+"""Reload the candidate index when the workspace has a new champion, new items or a new build.
 
-The workspace is checked every `serve.reload_seconds`. When it changed, a new index is loaded beside the old one and
+In: the settings. Out: `IndexReloader.index`, at any time the index of the newest state that could be loaded. The
+workspace is checked every `serve.reload_seconds`. When it changed, a new index is loaded beside the old one and
 replaces it by one assignment, so that a request keeps the index it started with. When loading fails, the old index
 stays in use and `problem` says why.
 """

@@ -1,9 +1,11 @@
-"""Guards of the refinement: metrics of held-out answers, update by update, come in; a verdict to stop goes out.
+"""Stop the refinement when a metric of held-out answers gets too bad.
 
-Reinforcement learning maximises a model of quality, not quality itself. Each guard is a pure function that compares
-the last metrics with the first, which are those of the tuned model before any update. RecLM (arXiv 2412.19302,
-section 3.3) refines against over-smoothing: `distinct` detects it. `own` and `ranking` detect a reward that rises
-while what it should measure gets worse.
+In: the metrics after each update. Out: the verdict of the guard that rejects the last ones, or None.
+
+Reinforcement learning maximises a model of quality, not quality itself. Each guard is a pure function that compares the
+last metrics with the first, which are those of the tuned model before any update. RecLM (arXiv 2412.19302, section 3.3)
+refines against over-smoothing: `distinct` detects it. `reward_hacking_own` and `reward_hacking_ranking` detect a reward
+that rises while what it should measure gets worse.
 """
 
 from __future__ import annotations
