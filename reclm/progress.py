@@ -30,7 +30,7 @@ def set_verbose(on: bool) -> None:
 
 def verbose() -> bool:
     """Return whether details are printed."""
-    return os.environ.get(VERBOSE, "0") not in ("", "0")
+    return os.environ.get(VERBOSE, "0").lower() not in ("", "0", "false", "no")
 
 
 def say(message: str) -> None:

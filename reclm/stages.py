@@ -176,9 +176,8 @@ def profile(settings: Settings, *, full: bool = False, items: Literal["all", "ne
         about |= profiles.metrics
         users, texts = (profiles.metrics.get(f"final.{kind}", {}) for kind in ("users", "items"))
         made = f"profiles of {users.get('profiles', 0):,} users and {texts.get('profiles', 0):,} items"
-        if "new_items" in profiles.metrics:
-            made = f"profiles of {profiles.metrics['new_items']:,} new items"
-        _finish(about, profiles, made)
+        new = profiles.metrics.get("new_items")
+        _finish(about, profiles, made if new is None else f"profiles of {new:,} new items")
     return profiles
 
 
@@ -342,15 +341,17 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     """
     from reclm.ablation.arms import with_possible_arms
     from reclm.ablation.run import ablate as compare
+    from reclm.llm.pipeline import has_texts
 
     with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
+        if (settings.ablate.extras or set(settings.ablate.arms) != {"extractive"}) and has_texts(settings):
+            teach(settings)  # whether there is enough to learn from is known once the teacher has written
         ablation = compare(with_possible_arms(settings), reward_of=reward_of)
         return _finish(about, ablation, f"{len(settings.ablate.arms)} writers of profiles compared")
 
 
 def check_health(settings: Settings) -> Artifact:
-    """Check data, profiles, vectors and feature store against their bounds: artifact `health`. Breaches do not
-    raise."""
+    """Check data, profiles, vectors and feature store against their bounds: artifact `health`."""
     from reclm.health import checks
 
     with recorded(settings.paths, "health") as about:

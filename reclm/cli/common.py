@@ -89,13 +89,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(workspace: Path | None, flags: list[str] | None, file: Path | None) -> Settings:
-    """Load the settings of a command and prepare this process for them: libraries, environment of dbt and Feast."""
+def load(workspace: Path | None, flags: list[str] | None, file: Path | None, *, any_layout: bool = False) -> Settings:
+    """Load the settings of a command and prepare this process for them: libraries, environment of dbt and Feast.
+
+    A workspace made by an older version is refused, except with `any_layout`, for commands that read no data of it.
+    """
     from reclm.settings.loading import load
     from reclm.settings.machine import bound_libraries
 
     loaded = load(flags or (), workspace=workspace, file=file)
-    loaded.paths.require_current_layout()
+    if not any_layout:
+        loaded.paths.require_current_layout()
     bound_libraries(loaded.runtime)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
     return loaded

@@ -160,7 +160,7 @@ def list_settings(
 
     from reclm.settings.loading import describe
 
-    settings = load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file, any_layout=True)
     for key, kind, default, description in describe():
         value = reduce(getattr, key.split("."), settings)
         if output == "json":

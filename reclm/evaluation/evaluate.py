@@ -28,7 +28,7 @@ from reclm.evaluation import checkpoints, results
 from reclm.evaluation.bands import band_rows
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.tracking import log_evaluation
-from reclm.progress import detail, track
+from reclm.progress import detail, say, track
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -199,7 +199,7 @@ def _baselines(settings: Settings, final: FinalSnapshot) -> tuple[list[Contender
             contenders.append(_baseline(settings, final, name))
         else:
             skipped[name] = reason
-            detail(f"baseline {name} left out: it {reason}")
+            say(f"baseline {name} left out: it {reason}")
     return contenders, skipped
 
 

@@ -203,6 +203,8 @@ def profiles(params: Params) -> Result:
     from reclm import stages
 
     settings = stages.fall_back_to_keywords(settings_of_build(params))
+    if settings.teacher.engine == "table" and settings.profiles.engine in stages.LEARNING_ENGINES:
+        stages.teach(settings)  # what the table says of new users and items; an endpoint is asked when tuning
     written = stages.profile(settings)
     embedded = stages.embed(settings)
     stages.build(settings, "profiles")

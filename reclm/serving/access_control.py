@@ -122,7 +122,7 @@ class AccessControl:
     async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.in_flight >= self.settings.max_in_flight:
             SHED.inc()
-            raise Refusal(503, "too many requests at once", "try receive_body in a second", retry_after="1")
+            raise Refusal(503, "too many requests at once", "try again in a second", retry_after="1")
         self.in_flight += 1
         IN_FLIGHT.set(self.in_flight)
         try:

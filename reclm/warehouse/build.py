@@ -167,6 +167,8 @@ def _publish_copy(workspace: Workspace) -> None:
 
     with duckdb.connect(str(workspace.build_database)) as connection:
         connection.execute("checkpoint")
+    for leftover in workspace.warehouse.parent.glob(f".{workspace.warehouse.name}.*.tmp"):
+        leftover.unlink()  # a killed build's copy; the lock keeps other builds away
     with replacing(workspace.warehouse) as temporary:
         shutil.copyfile(workspace.build_database, temporary)
 

@@ -14,7 +14,7 @@ from reclm.llm.prompts.templates import PLAIN_TEMPLATE, end_token
 from reclm.progress import quiet
 from reclm.settings.machine import device_of, dtype_of, use_threads
 from reclm.storage.artifacts import Artifact
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import content_of_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,14 +60,24 @@ def require_weights(folder: Path) -> None:
 
 
 def model_location(settings: Settings, artifact: Artifact) -> str:
-    """Return the folder to load an artifact's model from: its own `model/`, or the one that a base artifact pins."""
-    name = artifact.manifest["parameters"].get("base_model", TINY)
+    """Return the folder to load an artifact's model from: its own `model/`, or the one that a base artifact records.
+
+    Raises ModelError when a base model was recorded from a folder that `llm.base_model` no longer names or that has
+    changed since.
+    """
+    recorded = artifact.manifest["parameters"]
+    name = recorded.get("base_model", TINY)
     if artifact.kind != "base" or name == TINY:
         return str(artifact.path / "model")
+    if recorded["revision"]:
+        return str(hub_snapshot(name, recorded["revision"]))
     folder = Path(settings.llm.base_model)
-    if folder.is_dir() and base_model_name(settings) == name:
-        return str(folder.resolve())
-    return str(hub_snapshot(name, artifact.manifest["parameters"]["revision"]))
+    if not folder.is_dir() or content_of_folder(folder, MODEL_FILES) != recorded["content"]:
+        raise ModelError(
+            f"base model {artifact.version} was recorded from a folder called {name!r}, and llm.base_model = "
+            f"{settings.llm.base_model!r} is not that folder or has changed; name it, or run `reclm tune` again"
+        )
+    return str(folder.resolve())
 
 
 def load_tokenizer(

@@ -31,7 +31,7 @@ from reclm.llm.tuning import guards
 from reclm.llm.tuning.guards import HeldOutMetrics, Verdict
 from reclm.llm.tuning.heldout import profile_rows, sample, write_answers
 from reclm.profiles import grammar
-from reclm.progress import detail
+from reclm.progress import detail, say
 from reclm.text.encoder import CachingEncoder, caching_encoder
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class RefinementMonitor:
         )
         self.verdict = guards.verdict(self.history, self._settings)
         if self.verdict is not None:
-            detail(f"stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
+            say(f"refinement stopped by the guard {self.verdict.guard}: {self.verdict.reason}")
             raise RefinementStopped
         if is_main_process():
             policy.save_pretrained(str(self.adapter_folder(step)))
