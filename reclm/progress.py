@@ -1,8 +1,9 @@
-"""What long work prints: messages come in; lines and bars on standard error come out.
+"""Print what long work does.
 
-Standard output stays free for results. `say` prints a line that everybody should see. `detail` prints a line only when
-`verbose` is set (the option `--verbose`, or RECLM_VERBOSE=1). On a terminal the last line also shows the work in
-progress (`live`), and loops show a bar (`track`); in a log file neither appears.
+In: messages. Out: lines and bars on standard error. Standard output stays free for results. `say` prints a line that
+everybody should see. `detail` prints a line only when `verbose` is set (the option `--verbose`, or RECLM_VERBOSE=1). On
+a terminal the last line also shows the work in progress (`live`), and loops show a bar (`track`); in a log file neither
+appears.
 """
 
 from __future__ import annotations

@@ -315,8 +315,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     """Make new items recommendable without training. Returns `{version, items, missing, added}`.
 
     Each gets a profile by the engine that wrote the others, a vector of the champion and rows in Feast. An item with
-    neither text nor profile stays `missing`. Raises WorkspaceError when there is no champion, or no profiles that can
-    be added to.
+    neither text nor profile stays `missing`. Raises WorkspaceError without champion or profiles.
     """
     from reclm.promotion.new_items import candidate_status, place_new_items
 

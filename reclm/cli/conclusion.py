@@ -1,9 +1,9 @@
-"""Two sentences at the end of a run: an `evaluation` artifact and the champion come in, what the figures mean goes out.
+"""Say in two sentences what a run found.
 
-The first says which model is champion and how it compares with simple baselines, on known (warm) and on new (cold)
-items. The second says whether profiles help beyond the control, the same model with the profiles shuffled among users
-and items (RecLM, arXiv 2412.19302, compares with and without profiles; a shuffled control also removes the effect of
-more parameters).
+In: an `evaluation` artifact and the champion. Out: the two sentences. The first says which model is champion and how it
+compares with simple baselines, on known (warm) and on new (cold) items. The second says whether profiles help beyond
+the control, the same model with the profiles shuffled among users and items (RecLM, arXiv 2412.19302, compares with and
+without profiles; a shuffled control also removes the effect of more parameters).
 """
 
 from __future__ import annotations

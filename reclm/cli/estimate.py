@@ -1,9 +1,9 @@
-"""How long a run will take: the landed rows and the settings come in, seconds of each part go out, before anything
-starts.
+"""Estimate how long a run will take, before anything starts.
 
-Each part is a straight line in the sizes of the data, measured on a reference machine (two CPU cores). A short probe
-measures how fast this machine is now, and all lines are scaled by it. To measure the lines again after a run:
-`python -m reclm.cli.estimate WORKSPACE` prints measured and estimated seconds of each part, and the probe's seconds.
+In: the landed rows and the settings. Out: seconds of each part. Each part is a straight line in the sizes of the data,
+measured on a reference machine (two CPU cores). A short probe measures how fast this machine is now, and all lines are
+scaled by it. To measure the lines again after a run: `python -m reclm.cli.estimate WORKSPACE` prints measured and
+estimated seconds of each part, and the probe's seconds.
 """
 
 from __future__ import annotations

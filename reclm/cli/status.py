@@ -1,4 +1,7 @@
-"""The page of `reclm status`: run records, champion and artifacts of a workspace come in, lines of text go out."""
+"""Print what ran in a workspace, for `reclm status`.
+
+In: run records, champion and artifacts. Out: lines of text.
+"""
 
 from __future__ import annotations
 

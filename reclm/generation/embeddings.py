@@ -1,10 +1,11 @@
-"""The embedding stage: distinct texts come in, a unit vector of a sentence encoder per text goes out.
+"""Encode profiles and item texts as vectors (stage `embed`).
 
-The texts are the current profiles and `dim_items.full_text`; the files are shards of (text_hash, embedding). Texts that
-an earlier artifact holds for the same model are not encoded again: an artifact holds only what was new, and the vectors
-of a model are those of all its artifacts together. Texts are sorted by length, so that batches need little padding, and
-a shard appears whole or not at all, so a killed run repeats at most one. The packaged encoder is all-MiniLM-L6-v2
-(Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
+In: the distinct texts. Out: one unit vector of a sentence encoder per text. The texts are the current profiles and
+`dim_items.full_text`; the files are shards of (text_hash, embedding). Texts that an earlier artifact holds for the same
+model are not encoded again: an artifact holds only what was new, and the vectors of a model are those of all its
+artifacts together. Texts are sorted by length, so that batches need little padding, and a shard appears whole or not at
+all, so a killed run repeats at most one. The packaged encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957;
+Reimers and Gurevych 2019, arXiv 1908.10084).
 """
 
 from __future__ import annotations

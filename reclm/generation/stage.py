@@ -1,8 +1,9 @@
-"""The profile stage: the published warehouse comes in, one `profiles` artifact goes out.
+"""Write the profiles of all users and items (stage `profile`).
 
-The artifact holds `user_profiles.parquet`, `item_profiles.parquet` and `quality.parquet`; where a language model wrote
-them (`reclm.generation.writer`), also its new answers, `generations-*.parquet`. The version is the hash of the engine's
-settings, the seed, the model and the warehouse's fingerprint, so an artifact whose inputs have not changed is reused.
+In: the published warehouse. Out: one `profiles` artifact. The artifact holds `user_profiles.parquet`,
+`item_profiles.parquet` and `quality.parquet`; where a language model wrote them (`reclm.generation.writer`), also its
+new answers, `generations-*.parquet`. The version is the hash of the engine's settings, the seed, the model and the
+warehouse's fingerprint, so an artifact whose inputs have not changed is reused.
 """
 
 from __future__ import annotations

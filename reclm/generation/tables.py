@@ -1,7 +1,8 @@
-"""The files of a `profiles` artifact: profiles and how they were made come in, tables and their summaries go out.
+"""Make the files of a `profiles` artifact.
 
-`user_profiles.parquet` and `item_profiles.parquet` hold one row per snapshot and id, `quality.parquet` one row per
-snapshot, kind, cold-start severity and metric.
+In: profiles and how they were made. Out: tables and their summaries. `user_profiles.parquet` and
+`item_profiles.parquet` hold one row per snapshot and id, `quality.parquet` one row per snapshot, kind, cold-start
+severity and metric.
 """
 
 from __future__ import annotations

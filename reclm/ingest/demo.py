@@ -1,9 +1,10 @@
-"""The demo shop: settings and a seed come in, a log, an item table and the true interests of users and items go out.
+"""Make the demo shop.
 
-Users have personas, two to four interests with weights; items are for one interest of their department and often for a
-second one elsewhere that goes with their kind, which no text says. Clicks follow personas, item popularity and novelty;
-activity is a power law with many sparse users; late items arrive about when the test slice begins. The truth behind it
-is kept in `landing/truth`, so that the faithfulness of profiles can be measured. One seed, one world, on any machine.
+In: settings and a seed. Out: a log, an item table and the true interests of users and items. Users have personas, two
+to four interests with weights; items are for one interest of their department and often for a second one elsewhere that
+goes with their kind, which no text says. Clicks follow personas, item popularity and novelty; activity is a power law
+with many sparse users; late items arrive about when the test slice begins. The truth behind it is kept in
+`landing/truth`, so that the faithfulness of profiles can be measured. One seed, one world, on any machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The columns of any log file come in, SQL for the columns of the landing contract goes out.
+"""Map the columns of any log file to the landing contract.
 
-A column is the one a setting names, else the first synonym the file has (case, `_`, `-` and blanks do not matter).
-A missing one raises InputError that lists the columns found, the nearest name and the settings key that would say it.
+In: the columns of a file. Out: SQL for the columns of the contract. A column is the one a setting names, else the first
+synonym the file has (case, `_`, `-` and blanks do not matter). A missing one raises InputError that lists the columns
+found, the nearest name and the settings key that would say it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Which of several models the settings mean: artifacts and settings come in, one artifact goes out.
+"""Find the model that the settings mean among several.
 
-A workspace may hold models made by other settings (an ablation's, last week's). Preferred is the newest model whose
-recorded settings, and those of every model it came from, are the settings in force; else the newest of all.
+In: artifacts and settings. Out: one artifact. A workspace may hold models made by other settings (an ablation's, last
+week's). Preferred is the newest model whose recorded settings, and those of every model it came from, are the settings
+in force; else the newest of all.
 """
 
 from __future__ import annotations

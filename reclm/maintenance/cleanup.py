@@ -1,9 +1,9 @@
-"""Removal of artifacts, records and leftovers that are no longer needed; settings come in, a summary goes out.
+"""Remove artifacts, records and leftovers that are no longer needed.
 
-What is in use is kept (`reclm.maintenance.retention`). A run that was killed is completed by the next one: children are
-removed before their parents, a model's online vectors before its artifact, and a folder is first moved to
-`artifacts/.partial`, so that half a folder is never seen as an artifact. Tables lose the rows of removed artifacts at
-the next build.
+In: settings. Out: a summary. What is in use is kept (`reclm.maintenance.retention`). A run that was killed is completed
+by the next one: children are removed before their parents, a model's online vectors before its artifact, and a folder
+is first moved to `artifacts/.partial`, so that half a folder is never seen as an artifact. Tables lose the rows of
+removed artifacts at the next build.
 """
 
 from __future__ import annotations

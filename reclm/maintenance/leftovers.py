@@ -1,4 +1,7 @@
-"""Leftovers of killed runs and old builds, and inconsistencies; a workspace comes in, paths and sentences go out."""
+"""Find leftovers of killed runs and old builds, and inconsistencies.
+
+In: a workspace. Out: paths and sentences.
+"""
 
 from __future__ import annotations
 

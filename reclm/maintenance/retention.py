@@ -1,9 +1,9 @@
-"""Retention: all finished artifacts and the settings come in, the artifacts to keep and to remove come out.
+"""Decide which artifacts to keep.
 
-An artifact is kept when it is young, among the newest of its kind, or in use; so is everything it was made from, so
-that no kept manifest names a removed parent. In use are the champion and those before it, what the warehouse shows, and
-the language models that the settings would write with. Decisions of promotion are always kept: they are a few bytes,
-and the history of champions.
+In: all finished artifacts and the settings. Out: the artifacts to keep and those to remove. An artifact is kept when it
+is young, among the newest of its kind, or in use; so is everything it was made from, so that no kept manifest names a
+removed parent. In use are the champion and those before it, what the warehouse shows, and the language models that the
+settings would write with. Decisions of promotion are always kept: they are a few bytes, and the history of champions.
 
 Two kinds also store data for later artifacts. A text's vector is written once, in the embeddings artifact that first
 needed it; an answer of a language model likewise in the `generations-*` of a profiles artifact. Such an artifact is

@@ -1,10 +1,10 @@
-"""Profiles without a language model: a snapshot's data comes in, one profile per user and per item goes out.
+"""Write profiles from keywords, without a language model (engine `extractive`).
 
-Profiles are the terms with the highest class-based TF-IDF (c-TF-IDF, Grootendorst 2022, arXiv 2203.05794), with a
-term's share in the class against its share overall. A user's class document is the terms of the history, with a smaller
-part from neighbours' histories. An item's is its own text, plus what is over-represented among the other items of its
-audience or, for a cold item, among the audiences of the warm items with similar texts. The engine is the baseline that
-language models must beat, and a fallback.
+In: a snapshot's data. Out: one profile per user and per item. Profiles are the terms with the highest class-based
+TF-IDF (c-TF-IDF, Grootendorst 2022, arXiv 2203.05794), with a term's share in the class against its share overall. A
+user's class document is the terms of the history, with a smaller part from neighbours' histories. An item's is its own
+text, plus what is over-represented among the other items of its audience or, for a cold item, among the audiences of
+the warm items with similar texts. The engine is the baseline that language models must beat, and a fallback.
 
 It is also the default teacher of language models, by another measure (`write_teacher_profiles`): for users and items
 with enough interactions, the terms that their picks hold in excess of chance, as standardised (Pearson) residuals. An

@@ -1,8 +1,9 @@
-"""How good a set of profiles is, per cold-start severity: profiles and their snapshot's data come in, metrics go out.
+"""Measure how good a set of profiles is, per cold-start severity.
 
-The metrics are coverage, format, distinctness, over-smoothing and faithfulness; they become rows of `quality.parquet`.
-Over-smoothing, profiles that all sound alike, is the fault that RecLM (arXiv 2412.19302, section on refinement) names.
-Every metric is the mean of one number per user or item, so that the bands of a metric add up to its `all` row.
+In: profiles and their snapshot's data. Out: metrics. The metrics are coverage, format, distinctness, over-smoothing and
+faithfulness; they become rows of `quality.parquet`. Over-smoothing, profiles that all sound alike, is the fault that
+RecLM (arXiv 2412.19302, section on refinement) names. Every metric is the mean of one number per user or item, so that
+the bands of a metric add up to its `all` row.
 
     coverage            1 when the profile carries no flag.
     format              1 when the profile parses.

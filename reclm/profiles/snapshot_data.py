@@ -1,8 +1,8 @@
-"""What is known at one snapshot, as arrays: a connection to the warehouse comes in, a `SnapshotData` goes out.
+"""Load what is known at one snapshot as arrays.
 
-It holds histories, item texts, neighbours and cold-start bands. Only that snapshot's rows of `fct_known_interactions`,
-of the neighbour tables and of the status tables are read, with `dim_items` for the texts, so a profile written from it
-cannot use anything later.
+In: a connection to the warehouse. Out: a `SnapshotData`. It holds histories, item texts, neighbours and cold-start
+bands. Only that snapshot's rows of `fct_known_interactions`, of the neighbour tables and of the status tables are read,
+with `dim_items` for the texts, so a profile written from it cannot use anything later.
 """
 
 from __future__ import annotations

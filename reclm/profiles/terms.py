@@ -1,7 +1,8 @@
-"""What items are about, as weighted terms: a catalogue comes in, phrases and an item-by-term matrix of shares go out.
+"""Describe items by weighted terms.
 
-Terms are the items' categories, and the words and word pairs of their titles and texts, all clean phrases of the
-grammar. Words are weighted by TF-IDF (Spärck Jones 1972); a word pair is two adjacent words that are not stop words.
+In: a catalogue. Out: phrases and an item-by-term matrix of shares. Terms are the items' categories, and the words and
+word pairs of their titles and texts, all clean phrases of the grammar. Words are weighted by TF-IDF (Spärck Jones
+1972); a word pair is two adjacent words that are not stop words.
 """
 
 from __future__ import annotations

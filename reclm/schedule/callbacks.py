@@ -1,8 +1,8 @@
-"""Notifications of failed tasks and missed deadlines: Airflow's context comes in; a log line goes out, and by settings
-a webhook call and a mail.
+"""Notify of failed tasks and missed deadlines.
 
-Airflow's processes import these functions by name, so they live in the package and not in a DAG file. A webhook or mail
-server that cannot be reached is a line in the log, never an error of its own.
+In: Airflow's context. Out: a log line and, by settings, a webhook call and a mail. Airflow's processes import these
+functions by name, so they live in the package and not in a DAG file. A webhook or mail server that cannot be reached is
+a line in the log, never an error of its own.
 """
 
 from __future__ import annotations

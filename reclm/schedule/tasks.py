@@ -1,9 +1,10 @@
-"""One function for each task of the DAGs: a DAG run's parameters come in, stages are called, a small result goes out.
+"""Run the tasks of the DAGs, one function each.
 
-Results are dictionaries of plain values, which Airflow keeps; artifacts stay in the workspace. Heavy imports sit inside
-the functions, so that a DAG file loads at once. A task that finds its work done returns the same result as the one that
-did it; `reclm.schedule.parts.announced` compares the version with the last asset event and starts what follows only for
-a new one, so a task that is killed after its work and tried again still starts it.
+In: a DAG run's parameters. Out: a small result; the work is done by stages. Results are dictionaries of plain values,
+which Airflow keeps; artifacts stay in the workspace. Heavy imports sit inside the functions, so that a DAG file loads
+at once. A task that finds its work done returns the same result as the one that did it;
+`reclm.schedule.parts.announced` compares the version with the last asset event and starts what follows only for a new
+one, so a task that is killed after its work and tried again still starts it.
 """
 
 from __future__ import annotations

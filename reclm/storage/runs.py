@@ -1,6 +1,7 @@
-"""The record of stage runs: a stage and what it did come in; one JSON file per run goes out, in `<workspace>/runs/`.
+"""Record every run of a stage.
 
-A file without an end whose process is gone is a run that was killed; the stage's next run makes up for it.
+In: a stage and what it did. Out: one JSON file per run in `<workspace>/runs/`. A file without an end whose process is
+gone is a run that was killed; the stage's next run makes up for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The folder layout of a workspace, which holds everything of one data set: its path comes in, paths in it go out.
+"""Name every path in a workspace, the folder of one data set.
 
-The folder is named by `--workspace`, else `RECLM_WORKSPACE`, else it is `./workspace`.
+In: the folder. Out: paths in it. The folder is named by `--workspace`, else `RECLM_WORKSPACE`, else it is
+`./workspace`.
 """
 
 from __future__ import annotations

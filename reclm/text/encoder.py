@@ -1,7 +1,7 @@
-"""The text encoder: texts come in, unit vectors of a sentence-transformers model go out.
+"""Encode texts.
 
-The packaged encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv
-1908.10084).
+In: texts. Out: unit vectors of a sentence-transformers model. The packaged encoder is all-MiniLM-L6-v2 (Wang et al.
+2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""TF-IDF: texts come in, one sparse row of weights per text goes out (Salton & Buckley 1988).
+"""Weight words by TF-IDF (Salton & Buckley 1988).
 
-`tfidf` makes the rows that backbones and text baselines read, `smoothed_tfidf` those that text neighbours are found
-with. Vocabulary and weights can be fitted on some of the texts only, so that a later item changes nothing. The
-tokenisations differ because published figures depend on each of them.
+In: texts. Out: one sparse row of weights per text. `tfidf` makes the rows that backbones and text baselines read,
+`smoothed_tfidf` those that text neighbours are found with. Vocabulary and weights can be fitted on some of the texts
+only, so that a later item changes nothing. The tokenisations differ because published figures depend on each of them.
 """
 
 from __future__ import annotations

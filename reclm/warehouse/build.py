@@ -1,9 +1,10 @@
-"""Build the warehouse: settings and landed batches come in, dbt writes DuckDB tables, and a read-only copy goes out.
+"""Build the warehouse.
 
-dbt is the only writer, in a process of its own, one build at a time. It works on `build.duckdb`. When all its tests
-have passed, the file is copied, the copy replaces `warehouse.duckdb` in one step, and `current.json`, which describes
-the build, is written last. `building.json` exists from before the first write until after the last, so a build that was
-killed is recognised and starts again from an empty file.
+In: settings and landed batches. Out: DuckDB tables that dbt writes, and a read-only copy. dbt is the only writer, in a
+process of its own, one build at a time. It works on `build.duckdb`. When all its tests have passed, the file is copied,
+the copy replaces `warehouse.duckdb` in one step, and `current.json`, which describes the build, is written last.
+`building.json` exists from before the first write until after the last, so a build that was killed is recognised and
+starts again from an empty file.
 
 Models belong to three phases. Each phase has a fingerprint of everything it is made from. `build` runs the phases whose
 fingerprint differs from the recorded one, and all of them when `features` is among these.

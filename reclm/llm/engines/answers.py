@@ -1,9 +1,9 @@
-"""Answers kept in parquet shards as they are written: requests come in, one answer per distinct prompt goes out.
+"""Collect answers in parquet shards as they are written.
 
-Identical prompts are answered once. Prompts without an answer are divided into shards by length and hash, which depends
-on the prompts alone. A shard appears whole or not at all, so a killed run repeats at most one shard and ends with the
-same answers as an undisturbed run. An answer that does not parse is requested again with sampling; an answer that never
-parses is kept as it is and counted.
+In: requests. Out: one answer per distinct prompt. Identical prompts are answered once. Prompts without an answer are
+divided into shards by length and hash, which depends on the prompts alone. A shard appears whole or not at all, so a
+killed run repeats at most one shard and ends with the same answers as an undisturbed run. An answer that does not parse
+is requested again with sampling; an answer that never parses is kept as it is and counted.
 """
 
 from __future__ import annotations

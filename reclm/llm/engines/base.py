@@ -1,6 +1,7 @@
-"""The interface of an engine, which answers prompts with a language model: messages come in, answers go out.
+"""Define the interface of an engine, which answers prompts with a language model.
 
-An engine loads nothing before its first prompt, so its name and version can be read without loading a model.
+In: messages. Out: answers. An engine loads nothing before its first prompt, so its name and version can be read without
+loading a model.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The engine behind OpenAI-compatible endpoints: prompts come in, answers go out as the servers return them.
+"""Answer prompts by OpenAI-compatible endpoints.
 
-Requests run concurrently, start no faster than `openai.requests_per_minute`, and go to the endpoint with the fewest
-open requests. Failures that may pass are retried after the time that the server names (Retry-After) or a time that
-doubles: time-outs, 408, 409, 429, 5xx, connections refused or dropped, replies without an answer. Any other failure
-ends the run; finished answers are kept. The API key is read from the environment when it is used and appears in no
-message.
+In: prompts. Out: answers, as the servers return them. Requests run concurrently, start no faster than
+`openai.requests_per_minute`, and go to the endpoint with the fewest open requests. Failures that may pass are retried
+after the time that the server names (Retry-After) or a time that doubles: time-outs, 408, 409, 429, 5xx, connections
+refused or dropped, replies without an answer. Any other failure ends the run; finished answers are kept. The API key is
+read from the environment when it is used and appears in no message.
 """
 
 from __future__ import annotations

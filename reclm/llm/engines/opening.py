@@ -1,6 +1,7 @@
-"""Opens the engine that the settings name: settings and a model folder come in, an `Engine` goes out.
+"""Open the engine that the settings name.
 
-`transformers` and `vllm` load a model folder into this process; `openai` sends prompts to any compatible endpoint.
+In: settings and a model folder. Out: an `Engine`. `transformers` and `vllm` load a model folder into this process;
+`openai` sends prompts to any compatible endpoint.
 """
 
 from __future__ import annotations

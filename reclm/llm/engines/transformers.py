@@ -1,9 +1,10 @@
-"""The engine of Hugging Face `transformers`: prompts come in, answers go out batch by batch, in this process.
+"""Answer prompts with Hugging Face `transformers`, in this process.
 
-Prompts of similar length are answered together, padded on the left, with one key-value cache per batch. A small model
-leaves most CPU cores idle, so on a CPU several of its batches run at once, one thread each. A sampled token is the
-largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv 1411.0030). The noise of an answer depends
-only on its prompt and the seed, so neither the batches nor a resumed run change an answer.
+In: prompts. Out: answers, batch by batch. Prompts of similar length are answered together, padded on the left, with one
+key-value cache per batch. A small model leaves most CPU cores idle, so on a CPU several of its batches run at once, one
+thread each. A sampled token is the largest of logits / temperature + Gumbel noise (Maddison et al. 2014, arXiv
+1411.0030). The noise of an answer depends only on its prompt and the seed, so neither the batches nor a resumed run
+change an answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The engine of vLLM, offline and in this process: prompts come in, answers go out at the end of each call.
+"""Answer prompts with vLLM, offline and in this process.
 
-Paged attention and continuous batching (Kwon et al. 2023, arXiv 2309.06180) are vLLM's own. This module configures vLLM
-for one machine without a server and passes it tokens, so that chat templates are rendered by the same code as in
-tuning. The random state is set before each call, because vLLM on a CPU accepts no seed per prompt.
+In: prompts. Out: answers, at the end of each call. Paged attention and continuous batching (Kwon et al. 2023, arXiv
+2309.06180) are vLLM's own. This module configures vLLM for one machine without a server and passes it tokens, so that
+chat templates are rendered by the same code as in tuning. The random state is set before each call, because vLLM on a
+CPU accepts no seed per prompt.
 """
 
 from __future__ import annotations

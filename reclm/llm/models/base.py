@@ -1,8 +1,9 @@
-"""The base model: settings and a corpus come in; the language model that is tuned later goes out, as an artifact.
+"""Make the base model, which is tuned later.
 
-`tiny` is trained from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name
-is a Hub id or a folder of a causal language model; the artifact then only records which: its commit or a hash of its
-content. RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
+In: settings and a corpus. Out: an artifact with a language model, or the record of a pretrained one. `tiny` is trained
+from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name is a Hub id or a
+folder of a causal language model; the artifact then only records which: its commit or a hash of its content. RecLM
+(arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
 """
 
 from __future__ import annotations

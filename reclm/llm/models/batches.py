@@ -1,4 +1,7 @@
-"""Batches for a language model: rows of token ids come in, padded tensors of rows of similar length go out."""
+"""Make batches for a language model.
+
+In: rows of token ids. Out: padded tensors of rows of similar length.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Adjustments of TRL 1.12: a trainer comes in, one that works beside the other packages of this environment goes out.
+"""Adjust TRL 1.12 to the other packages of this environment.
 
-`prepare` must run before any other import of trl. It tells TRL that there is no vLLM: TRL 1.12 knows vLLM 0.19 to
-0.27, fails at import beside a later one, and takes any folder called `vllm` for it; our own vLLM engine does not use
-TRL. It also keeps trainers from sending usage reports. Nothing outside trl is changed. Each patch is bound to this
-version.
+In: a trainer. Out: the trainer, adjusted. `prepare` must run before any other import of trl. It tells TRL that there is
+no vLLM: TRL 1.12 knows vLLM 0.19 to 0.27, fails at import beside a later one, and takes any folder called `vllm` for
+it; our own vLLM engine does not use TRL. It also keeps trainers from sending usage reports. Nothing outside trl is
+changed. Each patch is bound to this version.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Loading of language models: a folder, Hub id or artifact comes in; a tokenizer or a model ready for use goes out.
+"""Load language models.
 
-Loading never runs a model's own code and reads weights from safetensors files only (Hugging Face transformers).
+In: a folder, Hub id or artifact. Out: a tokenizer or a model ready for use. Loading never runs a model's own code and
+reads weights from safetensors files only (Hugging Face transformers).
 """
 
 from __future__ import annotations

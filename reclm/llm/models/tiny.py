@@ -1,9 +1,9 @@
-"""A language model from scratch: documents come in, a byte-level BPE tokenizer and a small Llama model go out.
+"""Train a small language model from scratch.
 
-It is the embedded default: in minutes on one core it learns the words of the data set and the form of a dialogue
-(byte-level BPE: Radford et al. 2019; architecture: Touvron et al. 2023, arXiv 2302.13971). Documents are rendered in
-the chat template below, whose turns cost one token each, and are read whole, because an answer does not follow from
-half a prompt.
+In: documents. Out: a byte-level BPE tokenizer and a small Llama model. It is the embedded default: in minutes on one
+core it learns the words of the data set and the form of a dialogue (byte-level BPE: Radford et al. 2019; architecture:
+Touvron et al. 2023, arXiv 2302.13971). Documents are rendered in the chat template below, whose turns cost one token
+each, and are read whole, because an answer does not follow from half a prompt.
 """
 
 from __future__ import annotations

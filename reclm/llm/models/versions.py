@@ -1,4 +1,7 @@
-"""Versions of tuned models: settings come in; the parameters they share, or a finished artifact to reuse, go out."""
+"""Name the versions of tuned models.
+
+In: settings. Out: the parameters they share, or a finished artifact to reuse.
+"""
 
 from __future__ import annotations
 

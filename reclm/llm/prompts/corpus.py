@@ -1,8 +1,9 @@
-"""Dialogues as chat messages: dialogues and a teacher's profiles come in, conversations to train on go out.
+"""Turn dialogues into chat messages.
 
-Turn 1 is shortened to its token budget and answered by the teacher's profile; turn 2 asks about the withheld item
-(RecLM, arXiv 2412.19302, section 3.2). A dialogue is left out, and counted, when the teacher wrote no profile, when the
-profile does not parse, or when nothing is known of the user or item.
+In: dialogues and a teacher's profiles. Out: conversations to train on. Turn 1 is shortened to its token budget and
+answered by the teacher's profile; turn 2 asks about the withheld item (RecLM, arXiv 2412.19302, section 3.2). A
+dialogue is left out, and counted, when the teacher wrote no profile, when the profile does not parse, or when nothing
+is known of the user or item.
 """
 
 from __future__ import annotations

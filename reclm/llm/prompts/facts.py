@@ -1,9 +1,10 @@
-"""Facts for prompts: rows of the prompt and dialogue marts come in, dataclasses from which prompts are written go out.
+"""Load facts for prompts.
 
-Four marts are read: `fct_user_prompts`, `fct_item_prompts`, `fct_user_dialogues` and `fct_item_dialogues`. Their texts
-are data from a log; only `reclm.llm.prompts.messages` turns them into words of a prompt. The warehouse does not hold
-the interests of an item's audience: the caller passes a function that returns them, and so decides what a prompt may
-show of the teacher's profiles of held-out items.
+In: rows of the prompt and dialogue marts. Out: dataclasses from which prompts are written. Four marts are read:
+`fct_user_prompts`, `fct_item_prompts`, `fct_user_dialogues` and `fct_item_dialogues`. Their texts are data from a log;
+only `reclm.llm.prompts.messages` turns them into words of a prompt. The warehouse does not hold the interests of an
+item's audience: the caller passes a function that returns them, and so decides what a prompt may show of the teacher's
+profiles of held-out items.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The text of every prompt: facts about a user or an item come in, chat messages go out.
+"""Write the text of every prompt.
 
-Two styles ask for the same: `full` explains the task to a language model from elsewhere, `compact` is for the small
-model trained here, which learns the form from examples (RecLM's two-turn dialogue, arXiv 2412.19302, section 3.2). Turn
-1 asks for the profile, turn 2 whether the user will pick a withheld item. Texts from a log are data: control
-characters, template tokens and the prompt's own delimiters are removed, the length is limited, and they appear in the
-user's turn only. A prompt that is too long loses neighbours first, then the end of the history; answers are never
-shortened.
+In: facts about a user or an item. Out: chat messages. Two styles ask for the same: `full` explains the task to a
+language model from elsewhere, `compact` is for the small model trained here, which learns the form from examples
+(RecLM's two-turn dialogue, arXiv 2412.19302, section 3.2). Turn 1 asks for the profile, turn 2 whether the user will
+pick a withheld item. Texts from a log are data: control characters, template tokens and the prompt's own delimiters are
+removed, the length is limited, and they appear in the user's turn only. A prompt that is too long loses neighbours
+first, then the end of the history; answers are never shortened.
 """
 
 from __future__ import annotations

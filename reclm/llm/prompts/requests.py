@@ -1,6 +1,7 @@
-"""Prompts before they are sent: facts about users and items come in, requests with a hash each go out.
+"""Prepare prompts before they are sent.
 
-A batch collects the prompts of many users and items first, so that an engine answers identical prompts only once.
+In: facts about users and items. Out: requests, each with a hash. A batch collects the prompts of many users and items
+first, so that an engine answers identical prompts only once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How prompts are worded and how much they show: settings come in, a `Shape` for the prompt builder goes out."""
+"""Choose how prompts are worded and how much they show.
+
+In: settings. Out: a `Shape` for the prompt builder.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Chat templates: messages come in, the text or the tokens that a model of any family reads go out.
+"""Apply chat templates.
 
-The template is the tokenizer's own. Differences between models are levelled here: some refuse or drop a system turn,
-which is then put before the first user turn; some close an answer with another token than the tokenizer's end token;
-some write earlier answers differently from the one being written. `training_texts` therefore puts every answer behind
-exactly the prompt that asks for it when the model is served, and a dialogue whose template rewrites earlier turns
-becomes several texts.
+In: messages. Out: the text or the tokens that a model of any family reads. The template is the tokenizer's own.
+Differences between models are levelled here: some refuse or drop a system turn, which is then put before the first user
+turn; some close an answer with another token than the tokenizer's end token; some write earlier answers differently
+from the one being written. `training_texts` therefore puts every answer behind exactly the prompt that asks for it when
+the model is served, and a dialogue whose template rewrites earlier turns becomes several texts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""RecLM's own reward model: preference pairs come in, the tuned language model with a head of one output goes out.
+"""Train RecLM's own reward model.
 
-TRL's RewardTrainer tunes a LoRA adapter and the head by the Bradley-Terry loss (RecLM, arXiv 2412.19302, section 3.3;
-InstructGPT, arXiv 2203.02155). Requests and answers reach it as tokens, built as for serving; the adapter is merged for
-use. A small model learns only the form this way; `reclm.llm.reward.encoder` is the default for that reason.
+In: preference pairs. Out: the tuned language model with a head of one output. TRL's RewardTrainer tunes a LoRA adapter
+and the head by the Bradley-Terry loss (RecLM, arXiv 2412.19302, section 3.3; InstructGPT, arXiv 2203.02155). Requests
+and answers reach it as tokens, built as for serving; the adapter is merged for use. A small model learns only the form
+this way; `reclm.llm.reward.encoder` is the default for that reason.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The trained head of the encoder reward: an embedded request and an embedded profile come in, a score goes out.
+"""Score profiles with the trained head of the encoder reward.
 
-Late interaction (ColBERT: Khattab and Zaharia 2020, arXiv 2004.12832): every phrase is matched with the nearest piece
-of the request and every piece with its nearest phrase, in the encoder's own space and in a learned one. The mean
-shows whether the profile describes this entity, the minimum shows a single phrase that belongs to another entity, and
-pieces without a phrase show an answer that was cut off. A small network weighs these features together with shared
-words and the form.
+In: an embedded request and an embedded profile. Out: a score. Late interaction (ColBERT: Khattab and Zaharia 2020,
+arXiv 2004.12832): every phrase is matched with the nearest piece of the request and every piece with its nearest
+phrase, in the encoder's own space and in a learned one. The mean shows whether the profile describes this entity, the
+minimum shows a single phrase that belongs to another entity, and pieces without a phrase show an answer that was cut
+off. A small network weighs these features together with shared words and the form.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Training of the encoder reward's head: pairs of profiles come in, a model that recognises the better one goes out.
+"""Train the head of the encoder reward.
 
-The loss is Bradley-Terry on the pairs plus InfoNCE against the other profiles of a batch (see
-`reclm.llm.reward.encoder`). Requests and profiles are parsed once and their texts embedded together before the first
-step.
+In: pairs of profiles. Out: a model that recognises the better one. The loss is Bradley-Terry on the pairs plus InfoNCE
+against the other profiles of a batch (see `reclm.llm.reward.encoder`). Requests and profiles are parsed once and their
+texts embedded together before the first step.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Reward pairs: dialogues and their teacher's profiles come in, pairs of a better and a worse profile go out.
+"""Make reward pairs.
 
-The better one is the entity's own teacher profile. The worse one is, at the rates of the settings, one of RecLM's
-negatives (arXiv 2412.19302, section 3.3): the profile of the nearest neighbour whose profile differs, or the own
-profile with phrases of another entity mixed in, cut off, with repeated phrases, or empty. The neighbour negatives
-teach to recognise over-smoothing. A pair is of the fold of its dialogue; no pair of the train fold shows what the
-teacher wrote about a held-out entity.
+In: dialogues and their teacher's profiles. Out: pairs of a better and a worse profile. The better one is the entity's
+own teacher profile. The worse one is, at the rates of the settings, one of RecLM's negatives (arXiv 2412.19302, section
+3.3): the profile of the nearest neighbour whose profile differs, or the own profile with phrases of another entity
+mixed in, cut off, with repeated phrases, or empty. The neighbour negatives teach to recognise over-smoothing. A pair is
+of the fold of its dialogue; no pair of the train fold shows what the teacher wrote about a held-out entity.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The reward stage: dialogues and their teacher's profiles come in, a model that scores profiles goes out.
+"""Train the reward model (stage `reward`).
 
-Two kinds have one interface: a sentence encoder with a trained head (`reclm.llm.reward.encoder`, the default), and
-the tuned language model with a score head (`reclm.llm.reward.causal`), as in RecLM (arXiv 2412.19302, section 3.3).
-Both learn from the same pairs and are measured on the pairs of held-out entities, per kind of negative.
+In: dialogues and their teacher's profiles. Out: a model that scores profiles. Two kinds have one interface: a sentence
+encoder with a trained head (`reclm.llm.reward.encoder`, the default), and the tuned language model with a score head
+(`reclm.llm.reward.causal`), as in RecLM (arXiv 2412.19302, section 3.3). Both learn from the same pairs and are
+measured on the pairs of held-out entities, per kind of negative.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A teacher behind an OpenAI-compatible endpoint: the warehouse's facts come in, profiles and their cost go out.
+"""Ask an OpenAI-compatible endpoint to be the teacher.
 
-RecLM asks ChatGPT in this way (arXiv 2412.19302, section 3.2): first about users, from their histories, then about warm
-items, from their texts and the interests of their audiences. Only snapshot `select` is described, because the language
-model learns from nothing else. Finished answers are kept in shards, so an interrupted run pays for no answer twice.
+In: the warehouse's facts. Out: profiles and their cost. RecLM asks ChatGPT in this way (arXiv 2412.19302, section 3.2):
+first about users, from their histories, then about warm items, from their texts and the interests of their audiences.
+Only snapshot `select` is described, because the language model learns from nothing else. Finished answers are kept in
+shards, so an interrupted run pays for no answer twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a teacher's version depends on: settings come in, the parameters of the `teacher` artifact go out."""
+"""List what a teacher's version depends on.
+
+In: settings. Out: the parameters of the `teacher` artifact.
+"""
 
 from __future__ import annotations
 

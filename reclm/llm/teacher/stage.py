@@ -1,10 +1,11 @@
-"""The teacher stage: a warehouse comes in, the profiles that a language model learns from go out as an artifact.
+"""Write the profiles that a language model learns from (stage `teach`).
 
-`extractive` describes users and items with enough interactions by keywords, at both snapshots. `openai` asks an
-OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302, section 3.2): first about users, then about items
-with the interests of their audiences, at snapshot `select`, from which alone the model learns. `table` reads profiles
-that were written elsewhere. An item's profile describes its audience, so the model learns to write who an item is for.
-The manifest counts how many profiles parse, before and after they were brought into the form of the grammar.
+In: a warehouse. Out: an artifact with these profiles. `extractive` describes users and items with enough interactions
+by keywords, at both snapshots. `openai` asks an OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302,
+section 3.2): first about users, then about items with the interests of their audiences, at snapshot `select`, from
+which alone the model learns. `table` reads profiles that were written elsewhere. An item's profile describes its
+audience, so the model learns to write who an item is for. The manifest counts how many profiles parse, before and after
+they were brought into the form of the grammar.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A teacher's profiles that were written elsewhere: two parquet files come in, teacher profiles go out.
+"""Read a teacher's profiles that were written elsewhere.
 
-`teacher_user_profiles.parquet` has the columns user_id and profile, `teacher_item_profiles.parquet` item_id and
-profile. Ids of any type become text; other columns are ignored (RecLM publishes ChatGPT's answers with their prompts).
-A profile that does not parse is mapped to the grammar where that is possible (`normalised`).
+In: two parquet files. Out: teacher profiles. `teacher_user_profiles.parquet` has the columns user_id and profile,
+`teacher_item_profiles.parquet` item_id and profile. Ids of any type become text; other columns are ignored (RecLM
+publishes ChatGPT's answers with their prompts). A profile that does not parse is mapped to the grammar where that is
+possible (`normalised`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Held-out metrics of a language model: dialogues it was not trained on come in, rows of metrics go out.
+"""Measure a language model on held-out dialogues.
 
-Profiles are requested as they are for serving, from the whole history, because the teacher's are too. Before turn 2
-the withheld item is masked and the model answers again. An entity is left out when its whole history equals one that
-a train dialogue showed. Well-formed answers alone prove little (a model that writes the same profile for everybody is
-well formed), so every similarity is reported beside the similarity to other entities. Each metric is the mean of one
-number per entity, with its standard error. The task is RecLM's (arXiv 2412.19302, section 3.2).
+In: dialogues it was not trained on. Out: rows of metrics. Profiles are requested as they are for serving, from the
+whole history, because the teacher's are too. Before turn 2 the withheld item is masked and the model answers again. An
+entity is left out when its whole history equals one that a train dialogue showed. Well-formed answers alone prove
+little (a model that writes the same profile for everybody is well formed), so every similarity is reported beside the
+similarity to other entities. Each metric is the mean of one number per entity, with its standard error. The task is
+RecLM's (arXiv 2412.19302, section 3.2).
 
     format                      share of answers that parse, by structured decoding.
     format_unaided              the same without structured decoding.

@@ -1,11 +1,11 @@
-"""Monitoring of the refinement: a policy comes in after some updates; held-out metrics go out, and a stop when needed.
+"""Monitor the refinement.
 
-Metrics are measured on the requests of held-out dialogues, without the item that turn 2 asks about, since `ranking`
-is measured on it. Answers are written as for serving: greedy, by structured decoding, malformed ones asked for again.
-The KL divergence from the tuned model is exact at every token (over the whole vocabulary) and summed over an answer.
-`ranking` is a proxy for recommending: how often a withheld item that the entity did interact with is nearer to the
-written profile, by the sentence encoder, than the items that other dialogues ask about. The guards are in
-`reclm.llm.tuning.guards`.
+In: a policy after some updates. Out: held-out metrics, and a stop when a guard rejects them. Metrics are measured on
+the requests of held-out dialogues, without the item that turn 2 asks about, since `ranking` is measured on it. Answers
+are written as for serving: greedy, by structured decoding, malformed ones asked for again. The KL divergence from the
+tuned model is exact at every token (over the whole vocabulary) and summed over an answer. `ranking` is a proxy for
+recommending: how often a withheld item that the entity did interact with is nearer to the written profile, by the
+sentence encoder, than the items that other dialogues ask about. The guards are in `reclm.llm.tuning.guards`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The optimisers of the refinement, PPO and RLOO by TRL: a tuned model and requests come in, refined policies go out.
+"""Optimise the policy of the refinement with TRL's PPO or RLOO.
 
-After every update the policy is handed to a `RefinementMonitor`, which measures and saves it and may stop the
-training. Where settings differ from TRL's defaults, they are chosen for a small model on a CPU: two passes of PPO
-over a batch instead of four (each costs as much as writing the answers), returns that are not discounted along the
-answer (its first phrase counts as much as its last), no sample tables, no checkpoints, and no garbage collection of
-the whole process after every batch.
+In: a tuned model and requests. Out: refined policies. After every update the policy is handed to a `RefinementMonitor`,
+which measures and saves it and may stop the training. Where settings differ from TRL's defaults, they are chosen for a
+small model on a CPU: two passes of PPO over a batch instead of four (each costs as much as writing the answers),
+returns that are not discounted along the answer (its first phrase counts as much as its last), no sample tables, no
+checkpoints, and no garbage collection of the whole process after every batch.
 """
 
 from __future__ import annotations

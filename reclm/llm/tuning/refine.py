@@ -1,11 +1,11 @@
-"""The refinement stage: the tuned model and the reward model come in; a model with a higher held-out reward goes out.
+"""Refine the tuned model (stage `refine`).
 
-PPO (Schulman et al. 2017, arXiv 1707.06347), as RecLM uses it (arXiv 2412.19302, section 3.3), or RLOO (Ahmadian et
-al. 2024, arXiv 2402.14740) tunes a new LoRA adapter on the merged tuned model, with a KL penalty; the model with its
-adapter off is the reference. Every few updates the policy is measured on held-out requests
-(`reclm.llm.tuning.monitor`) and guards (`reclm.llm.tuning.guards`) may stop it. The best policy that no guard rejects
-is kept; it may be the tuned model itself. An interrupted refinement starts again from the beginning: it is short and
-deterministic.
+In: the tuned model and the reward model. Out: a model with a higher held-out reward. PPO (Schulman et al. 2017, arXiv
+1707.06347), as RecLM uses it (arXiv 2412.19302, section 3.3), or RLOO (Ahmadian et al. 2024, arXiv 2402.14740) tunes a
+new LoRA adapter on the merged tuned model, with a KL penalty; the model with its adapter off is the reference. Every
+few updates the policy is measured on held-out requests (`reclm.llm.tuning.monitor`) and guards
+(`reclm.llm.tuning.guards`) may stop it. The best policy that no guard rejects is kept; it may be the tuned model
+itself. An interrupted refinement starts again from the beginning: it is short and deterministic.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Sampling of answers during the refinement: requests of a TRL trainer come in, answers as for serving go out.
+"""Sample answers during the refinement.
 
-Answers are sampled by the structured decoding that serving uses (`reclm.llm.engines.decoding`), so that the
-refinement does not spend its updates on learning the form. The log probabilities are those of the policy, before
-decoding excludes any token.
+In: requests of a TRL trainer. Out: answers, decoded as for serving. Answers are sampled by the structured decoding that
+serving uses (`reclm.llm.engines.decoding`), so that the refinement does not spend its updates on learning the form. The
+log probabilities are those of the policy, before decoding excludes any token.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Supervised tuning: two-turn dialogues and their teacher's profiles come in, a tuned language model goes out.
+"""Tune the base model on two-turn dialogues (stage `tune`).
 
-TRL's SFTTrainer tunes a LoRA adapter (Hu et al. 2021, arXiv 2106.09685) on all linear layers, with the loss on the
-assistant's turns only (RecLM, arXiv 2412.19302, section 3.2). Dialogues reach it as tokens and labels, built by
-`templates.examples`, so that every model is trained with the template it is served with; no answer is ever cut. This
-module puts them in order, epoch by epoch in seeded batches of similar length, so that a run resumed from a checkpoint
-sees the batches that the interrupted one would have seen. The adapter is merged into the base for use.
+In: dialogues and their teacher's profiles. Out: a tuned language model. TRL's SFTTrainer tunes a LoRA adapter (Hu et
+al. 2021, arXiv 2106.09685) on all linear layers, with the loss on the assistant's turns only (RecLM, arXiv 2412.19302,
+section 3.2). Dialogues reach it as tokens and labels, built by `templates.examples`, so that every model is trained
+with the template it is served with; no answer is ever cut. This module puts them in order, epoch by epoch in seeded
+batches of similar length, so that a run resumed from a checkpoint sees the batches that the interrupted one would have
+seen. The adapter is merged into the base for use.
 """
 
 from __future__ import annotations
