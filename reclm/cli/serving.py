@@ -98,7 +98,7 @@ def key_remove(
 
 @guarded
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One statement; without it, a prompt.")] = None,
+    query: Annotated[str | None, typer.Argument(help="One statement; without it, a shell opens.")] = None,
     output: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", "-f", help="table, csv, or one JSON object per line.")
     ] = "table",
@@ -108,7 +108,7 @@ def sql(
 ) -> None:
     """Query the published warehouse, read-only.
 
-    Nothing can be changed, and no build is held up. Without a query it opens a prompt. docs/analysts.md has queries to
+    Nothing can be changed, and no build is held up. Without a query it opens a shell. docs/analysts.md has queries to
     begin with.
 
     \b

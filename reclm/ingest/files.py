@@ -1,6 +1,6 @@
 """Input files as relations that DuckDB can read: CSV, TSV, parquet, JSON lines.
 
-Everything arrives as text exactly as it stands in the file, so that nothing is lost or guessed before the warehouse
+Everything arrives as text exactly as it is in the file, so that nothing is lost or guessed before the warehouse
 types it. A file that cannot be read at all raises InputError with the file, what is wrong and what to do; single lines
 of a CSV that cannot be read are set apart with their number (`rejects`), never dropped in silence.
 """
