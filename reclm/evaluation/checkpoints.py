@@ -1,4 +1,4 @@
-"""Checkpoints of a running evaluation: one safetensors file per model and task.
+"""Write and read the checkpoints of a running evaluation: one safetensors file per model and task.
 
 In: the rank of each truth pair and the figures of the recommended lists. Out: the same, read again, so that an
 interrupted evaluation continues where it stopped. All metrics, bands and intervals are computed from these. Files are

@@ -1,6 +1,6 @@
-"""The comparison as text for a terminal: baselines and models, and the published figures for known data sets.
+"""Format the comparison of baselines and models as text for a terminal.
 
-In: an `evaluation` artifact. Out: text.
+In: an `evaluation` artifact. Out: text, with the published figures for known data sets.
 """
 
 from __future__ import annotations

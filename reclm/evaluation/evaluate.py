@@ -1,4 +1,4 @@
-"""The evaluation stage: rank all candidates of the test slice with every model and every baseline, once.
+"""Rank all candidates of the test slice with every model and every baseline, once: the evaluation stage.
 
 In: finished `backbone` artifacts, and the final snapshot from the warehouse and the feature store. Out: one
 `evaluation` artifact with the tables `results`, `bands` and `comparisons`, which dbt shows in `fct_evaluation`,

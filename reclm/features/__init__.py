@@ -1,4 +1,5 @@
-"""The feature store (Feast): marts and model vectors come in; training data and online features go out.
+"""Publish features to the feature store (Feast) and read them: training data offline, current features online.
 
-The features are declared in `feature_repo/`; no other room imports feast.
+In: the marts of the warehouse and the vectors of models. Out: training data and online features. The features are
+declared in `feature_repo/`. No other room imports feast.
 """

@@ -1,8 +1,9 @@
-"""Loads training data: a snapshot comes in, its interactions and features go out as one index-aligned `TrainingData`.
+"""Load the training data of a snapshot.
 
-Interactions come from the warehouse, features from Feast. The feature service `training_v1` joins point-in-time: for
-each entity the latest row with `as_of` at or before the snapshot's. A later profile cannot reach a model that is
-evaluated on later interactions.
+In: a snapshot. Out: its interactions and features as one index-aligned `TrainingData`. Interactions come from the
+warehouse, features from Feast. The feature service `training_v1` joins point-in-time: for each entity it takes the
+latest row with `as_of` at or before the snapshot's. A later profile cannot reach a model that is evaluated on later
+interactions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Publishes the vectors of trained models: arrays of one model version come in, rows of two feature views go out.
+"""Publish the vectors of trained models.
 
-The views are `user_fused` and `item_fused`. Each model version has its own parquet file per view and its own keys
-online, so versions never mix. Old versions stay until they are dropped.
+In: the user and item vectors of one model version. Out: rows of the views `user_fused` and `item_fused`. Each model
+version has its own parquet file per view and its own keys online, so versions never mix. Old versions stay until they
+are dropped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Reads the online store: user or item ids come in, their current features go out, with one read per request.
+"""Read current features from the online store.
 
-`reclm recommend` and the service read only through this module. `online_writer.py` writes.
+In: user or item ids. Out: their features. `reclm recommend` and the service read only through this module, with one
+read per request. `online_writer.py` writes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Writes the online store: feature rows come in, rows are compared, written or deleted in SQLite or Redis.
+"""Compare, write and delete rows of the online store.
 
-Feast cannot delete a row, so deletion uses SQLite or Redis directly, in Feast's own key encoding.
+In: feature rows or keys. Out: changed rows in SQLite or Redis. Feast cannot delete a row, so deletion uses SQLite or
+Redis directly, in Feast's own key encoding.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Publishes the marts of the current build to the feature store: external parquet comes in, checked features go out.
+"""Publish the marts of the current build to the feature store.
 
-First every view is read, checked and compared with what is online; only then is anything written. The checked files
-go to `<workspace>/feast/offline/<version>/`, changed rows go online, rows that no longer exist are deleted, and
-last the link `offline/current` is switched and `published.json` written. A process killed in between leaves the old
-offline files in force and some rows online already new; the next run finds out which and completes the rest.
+In: the marts as external parquet files. Out: checked features, offline and online. First every view is read, checked
+and compared with what is online; only then is anything written. The checked files go to
+`<workspace>/feast/offline/<version>/`, changed rows go online, and rows that no longer exist are deleted. Last, the
+link `offline/current` is switched and `published.json` is written. A process killed in between leaves the old offline
+files in force, while some rows online are already new. The next run finds out which and completes the rest.
 
 Newer data is protected twice. A view whose latest as_of is before the published one is refused: an old build must not
-replace a new one. Within a view, a row older than the online row of the same key is not written, because SQLite,
-unlike Redis, would let it overwrite the newer one.
+replace a new one. Within a view, a row older than the online row of the same key is not written, because SQLite, unlike
+Redis, would let it overwrite the newer one.
 """
 
 from __future__ import annotations

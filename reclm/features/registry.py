@@ -1,7 +1,7 @@
-"""The registry file of the feature store, with paths relative to the workspace: a workspace can be moved.
+"""Store the registry file of the feature store with paths relative to the workspace, so that a workspace can be moved.
 
-Feast works with absolute paths; the file on disk holds relative ones. The class is
-named in `feature_repo/feature_store.yaml`, so a bare `feast apply` uses it too.
+In: Feast's registry, which has absolute paths. Out: the file, which has relative ones; reading it makes them absolute
+again. The class is named in `feature_repo/feature_store.yaml`, so a bare `feast apply` uses it too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checks feature rows before they are published: a parquet table comes in, the checked rows or an error go out.
+"""Check feature rows before they are published.
 
-Feast validates nothing: it accepts a vector of the wrong width, a time without a zone or a float64, and readers fail
-later. So each table is compared with the types that `feature_repo/` declares. The first wrong value stops the publish;
-the error names view, column, row, value and remedy.
+In: a parquet table. Out: the checked rows, or an error. Feast validates nothing: it accepts a vector of the wrong
+width, a time without a zone or a float64, and readers fail later. So each table is compared with the types that
+`feature_repo/` declares. The first wrong value stops the publish; the error names view, column, row, value and remedy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Opens the feature store of a workspace: settings come in, a Feast store with the views of `feature_repo/` goes out.
+"""Open the feature store of a workspace.
 
-The repository's two YAML files are the only configuration. A bare `feast apply` fills `${RECLM_WORKSPACE}` in from the
-environment; this module fills it in from the settings, so both use the same registry and files.
+In: settings. Out: a Feast store with the views of `feature_repo/`. The two YAML files of that folder are the only
+configuration. A bare `feast apply` takes `${RECLM_WORKSPACE}` from the environment; this module takes it from the
+settings. Both therefore use the same registry and files.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Health checks of data, profiles, vectors and the feature store: `checks` runs them and writes the artifact."""
+"""Check the health of data, profiles, vectors and the feature store; `checks` runs it all and writes the artifact."""

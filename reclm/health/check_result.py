@@ -1,4 +1,4 @@
-"""The result of one health check.
+"""Hold the result of one health check.
 
 In: a value and the bounds it has to keep. Out: a row of `checks.parquet` with a status and what to do.
 """

@@ -1,4 +1,4 @@
-"""Health checks of the interactions: volume, category mix, new items and neighbourhoods.
+"""Check the interactions: volume, category mix, new items and neighbourhoods.
 
 In: the interactions known at snapshot `final`. Out: one result per check. The newest days before the cut-off are
 compared with all the time before them. Only known interactions count, so a check sees nothing of the test slice; rows

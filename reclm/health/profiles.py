@@ -1,4 +1,4 @@
-"""Health checks of profiles and of the refined language model.
+"""Check profiles and the refined language model.
 
 In: the current profiles and the newest refined model. Out: results on how distinct, how similar and how well formed
 profiles are, and on reward hacking: a reward that rises while held-out ranking quality falls.

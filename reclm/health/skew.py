@@ -1,4 +1,4 @@
-"""Health check of train-serve skew: compare the offline rows of each published view with the online rows.
+"""Check train-serve skew: compare the offline rows of each published view with the online rows.
 
 In: a sample of every published view. Out: the share of rows that differ, one result per view. The stored fingerprint of
 an offline row (`row_hash`) is compared with a fingerprint computed from the values that the online store returns; the

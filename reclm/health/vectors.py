@@ -1,4 +1,4 @@
-"""Health checks of text vectors: their lengths, and how far they moved since the embeddings before.
+"""Check text vectors: their lengths, and how far they moved since the previous embeddings.
 
 In: the current profiles, the item texts and the embeddings artifacts. Out: results `embedding_norm` and
 `embedding_shift`. The vector of a text may be in any artifact of the same encoder (`reclm.generation.embeddings`), so

@@ -1,7 +1,8 @@
-"""The first stage: logs of known formats, or the demo shop, come in; landed batches go out.
+"""Land logs of known formats, or the demo shop: the first stage.
 
-`ingest` finds out what a folder holds, lets that format's importer plan the batches, and lands them. Nothing is typed,
-deduplicated or judged here; the warehouse does that and says why it sets a row apart.
+In: a folder or a file. Out: landed batches. `ingest` finds out what a folder holds, lets that format's importer plan
+the batches, and lands them. Nothing is typed, deduplicated or judged here; the warehouse does that and says why it sets
+a row apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Data whose split comes with it: `presplit` (a split column) and `mind` (a file per split).
+"""Import data that comes with its own split: `presplit` (a split column) and `mind` (a file per split).
 
-`presplit` is a log with `split` (train, valid, test, zero_shot) and optionally `in_sparse_train`, and items with an
-optional `zero_shot`. `mind` is the data published with RecLM (arXiv 2412.19302) as parquet: `train`,
-`test_full_shot`, `items` with `in_test` and `in_zero_shot`; or `train` and `test` alone, with or without `items`.
+In: a folder or a file. Out: a plan of batches. `presplit` is a log with `split` (train, valid, test, zero_shot) and
+optionally `in_sparse_train`, and items with an optional `zero_shot`. `mind` is the data published with RecLM (arXiv
+2412.19302) as parquet: `train`, `test_full_shot`, `items` with `in_test` and `in_zero_shot`; or `train` and `test`
+alone, with or without `items`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Any log: a folder (or one file) of CSV, TSV, parquet or JSON lines with a user and an item column.
+"""Import any log that has a user and an item column.
 
-The log is the file named `data.interactions`, else the files whose name begins like a log's, else the only file left.
-Item and user tables are optional. Columns go by the settings or their usual names (`mapping.py`); every item column
-that has no other role becomes part of the item's text. A log without times cannot be cut by time: its rows are drawn
-into train, valid and test.
+In: a folder or one file, as CSV, TSV, parquet or JSON lines. Out: a plan of batches. The log is the file named
+`data.interactions`, else the files whose name begins like a log's, else the only file left. Item and user tables are
+optional. Columns are found by the settings or by their usual names (`mapping.py`); every item column that has no other
+role becomes part of the item's text. A log without times cannot be cut by time: its rows are drawn into train, valid
+and test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts of the demo shop: departments, interests, and the grammar that writes an item's title and text.
+"""Write the texts of the demo shop: departments, interests, and the grammar that makes an item's title and text.
 
 Each department sells the same kinds of item to users of four interests. An item's *cue* shows its interest: one of
 seven wordings of the same idea that share no word, so two items for one interest seldom look alike. Only their

@@ -1,8 +1,8 @@
-"""Input files as relations that DuckDB can read: CSV, TSV, parquet, JSON lines.
+"""Read input files with DuckDB: CSV, TSV, parquet, JSON lines.
 
-Everything arrives as text exactly as it is in the file, so that nothing is lost or guessed before the warehouse
-types it. A file that cannot be read at all raises InputError with the file, what is wrong and what to do; single lines
-of a CSV that cannot be read are set apart with their number (`rejects`), never dropped in silence.
+In: a file. Out: a relation whose columns are all text, exactly as in the file, so that nothing is lost or guessed
+before the warehouse types it. A file that cannot be read at all raises InputError with the file, what is wrong and what
+to do; single lines of a CSV that cannot be read are set apart with their number (`rejects`), never dropped in silence.
 """
 
 from __future__ import annotations

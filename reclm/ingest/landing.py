@@ -1,9 +1,10 @@
-"""The landing folder: logs and tables as ingested, as parquet batches of text, never edited afterwards.
+"""Write the landing folder: logs and tables as ingested, in parquet files of text that are never edited afterwards.
 
-In come batches (a file, or a piece of the demo world, with SQL that says which landing column is what); out goes one
-parquet file each, named by the hash of the source's content and of the mapping, so that ingesting the same files again
-does nothing and a changed file adds a batch. All batches of one call appear together or not at all: they are written
-under `.partial`, moved, and listed in `dataset.json` last; a file it does not list is what a killed run left, and goes.
+In: batches. A batch is a file, or a piece of the demo world, with SQL that says which landing column is what. Out: one
+parquet file per batch. Its name is the hash of the source's content and of the mapping, so ingesting the same files
+again does nothing, and a changed file adds a batch. All batches of one call appear together or not at all: they are
+written under `.partial`, moved, and listed in `dataset.json` last. A file that is not listed there was left by a killed
+run and is deleted.
 """
 
 from __future__ import annotations

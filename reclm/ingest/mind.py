@@ -1,8 +1,9 @@
-"""MIND as Microsoft publishes it: `behaviors.tsv` and `news.tsv`, without headers.
+"""Import MIND as Microsoft publishes it: `behaviors.tsv` and `news.tsv`, without headers.
 
-A click is an impression marked `-1`, at the impression's time, or an item of the click history. The history carries no
-times: it ends before the user's first impression, so each of its clicks is dated one hour further back from there,
-which keeps the order. The history is a user's own, repeated on each of their rows; it is taken once.
+In: a folder with both files. Out: a plan of batches of clicks and news. A click is an impression marked `-1`, at the
+impression's time, or an item of the click history. The history carries no times: it ends before the user's first
+impression, so each of its clicks is dated one hour further back from there, which keeps the order. The history is a
+user's own, repeated on each of their rows; it is taken once.
 """
 
 from __future__ import annotations

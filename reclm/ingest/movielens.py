@@ -1,7 +1,8 @@
-"""MovieLens as GroupLens publishes it: 100K (`u.data`, `u.item`), 1M (`ratings.dat`), latest and 25M (`ratings.csv`).
+"""Import MovieLens as GroupLens publishes it.
 
-A rating of `data.min_weight` (4 unless set) or more is a like; lower ones are counted and left out. Times stay epoch
-seconds, which staging understands. The 100K and 1M files are Latin-1 and have no header.
+In: a folder of 100K (`u.data`, `u.item`), 1M (`ratings.dat`), latest or 25M (`ratings.csv`). Out: a plan of batches of
+likes and films. A rating of `data.min_weight` (4 unless set) or more is a like; lower ones are counted and left out.
+Times stay epoch seconds, which staging understands. The 100K and 1M files are Latin-1 and have no header.
 """
 
 from __future__ import annotations

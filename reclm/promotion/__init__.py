@@ -1,1 +1,1 @@
-"""Which model is served: the policy, its decisions, the champion and its candidates."""
+"""Decide which model is served: the policy, its decisions, the champion and its candidates."""

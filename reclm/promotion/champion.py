@@ -1,9 +1,9 @@
-"""The champion: the one model that `recommend` and `serve` use, named by `<workspace>/champion.json`.
+"""Publish and switch the champion: the one model that `recommend` and `serve` use.
 
 In: a finished `backbone` artifact and the decision to use it. Out: its vectors in the feature store and the pointer
-file, replaced atomically. The vectors are published before the pointer moves and are keyed by id and model version,
-so a reader always finds the vectors of the version it reads and never mixes two vector spaces. Which model becomes
-champion is decided in `reclm/promotion/decisions.py`, the only caller of `publish` and `switch`.
+file `<workspace>/champion.json`, replaced atomically. The vectors are published before the pointer moves and are keyed
+by id and model version, so a reader always finds the vectors of the version it reads and never mixes two vector spaces.
+Which model becomes champion is decided in `reclm/promotion/decisions.py`, the only caller of `publish` and `switch`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Promotion: decide on today's models, record the decision, and switch the champion where it says so.
+"""Decide on today's models, record the decision, and switch the champion where it says so.
 
 In: today's finished models. Out: an artifact `promotion` with one row, which dbt shows in `fct_promotions`.
 `promotion/policy.py` gives the verdict; this module records it and carries it out: first the model's vectors go into
-the feature store, then the decision is written, then the pointer moves. When a process is killed between the last
-two, the next decision completes the switch. A decision is named by everything it depends on, including the champion
-at that time and the decision that had chosen it. So deciding twice changes nothing, and an old decision is not
-carried out again after a later one has moved the pointer. A model that a person has chosen stays until there are
-models of other data.
+the feature store, then the decision is written, then the pointer moves. When a process is killed between the last two,
+the next decision completes the switch. A decision is named by everything it depends on, including the champion at that
+time and the decision that had chosen it. So deciding twice changes nothing, and an old decision is not carried out
+again after a later one has moved the pointer. A model that a person has chosen stays until there are models of other
+data.
 
-When its refresh is kept out, a champion of older data stays in use. The rows of forgotten users have been removed
-from it by then; what its networks learned from all users together is replaced by the next refresh
+When its refresh is kept out, a champion of older data stays in use. The rows of forgotten users have been removed from
+it by then; what its networks learned from all users together is replaced by the next refresh
 (`reclm/maintenance/forget.py`).
 """
 

@@ -1,12 +1,12 @@
-"""The promotion policy: decide which of today's models, if any, replaces the champion, and why.
+"""Decide which of today's models, if any, replaces the champion, and why: the promotion policy.
 
 In: the finished `backbone` artifacts of one day, the current champion, the settings `promotion.*` and two figures of
 the warehouse. Out: a `Verdict`; nothing is written. A champion is of a *kind* (model, variant, seed), fitted on some
-data. When newer data come, a model of the same kind is fitted on them, a *refresh*, and replaces the champion unless
-a guard fails. A model of another kind, a *newcomer*, must first beat the refresh user by user; where a guard fails
-for it, the refresh is considered instead. All values are measured on the validation slice. Two models of one day are
-compared in pairs; models of two days have different users and truth, so only their mean values are compared, within
-the bounds of the settings.
+data. When newer data come, a model of the same kind is fitted on them, a *refresh*, and replaces the champion unless a
+guard fails. A model of another kind, a *newcomer*, must first beat the refresh user by user; where a guard fails for
+it, the refresh is considered instead. All values are measured on the validation slice. Two models of one day are
+compared in pairs; models of two days have different users and truth, so only their mean values are compared, within the
+bounds of the settings.
 """
 
 from __future__ import annotations

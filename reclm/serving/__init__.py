@@ -1,4 +1,6 @@
-"""The online recommender: a request comes in, ranked items with reasons go out.
+"""Recommend items to users, in a service that answers requests over HTTP.
+
+In: a request. Out: ranked items with reasons.
 
     request -> access_control -> api or explorer -> recommender -> feature_client (one read of Feast)
                                                                 -> candidate_index (the champion in memory)

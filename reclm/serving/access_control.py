@@ -1,6 +1,7 @@
-"""Access control: an ASGI layer that checks every request before it is answered, and adds headers to every response.
+"""Check every request before it is answered, and add headers to every response.
 
-It checks API key, scope, rate, number of requests in progress, and size of the body; health checks always pass. Its own
+In: a request. Out: the response of the application, or a refusal. This is an ASGI layer around the application. It
+checks API key, scope, rate, number of requests in progress, and size of the body; health checks always pass. Its own
 responses are JSON, `{"error", "remedy"}`, and repeat nothing of what was sent.
 """
 

@@ -1,6 +1,6 @@
-"""The HTTP interface: settings come in, an ASGI application (FastAPI) goes out.
+"""Build the HTTP interface.
 
-The application describes itself at `/openapi.json`.
+In: settings. Out: an ASGI application (FastAPI), which describes itself at `/openapi.json`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""API keys of the service: name, scope and expiry come in, a token goes out once; only its hash is stored.
+"""Create, find and remove the API keys of the service.
 
-The file is `<workspace>/serve/keys.json`, readable by its owner only. A token has 256 random bits, so a plain SHA-256
-protects it as well as a slow hash. Scope `admin` includes scope `read`.
+In: the name, scope and expiry of a key. Out: a token, shown once; only its hash is stored. The file is
+`<workspace>/serve/keys.json`, readable by its owner only. A token has 256 random bits, so a plain SHA-256 protects it
+as well as a slow hash. Scope `admin` includes scope `read`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The candidate index: the champion is loaded into memory; a user's vector comes in, the best items go out.
+"""Hold the champion in memory and find the best items for a user.
 
-All items are scored exactly, as in evaluation, and ties go to the lower position. Above `serve.ann_above` items an
-approximate index (HNSW, Malkov & Yashunin 2018, arXiv 1603.09320, by faiss) is used; its recall against the exact
-ranking is measured when it is built. An index is immutable: `reloading.py` replaces it as a whole.
+In: a user's vector. Out: the best items. All items are scored exactly, as in evaluation, and ties go to the lower
+position. Above `serve.ann_above` items an approximate index (HNSW, Malkov & Yashunin 2018, arXiv 1603.09320, by faiss)
+is used; its recall against the exact ranking is measured when it is built. An index is immutable: `reloading.py`
+replaces it as a whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The explorer: web pages that show users, items, profiles and recommendations with their reasons.
+"""Show users, items, profiles and recommendations with their reasons as web pages: the explorer.
 
-Pages are rendered on the server and use no scripts. All texts come from a shop, a language model or a visitor, so the
-template engine escapes every value; no template uses the `safe` filter.
+In: a request for a page. Out: HTML. Pages are rendered on the server and use no scripts. All texts come from a shop, a
+language model or a visitor, so the template engine escapes every value; no template uses the `safe` filter.
 """
 
 from __future__ import annotations

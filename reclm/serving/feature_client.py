@@ -1,9 +1,9 @@
-"""The service's client of the feature store: a user id comes in, one row of `serving_v1` or an error goes out.
+"""Read a user's features from the feature store for the service.
 
-One thread reads the store. Requests that arrive during a read are answered together by the next read, so many requests
-cost little more than one. A read that takes longer than `serve.store_timeout_ms` counts as failed. After
-`serve.breaker_failures` failures in a row the store is not read for `serve.breaker_seconds`; then one request tries it
-(a circuit breaker: Nygard, "Release It!", 2007).
+In: a user id. Out: one row of `serving_v1`, or an error. One thread reads the store. Requests that arrive during a read
+are answered together by the next read, so many requests cost little more than one. A read that takes longer than
+`serve.store_timeout_ms` counts as failed. After `serve.breaker_failures` failures in a row the store is not read for
+`serve.breaker_seconds`; then one request tries it (a circuit breaker: Nygard, "Release It!", 2007).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the service knows about every item besides its vector: item ids come in, texts and embeddings go out.
+"""Load what the service knows about every item besides its vector.
 
-Titles and categories come from the published warehouse, profiles and embeddings from the published features. Rows are
-in the order of the index's items.
+In: item ids, in the order of the index's items. Out: texts and embeddings, one row per item in the same order. Titles
+and categories come from the published warehouse, profiles and embeddings from the published features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The metrics of the service, in the format of Prometheus."""
+"""Define the metrics of the service, in the format of Prometheus."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Recommends in batches, without a running service: user ids come in, a ranked list of items for each user goes out.
+"""Recommend in batches, without a running service.
 
-The champion scores all its candidates. Each list carries the user's profile as the online feature store has it.
+In: user ids. Out: a ranked list of items for each user. The champion scores all its candidates. Each list carries the
+user's profile as the online feature store has it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Recommends for one request: user id, history and filters come in, ranked items with reasons go out.
+"""Recommend items for one request.
 
-The user's vector comes from the first source that has one: the trained vector in the feature store; for a user that the
-champion was not fitted on, a vector folded in from the request's history and the published profile
-(`backbones/fold_in.py`). Without any of these the most popular items are returned, and the response says so. When a
-known user sends a history, their trained vector is moved by the difference that this history makes to a folded-in one.
+In: user id, history and filters. Out: ranked items with reasons. The user's vector comes from the first source that has
+one: the trained vector in the feature store; for a user that the champion was not fitted on, a vector folded in from
+the request's history and the published profile (`backbones/fold_in.py`). When there is none of these, the most popular
+items are returned, and the response says so. When a known user sends a history, their trained vector is moved by the
+difference that this history makes to a folded-in one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every request and response of the HTTP interface as a type; FastAPI makes the OpenAPI document from them."""
+"""Define every request and response of the HTTP interface as a type; FastAPI makes the OpenAPI document from them."""
 
 from __future__ import annotations
 

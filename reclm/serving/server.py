@@ -1,6 +1,6 @@
-"""The server process: settings come in, a listening service starts.
+"""Start the server process.
 
-Ctrl-C or SIGTERM ends it after the requests in progress are answered.
+In: settings. Out: a service that listens until Ctrl-C or SIGTERM; requests in progress are answered first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The parts of a running service: settings come in, the objects that answer requests go out."""
+"""Create the parts of a running service.
+
+In: settings. Out: the objects that answer requests.
+"""
 
 from __future__ import annotations
 

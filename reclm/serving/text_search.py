@@ -1,4 +1,7 @@
-"""Search by meaning: a free text comes in, the items whose text and profile embeddings are nearest to it go out."""
+"""Search items by meaning.
+
+In: a free text. Out: the items whose text and profile embeddings are nearest to it.
+"""
 
 from __future__ import annotations
 

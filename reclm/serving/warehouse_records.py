@@ -1,6 +1,7 @@
-"""Reads what the explorer shows besides features: an id comes in, rows of the published warehouse go out.
+"""Read what the explorer shows besides features.
 
-Each call opens the published copy again, so that a page shows the current build.
+In: the id of a user or an item; none for the state of the service. Out: rows of the published warehouse. Each call
+opens the published copy again, so that a page shows the current build.
 """
 
 from __future__ import annotations

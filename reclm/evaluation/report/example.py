@@ -1,9 +1,9 @@
-"""One real user for the report: the history, the profile, and the recommendations without and with profiles.
+"""Choose one real user for the report and show what profiles change for them.
 
-In: the published warehouse and the two trained variants of one model. Out: a dictionary for the template, or None
-where the workspace does not have all of it. The user is the one with the median number of known interactions among
-users with a profile and test interactions; ties go to the lowest id, so the same workspace always shows the same
-user.
+In: the published warehouse and the two trained variants of one model. Out: a dictionary for the template with the
+user's history, profile, and recommendations without and with profiles; None where the workspace does not have all of
+it. The user is the one with the median number of known interactions among users with a profile and test interactions;
+ties go to the lowest id, so the same workspace always shows the same user.
 """
 
 from __future__ import annotations

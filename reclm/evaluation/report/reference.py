@@ -1,4 +1,4 @@
-"""Figures that others published or measured for the benchmark data sets, to be shown beside ours.
+"""Look up figures that others published or measured for the benchmark data sets, to be shown beside ours.
 
 In: the name of a data set. Out: its figures from `reference_figures.json`; nothing for a data set that is not a
 benchmark.
