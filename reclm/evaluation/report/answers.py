@@ -286,7 +286,7 @@ def next_steps(sources: Sources, found: Findings) -> list[Step]:
             )
     if found.profiles and set(found.profiles.values()) - {"yes", "worse"}:
         why = "some differences are not clear; more seeds show whether they are chance"
-        steps.append(Step("reclm run --set train.seeds=42,43,44", why))
+        steps.append(Step("reclm train --set train.seeds=42,43,44", why))
     if sources.quarantine:
         rows = sum(row["rows"] for row in sources.quarantine)
         steps.append(
