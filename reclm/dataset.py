@@ -9,11 +9,12 @@ in the order of `item_index`, which breaks ties in a ranking.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
+if TYPE_CHECKING:  # settings read the names below, and a command's --help must not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+    from scipy import sparse
 
 EntityKind = Literal["user", "item"]
 Snapshot = Literal["select", "final"]
@@ -47,6 +48,8 @@ class TrainingData:
 
     @property
     def warm_items(self) -> NDArray[np.bool_]:
+        import numpy as np
+
         return np.asarray(self.interactions.getnnz(axis=0) > 0).ravel()
 
 
@@ -67,4 +70,6 @@ class EvaluationTask:
     @property
     def users(self) -> NDArray[np.int64]:
         """The positions of the users with truth, ascending."""
+        import numpy as np
+
         return np.flatnonzero(np.diff(self.truth.indptr)).astype(np.int64)

@@ -96,8 +96,9 @@ class TestWhatIsBuilt:
         assert build(shop)["reused"]
 
     def test_nothing_changed_means_nothing_runs_and_it_says_so(
-        self, shop: Settings, dbt: StandIn, capsys: pytest.CaptureFixture[str]
+        self, shop: Settings, dbt: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setenv("RECLM_VERBOSE", "1")
         first = build(shop)
         second = build(shop)
         assert len(dbt.calls) == 1
