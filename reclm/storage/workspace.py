@@ -106,10 +106,10 @@ class Workspace:
     def require_current_layout(self) -> None:
         """Raise WorkspaceError when an older version of reclm made this workspace; one that holds no data passes.
 
-        A path with a comma or a quote is refused too: DuckDB would look for files elsewhere.
+        A path with a comma is refused too: DuckDB would look for files elsewhere.
         """
-        if set(str(self.root)) & set(",'"):
-            raise WorkspaceError(f"the path of a workspace must hold no comma and no quote: {self.root}")
+        if "," in str(self.root):
+            raise WorkspaceError(f"the path of a workspace must hold no comma: {self.root}")
         dataset = read_json(self.dataset) if self.dataset.exists() else {}
         if "importer" not in dataset or dataset.get("layout") == LAYOUT:
             return
