@@ -120,6 +120,7 @@ def demo_killed_in(stage: str, workspace: Path, seconds: float, *more: str, writ
 def tables(workspace: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every table of the published warehouse, rows sorted, run timestamps left out."""
     with duckdb.connect(str(Workspace(workspace).warehouse), read_only=True) as connection:
+        connection.execute(f"set file_search_path = '{workspace}'")
         names = [row[0] for row in connection.execute("select table_name from information_schema.tables").fetchall()]
         found = {}
         for name in sorted(names):

@@ -67,6 +67,7 @@ def tables(file: Path) -> dict[str, Any]:
     """{table: rows without embeddings}, and `embeddings`: {table: (n, d)} in the order of the rows."""
     with duckdb.connect(str(file), read_only=True) as connection:
         connection.execute("set TimeZone = 'UTC'")
+        connection.execute(f"set file_search_path = '{file.parents[1]}'")
         found: dict[str, Any] = {"embeddings": {}}
         for name in SAME_EVERY_DAY:
             described = [row[0] for row in connection.execute(f"describe {name}").fetchall()]
