@@ -169,7 +169,7 @@ class TestHealth:
         assert {row[0] for row in found} == set(CHECKS)
         (volume,) = [row for row in found if row[0] == "volume"]
         assert volume[:4] == ("volume", "fail", 99, True)
-        assert volume[4].startswith("Look whether a delivery")
+        assert volume[4].startswith("Check whether a delivery")
 
 
 class TestDescriptions:
@@ -257,6 +257,7 @@ class TestLeaks:
         compiled = next((victim.root / "warehouse" / "dbt" / "bare" / "compiled").rglob(f"{test}.sql")).read_text()
         self.plant(test, shop, victim)
         with duckdb.connect(str(victim.build_database)) as connection:
+            connection.execute(f"set file_search_path = {dbt_world.quoted(victim.root)}")
             assert connection.execute(compiled).fetchall()
 
     def test_a_planted_future_interaction_fails_dbt(self, shop: Workspace, victim: Workspace) -> None:
@@ -269,4 +270,5 @@ class TestLeaks:
     def plant(test: str, shop: Workspace, victim: Workspace) -> None:
         shutil.copyfile(shop.build_database, victim.build_database)
         with duckdb.connect(str(victim.build_database)) as connection:
+            connection.execute(f"set file_search_path = {dbt_world.quoted(victim.root)}")
             assert connection.execute(PLANTS[test]).fetchall()[0][0] >= 1, f"nothing planted for {test}"
