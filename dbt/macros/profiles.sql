@@ -77,3 +77,23 @@ qualify row_number() over (
   order by profiles.as_of desc, profiles.snapshot
 ) = 1
 {%- endmacro %}
+
+{# The current profiles of a feature view: one row for each id and as_of, with the embedding of its text. Reads the CTEs
+   of `current_profiles` and `embeddings`. #}
+{% macro profile_features(entity) -%}
+current_profiles as (
+  {{ current_profiles([entity ~ '_id', 'as_of']) }}
+)
+
+select
+  current_profiles.{{ entity }}_id,
+  current_profiles.as_of,
+  {{ build_time() }} as created_at,
+  current_profiles.profile,
+  embeddings.embedding,
+  current_profiles.quality::float as quality,
+  current_profiles.engine,
+  current_profiles.flag,
+from current_profiles
+inner join embeddings on embeddings.text_hash = current_profiles.text_hash
+{%- endmacro %}

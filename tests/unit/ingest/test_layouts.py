@@ -23,18 +23,6 @@ def landed(settings: Settings, table: str, columns: str) -> list[tuple[Any, ...]
     return duckdb.connect().execute(query.replace(", all", "")).fetchall()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "published"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def settings(workspace_settings: Make) -> Settings:
-    return workspace_settings()
-
-
 class TestMovieLens:
     def test_100k(self, folder: Path, settings: Settings) -> None:
         (folder / "u.data").write_text("196\t242\t5\t881250949\n186\t1\t3\t891717742\n")

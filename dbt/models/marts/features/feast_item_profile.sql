@@ -18,18 +18,4 @@ embeddings as (
   from {{ ref('stg_embeddings') }}
 ),
 
-current_profiles as (
-  {{ current_profiles(['item_id', 'as_of']) }}
-)
-
-select
-  current_profiles.item_id,
-  current_profiles.as_of,
-  {{ build_time() }} as created_at,
-  current_profiles.profile,
-  embeddings.embedding,
-  current_profiles.quality::float as quality,
-  current_profiles.engine,
-  current_profiles.flag,
-from current_profiles
-inner join embeddings on embeddings.text_hash = current_profiles.text_hash
+{{ profile_features('item') }}
