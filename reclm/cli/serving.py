@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.serving.api_keys import KEY_SCOPES
 
 key_app = typer.Typer(
     name="key", no_args_is_help=True, rich_markup_mode=None, help="API keys of the online recommender."
@@ -52,7 +53,10 @@ def serve(
 @guarded
 def key_add(
     name: Annotated[str, typer.Argument(help="Name of the key's user; shown in logs and counted for limits.")],
-    scope: Annotated[Literal["read", "admin"], typer.Option("--scope", help="admin may also reload.")] = "read",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help=f"What it opens, {' / '.join(KEY_SCOPES)}; may be repeated [default: recommend]."),
+    ] = None,
     days: Annotated[float | None, typer.Option("--days", help="Days until it expires [default: never].")] = None,
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
@@ -60,15 +64,15 @@ def key_add(
 ) -> None:
     """Make a key and print it, once: only its hash is stored.
 
-    A running service accepts it at once.
+    A running service accepts it at once. Scope explore shows everybody's profile and history; admin opens everything.
 
     \b
     Example:
-      reclm key add dashboard --days 90
+      reclm key add shop --scope recommend --scope events --days 90
     """
     from reclm.serving import api_keys
 
-    print(api_keys.add(load(workspace, overrides, settings_file).paths, name, scope, days))
+    print(api_keys.add(load(workspace, overrides, settings_file).paths, name, scope or ["recommend"], days))
 
 
 @guarded
@@ -80,7 +84,7 @@ def key_list(
 
     for key in ApiKeys(load(workspace, overrides, settings_file).paths).all():
         until = "expired" if key.expired else f"until {key.expires_at[:10]}" if key.expires_at else "no end"
-        print(f"{key.name:<24}{key.scope:<8}since {key.created_at[:10]}  {until}")
+        print(f"{key.name:<24}{','.join(key.scopes):<20}since {key.created_at[:10]}  {until}")
 
 
 @guarded

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.serving.api_keys import ApiKey, ApiKeys
 from reclm.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, SHED
+from reclm.serving.route_access import RouteAccess, access_of_request
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -128,7 +129,8 @@ class AccessControl:
         IN_FLIGHT.set(self.in_flight)
         try:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            key = self._caller(scope, headers)
+            access = access_of_request(scope)
+            key = self._caller(scope["method"], headers, access)
             scope["reclm.key"] = key
             client = key.name if key else str((scope.get("client") or ("",))[0])
             wait = self.rate_limit.wait_for(client)
@@ -136,8 +138,9 @@ class AccessControl:
                 raise Refusal(
                     429, "too many requests", "send fewer requests per second", retry_after=str(max(1, round(wait)))
                 )
+            limit = access.max_body or self.settings.max_body
             try:
-                replay = await asyncio.wait_for(self._read_body(headers, receive), BODY_SECONDS)
+                replay = await asyncio.wait_for(self._read_body(headers, receive, limit), BODY_SECONDS)
             except TimeoutError:
                 raise Refusal(408, "the body did not arrive", f"send it within {BODY_SECONDS:g} seconds") from None
             await self.app(scope, replay, send)
@@ -145,14 +148,14 @@ class AccessControl:
             self.in_flight -= 1
             IN_FLIGHT.set(self.in_flight)
 
-    def _caller(self, scope: Scope, headers: dict[str, str]) -> ApiKey | None:
+    def _caller(self, method: str, headers: dict[str, str], access: RouteAccess) -> ApiKey | None:
         """Return the caller's key; None when the service needs none.
 
         A service on loopback without keys accepts requests whose Host is a loopback name; this stops pages of other
         sites whose name was made to resolve to this machine. A service that other machines reach always needs a key,
         also after the last key was removed while it runs.
         """
-        _refuse_other_sites(scope["method"], headers)
+        _refuse_other_sites(method, headers)
         if self.local_only and not self.keys:
             if re.sub(r":\d+$", "", headers.get("host", "")) not in LOOPBACK:
                 raise Refusal(403, "this service is open on loopback only", "make an API key with `reclm key add`")
@@ -167,13 +170,16 @@ class AccessControl:
                 "send it as `Authorization: Bearer KEY` or as HTTP Basic password; `reclm key add NAME` makes one",
                 www_authenticate='Basic realm="reclm", charset="UTF-8"' if page else 'Bearer realm="reclm"',
             )
-        if scope["path"].startswith("/admin/") and key.scope != "admin":
-            raise Refusal(403, "this key has scope read", "use a key of scope admin")
+        if not key.allows(access.scope):
+            raise Refusal(
+                403,
+                f"this key has scope {' and '.join(key.scopes)}; this needs scope {access.scope}",
+                f"make another key with `reclm key add NAME --scope {access.scope}`",
+            )
         return key
 
-    async def _read_body(self, headers: dict[str, str], receive: Receive) -> Receive:
-        """Read the whole body; returns a `receive` that delivers it."""
-        limit = self.settings.max_body
+    async def _read_body(self, headers: dict[str, str], receive: Receive, limit: int) -> Receive:
+        """Read the whole body of at most `limit` bytes; returns a `receive` that delivers it."""
         declared = headers.get("content-length", "0")
         body, more = b"", True
         while more:

@@ -21,6 +21,7 @@ from reclm.serving import explorer
 from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.recommender import RankingRequest, describe_item, describe_model, feature_ages, interests_of
+from reclm.serving.route_access import needs
 from reclm.serving.schemas import (
     MAX_ID_CHARACTERS,
     FeatureAges,
@@ -80,7 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
     _add_recommendations(app, service)
     _add_lookups(app, service)
     _add_operations(app, service)
-    explorer.add_pages(app, service)
+    if settings.serve.explorer:
+        explorer.add_pages(app, service)
     app.add_middleware(AccessControl, settings=settings.serve, keys=service.keys)
     return app
 
@@ -129,7 +131,10 @@ def _valid_id(value: str) -> str:
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post(
-        "/v1/recommendations", response_model=None, responses={200: {"model": Recommendations}, **_error_responses()}
+        "/v1/recommendations",
+        response_model=None,
+        responses={200: {"model": Recommendations}, **_error_responses()},
+        openapi_extra=needs("recommend"),
     )
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
         """Recommend items to a user, to a history sent with the request, or to both."""
@@ -139,7 +144,9 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         )
         return JSONResponse(await service.recommender.recommend(ranking_request))
 
-    @app.post("/v1/search", responses={200: {"model": ItemList}, **_error_responses()})
+    @app.post(
+        "/v1/search", responses={200: {"model": ItemList}, **_error_responses()}, openapi_extra=needs("recommend")
+    )
     async def search(request: SearchRequest) -> ItemList:
         """Find the items whose text and profile are nearest in meaning to a free text."""
         _check_limits(service, request.k)
@@ -163,7 +170,7 @@ def _item_list(index: Any, positions: Any, scores: Any) -> ItemList:
 
 
 def _add_lookups(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/users/{user_id:path}", responses=_error_responses(404))
+    @app.get("/v1/users/{user_id:path}", responses=_error_responses(404), openapi_extra=needs("explore"))
     async def user(user_id: str) -> User:
         """Return what is published about a user: profile, activity, and whether the model was trained on them."""
         index, unavailable, features = service.reloader.index, "", None
@@ -199,7 +206,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             features=FeatureAges(**feature_ages(features)),
         )
 
-    @app.get("/v1/items/{item_id:path}/similar", responses=_error_responses(404))
+    @app.get("/v1/items/{item_id:path}/similar", responses=_error_responses(404), openapi_extra=needs("recommend"))
     async def similar(
         item_id: str, k: Annotated[int, Query(ge=1, description="How many; at most serve.max_k.")] = 10
     ) -> ItemList:
@@ -209,7 +216,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         best, scores = await asyncio.to_thread(index.similar, _position(index, item_id), k)
         return _item_list(index, best, scores)
 
-    @app.get("/v1/items/{item_id:path}", responses=_error_responses(404))
+    @app.get("/v1/items/{item_id:path}", responses=_error_responses(404), openapi_extra=needs("recommend"))
     async def item(item_id: str) -> ItemDetails:
         """Return what is known about an item: title, categories, profile, number of users."""
         index = service.reloader.index
@@ -232,12 +239,12 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/health/live")
+    @app.get("/health/live", openapi_extra=needs("any"))
     async def live() -> Liveness:
         """Report that the process answers."""
         return Liveness(status="alive")
 
-    @app.get("/health/ready")
+    @app.get("/health/ready", openapi_extra=needs("any"))
     async def ready() -> Readiness:
         """Report whether recommendations are complete; `problems` lists what is missing when they are `degraded`."""
         index, problems = service.reloader.index, service.problems()
@@ -251,12 +258,12 @@ def _add_operations(app: FastAPI, service: Service) -> None:
             loaded_at=service.reloader.loaded_at.isoformat(),
         )
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_error_responses())
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_error_responses(), openapi_extra=needs("any"))
     async def metrics() -> PlainTextResponse:
         """Return the metrics in Prometheus' text format."""
         return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/admin/reload", responses=_error_responses())
+    @app.post("/admin/reload", responses=_error_responses(), openapi_extra=needs("admin"))
     async def reload() -> Reloaded:
         """Load the index again now. Needs a key of scope admin when the workspace has keys."""
         reloaded = await service.reloader.refresh(force=True)

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from reclm.profiles import grammar
 from reclm.serving import warehouse_records
 from reclm.serving.recommender import RankingRequest, describe_item, describe_model, interests_of, rank_and_explain
+from reclm.serving.route_access import needs
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
@@ -56,11 +57,11 @@ def add_pages(app: FastAPI, service: Service) -> None:
     def not_found(kind: str, shown: str) -> HTMLResponse:
         return page("missing.html", 404, kind=kind, shown=shown[:MAX_TEXT])
 
-    @app.get("/style.css", include_in_schema=False)
+    @app.get("/style.css", include_in_schema=False, openapi_extra=needs("explore"))
     async def stylesheet() -> Response:
         return Response(style, media_type="text/css", headers={"cache-control": "max-age=3600"})
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False, openapi_extra=needs("explore"))
     async def home(q: Text = "") -> HTMLResponse:
         index = service.reloader.index
         found = await asyncio.to_thread(find, service, index, q) if q.strip() else None
@@ -69,7 +70,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
             "home.html", q=q, found=found, status=status, samples=example_links(index), index=index_figures(index)
         )
 
-    @app.get("/user", include_in_schema=False)
+    @app.get("/user", include_in_schema=False, openapi_extra=needs("explore"))
     async def user(id: Text) -> HTMLResponse:
         index = service.reloader.index
         features, unavailable = await service.recommender.features(index, id)
@@ -87,7 +88,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
             unavailable=unavailable,
         )
 
-    @app.get("/item", include_in_schema=False)
+    @app.get("/item", include_in_schema=False, openapi_extra=needs("explore"))
     async def item(id: Text) -> HTMLResponse:
         index = service.reloader.index
         position = index.item_position(id)
@@ -109,7 +110,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
             similar=similar,
         )
 
-    @app.get("/try", include_in_schema=False)
+    @app.get("/try", include_in_schema=False, openapi_extra=needs("explore"))
     async def new_user(
         item: Annotated[list[str] | None, Query(max_length=MAX_LIKED_ITEMS)] = None, q: Text = ""
     ) -> HTMLResponse:

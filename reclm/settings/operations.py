@@ -216,6 +216,7 @@ class ServeSettings(Section):
         description="Number of items above which the index is approximate (faiss, HNSW); its recall is measured "
         "when it is built.",
     )
+    explorer: bool = Field(True, description="Serve the explorer's pages; they show everybody's profile and history.")
     open_metrics: bool = Field(False, description="Answer /metrics without a key; for closed networks only.")
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."

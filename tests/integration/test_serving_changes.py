@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from integration import serving_world as world
 from integration.serving_world import opened_client, recommend, wait_until
@@ -166,11 +167,12 @@ class TestAFeatureStoreThatIsDown:
 
 
 class TestApiKeys:
-    def test_reading_needs_a_key_and_reloading_needs_an_admin_key(self, tmp_path: Path) -> None:
+    def test_every_route_needs_a_key_of_its_scope(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path)
-        reader = api_keys.add(settings.paths, "read", "read")
-        admin = api_keys.add(settings.paths, "admin", "admin")
-        expired = api_keys.add(settings.paths, "old", "admin", days=1e-9)
+        shop = api_keys.add(settings.paths, "shop", ["recommend"])
+        reader = api_keys.add(settings.paths, "read", ["explore"])
+        admin = api_keys.add(settings.paths, "admin", ["admin"])
+        expired = api_keys.add(settings.paths, "old", ["admin"], days=1e-9)
         with opened_client(settings) as client:
             for token in ("", "wrong", reader[:-1], expired):
                 headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -184,6 +186,11 @@ class TestApiKeys:
             assert client.get("/", headers={"x-api-key": reader}).status_code == 200
             assert client.get("/", headers={"authorization": "Basic !!"}).status_code == 401
             assert client.post("/admin/reload", headers=bearer).status_code == 403
+            assert client.post("/v1/recommendations", json={}, headers=bearer).status_code == 403
+            bearer_of_shop = {"authorization": f"Bearer {shop}"}
+            assert client.post("/v1/recommendations", json={}, headers=bearer_of_shop).status_code == 200
+            for path in ("/", "/user?id=u", "/v1/users/u"):
+                assert client.get(path, headers=bearer_of_shop).status_code == 403
             done = client.post("/admin/reload", headers={"authorization": f"Bearer {admin}"})
             assert done.json()["reloaded"] is True
             api_keys.remove(settings.paths, "read")
@@ -191,7 +198,7 @@ class TestApiKeys:
 
     def test_a_service_on_the_network_refuses_everybody_after_its_last_key_is_removed(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.host=0.0.0.0")
-        token = api_keys.add(settings.paths, "shop", "admin")
+        token = api_keys.add(settings.paths, "shop", ["admin"])
         with opened_client(settings) as client:
             headers = {"authorization": f"Bearer {token}"}
             assert client.post("/admin/reload", headers=headers).status_code == 200
@@ -202,7 +209,7 @@ class TestApiKeys:
     @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
     def test_an_invalid_number_of_days_is_refused(self, tmp_path: Path, days: float) -> None:
         with pytest.raises(InputError, match="days"):
-            api_keys.add(world.settings_of(tmp_path).paths, "shop", "read", days=days)
+            api_keys.add(world.settings_of(tmp_path).paths, "shop", ["recommend"], days=days)
 
     def test_a_page_of_another_site_changes_nothing(self, client: TestClient) -> None:
         for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
@@ -212,14 +219,24 @@ class TestApiKeys:
 
     def test_metrics_can_be_open_without_a_key(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.open_metrics=true")
-        api_keys.add(settings.paths, "shop", "read")
+        api_keys.add(settings.paths, "shop", ["recommend"])
         with opened_client(settings) as client:
             assert client.get("/metrics").status_code == 200
             assert client.get("/openapi.json").status_code == 401
 
+    def test_the_explorer_can_be_left_out(self, tmp_path: Path) -> None:
+        with opened_client(world.open_shop(tmp_path, "serve.explorer=false")) as client:
+            for path in ("/", "/user?id=user 0", "/item?id=item '0'", "/try", "/style.css"):
+                assert client.get(path).status_code == 404
+            assert recommend(client, user_id=USER)["items"]
+
+    def test_every_route_declares_its_scope(self, client: TestClient) -> None:
+        routes = [route for route in client.app.routes if isinstance(route, APIRoute)]  # type: ignore[attr-defined]
+        assert [route.path for route in routes if "x-scope" not in (route.openapi_extra or {})] == []
+
     def test_the_file_has_no_token_and_only_its_owner_may_read_it(self, tmp_path: Path) -> None:
         settings = world.settings_of(tmp_path)
-        token = api_keys.add(settings.paths, "shop", "read")
+        token = api_keys.add(settings.paths, "shop", ["recommend"])
         path = api_keys.path_of(settings.paths)
         assert token not in path.read_text()
         assert path.stat().st_mode & 0o077 == 0
