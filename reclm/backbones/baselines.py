@@ -4,23 +4,26 @@ In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EAS
 measured in the full-shot setting; the text baselines can also score items without interactions and are measured in
 both. Each is a product of the user-item matrix with an item-item matrix. The ridge from text to users, whose textbook
 form has one target per user, is solved over the words or over the items, whichever are fewer, so that many users add no
-cost.
+cost. Four baselines come twice: as they are, and `…_tuned`, with a penalty, power or number of neighbours that was
+chosen on the validation slice.
 
 EASE is Steck (2019, arXiv 1905.03375, eq. 8); item-kNN is the cosine of Sarwar et al. (2001); the text features are
-binary TF x log(N/df) (Salton & Buckley 1988).
+binary TF x log(N/df) (Salton & Buckley 1988). The formulas that they share with the backbones are in `closed_form.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones import closed_form
+from reclm.backbones.closed_form import cholesky, dense_product
+from reclm.backbones.metrics import metrics_per_user, recall_and_ndcg
 from reclm.backbones.ranking import Scorer, rank, truth_ranks
 from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError
@@ -29,8 +32,7 @@ from reclm.text.tfidf import ASCII_WORDS, tfidf
 EASE_PENALTY = 100.0
 RIDGE_PENALTY = 10.0
 POPULARITY_PENALTIES = (1.0, 10.0, 100.0)
-MAX_DENSE_ITEMS = 20_000  # an item-item matrix of this width takes 1.6 GB in float32, its inverse in float64 3.2 GB
-BLOCK_ROWS = 2048
+CONTENT_POWER = 3.0
 SELECTION_K = 20
 
 FULL_SHOT_ONLY: tuple[EvaluationSetting, ...] = ("full_shot",)
@@ -44,9 +46,27 @@ ANSWERS: dict[str, tuple[EvaluationSetting, ...]] = {
     "content_cosine": BOTH,
     "content_knn": BOTH,
     "ridge": BOTH,
+    "itemknn_tuned": FULL_SHOT_ONLY,
+    "ease_tuned": FULL_SHOT_ONLY,
+    "content_knn_tuned": BOTH,
+    "ridge_tuned": BOTH,
 }
-NEEDS_TEXT = ("predicted_popularity", "content_cosine", "content_knn", "ridge")
-NEEDS_ITEM_MATRIX = ("itemknn", "ease", "content_cosine", "content_knn", "ridge")
+
+
+class Tuned(NamedTuple):
+    """A baseline whose `values` are tried on the validation slice; what they are is said in `fit_baseline`."""
+
+    of: str
+    values: tuple[float, ...]
+
+
+TUNED = {
+    "itemknn_tuned": Tuned("itemknn", (10.0, 20.0, 50.0, 100.0, 200.0, np.inf)),
+    "ease_tuned": Tuned("ease", (30.0, 100.0, 300.0, 1000.0)),
+    "content_knn_tuned": Tuned("content_knn", (1.0, 2.0, 3.0, 5.0, 8.0)),
+    "ridge_tuned": Tuned("ridge", (3.0, 10.0, 30.0, 100.0, 300.0)),
+}
+"""The tuned baselines, by the name that `settings.evaluation.baselines` uses."""
 
 Rows = NDArray[np.int64]
 
@@ -102,12 +122,7 @@ class Random:
 
 def why_not(name: str, data: TrainingData) -> str | None:
     """Return why a baseline cannot be fitted on `data`, as text to print; None when it can."""
-    if name in NEEDS_TEXT and not any(data.texts):
-        return "needs item texts, and this data set has none"
-    if name in NEEDS_ITEM_MATRIX and len(data.item_ids) > MAX_DENSE_ITEMS:
-        items = f"{len(data.item_ids):,} items are more than the {MAX_DENSE_ITEMS:,} that fit in memory"
-        return f"needs an item-item matrix, and {items}"
-    return None
+    return closed_form.why_not(TUNED[name].of if name in TUNED else name, len(data.item_ids), any(data.texts))
 
 
 def fit_baseline(
@@ -116,22 +131,34 @@ def fit_baseline(
     seed: int,
     *,
     available: NDArray[np.bool_] | None = None,
-    penalty: float | None = None,
+    option: float | None = None,
 ) -> Scorer:
     """Fit the baseline called `name` (one of `settings.evaluation.baselines`).
 
     `available` (n_items,) marks the items that users could have chosen before the cut-off: those without
     interactions then count as not liked. It defaults to the warm items; pass the candidates of
-    the full-shot task where they are known. `penalty` replaces that of predicted_popularity (1), EASE (100) and
-    ridge (10). Raises ModelError for an unknown name or data the baseline cannot be fitted on.
+    the full-shot task where they are known. `option` replaces the penalty of predicted_popularity (1), EASE (100) and
+    ridge (10), the power of content_knn (3) and the number of neighbours of itemknn (all); a tuned baseline is fitted
+    with the one that `tune` chose. Raises ModelError for an unknown name or data the baseline cannot be fitted on.
     """
-    if name not in FITTERS:
-        raise ModelError(f"no baseline is called {name!r}; the baselines are {', '.join(FITTERS)}")
+    if name not in ANSWERS:
+        raise ModelError(f"no baseline is called {name!r}; the baselines are {', '.join(ANSWERS)}")
     reason = why_not(name, data)
     if reason is not None:
         raise ModelError(f"baseline {name} {reason}")
+    name = TUNED[name].of if name in TUNED else name
     sources = np.flatnonzero(data.warm_items if available is None else available | data.warm_items)
-    return FITTERS[name](data, seed, sources, penalty)
+    return FITTERS[name](data, seed, sources, option)
+
+
+def tune(name: str, data: TrainingData, task: EvaluationTask, available: NDArray[np.bool_] | None = None) -> float:
+    """Return the value of a tuned baseline with the best Recall@20 + NDCG@20 on `task`, a validation task of `data`."""
+
+    def quality(value: float) -> float:
+        scorer = fit_baseline(name, data, 0, available=available, option=value)
+        return sum(recall_and_ndcg(scorer.score, task).values())
+
+    return max(TUNED[name].values, key=quality)
 
 
 def strongest_predicted_popularity(
@@ -144,7 +171,7 @@ def strongest_predicted_popularity(
     """
     tried = []
     for penalty in POPULARITY_PENALTIES:
-        scorer = fit_baseline("predicted_popularity", data, 0, available=available, penalty=penalty)
+        scorer = fit_baseline("predicted_popularity", data, 0, available=available, option=penalty)
         ranks = truth_ranks(rank(scorer, task, SELECTION_K), task)
         recall = metrics_per_user(ranks, task, (SELECTION_K,))["recall", SELECTION_K]
         tried.append((float(recall.mean()) if len(recall) else 0.0, -penalty, scorer))
@@ -152,69 +179,63 @@ def strongest_predicted_popularity(
     return best, -negative
 
 
-def _random(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _random(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     return Random(seed, len(data.item_ids))
 
 
-def _popularity(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _popularity(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     return SameForAll(_counts(data).astype(np.float32))
 
 
-def _itemknn(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _itemknn(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     history = _history(data, sources)
-    norms = np.sqrt(np.asarray(history.multiply(history).sum(axis=0)).ravel())
-    unit = history @ sparse.diags(1 / np.where(norms == 0, 1, norms))
-    similarity = _dense_product(unit.T.tocsr(), unit.tocsr(), np.float32)
-    np.fill_diagonal(similarity, 0)
+    similarity = closed_form.cosines(history)
+    if option is not None:
+        closed_form.keep_largest(similarity, option)
     return ItemToItem(history.astype(np.float32), similarity, sources, len(data.item_ids))
 
 
-def _ease(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _ease(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     warm = np.flatnonzero(data.warm_items)  # a cold item's row and column of EASE's weights are zero
     history = _history(data, warm)
-    gram = _dense_product(history.T.tocsr(), history)
-    gram[np.diag_indices_from(gram)] += EASE_PENALTY if penalty is None else penalty
-    inverse = _inverse(gram)
-    weights = (inverse / -np.diag(inverse)).astype(np.float32)
-    np.fill_diagonal(weights, 0)
+    gram = dense_product(history.T.tocsr(), history)
+    weights = closed_form.leave_one_out_weights(gram, EASE_PENALTY if option is None else option)
     return ItemToItem(history.astype(np.float32), weights, warm, len(data.item_ids))
 
 
-def _content_cosine(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _content_cosine(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     return _from_all_items(data, sources, _text_kernel(data, sources))
 
 
-def _content_knn(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _content_knn(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     kernel = _text_kernel(data, sources)
-    kernel **= 3
+    np.power(kernel, CONTENT_POWER if option is None else option, out=kernel)
     return _from_all_items(data, sources, kernel)
 
 
-def _ridge(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _ridge(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     """Score by X (K + pI)^-1 K_st: with T the texts, the prediction of `text -> users` ridge for every item t.
 
     T_t (T_s' T_s + pI)^-1 T_s' X' (over words) = K_ts (K_ss + pI)^-1 X' (over items, K = T T').
     """
-    strength = RIDGE_PENALTY if penalty is None else penalty
+    strength = RIDGE_PENALTY if option is None else option
     content = tfidf(data.texts, words=ASCII_WORDS)
     content = content[:, np.flatnonzero(content.getnnz(axis=0))]
     text = content[sources]
     if content.shape[1] <= len(sources):
-        system = _dense_product(text.T.tocsr(), text)
+        system = dense_product(text.T.tocsr(), text)
         system[np.diag_indices_from(system)] += strength
-        smoothed = linalg.cho_solve(_cholesky(system), content.T.toarray(), overwrite_b=True, check_finite=False)
-        weights = text @ smoothed
+        smoothed = linalg.cho_solve(cholesky(system), content.T.toarray(), overwrite_b=True, check_finite=False)
+        weights = np.asarray(text @ smoothed, dtype=np.float32)
     else:
-        system = _dense_product(text, text.T.tocsr())
-        system[np.diag_indices_from(system)] += strength
-        kernel = _dense_product(text, content.T.tocsr())
-        weights = linalg.cho_solve(_cholesky(system), kernel, overwrite_b=True, check_finite=False)
-    return _from_all_items(data, sources, np.asarray(weights, dtype=np.float32))
+        kernel, between = dense_product(text, text.T.tocsr()), dense_product(text, content.T.tocsr())
+        weights = closed_form.ridge_weights(kernel, between, strength)
+    return _from_all_items(data, sources, weights)
 
 
-def _predicted_popularity(data: TrainingData, seed: int, sources: Rows, penalty: float | None) -> Scorer:
+def _predicted_popularity(data: TrainingData, seed: int, sources: Rows, option: float | None) -> Scorer:
     """Ridge from text to log(1 + interactions), centred; solved by conjugate gradients on the sparse texts."""
-    strength = POPULARITY_PENALTIES[0] if penalty is None else penalty
+    strength = POPULARITY_PENALTIES[0] if option is None else option
     content = tfidf(data.texts, words=ASCII_WORDS)
     text = content[sources]
     target = np.log1p(_counts(data)[sources])
@@ -242,33 +263,7 @@ def _from_all_items(data: TrainingData, sources: Rows, weights: NDArray[np.float
 
 def _text_kernel(data: TrainingData, sources: Rows) -> NDArray[np.float32]:
     content = tfidf(data.texts, words=ASCII_WORDS)
-    return _dense_product(content[sources], content.T.tocsr(), np.float32)
-
-
-def _dense_product(left: sparse.csr_matrix, right: sparse.csr_matrix, dtype: type = np.float64) -> NDArray[Any]:
-    """left @ right as a dense array, in blocks of rows so that the sparse intermediate stays small."""
-    result: NDArray[Any] = np.empty((left.shape[0], right.shape[1]), dtype)
-    for start in range(0, left.shape[0], BLOCK_ROWS):
-        result[start : start + BLOCK_ROWS] = (left[start : start + BLOCK_ROWS] @ right).toarray()
-    return result
-
-
-def _cholesky(system: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    return linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-
-
-def _inverse(system: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of a symmetric positive definite matrix, in the memory of one."""
-    factor, _ = _cholesky(np.asfortranarray(system))
-    inverse, info = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-    if info:
-        raise ModelError("EASE's item-item matrix is singular; its penalty must be above 0")
-    for start in range(0, len(inverse), BLOCK_ROWS):  # LAPACK fills the lower triangle alone
-        stop = start + BLOCK_ROWS
-        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-        corner = np.tril(inverse[start:stop, start:stop])
-        inverse[start:stop, start:stop] = corner + np.tril(corner, -1).T
-    return inverse
+    return dense_product(content[sources], content.T.tocsr(), np.float32)
 
 
 FITTERS: dict[str, Callable[[TrainingData, int, Rows, float | None], Scorer]] = {

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reclm.backbones.baselines import ANSWERS, fit_baseline, strongest_predicted_popularity, why_not
+from reclm.backbones.baselines import ANSWERS, TUNED, fit_baseline, strongest_predicted_popularity, tune, why_not
 from reclm.backbones.metrics import list_metrics
 from reclm.backbones.ranking import BackboneScorer, Scorer, rank, truth_ranks
 from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData
@@ -98,7 +98,23 @@ class FinalSnapshot:
     @property
     def available(self) -> NDArray[np.bool_] | None:
         """The items that could have interactions before the cut-off: the full-shot candidates."""
-        return next((task.candidates for task in self.tasks if task.setting == "full_shot"), None)
+        return _full_shot_candidates(self.tasks)
+
+    @cached_property
+    def _select(self) -> tuple[TrainingData, list[EvaluationTask]]:
+        from reclm.features.frame import load_training_data
+
+        return load_training_data(self.settings, "select"), tasks.load_tasks(self.settings, "select")
+
+    def tuned(self, name: str, setting: EvaluationSetting) -> float | None:
+        """Return the value that a tuned baseline takes from the validation slice; None where there is no such task."""
+        data, validation = self._select
+        task = next((task for task in validation if task.setting == setting), None)
+        return None if task is None else tune(name, data, task, _full_shot_candidates(validation))
+
+
+def _full_shot_candidates(found: Sequence[EvaluationTask]) -> NDArray[np.bool_] | None:
+    return next((task.candidates for task in found if task.setting == "full_shot"), None)
 
 
 def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
@@ -211,7 +227,12 @@ def _baseline(settings: Settings, final: FinalSnapshot, name: str) -> Contender:
     def fit_per_task() -> Scorers:
         return lambda task: strongest_predicted_popularity(final.data, task, final.available)[0]
 
-    fit = fit_per_task if name == "predicted_popularity" else fit_once
+    def fit_tuned() -> Scorers:
+        return lambda task: fit_baseline(
+            name, final.data, settings.seed, available=final.available, option=final.tuned(name, task.setting)
+        )
+
+    fit = fit_tuned if name in TUNED else fit_per_task if name == "predicted_popularity" else fit_once
     return Contender(name, BASELINE, settings.seed, ANSWERS[name], fit)
 
 

@@ -19,6 +19,10 @@ BASELINES = (
     "content_cosine",
     "content_knn",
     "ridge",
+    "itemknn_tuned",
+    "ease_tuned",
+    "content_knn_tuned",
+    "ridge_tuned",
 )
 ARMS = ("extractive", "base", "single_turn", "two_turn", "refined")
 EXTRAS = ("masking", "sizes", "reward")

@@ -11,13 +11,14 @@ from scipy import sparse
 
 from reclm.backbones.baselines import (
     ANSWERS,
-    MAX_DENSE_ITEMS,
-    NEEDS_TEXT,
+    TUNED,
     fit_baseline,
     strongest_predicted_popularity,
+    tune,
     why_not,
 )
-from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones.closed_form import MAX_DENSE_ITEMS, NEEDS_TEXT
+from reclm.backbones.metrics import metrics_per_user, recall_and_ndcg
 from reclm.backbones.ranking import rank, truth_ranks
 from reclm.dataset import EvaluationTask, TrainingData
 from reclm.errors import ModelError
@@ -92,8 +93,30 @@ class TestEveryBaselineEqualsItsFormula:
         system = content[WARM].T @ content[WARM] + 10 * np.eye(content.shape[1])
         expected = content @ np.linalg.solve(system, content[WARM].T @ (target - target.mean()))
         np.testing.assert_allclose(
-            scores("predicted_popularity", data, penalty=10.0), np.tile(expected, (N_USERS, 1)), atol=1e-6
+            scores("predicted_popularity", data, option=10.0), np.tile(expected, (N_USERS, 1)), atol=1e-6
         )
+
+
+class TestATunedBaseline:
+    @pytest.mark.parametrize("name", TUNED)
+    def test_takes_the_value_that_is_best_on_the_validation_task(self, data: TrainingData, name: str) -> None:
+        truth = np.roll(data.interactions.toarray(), 1, axis=0) * (data.interactions.toarray() == 0)
+        task = EvaluationTask("select", "full_shot", sparse.csr_matrix(truth), data.interactions, WARM)
+
+        def quality(value: float) -> float:
+            scorer = fit_baseline(name, data, 1, available=WARM, option=value)
+            return sum(recall_and_ndcg(scorer.score, task).values())
+
+        qualities = {value: quality(value) for value in TUNED[name].values}
+        assert qualities[tune(name, data, task, WARM)] == max(qualities.values()) > min(qualities.values())
+
+    def test_of_item_neighbours_sums_over_the_nearest_only(self, data: TrainingData) -> None:
+        known = data.interactions.toarray()
+        norms = np.maximum(np.sqrt(known.sum(axis=0)), 1)
+        cosine = known.T @ known / np.outer(norms, norms)
+        np.fill_diagonal(cosine, 0)
+        nearest = np.where(cosine >= np.sort(cosine[WARM], axis=0)[-4], cosine, 0)
+        np.testing.assert_allclose(scores("itemknn_tuned", data, option=4), known @ nearest, atol=1e-5)
 
 
 class TestRandomScores:
@@ -113,7 +136,7 @@ class TestWhatABaselineCannotDo:
         with pytest.raises(ModelError, match="content_cosine"):
             fit_baseline("popularty", data, 1)
 
-    @pytest.mark.parametrize("name", NEEDS_TEXT)
+    @pytest.mark.parametrize("name", [name for name in NEEDS_TEXT if name in ANSWERS])
     def test_text_baselines_say_when_there_is_no_text(self, data: TrainingData, name: str) -> None:
         bare = TrainingData("final", data.user_ids, data.item_ids, data.interactions, [""] * N_ITEMS)
         with pytest.raises(ModelError, match="needs item texts"):

@@ -12,6 +12,7 @@ import pytest
 from unit import evaluation_world as ew
 
 from reclm.backbones import loading
+from reclm.backbones.baselines import ANSWERS
 from reclm.backbones.metrics import metrics_per_user
 from reclm.backbones.ranking import BackboneScorer, rank, truth_ranks
 from reclm.errors import ModelError, SettingsError, WorkspaceError
@@ -74,7 +75,7 @@ class TestAnEvaluation:
             if row["setting"] == "zero_shot" and row["model"] == "biasmf"
         }
         assert others == {("biasmf", "base"), ("biasmf", "shuffled")} | {
-            (name, "baseline") for name in ("random", "predicted_popularity", "content_cosine", "content_knn", "ridge")
+            (name, "baseline") for name in ANSWERS if "zero_shot" in ANSWERS[name]
         }
         assert {row["variant"] for row in rows} == {"augment"}
         row = _one(rows, setting="full_shot", model="biasmf", other_variant="shuffled", metric="recall", k=20)
@@ -196,7 +197,7 @@ class TestWhatIsShown:
         assert "not run → not run" in text  # simgcl
 
     def test_baselines_that_could_not_run_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("reclm.backbones.baselines.MAX_DENSE_ITEMS", 50)
+        monkeypatch.setattr("reclm.backbones.closed_form.MAX_DENSE_ITEMS", 50)
         world = ew.make_world(tmp_path, monkeypatch)
         evaluation = evaluate(world.settings, world.backbones)
         assert "left out: ease needs an item-item matrix" in comparison_table(evaluation)
