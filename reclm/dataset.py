@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # settings read the names below, and a command's --help must 
     from numpy.typing import NDArray
     from scipy import sparse
 
+MAX_ID_CHARACTERS = 512
+"""Longest id of a user or item; dbt sets rows with longer ones apart (`id_too_long`), the service refuses them."""
 EntityKind = Literal["user", "item"]
 Snapshot = Literal["select", "final"]
 EvaluationSetting = Literal["full_shot", "zero_shot"]

@@ -17,13 +17,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.serving import explorer
 from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
-from reclm.serving.recommender import RankingRequest, describe_item, describe_model, feature_ages, interests_of
+from reclm.serving.filters import RankingRequest
+from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.route_access import needs
 from reclm.serving.schemas import (
-    MAX_ID_CHARACTERS,
     FeatureAges,
     ItemDetails,
     ItemList,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def _error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *more)}
+    return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, *more)}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -95,8 +96,12 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(body, status_code=status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        """Answer 422 with the place of each error, without repeating what was sent."""
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Answer 422 with the place of each error, without repeating what was sent; 415 for a body not sent as JSON."""
+        sent_as = request.headers.get("content-type", "")
+        if "json" not in sent_as and any(one["loc"] == ("body",) for one in error.errors()):
+            remedy = "send the body as JSON with the header `content-type: application/json`"
+            return problem(415, "the request's content type is not JSON", remedy)
         where = [f"{_error_location(one)}: {one['msg'][:200]}" for one in error.errors()[:20]]
         return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
 
@@ -138,7 +143,9 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     )
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
         """Recommend items to a user, to a history sent with the request, or to both."""
-        _check_limits(service, request.k, request.history, request.items, request.exclude, request.categories)
+        _check_limits(
+            service, request.k, request.history, request.items or [], request.exclude, request.categories or []
+        )
         ranking_request = RankingRequest(
             **{name: getattr(request, name) for name in RecommendationRequest.model_fields}
         )
@@ -183,6 +190,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             raise HTTPException(
                 404, "nothing is known about this user; check the id, or send a history to /v1/recommendations"
             )
+        n_known = 0 if position is None else len(index.known(position))
         published = features.profile if features else None
         profile = None
         if published is not None:
@@ -195,8 +203,8 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             )
         return User(
             user_id=user_id,
-            trained=position is not None,
-            known_items=0 if position is None else len(index.known(position)),
+            trained=n_known > 0,
+            known_items=n_known,
             profile=profile,
             activity=features.activity if features else None,
             n_interactions=features.n_interactions if features else None,
@@ -208,9 +216,14 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/items/{item_id:path}/similar", responses=_error_responses(404), openapi_extra=needs("recommend"))
     async def similar(
-        item_id: str, k: Annotated[int, Query(ge=1, description="How many; at most serve.max_k.")] = 10
-    ) -> ItemList:
-        """Return the items most similar to this one by the champion's vectors."""
+        item_id: str, request: Request, k: Annotated[int, Query(ge=1, description="At most serve.max_k.")] = 10
+    ) -> ItemList | ItemDetails:
+        """Return the items most similar to this one by the champion's vectors.
+
+        An id that itself ends with `/similar` is told apart by its encoding: `/v1/items/a%2Fsimilar` is that item.
+        """
+        if not request.scope["raw_path"].endswith(b"/similar"):
+            return await item(f"{item_id}/similar")
         _check_limits(service, k)
         index = service.reloader.index
         best, scores = await asyncio.to_thread(index.similar, _position(index, item_id), k)

@@ -16,9 +16,11 @@ from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.profiles import grammar
 from reclm.serving import warehouse_records
-from reclm.serving.recommender import RankingRequest, describe_item, describe_model, interests_of, rank_and_explain
+from reclm.serving.filters import RankingRequest
+from reclm.serving.recommender import describe_item, describe_model, interests_of, rank_and_explain
 from reclm.serving.route_access import needs
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from reclm.serving.service import Service
 
 TEMPLATES = Path(__file__).parent / "templates"
-LIST_LENGTH, MAX_FOUND, MAX_LIKED_ITEMS, MAX_TEXT = 10, 20, 50, 500
-Text = Annotated[str, Query(max_length=MAX_TEXT)]
+LIST_LENGTH, MAX_FOUND, MAX_LIKED_ITEMS = 10, 20, 50
+Text = Annotated[str, Query(max_length=MAX_ID_CHARACTERS)]
 
 
 def template_environment() -> Environment:
@@ -55,7 +57,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
         return HTMLResponse(templates.get_template(name).render(**common, **values), status_code=status_code)
 
     def not_found(kind: str, shown: str) -> HTMLResponse:
-        return page("missing.html", 404, kind=kind, shown=shown[:MAX_TEXT])
+        return page("missing.html", 404, kind=kind, shown=shown)
 
     @app.get("/style.css", include_in_schema=False, openapi_extra=needs("explore"))
     async def stylesheet() -> Response:

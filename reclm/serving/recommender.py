@@ -18,11 +18,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
 from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
+from reclm.serving.filters import RankingRequest, allowed_items, positions_of, why_empty
 from reclm.serving.metrics import ANSWERS
 
 if TYPE_CHECKING:
@@ -32,22 +32,10 @@ if TYPE_CHECKING:
 
 MAX_PHRASES = 3
 WRONG_WIDTH = "the published profile embeddings have another width than those that the champion was trained on"
-INLINE_SECONDS = 0.003  # seconds: a faster ranking runs in the event loop; handing it to a thread would take as long
+INLINE_SECONDS = 0.003  # faster requests run in the event loop; handing them to a thread would take as long
+ITEM_SECONDS = 2e-5  # of one core, to describe a recommended item and find its reasons
+PAIRS_PER_SECOND = 1e9  # numbers that one core multiplies when it compares recommended items with a history
 TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
-
-
-@dataclass(frozen=True)
-class RankingRequest:
-    """Hold the user and the filters of one request; the lists are item ids, except `categories`."""
-
-    user_id: str | None = None
-    history: Sequence[str] = ()
-    k: int = 10
-    categories: Sequence[str] = ()
-    created_after: datetime | None = None
-    items: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    exclude_seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,8 +65,7 @@ class Recommender:
         """Recommend items; returns the fields of `schemas.Recommendations`."""
         index = self.reloader.index
         features, unavailable = await self.features(index, request.user_id)
-        filtered = request.categories or request.items or request.created_after
-        if index.seconds < INLINE_SECONDS and (index.ann is None or not filtered):
+        if seconds_of(index, request) < INLINE_SECONDS:
             return rank_and_explain(index, request, features, unavailable)
         return await asyncio.get_running_loop().run_in_executor(
             self.pool, rank_and_explain, index, request, features, unavailable
@@ -94,6 +81,19 @@ class Recommender:
             return None, f"feature store: {error}"
 
 
+def seconds_of(index: CandidateIndex, request: RankingRequest) -> float:
+    """Estimate the time that a request takes on one core: ranking, then describing and explaining `k` items.
+
+    An approximate index cannot filter, so a filtered request scores all items; that is never called fast.
+    """
+    if index.ann is not None and request.filtered:
+        return float("inf")
+    position = None if request.user_id is None else index.user_position(request.user_id)
+    history = len(request.history) + (0 if position is None else len(index.known(position)))
+    compared = request.k * history * index.directions.shape[1]
+    return index.seconds + request.k * ITEM_SECONDS + compared / PAIRS_PER_SECOND
+
+
 def rank_and_explain(
     index: CandidateIndex, request: RankingRequest, features: UserFeatures | None, unavailable: str
 ) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def rank_and_explain(
     excluded = positions_of(index, request.exclude)[0]
     if request.exclude_seen:
         excluded = np.concatenate([excluded, user.seen])
-    allowed = _allowed(index, request)
+    allowed, unknown = allowed_items(index, request)
     if user.vector is None:
         best, scores = index.most_popular(request.k, excluded, allowed)
     else:
@@ -115,7 +115,9 @@ def rank_and_explain(
         "degraded": problem or None,
         "model": describe_model(index),
         "features": feature_ages(features),
-        "unknown_items": list(user.unknown_items),
+        "unknown_items": list(dict.fromkeys([*user.unknown_items, *unknown.items])),
+        "unknown_categories": list(unknown.categories),
+        "why_empty": None if len(best) else why_empty(allowed),
         "items": [
             {**describe_item(index, position), "score": score, "reasons": why}
             for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, user), strict=True)
@@ -128,6 +130,8 @@ def resolve_user(index: CandidateIndex, request: RankingRequest, features: UserF
     observed, unknown_items = positions_of(index, request.history)
     position = None if request.user_id is None else index.user_position(request.user_id)
     known = np.zeros(0, dtype=np.int64) if position is None else index.known(position)
+    if not len(known):
+        position = None  # training learned nothing about somebody without interactions
     seen = np.union1d(known, observed) if len(observed) else known
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
@@ -146,30 +150,6 @@ def resolve_user(index: CandidateIndex, request: RankingRequest, features: UserF
         source = FOLDED_IN if len(observed) else PROFILE
         return ResolvedUser(source, index.folded_in(observed, embedding), seen, interests, unknown_items, problem)
     return ResolvedUser(POPULARITY, None, seen, interests, unknown_items, problem)
-
-
-def positions_of(index: CandidateIndex, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
-    """Return (positions of the ids among the candidates, ascending and unique; ids that are no candidates)."""
-    found = {item: index.item_position(item) for item in item_ids}
-    positions = sorted({position for position in found.values() if position is not None})
-    return np.array(positions, dtype=np.int64), tuple(item for item, position in found.items() if position is None)
-
-
-def _allowed(index: CandidateIndex, request: RankingRequest) -> NDArray[np.bool_] | None:
-    masks = []
-    if request.categories:
-        mask = np.zeros(len(index.item_ids), dtype=bool)
-        for name in request.categories:
-            mask[index.catalogue.by_category.get(name.casefold(), [])] = True
-        masks.append(mask)
-    if request.created_after is not None:
-        after = np.datetime64(request.created_after.astimezone(UTC).replace(tzinfo=None), "us")
-        masks.append(index.catalogue.created > after)  # an unknown time (NaT) compares as false
-    if request.items:
-        mask = np.zeros(len(index.item_ids), dtype=bool)
-        mask[positions_of(index, request.items)[0]] = True
-        masks.append(mask)
-    return np.logical_and.reduce(masks) if masks else None
 
 
 @lru_cache(maxsize=4096)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-MAX_ID_CHARACTERS = 256
+from reclm.dataset import MAX_ID_CHARACTERS
+
 MAX_QUERY_CHARACTERS = 500
+MAX_FIELD_CHARACTERS = 50
 
 
 def _as_id(value: Any) -> Any:
@@ -21,7 +35,7 @@ def _as_id(value: Any) -> Any:
 
 
 def is_valid_id(text: str) -> bool:
-    """Return whether a text can be an id: 1 to 256 characters, valid Unicode, no control characters."""
+    """Return whether a text can be an id: 1 to MAX_ID_CHARACTERS characters, valid Unicode, no control characters."""
     if not 0 < len(text) <= MAX_ID_CHARACTERS or any(ord(c) < 32 or ord(c) == 127 for c in text):
         return False
     try:
@@ -48,9 +62,32 @@ Id = Annotated[
 
 
 class Strict(BaseModel):
-    """Reject unknown fields, so that a misspelt filter is an error and not ignored."""
+    """Reject unknown fields, so that a misspelt filter is an error and not ignored; say which field was meant."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_field_that_was_meant(cls, sent: Any) -> Any:
+        """Refuse unknown fields. The message holds no text of the sender, only names of fields that exist."""
+        unknown = sorted(sent.keys() - cls.model_fields.keys()) if isinstance(sent, dict) else []
+        meant = [name for name in map(cls._nearest_field, unknown) if name]
+        if meant:
+            raise PydanticCustomError(
+                "unknown_field", "a field does not exist; did you mean {meant}?", {"meant": ", ".join(meant)}
+            )
+        if unknown:
+            raise PydanticCustomError(
+                "unknown_field", "a field does not exist; use {fields}", {"fields": ", ".join(cls.model_fields)}
+            )
+        return sent
+
+    @classmethod
+    def _nearest_field(cls, name: str) -> str | None:
+        """Return the field that a misspelt name is nearest to: `userId` is `user_id`."""
+        plain = {re.sub(r"[^a-z]", "", field): field for field in cls.model_fields}
+        near = get_close_matches(re.sub(r"[^a-z]", "", name.lower())[:MAX_FIELD_CHARACTERS], plain, n=1)
+        return plain[near[0]] if near else None
 
 
 class RecommendationRequest(Strict):
@@ -74,13 +111,15 @@ class RecommendationRequest(Strict):
         default_factory=list, description="Items that the user liked, in addition to their known interactions."
     )
     k: int = Field(10, ge=1, strict=True, description="How many items; the settings bound it (serve.max_k).")
-    categories: list[Id] = Field(
-        default_factory=list, description="Only items of one of these categories; upper and lower case do not matter."
+    categories: list[Id] | None = Field(
+        None,
+        description="Only items of one of these categories; upper and lower case do not matter. An empty list matches "
+        "nothing.",
     )
     created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
         None, description="Only items made after this moment, with a time zone."
     )
-    items: list[Id] = Field(default_factory=list, description="Only these items, ranked.")
+    items: list[Id] | None = Field(None, description="Only these items, ranked. An empty list matches nothing.")
     exclude: list[Id] = Field(default_factory=list, description="None of these items.")
     exclude_seen: bool = Field(True, description="Leave out the user's known items and the history of this request.")
 
@@ -150,7 +189,8 @@ class Recommendations(BaseModel):
 
     `source` is where the user's vector came from: `trained`, `folded_in` from a history, `profile` alone, or
     `popularity` when nothing is known about the user. `degraded` says what was not available. `unknown_items` are ids
-    of the history that are not among the candidates; they were ignored.
+    of `history` and `items` that are not among the candidates, `unknown_categories` those that no item has; they were
+    ignored. `why_empty` explains an empty list.
     """
 
     user_id: str | None
@@ -159,6 +199,8 @@ class Recommendations(BaseModel):
     model: Model
     features: FeatureAges
     unknown_items: list[str]
+    unknown_categories: list[str]
+    why_empty: str | None
     items: list[RecommendedItem]
 
 
@@ -186,7 +228,10 @@ class PublishedProfile(BaseModel):
 
 
 class User(BaseModel):
-    """Return what is published about a user; `known_items` is the number of their items that the champion knows."""
+    """Return what is published about a user.
+
+    `known_items` is the number of their items that the champion knows; `trained` is true when there are any.
+    """
 
     user_id: str
     trained: bool

@@ -20,7 +20,8 @@ from reclm.backbones.ranking import BackboneScorer, rank
 from reclm.dataset import EvaluationTask
 from reclm.features.fused import load_fused
 from reclm.serving.candidate_index import load_index
-from reclm.serving.recommender import RankingRequest, rank_and_explain
+from reclm.serving.filters import RankingRequest
+from reclm.serving.recommender import INLINE_SECONDS, rank_and_explain, seconds_of
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 
@@ -72,6 +73,7 @@ class TestRecommendations:
         for body in ({}, {"user_id": "nobody"}, {"history": ["no such item"]}):
             found = recommend(client, **body)
             assert found["source"] == "popularity"
+            assert found["why_empty"] is None
             scores = [one["score"] for one in found["items"]]
             assert scores == sorted(scores, reverse=True)
         assert found["unknown_items"] == ["no such item"]
@@ -102,6 +104,28 @@ class TestFilters:
         found = recommend(client, user_id=USER, items=["item '20'", "item '8'", "nothing"])
         assert [one["item_id"] for one in found["items"]] == ["item '8'", "item '20'"]
 
+    def test_an_empty_filter_matches_nothing_and_says_why(self, client: TestClient) -> None:
+        filters: tuple[dict[str, Any], ...] = (
+            {"items": []},
+            {"categories": []},
+            {"items": ["x"]},
+            {"categories": ["x"]},
+        )
+        for one in filters:
+            found = recommend(client, user_id=USER, **one)
+            assert found["items"] == []
+            assert found["why_empty"].startswith("no item passes the filters")
+        assert len(recommend(client, user_id=USER, items=None, categories=None)["items"]) == 10
+
+    def test_when_everything_is_excluded_the_answer_says_why(self, client: TestClient, shop: Settings) -> None:
+        found = recommend(client, user_id=USER, exclude=load_index(shop).item_ids.tolist())
+        assert (found["items"], found["why_empty"][:10]) == ([], "every item")
+
+    def test_what_a_filter_names_in_vain_is_said(self, client: TestClient) -> None:
+        found = recommend(client, items=["item '8'", "nothing"], categories=["Dragon", "Nothing"])
+        assert (found["unknown_items"], found["unknown_categories"]) == (["nothing"], ["Nothing"])
+        assert [one["item_id"] for one in found["items"]] == ["item '8'"]
+
     def test_excluded_items_are_left_out(self, client: TestClient) -> None:
         best = recommend(client, user_id=USER, k=1)["items"][0]["item_id"]
         assert best not in [one["item_id"] for one in recommend(client, user_id=USER, k=30, exclude=[best])["items"]]
@@ -126,7 +150,7 @@ class TestInvalidRequests:
             {"k": True},
             {"user_id": ""},
             {"user_id": "\x00"},
-            {"user_id": "x" * 300},
+            {"user_id": "x" * 513},
             {"user_id": {"a": 1}},
             {"user_id": True},
             {"history": "item"},
@@ -138,7 +162,6 @@ class TestInvalidRequests:
             {"created_after": "9999-12-31T23:59:59-14:00"},
             {"no_such_field": 1},
             [],
-            None,
         ],
     )
     def test_are_refused_with_the_place_but_without_the_text_that_was_sent(self, client: TestClient, body: Any) -> None:
@@ -162,6 +185,18 @@ class TestInvalidRequests:
         response = client.post("/v1/recommendations", content=sent, headers={"content-type": "application/json"})
         assert response.status_code in (400, 422)
         assert "error" in response.json()
+
+    @pytest.mark.parametrize("sent_as", ["", "application/x-www-form-urlencoded", "text/plain"])
+    def test_a_body_that_is_not_sent_as_json_is_told_how_to(self, client: TestClient, sent_as: str) -> None:
+        headers = {"content-type": sent_as} if sent_as else {}
+        for body in (b'{"user_id": "u"}', b""):
+            response = client.post("/v1/recommendations", content=body, headers=headers)
+            assert response.status_code == 415
+            assert "content-type: application/json" in response.json()["remedy"]
+
+    def test_a_misspelt_field_is_told_which_one_was_meant(self, client: TestClient) -> None:
+        response = client.post("/v1/recommendations", json={"userId": "u"})
+        assert response.json()["where"] == ["body: a field does not exist; did you mean user_id?"]
 
     def test_a_body_above_the_limit_is_refused(self, client: TestClient) -> None:
         for sent in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
@@ -187,6 +222,15 @@ class TestLookups:
         assert client.get("/v1/items/item%20'8'").json()["cold"] is True
         found = client.get("/v1/items/item%20'10'/similar?k=4").json()
         assert set(world.circles(found)) == {1}
+
+    def test_an_item_whose_id_ends_like_the_path_of_similar_items(
+        self, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        index = client.app.state.service.reloader.index  # type: ignore[attr-defined]
+        monkeypatch.setitem(index.backbone.fitted.item_position, "a/similar", 10)
+        assert client.get("/v1/items/a%2Fsimilar").json()["item_id"] == "item '10'"
+        assert set(world.circles(client.get("/v1/items/a%2Fsimilar/similar?k=4").json())) == {1}
+        assert client.get("/v1/items/a/similar").status_code == 404
 
     def test_search_says_that_it_is_switched_off(self, client: TestClient) -> None:
         response = client.post("/v1/search", json={"query": "dragons"})
@@ -280,6 +324,25 @@ class TestTheServiceRanksAsEvaluationDoes:
             best, _ = index.best(vector, 10, index.known(row))
             order = scores[row][best]
             assert (np.diff(order) <= 1e-5 * np.abs(scores[row]).max()).all()
+
+
+class TestAUserWithoutKnownInteractions:
+    def test_is_not_called_trained(self, shop: Settings) -> None:
+        index = load_index(shop)
+        known = index.backbone.fitted.known
+        index.backbone.fitted.known = sparse.csr_matrix(known.shape, dtype=known.dtype)
+        assert rank_and_explain(index, RankingRequest(user_id=USER), None, "")["source"] == "popularity"
+        found = rank_and_explain(index, RankingRequest(user_id=USER, history=["item '10'"]), None, "")
+        assert found["source"] == "folded_in"
+
+
+class TestALargeRequest:
+    def test_is_not_answered_in_the_event_loop(self, shop: Settings) -> None:
+        index = load_index(shop)
+        assert seconds_of(index, RankingRequest(user_id=USER)) < INLINE_SECONDS
+        long = RankingRequest(history=[f"item '{row}'" for row in range(bw.N_ITEMS)] * 100, k=200)
+        assert seconds_of(index, long) > INLINE_SECONDS
+        assert seconds_of(replace(index, ann=object()), RankingRequest(items=[])) > INLINE_SECONDS
 
 
 class TestAChampionWithoutProfiles:
