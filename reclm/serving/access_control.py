@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.serving.api_keys import ApiKey, ApiKeys
 from reclm.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, SHED
-from reclm.serving.route_access import RouteAccess, access_of_request
+from reclm.serving.route_access import ANY_KEY, RouteAccess, access_of_request
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,7 +76,11 @@ class RateLimit:
 
 
 class AccessControl:
-    """Wrap the application. `scope["reclm.key"]` is the caller's key, None when no key is needed."""
+    """Wrap the application.
+
+    `scope["reclm.key"]` is the caller's key, None when no key is needed. On paths that are open to everybody,
+    `scope["reclm.known"]` says whether the caller would be let in elsewhere.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, keys: ApiKeys) -> None:
         self.local_only = is_loopback(settings.host)
@@ -105,6 +109,7 @@ class AccessControl:
 
         try:
             if scope["path"] in self.open_paths:
+                scope["reclm.known"] = self._knows(scope)
                 await self.app(scope, receive, send_with_headers)
             else:
                 await self._check_and_forward(scope, receive, send_with_headers)
@@ -128,7 +133,7 @@ class AccessControl:
         self.in_flight += 1
         IN_FLIGHT.set(self.in_flight)
         try:
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            headers = _headers(scope)
             access = access_of_request(scope)
             key = self._caller(scope["method"], headers, access)
             scope["reclm.key"] = key
@@ -147,6 +152,13 @@ class AccessControl:
         finally:
             self.in_flight -= 1
             IN_FLIGHT.set(self.in_flight)
+
+    def _knows(self, scope: Scope) -> bool:
+        try:
+            self._caller(scope["method"], _headers(scope), ANY_KEY)
+        except Refusal:
+            return False
+        return True
 
     def _caller(self, method: str, headers: dict[str, str], access: RouteAccess) -> ApiKey | None:
         """Return the caller's key; None when the service needs none.
@@ -210,6 +222,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _refuse_other_sites(method: str, headers: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -23,6 +23,7 @@ from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.filters import RankingRequest
 from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
+from reclm.serving.reloading import NoIndexError
 from reclm.serving.route_access import needs
 from reclm.serving.schemas import (
     FeatureAges,
@@ -53,7 +54,10 @@ def _error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Create the application. Raises ReclmError without a champion or without published features."""
+    """Create the application.
+
+    Raises ReclmError without a champion or without published features, unless `serve.wait` is set.
+    """
     service = Service(settings)
     service.reloader.start()
     service.feature_client.start()
@@ -104,6 +108,11 @@ def _add_errors(app: FastAPI) -> None:
             return problem(415, "the request's content type is not JSON", remedy)
         where = [f"{_error_location(one)}: {one['msg'][:200]}" for one in error.errors()[:20]]
         return problem(422, "the request is not valid", "see /openapi.json for what each field takes", where)
+
+    @app.exception_handler(NoIndexError)
+    async def no_model(_: Request, __: NoIndexError) -> JSONResponse:
+        headers = {"retry-after": "5"}
+        return problem(503, "there is no model to recommend with yet", "see /health/ready", headers=headers)
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
@@ -257,10 +266,20 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         """Report that the process answers."""
         return Liveness(status="alive")
 
-    @app.get("/health/ready", openapi_extra=needs("any"))
-    async def ready() -> Readiness:
-        """Report whether recommendations are complete; `problems` lists what is missing when they are `degraded`."""
-        index, problems = service.reloader.index, service.problems()
+    @app.get("/health/ready", responses={503: {"model": Readiness}}, openapi_extra=needs("any"))
+    async def ready(request: Request, response: Response) -> Readiness:
+        """Report whether the service recommends.
+
+        `ready`: everything works. `degraded` (200): it answers, from what it loaded before or without the store;
+        `problems` lists what is missing, with details for callers who are let in elsewhere. `waiting` (503): there is
+        no model yet.
+        """
+        problems = service.problems(details=request.scope["reclm.known"])
+        try:
+            index = service.reloader.index
+        except NoIndexError:
+            response.status_code = 503
+            return Readiness(status="waiting", problems=problems)
         return Readiness(
             status="degraded" if problems else "ready",
             problems=problems,
@@ -280,6 +299,5 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     async def reload() -> Reloaded:
         """Load the index again now. Needs a key of scope admin when the workspace has keys."""
         reloaded = await service.reloader.refresh(force=True)
-        return Reloaded(
-            reloaded=reloaded, problem=service.reloader.problem, model=Model(**describe_model(service.reloader.index))
-        )
+        model = Model(**describe_model(service.reloader.index))
+        return Reloaded(reloaded=reloaded, problem=service.reloader.problem, model=model)

@@ -53,7 +53,7 @@ def add_pages(app: FastAPI, service: Service) -> None:
     style = (TEMPLATES / "style.css").read_text()
 
     def page(name: str, status_code: int = 200, **values: Any) -> HTMLResponse:
-        common = {"model": describe_model(service.reloader.index), "problems": service.problems()}
+        common = {"model": describe_model(service.reloader.index), "problems": service.problems(details=True)}
         return HTMLResponse(templates.get_template(name).render(**common, **values), status_code=status_code)
 
     def not_found(kind: str, shown: str) -> HTMLResponse:

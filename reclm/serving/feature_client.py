@@ -106,20 +106,28 @@ class FeatureClient:
         self.settings = settings
         self.timeout = settings.serve.store_timeout_ms / 1000
         self.breaker = CircuitBreaker(settings.serve.breaker_failures, settings.serve.breaker_seconds, self.timeout)
-        self._store: Store
+        self._store: Store | None = None
         self._reads = 0  # started so far; written by the reading thread alone
         self._requests: queue.SimpleQueue[FeatureRequest | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="feature-store", daemon=True)
 
     def start(self) -> None:
-        """Open the store and start the reading thread. Raises WorkspaceError when nothing was ever published."""
+        """Open the store and start the reading thread.
+
+        Raises WorkspaceError when nothing was ever published; with `serve.wait` the first read opens the store instead.
+        """
+        if not self.settings.serve.wait:
+            self._store = self._opened()
+        self._thread.start()
+
+    def _opened(self) -> Store:
         from reclm.features.online import read_users
         from reclm.features.store import open_for_requests
 
-        self._store = open_for_requests(self.settings, self.timeout)
+        store = open_for_requests(self.settings, self.timeout)
         with contextlib.suppress(Exception):  # the first read is slow; a store that is down may come back
-            read_users(self._store, [""], "")
-        self._thread.start()
+            read_users(store, [""], "")
+        return store
 
     def stop(self) -> None:
         """Stop the thread after the requests that it has."""
@@ -168,6 +176,7 @@ class FeatureClient:
 
         self._reads += 1
         try:
+            self._store = self._store or self._opened()
             found: Sequence[Any] = read_users(self._store, [request.user_id for request in requests], version)
         except DECODING_ERRORS as error:
             if len(requests) > 1:  # halves, until the row that cannot be decoded stands alone

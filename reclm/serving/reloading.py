@@ -30,6 +30,10 @@ Fingerprint = tuple[object, ...]
 CHECKS_BEFORE_RETRY = 10  # checks until an index that could not be loaded is tried again
 
 
+class NoIndexError(Exception):
+    """No index could be loaded since the service started."""
+
+
 class IndexReloader:
     """Hold the current `index` and replace it when the workspace changes.
 
@@ -49,17 +53,25 @@ class IndexReloader:
 
     @property
     def index(self) -> CandidateIndex:
-        """Return the index in use."""
-        assert self._index is not None
+        """Return the index in use. Raises NoIndexError while there is none."""
+        if self._index is None:
+            raise NoIndexError
         return self._index
 
     def start(self) -> None:
-        """Load the first index. Raises ReclmError when there is no champion or it cannot be read."""
-        fingerprint = self._read_fingerprint()
+        """Load the first index.
+
+        Raises ReclmError when there is no champion or it cannot be read; with `serve.wait` that becomes the `problem`.
+        """
         try:
+            fingerprint = self._read_fingerprint()
             index = load_index(self.settings)
-        except ReclmError:
-            raise
+        except ReclmError as error:
+            if not self.settings.serve.wait:
+                raise
+            log.warning("no recommendations yet: %s", error)
+            self.problem = str(error)
+            return
         except Exception as error:
             raise ArtifactError(
                 f"the champion cannot be read ({type(error).__name__}: {error}); "
@@ -98,7 +110,7 @@ class IndexReloader:
             except Exception as error:  # the old index must stay in use whatever is wrong with the new one
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self.problem:
-                    log.error("the old index stays in use: %s", problem)
+                    log.error("the workspace could not be loaded: %s", problem)
                 self.problem, self._refused = problem, fingerprint
                 self._retry_at = time.monotonic() + CHECKS_BEFORE_RETRY * self.settings.serve.reload_seconds
                 RELOADS.labels("refused").inc()

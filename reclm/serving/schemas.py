@@ -270,15 +270,15 @@ class Liveness(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Report problems, the model, and the size and recall of the index."""
+    """Report problems, the model, and the size and recall of the index; null while there is no model."""
 
     status: str
     problems: list[str]
-    model: Model
-    items: int
-    index: str
-    recall: float
-    loaded_at: str
+    model: Model | None = None
+    items: int = 0
+    index: str | None = None
+    recall: float | None = None
+    loaded_at: str | None = None
 
 
 class Reloaded(BaseModel):

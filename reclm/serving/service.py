@@ -28,11 +28,15 @@ class Service:
         self.search = TextSearch(settings)
         self.keys = ApiKeys(settings.paths)
 
-    def problems(self) -> list[str]:
-        """List what does not work at the moment; [] when everything works."""
-        found = [self.reloader.problem] if self.reloader.problem else []
-        if self.feature_client.breaker.is_open:
-            found.append(f"feature store: {self.feature_client.breaker.reason}")
-        if self.search.problem:
-            found.append(self.search.problem)
-        return found
+    def problems(self, details: bool) -> list[str]:
+        """List what does not work at the moment; [] when everything works.
+
+        The `details` hold texts of exceptions, with paths and versions, and are for callers who are known.
+        """
+        breaker = self.feature_client.breaker
+        found = {
+            "the newest state of the workspace could not be loaded": self.reloader.problem,
+            "the feature store does not answer": breaker.reason if breaker.is_open else "",
+            "the text encoder of search could not be loaded": self.search.problem,
+        }
+        return [f"{what}: {detail}" if details else what for what, detail in found.items() if detail]

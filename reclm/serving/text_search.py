@@ -36,7 +36,7 @@ class TextSearch:
         """Say in one sentence why search is not ready."""
         if not self.settings.serve.search:
             return "it is switched off (serve.search)"
-        return self.problem or "the text encoder is being loaded"
+        return "the text encoder could not be loaded" if self.problem else "the text encoder is being loaded"
 
     def start(self) -> None:
         """Start loading the encoder in its own thread."""
@@ -49,7 +49,7 @@ class TextSearch:
         try:
             self._encode = load_encoder(self.settings)
         except Exception as error:  # the service works without search, whatever the reason
-            self.problem = f"search: {type(error).__name__}: {error}"
+            self.problem = f"{type(error).__name__}: {error}"
 
     def find(self, index: CandidateIndex, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return (positions, cosines) of the `k` items nearest to the query, among those with a text or profile."""

@@ -217,6 +217,9 @@ class ServeSettings(Section):
         "when it is built.",
     )
     explorer: bool = Field(True, description="Serve the explorer's pages; they show everybody's profile and history.")
+    wait: bool = Field(
+        False, description="Start without a champion and answer 503 until there is one; for schedulers of containers."
+    )
     open_metrics: bool = Field(False, description="Answer /metrics without a key; for closed networks only.")
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."

@@ -108,6 +108,21 @@ class TestAChampionPointerThatIsMissingForAMoment:
             wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
 
 
+class TestAWorkspaceWithoutAChampion:
+    def test_is_waited_for_with_503(self, tmp_path: Path) -> None:
+        settings = world.settings_of(tmp_path, "serve.reload_seconds=0.05", "serve.wait=true")
+        with opened_client(settings) as client:
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/health/ready").status_code == 503
+            assert client.get("/health/ready").json()["status"] == "waiting"
+            for asked in (client.post("/v1/recommendations", json={}), client.get("/"), client.get("/v1/users/u")):
+                assert (asked.status_code, asked.headers["retry-after"]) == (503, "5")
+            world.open_shop(tmp_path)
+            wait_until(lambda: client.get("/health/ready").status_code == 200)
+            found = recommend(client, user_id=USER)
+            assert (found["source"], found["degraded"]) == ("trained", None)
+
+
 class TestAForgottenUser:
     def test_is_no_longer_known_to_a_running_service(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
@@ -205,6 +220,18 @@ class TestApiKeys:
             api_keys.remove(settings.paths, "shop")
             assert client.post("/admin/reload", headers=headers).status_code == 401
             assert client.get("/").status_code == 401
+
+    def test_health_shows_no_text_of_an_exception_to_strangers(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
+        token = api_keys.add(settings.paths, "shop", ["recommend"])
+        with opened_client(settings) as client:
+            write_json(settings.paths.champion, {"version": "0123456789abcdef"})
+            wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            expected = ["the newest state of the workspace could not be loaded"]
+            assert client.get("/health/ready").json()["problems"] == expected
+            assert client.get("/health/ready", headers={"host": "shop.example"}).json()["problems"] == expected
+            known = client.get("/health/ready", headers={"authorization": f"Bearer {token}"}).json()
+            assert "champion.json" in known["problems"][0]
 
     @pytest.mark.parametrize("days", [0, -1, float("nan"), 1e12])
     def test_an_invalid_number_of_days_is_refused(self, tmp_path: Path, days: float) -> None:

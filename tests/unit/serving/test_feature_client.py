@@ -33,7 +33,7 @@ class Reads:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     stand_in = Reads()
     monkeypatch.setattr(online, "read_users", stand_in)
-    monkeypatch.setattr(store, "open_for_requests", lambda *_: None)
+    monkeypatch.setattr(store, "open_for_requests", lambda *_: object())
     return stand_in
 
 
