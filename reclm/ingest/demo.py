@@ -65,6 +65,20 @@ class Shelf:
         entry = np.searchsorted(self.cumulative, low + draw * (high - low), side="right") - 1
         return np.where(end > begin, self.item[np.clip(entry, begin, np.maximum(end - 1, begin))], -1)
 
+    def shares(self, time: float, n_items: int) -> Floats:
+        """Return the probabilities with which `pick` draws each item from each shelf at a time: (n_shelves, n_items).
+
+        All items must have arrived.
+        """
+        weight, of_shelf = np.diff(self.cumulative), np.floor(self.key / self.span).astype(np.int64)
+        recent = weight * (self.key - of_shelf * self.span >= time - NOVELTY_DAYS)
+        shares = np.zeros((2, len(self.first), n_items))
+        for found, weights in zip(shares, (weight, recent), strict=True):
+            np.add.at(found, (of_shelf, self.item), weights)
+        total = shares.sum(axis=2, keepdims=True)
+        usual, new = shares / np.where(total > 0, total, 1)
+        return np.where(total[1] > 0, (1 - NOVELTY_SHARE) * usual + NOVELTY_SHARE * new, usual)
+
 
 class World:
     """Everything that is drawn at random; nothing is computed before a batch needs it."""
@@ -210,6 +224,21 @@ class World:
         way = rng.random(len(user))
         around = interest // INTERESTS_EACH * INTERESTS_EACH + rng.integers(0, INTERESTS_EACH, len(user))
         return np.where(way < ANYTHING, self.n_interests, np.where(way < ANYTHING + SAME_DEPARTMENT, around, interest))
+
+    def preferences(self) -> Floats:
+        """Return how likely each user's next visit is to pick each item once the log has ended: (n_users, n_items).
+
+        Rows sum to one. These are the probabilities behind `events`, before what a user has picked already is left out.
+        """
+        chosen, cumulated = self.user_persona
+        weight = np.diff(cumulated, prepend=0.0)
+        wanted = np.zeros((self.demo.users, self.n_interests))
+        np.add.at(wanted, (np.arange(self.demo.users)[:, None], np.maximum(chosen, 0)), weight)
+        around = wanted.reshape(len(wanted), -1, INTERESTS_EACH).mean(axis=2).repeat(INTERESTS_EACH, axis=1)
+        shelves = (1 - ANYTHING - SAME_DEPARTMENT) * wanted + SAME_DEPARTMENT * around
+        whole_shop = np.full((len(wanted), 1), ANYTHING)
+        picks = np.hstack([shelves, whole_shop]) @ self.shelf.shares(float(self.demo.days), self.demo.items)
+        return np.asarray(picks / picks.sum(axis=1, keepdims=True))  # an interest without items is drawn again
 
     def items(self) -> pa.Table:
         """Return the item table; misleading items describe an interest that is not theirs."""

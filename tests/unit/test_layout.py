@@ -23,6 +23,7 @@ LAYERS = (
     {"backbones"},
     {"training"},
     {"evaluation"},
+    {"trials"},
     {"promotion", "ablation"},
     {"health", "maintenance", "serving"},
     {"stages"},

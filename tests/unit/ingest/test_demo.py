@@ -172,3 +172,16 @@ class TestTheVocabulary:
     def test_phrases_suit_the_profile_grammar(self) -> None:
         for interest in demo_text.interests():
             assert not set(",;:") & set(interest.phrase + interest.identity)
+
+
+class TestPreferences:
+    def test_are_the_probabilities_with_which_visits_pick_items(self) -> None:
+        world = World(DemoSettings(**SMALL), 3)
+        preferences, random, n = world.preferences(), np.random.default_rng(1), 50_000
+        np.testing.assert_allclose(preferences.sum(axis=1), 1)
+        for user in (0, 7):
+            visits = np.full(n, user)
+            at_the_end, new = np.full(n, float(world.demo.days)), random.random(n) < demo.NOVELTY_SHARE
+            picked = world.shelf.pick(world._shelves(random, visits), at_the_end, new, random.random(n))
+            shares = np.bincount(picked, minlength=SMALL["items"]) / n
+            np.testing.assert_allclose(shares, preferences[user], atol=0.006)

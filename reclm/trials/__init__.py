@@ -1,0 +1,1 @@
+"""Compare models by what people do with their lists: exploration, estimates for a model that was never shown."""
