@@ -96,9 +96,11 @@ def estimate_click_rate(log: LoggedLists, target_place: NDArray[np.int64]) -> Cl
     whole = _Sums(*(part.sum(axis=0, keepdims=True) for part in sums))
     _require_looks(whole)
     without_one = _Sums(*(total - part for total, part in zip(whole, sums, strict=True)))
-    with np.errstate(divide="ignore", invalid="ignore"):  # where one group made all clicks of a place: refused below
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # NaN where one group made all clicks of a place: refused below
         supports, values = _support(without_one), _rate(without_one)
-    support, uncorrected = float(_support(whole)[0]), float(_rate(whole)[0])
+        support, uncorrected = float(_support(whole)[0]), float(_rate(whole)[0])
     error = Z * float(np.sqrt(_jackknife(supports)))
     if support + error < MIN_SUPPORT:
         raise ModelError(
@@ -178,8 +180,7 @@ def _rate(sums: _Sums) -> Floats:
     """The self-normalised estimate of the target's click rate: (groups,)."""
     look = _looks(sums)
     clicks = np.einsum("gpq,gq,gp->g", sums.clicks, look, 1 / look)
-    weights = np.einsum("gpq,gq->g", sums.weights, look)
-    return np.asarray(np.divide(clicks, weights, out=np.zeros_like(clicks), where=weights > 0))
+    return np.asarray(clicks / np.einsum("gpq,gq->g", sums.weights, look))
 
 
 def _jackknife(without_one: Floats) -> float:
