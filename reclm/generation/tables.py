@@ -128,8 +128,11 @@ def profile_table(
 
 
 def summary_of(profiles: quality.Profiles) -> dict[str, int]:
-    """Count the profiles, the distinct texts, the rows with each flag, and the texts that break the grammar."""
+    """Count the rows, the distinct texts, the rows with each flag, and the profiles that break the grammar."""
     counts = Counter(flag for flag in profiles.flags if flag)
-    malformed = sum(phrases is None for phrases in profiles.interests)
+    malformed = sum(
+        phrases is None and written
+        for phrases, written in zip(profiles.interests, profiles.written.tolist(), strict=True)
+    )
     faults = {**dict(sorted(counts.items())), **({"malformed": malformed} if malformed else {})}
     return {"profiles": len(profiles.ids), "distinct": len(set(profiles.texts)), **faults}

@@ -6,7 +6,7 @@ RecLM (arXiv 2412.19302, section on refinement) names. Every metric is the mean 
 the bands of a metric add up to its `all` row.
 
     coverage            1 when the profile carries no flag.
-    format              1 when the profile parses.
+    format              1 when the profile parses; a row without a profile (flagged, with an empty text) has no format.
   of profiles without a flag that parse:
     distinct            1 / number of entities with this very text; its mean is the share of distinct texts.
     nearest_similarity  cosine to the most similar other profile of a sample of SAMPLE, by TF-IDF of words and word
@@ -62,6 +62,11 @@ class Profiles:
         return [None if profile is None else profile.interests for profile in profiles]
 
     @cached_property
+    def written(self) -> NDArray[np.bool_]:
+        """Return (n,), False where nothing was known to write a profile from: a flag and an empty text."""
+        return np.array([bool(text) or not flag for text, flag in zip(self.texts, self.flags, strict=True)], dtype=bool)
+
+    @cached_property
     def usable(self) -> NDArray[np.bool_]:
         """Return (n,), True where a profile carries no flag and parses."""
         rows = zip(self.interests, self.flags, strict=True)
@@ -75,9 +80,10 @@ def measure(
 
     `truth` is the folder with the true interests, None where they are unknown.
     """
+    parses = np.array([phrases is not None for phrases in profiles.interests], dtype=np.float64)
     metrics = {
         "coverage": np.array([not flag for flag in profiles.flags], dtype=np.float64),
-        "format": np.array([phrases is not None for phrases in profiles.interests], dtype=np.float64),
+        "format": np.where(profiles.written, parses, np.nan),
     }
     usable = {
         "distinct": distinctness(profiles.texts),

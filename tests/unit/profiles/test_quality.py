@@ -40,8 +40,16 @@ class TestCoverageAndFormat:
     def test_coverage_is_the_share_without_a_flag_and_format_the_share_that_parses(self, data: SnapshotData) -> None:
         profiles = users(data, dict.fromkeys("abcdef", text("x")), {"new": "no_history", "f": "no_text"})
         assert values(profiles, data, "coverage")["all"] == pytest.approx(5 / 7)
-        assert values(profiles, data, "format")["all"] == pytest.approx(6 / 7)
+        assert values(profiles, data, "format")["all"] == 1
         assert values(profiles, data, "coverage")["0"] == 0
+
+    def test_an_empty_text_breaks_the_format_unless_a_flag_says_that_nothing_was_known(
+        self, data: SnapshotData
+    ) -> None:
+        flagged = dict.fromkeys(data.user_ids, "no_text")
+        assert values(users(data, dict.fromkeys("abcdef", text("x"))), data, "format")["all"] == pytest.approx(6 / 7)
+        assert values(users(data, {}, flagged), data, "format") == {}
+        assert values(users(data, {"a": "no labels"}, flagged), data, "format")["all"] == 0
 
     def test_bands_add_up_to_all(self, data: SnapshotData) -> None:
         profiles = users(data, {user: text(user, "boots") for user in "abcdef"})
