@@ -72,7 +72,7 @@ def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> list[Gai
 
 def _profiles_sentence(found: list[Gain], model: str, k: int) -> str:
     if not found:
-        return "Whether profiles help was not measured: train.variants needs augment and shuffled."
+        return "Whether profiles help was not measured: that needs item texts, and train.variants augment and shuffled."
     verdict = VERDICTS[any(gain.low > 0 for gain in found), any(gain.high < 0 for gain in found)]
     listed = ", ".join(map(str, found))
     return f"Profiles against shuffled profiles, Recall@{k} of {model} with 95 % intervals: {listed}: {verdict}."

@@ -287,3 +287,9 @@ def _summary(numbers: Mapping[str, Any]) -> str:
 def features_version(settings: Settings) -> str:
     """Return the version of the published features; it is a parent of every model trained on them."""
     return str(read_json(settings.paths.feast / "published.json")["version"])
+
+
+def has_profiles(settings: Settings) -> bool:
+    """Return whether any profile of a user or an item is published: without item texts there are none."""
+    views = read_json(published_path(settings.paths))["views"]
+    return any(views[view]["rows"] for view in ("user_profile", "item_profile"))

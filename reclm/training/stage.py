@@ -1,7 +1,8 @@
 """The training stage: train the models that the settings name and that do not exist yet.
 
 In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone`
-artifact for each model, variant and seed.
+artifact for each model, variant and seed. Where there are no profiles, because the items have no texts or no profile obeys the grammar, the variants with profiles would equal `base`: then `base` is
+trained alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from reclm.progress import detail, track
+from reclm.progress import detail, say, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.training.model import KIND, identity_of, train_one
@@ -31,6 +32,8 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     """Train the missing models and return all of them, with the number of models that were missing."""
     from reclm.warehouse.sources import set_current_artifacts
 
+    if trained_variants(settings) != settings.train.variants:
+        say("there are no profiles: models are trained without them, variant base alone")
     identities = _identities(settings)
     missing = [one for version, one in identities.items() if artifacts.find(settings.paths, KIND, version) is None]
     for version in track(_train(settings, missing), "training", len(missing)):
@@ -42,12 +45,19 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
     return finished, len(missing)
 
 
+def trained_variants(settings: Settings) -> tuple[str, ...]:
+    """Return the variants that are trained on the current features: `base` alone where no profile is published."""
+    from reclm.features.publish import has_profiles
+
+    return settings.train.variants if has_profiles(settings) else ("base",)
+
+
 def _identities(settings: Settings) -> dict[str, Identity]:
     """{version: what identifies the model} of each model, variant and seed that the settings name."""
     train = settings.train
     identities = [
         identity_of(settings, model, variant, seed)
-        for seed, model, variant in product(train.seeds, train.models, train.variants)
+        for seed, model, variant in product(train.seeds, train.models, trained_variants(settings))
     ]
     return {artifacts.version_of(KIND, *identity): identity for identity in identities}
 
