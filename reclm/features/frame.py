@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,19 @@ def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
     """
     require_published(settings)
     as_of = snapshot_as_of(settings, snapshot)
+    known = load_known(settings, snapshot)
+    user_ids, item_ids = known.user_ids.tolist(), known.item_ids.tolist()
+    frame = _historical(settings, user_ids, item_ids, as_of)
+    return replace(
+        known,
+        item_content=_matrix(settings, frame, "item_content", item_ids, as_of),
+        item_profile=_matrix(settings, frame, "item_profile", item_ids, as_of),
+        user_profile=_matrix(settings, frame, "user_profile", user_ids, as_of),
+    )
+
+
+def load_known(settings: Settings, snapshot: Snapshot) -> TrainingData:
+    """Load the ids, interactions and item texts of a snapshot from the warehouse alone, without features."""
     connection = connect(settings)
     try:
         user_ids = _column(connection, "select user_id from dim_users order by user_index")
@@ -61,21 +75,17 @@ def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
         connection.close()
     item_ids = items["item_id"].to_pylist()
     user_positions, item_positions = (pairs[column].to_numpy() for column in ("user_index", "item_index"))
-    known = sparse.csr_matrix(
+    interactions = sparse.csr_matrix(
         (np.ones(len(user_positions), dtype=np.float32), (user_positions, item_positions)),
         shape=(len(user_ids), len(item_ids)),
     )
-    known.data[:] = 1.0  # a pair that occurs twice is still one interaction
-    frame = _historical(settings, user_ids, item_ids, as_of)
+    interactions.data[:] = 1.0  # a pair that occurs twice is still one interaction
     return TrainingData(
         snapshot=snapshot,
         user_ids=np.array(user_ids, dtype=np.str_),
         item_ids=np.array(item_ids, dtype=np.str_),
-        interactions=known,
+        interactions=interactions,
         texts=items["text"].to_pylist(),
-        item_content=_matrix(settings, frame, "item_content", item_ids, as_of),
-        item_profile=_matrix(settings, frame, "item_profile", item_ids, as_of),
-        user_profile=_matrix(settings, frame, "user_profile", user_ids, as_of),
     )
 
 

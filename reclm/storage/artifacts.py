@@ -32,6 +32,7 @@ KINDS = (
     "profiles",
     "embeddings",
     "backbone",
+    "baselines",
     "evaluation",
     "ablation",
     "promotion",

@@ -1,7 +1,8 @@
 """The training stage: train the models that the settings name and that do not exist yet.
 
 In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone`
-artifact for each model, variant and seed. Where there are no profiles, because the items have no texts or no profile obeys the grammar, the variants with profiles would equal `base`: then `base` is
+artifact for each model, variant and seed, and the day's `baselines` beside them. Where there are no profiles, because
+the items have no texts or no profile obeys the grammar, the variants with profiles would equal `base`: then `base` is
 trained alone.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from reclm.progress import detail, say, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.training.baselines import measure_baselines
 from reclm.training.model import KIND, identity_of, train_one
 from reclm.training.pool import Identity, processes, train_in_processes
 from reclm.training.snapshots import Snapshots
@@ -40,6 +42,7 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
         _report(artifacts.load(settings.paths, KIND, version))
     finished = [artifacts.load(settings.paths, KIND, version) for version in identities]
     set_current_artifacts(settings.paths, KIND, list(identities))
+    measure_baselines(settings)
     if not missing:
         detail(f"reusing all {len(finished)} models: nothing they depend on has changed")
     return finished, len(missing)

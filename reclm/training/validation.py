@@ -47,19 +47,31 @@ def write_validation(
     for task in map(_sampled, tasks):
         scorer = BackboneScorer(backbone, task.setting)
         lists = rank(scorer, task, VALIDATION_K)
-        values = metrics_per_user(truth_ranks(lists, task), task, (VALIDATION_K,))
-        columns = {"setting": [task.setting] * len(task.users), "user_id": data.user_ids[task.users].tolist()}
-        parts.append(
-            pa.table(columns | {metric: values[metric, VALIDATION_K] for metric in METRICS}, schema=VALIDATION)
-        )
+        parts.append(_metrics_table(lists, task, data))
         favoured = list_metrics(lists, task, data.interactions, (VALIDATION_K,))
         figures[task.setting] = {
             "coverage": favoured["coverage", VALIDATION_K],
             "popularity_lift": popularity_lift(lists, task.users, data.interactions),
             "latency_ms": _latency_ms(scorer, task),
         }
-    write_table(folder / VALIDATION_FILE, pa.concat_tables([VALIDATION.empty_table(), *parts]))
+    _write(folder, parts)
     return figures
+
+
+def write_metrics(scorer: Scorer, data: TrainingData, tasks: Sequence[EvaluationTask], folder: Path) -> None:
+    """Write `validation.parquet` of a baseline into `folder`, of the same users as `write_validation`."""
+    sampled = [_sampled(task) for task in tasks]
+    _write(folder, [_metrics_table(rank(scorer, task, VALIDATION_K), task, data) for task in sampled])
+
+
+def _metrics_table(lists: NDArray[np.int32], task: EvaluationTask, data: TrainingData) -> pa.Table:
+    values = metrics_per_user(truth_ranks(lists, task), task, (VALIDATION_K,))
+    columns = {"setting": [task.setting] * len(task.users), "user_id": data.user_ids[task.users].tolist()}
+    return pa.table(columns | {metric: values[metric, VALIDATION_K] for metric in METRICS}, schema=VALIDATION)
+
+
+def _write(folder: Path, parts: Sequence[pa.Table]) -> None:
+    write_table(folder / VALIDATION_FILE, pa.concat_tables([VALIDATION.empty_table(), *parts]))
 
 
 def metric_per_user(folder: Path, setting: str, metric: str) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""Which models are trained on a day's features, and which baselines are measured beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from unit import backbones_world as bw
+
+from reclm.features import frame
+from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
+from reclm.training import baselines, tasks
+from reclm.training.baselines import find_baselines, measure_baselines
+from reclm.training.stage import trained_variants
+from reclm.training.validation import mean_metric, metric_per_user
+
+PARENTS = {"features": "of monday", "warehouse": "monday"}
+
+
+@pytest.fixture
+def settings(workspace_settings: Callable[..., Settings]) -> Settings:
+    return workspace_settings()
+
+
+class TestTheVariants:
+    @pytest.mark.parametrize(
+        ("users", "items", "trained"),
+        [(5, 5, ("base", "augment", "shuffled")), (0, 5, ("base", "augment", "shuffled")), (0, 0, ("base",))],
+    )
+    def test_use_profiles_where_there_are_any(
+        self, settings: Settings, users: int, items: int, trained: tuple[str, ...]
+    ) -> None:
+        views = {"user_profile": {"rows": users}, "item_profile": {"rows": items}}
+        write_json(settings.paths.feast / "published.json", {"version": "x", "views": views})
+        assert trained_variants(settings) == trained
+
+
+class TestTheBaselines:
+    @pytest.fixture(autouse=True)
+    def measured(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = bw.toy_data()
+        monkeypatch.setattr(baselines, "parents_of", lambda settings: PARENTS)
+        monkeypatch.setattr(frame, "load_known", lambda settings, snapshot: data)
+        monkeypatch.setattr(tasks, "load_tasks", lambda settings, snapshot: bw.toy_tasks(data))
+        measure_baselines(settings)
+
+    def test_are_measured_on_every_user_that_models_are_measured_on(self, settings: Settings) -> None:
+        found = find_baselines(settings, PARENTS)
+        assert found is not None
+        for name in ("popularity", "ease"):
+            assert set(metric_per_user(found.path / name, "full_shot", "ndcg")) == set(bw.toy_data().user_ids.tolist())
+            assert metric_per_user(found.path / name, "zero_shot", "ndcg") == {}
+        ease, popularity = (mean_metric(found.path / name, "full_shot", "ndcg") for name in ("ease", "popularity"))
+        assert ease is not None and popularity is not None and ease > popularity
+
+    def test_are_measured_once_for_a_day(self, settings: Settings) -> None:
+        first = find_baselines(settings, PARENTS | {"backbone": "x"})
+        assert measure_baselines(settings) == first
+        assert find_baselines(settings, PARENTS | {"warehouse": "tuesday"}) is None
