@@ -34,11 +34,12 @@ def promote(
 ) -> None:
     """Decide whether a trained model becomes champion.
 
-    With VERSION it does, whatever the policy says. Without, the policy takes the best model on the validation slice,
-    those with profiles first. On newer data the champion's own kind is trained again and takes its place, unless it has
-    become worse; a model of another kind must beat it, user by user. Guards on cold items, coverage, popularity,
-    latency, profiles and volume keep a model out: settings promotion.*. Every decision is a row of fct_promotions. A
-    choice by hand holds until models of other data are trained. Needs `reclm train`.
+    With VERSION it does, whatever the policy says. Without, the policy takes the best model that no guard keeps out,
+    with profiles where those are not worse: chosen on one half of the validation users, measured on the other. On newer
+    data the champion's own kind is trained again and takes its place, unless it has become worse; one of another kind
+    must beat it, user by user. Guards look at cold items, coverage, popularity, latency, profiles, volume, and at
+    popularity and EASE of the same day: settings promotion.*. Every decision is a row of fct_promotions. A choice by
+    hand holds until models of other data are trained. Needs `reclm train`.
 
     \b
     Examples:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.progress import detail, say
 from reclm.promotion import champion
+from reclm.promotion.candidates import SETTING
 from reclm.promotion.policy import K, Verdict, apply_policy, model_label, validation_value
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -224,16 +225,19 @@ def _row(
         "champion_version": pointer.get("version"),
         "champion_model": pointer.get("model"),
         "champion_variant": pointer.get("variant"),
+        "setting": SETTING,
         "metric": settings.promotion.metric,
         "k": K,
         "candidate_value": value,
         "candidate_lo": lo,
         "candidate_hi": hi,
+        "candidate_cold": verdict.cold,
         "champion_value": pointer.get("value"),
         "diff": diff,
         "diff_lo": diff_lo,
         "diff_hi": diff_hi,
         "guards": [asdict(guard) for guard in verdict.guards],
+        "candidates": [asdict(outcome) for outcome in verdict.candidates],
     }
 
 
@@ -265,7 +269,8 @@ def _carry_out(
     version = artifacts.version_of(KIND, parameters, parents)
     with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
         moments = {moment: datetime.fromisoformat(row[moment]) for moment in ("decided_at", "as_of")}
-        table_row = row | moments | {"guards": json.dumps(row["guards"]), "version": version}
+        lists = {name: json.dumps(row[name]) for name in ("guards", "candidates")}
+        table_row = row | moments | lists | {"version": version}
         write_rows(draft.path / "decision.parquet", [table_row], PROMOTION_DECISION)
         draft.metrics = row
     decision = artifacts.load(settings.paths, KIND, version)

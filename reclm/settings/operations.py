@@ -54,9 +54,7 @@ class ScheduleSettings(Section):
 class PromotionSettings(Section):
     """When a candidate becomes champion; all values are measured on the validation slice."""
 
-    metric: Literal["ndcg", "recall"] = Field(
-        "ndcg", description="Metric that decides, at 20, over warm candidates (full-shot)."
-    )
+    metric: Literal["ndcg", "recall"] = Field("ndcg", description="Metric that decides, at 20.")
     min_gain: float = Field(
         0.0,
         description="How much better a candidate of another backbone or variant must be than the champion: lower "
@@ -66,15 +64,25 @@ class PromotionSettings(Section):
         0.1,
         ge=0,
         le=1,
-        description="A candidate is refused when its upper bound is lower than the champion's recorded value by "
-        "more than this share.",
+        description="A candidate is kept out when its upper bound is lower than the best value of a champion of the "
+        "last `window_days` days by more than this share.",
     )
     max_cold_drop: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="A candidate is refused when its value over cold items (zero-shot) is lower than the "
+        description="A candidate is kept out when its value over cold items (zero-shot) is lower than the best "
         "champion's by more than this share, where both were measured.",
+    )
+    window_days: int = Field(
+        30, ge=1, description="Days over which a champion's value counts; longer ago it binds only if still in use."
+    )
+    max_below_baseline: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="A candidate is kept out when its upper bound is lower than popularity or EASE on the same day by "
+        "more than this share, once a champion has kept this bound.",
     )
     min_coverage: float = Field(
         0.02,
@@ -94,11 +102,17 @@ class PromotionSettings(Section):
     min_format: float = Field(
         0.999, ge=0, le=1, description="Smallest share of well-formed profiles, for candidates that use profiles."
     )
-    min_interactions: int = Field(100, ge=0, description="Smallest number of interactions known at the final snapshot.")
+    min_interactions: int = Field(
+        100,
+        ge=0,
+        description="Smallest number of interactions known at the final snapshot, once a champion had so many.",
+    )
     min_users: int = Field(
         20,
         ge=1,
-        description="Smallest number of users with validation truth; with fewer a candidate counts as not measurable.",
+        description="Smallest number of users with validation truth, once a champion had so many; with fewer, models "
+        "are not compared. Candidates are chosen on one half of the users and compared on the other where each half "
+        "has so many.",
     )
 
 

@@ -164,13 +164,13 @@ PROMOTION_DECISION = pa.schema(
         ("as_of", MOMENT),
         *_columns("decision decided_by reason candidate_version candidate_model candidate_variant", TEXT),
         ("candidate_seed", INTEGER),
-        *_columns("champion_version champion_model champion_variant", TEXT),
+        *_columns("champion_version champion_model champion_variant setting", TEXT),
         *_METRIC,
-        *_columns("candidate_value candidate_lo candidate_hi champion_value diff diff_lo diff_hi", REAL),
-        *_columns("guards version", TEXT),
+        *_columns("candidate_value candidate_lo candidate_hi candidate_cold champion_value diff diff_lo diff_hi", REAL),
+        *_columns("guards candidates version", TEXT),
     ]
 )
-"""`decision.parquet` of a promotion: one row; `guards` is JSON."""
+"""`decision.parquet` of a promotion: one row; `guards` and `candidates` are JSON."""
 
 HEALTH_CHECKS = pa.schema(
     [

@@ -7,6 +7,7 @@ figures of its lists. The feature store is a list of the versions published into
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -16,15 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from reclm.promotion import champion, decisions
+from reclm.promotion.candidates import is_in_first_half
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
 from reclm.storage.schemas import VALIDATION
+from reclm.training import baselines
 from reclm.training.validation import VALIDATION_FILE
 
 N_USERS = 60
-CUT_OFF = "2024-05-01T00:00:00+00:00"
+CUT_OFF = datetime(2024, 5, 1, tzinfo=UTC)
 GOOD_LISTS = {"coverage": 0.5, "popularity_lift": 0.1, "latency_ms": 1.0}
 
 
@@ -33,6 +36,7 @@ class Shop:
     settings: Settings
     published: list[str] = field(default_factory=list)
     day: str = "monday"
+    as_of: datetime = CUT_OFF
 
     def warehouse(self, interactions: int = 500, parsed: float = 1.0) -> None:
         """The two tables that the guards read: one row per interaction, and the quality of the current profiles."""
@@ -54,11 +58,12 @@ class Shop:
                 [parsed],
             )
 
-    def new_day(self, day: str) -> None:
-        """Switch to other data: models made from now on are of that day."""
+    def new_day(self, day: str, *, profiles: bool = True) -> None:
+        """Switch to other data, with or without profiles: models made from now on are of that day."""
         self.day = day
         write_json(self.settings.paths.current_build, {"features_fingerprint": day})
-        write_json(self.settings.paths.feast / "published.json", {"version": f"features of {day}"})
+        views = {view: {"rows": int(profiles)} for view in ("user_profile", "item_profile")}
+        write_json(self.settings.paths.feast / "published.json", {"version": f"features of {day}", "views": views})
 
     def model(
         self,
@@ -66,23 +71,50 @@ class Shop:
         variant: str = "augment",
         *,
         value: float = 0.5,
+        first: float | None = None,
         seed: int = 1,
         users: int = N_USERS,
         zero_shot: float | None = None,
         spread: float = 0.1,
         **lists: float | None,
     ) -> Artifact:
-        """`value` is the mean NDCG over users, whose values are spread evenly around it; Recall is half of NDCG."""
-        parameters = {"model": model, "variant": variant, "seed": seed, "figures": [value, users, zero_shot, lists]}
+        """`value` is the mean NDCG over users, whose values are spread evenly around it; Recall is half of NDCG.
+
+        `first` is the mean over the half of the users that candidates are chosen on, where it differs.
+        """
+        figures = [value, first, users, zero_shot, spread, lists]
+        parameters = {"model": model, "variant": variant, "seed": seed, "figures": figures}
         parents = {"features": f"features of {self.day}", "warehouse": self.day}
-        each = value + (np.linspace(-spread, spread, users) if users > 1 else np.zeros(users))
+        each = self.values(value, value if first is None else first, users, spread)
         rows = [("full_shot", f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
             rows_of_users = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
             pq.write_table(pa.Table.from_pylist(rows_of_users, schema=VALIDATION), draft.path / VALIDATION_FILE)
-            draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": CUT_OFF}
+            draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": self.as_of.isoformat()}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
+
+    def values(self, value: float, first: float, users: int, spread: float) -> np.ndarray:
+        """The value of each user, (users,), spread evenly around the mean of each half."""
+        in_first = np.array([is_in_first_half(f"user {u}", self.settings.seed) for u in range(users)], bool)
+        each = np.zeros(users)
+        for half, mean in ((in_first, first), (~in_first, value)):
+            each[half] = mean + (np.linspace(-spread, spread, half.sum()) if half.sum() > 1 else 0)
+        return each
+
+    def baselines(self, **values: float) -> None:
+        """Popularity and EASE as measured on this day's validation slice: the value that every user has."""
+        parents = {"features": f"features of {self.day}", "warehouse": self.day}
+        with artifacts.writing(
+            self.settings.paths, "baselines", baselines.parameters_of(self.settings), parents
+        ) as draft:
+            for name, value in values.items():
+                (draft.path / name).mkdir()
+                rows = [("full_shot", f"user {u}", value / 2, value) for u in range(N_USERS)]
+                table = pa.Table.from_pylist(
+                    [dict(zip(VALIDATION.names, row, strict=True)) for row in rows], VALIDATION
+                )
+                pq.write_table(table, draft.path / name / VALIDATION_FILE)
 
     def decide(self, *trained: Artifact, approved: bool | None = None, **policy: Any) -> dict[str, Any]:
         """The row of the decision. `policy` overrides settings of promotion."""
@@ -110,5 +142,5 @@ def make_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 
 def failed(row: dict[str, Any]) -> set[str]:
-    """The guards that did not pass."""
-    return {guard["guard"] for guard in row["guards"] if not guard["passed"]}
+    """The guards that kept the model out."""
+    return {guard["guard"] for guard in row["guards"] if guard["binding"] and not guard["passed"]}

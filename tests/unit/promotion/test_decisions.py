@@ -7,11 +7,12 @@ from shutil import rmtree
 
 import pyarrow.parquet as pq
 import pytest
-from unit.promotion_world import Shop, make_shop
+from unit.promotion_world import N_USERS, Shop, make_shop
 
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.maintenance.forget import drop_rows
 from reclm.promotion import champion, decisions
+from reclm.promotion.candidates import is_in_first_half
 from reclm.settings.tree import Settings
 from reclm.training.validation import VALIDATION_FILE
 
@@ -199,7 +200,8 @@ class TestForgottenUsers:
         assert pq.read_table(first.path / VALIDATION_FILE).num_rows == 59
         row = shop.decide(first, other := shop.model("als", value=0.5))
         assert shop.champion == other.version
-        assert "over 59 users" in row["reason"] and row["diff"] == pytest.approx(0.1)
+        compared = [user for user in range(N_USERS) if not is_in_first_half(f"user {user}", shop.settings.seed)]
+        assert f"over {len(set(compared) - {7})} users" in row["reason"] and row["diff"] == pytest.approx(0.1)
 
     def test_a_champion_with_too_few_remaining_users_cannot_be_compared_with(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
@@ -207,4 +209,4 @@ class TestForgottenUsers:
             drop_rows(first.path / VALIDATION_FILE, f"user {user}")
         row = shop.decide(first, shop.model("als", value=0.5))
         assert (row["decision"], shop.champion) == ("kept", first.version)
-        assert "19 common users" in row["reason"]
+        assert "common users, and promotion.min_users requires 20" in row["reason"]
