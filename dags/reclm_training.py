@@ -8,15 +8,15 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, task
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, CHAMPION, PROFILES, WAREHOUSE, announced, request, schedule, shared
+from reclm.schedule.parts import ACCELERATOR, CHAMPION, PROFILES, WAREHOUSE, announced, request, schedule, shared, skip
 
 DOC = """
 ### Training and promotion
 
 `train` trains the recommenders on features from Feast. `evaluate` measures them and all baselines on the test slice,
 for people to read. `promote` compares the day's candidate with the champion on the validation slice and switches the
-pointer when the policy says so. Every decision is a row of `fct_promotions`. With `schedule.approval` a person is asked
-first.
+pointer when the policy says so. Every decision is a row of `fct_promotions`. With `schedule.approval`, `propose` writes
+the report and describes a candidate that would be promoted, and `approve` asks a person, who sees its name and figures.
 
 **When it fails**: the champion stays. `reclm rollback` goes back to the one before.
 """
@@ -36,10 +36,17 @@ with DAG("reclm_training", schedule=[PROFILES], **shared(DOC, more=MODELS)) as d
         """Measure all models on the test slice."""
         return tasks.evaluate(request(params, triggering_asset_events), versions)
 
-    @task(pool=WAREHOUSE, inlets=[CHAMPION], outlets=[CHAMPION])
+    @task(pool=WAREHOUSE)
+    def propose(versions, params=None, triggering_asset_events=None):
+        """Describe the candidate to the person who is asked; skipped where the champion stays."""
+        described = tasks.propose(request(params, triggering_asset_events), versions)
+        return described or skip("the policy keeps the champion: nobody has to be asked")
+
+    @task(pool=WAREHOUSE, inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
     def promote(versions, answer=None, params=None, triggering_asset_events=None, inlet_events=None):
-        """Apply the promotion policy."""
-        approved = None if answer is None else answer["chosen_options"] == ["Approve"]
+        """Apply the promotion policy. Where a person has to be asked, nothing is promoted without a yes."""
+        chosen = answer["chosen_options"] if answer else []
+        approved = chosen == ["Approve"] if schedule().approval else None
         yield from announced(
             CHAMPION, tasks.promote(request(params, triggering_asset_events), versions, approved), inlet_events
         )
@@ -52,15 +59,16 @@ with DAG("reclm_training", schedule=[PROFILES], **shared(DOC, more=MODELS)) as d
     versions = train()
     evaluated = evaluate(versions)
     if schedule().approval:
+        proposed = propose(versions)
         approval = HITLOperator(
             task_id="approve",
-            subject="May today's candidate become champion?",
-            body="Figures: fct_evaluation and the report. The policy still decides after an approval.",
+            subject="May this candidate become champion?",
+            body=proposed,
             options=["Approve", "Reject"],
             defaults=["Reject"],
             response_timeout=timedelta(hours=schedule().approval_hours),
         )
-        evaluated >> approval
+        evaluated >> proposed
         promoted = promote(versions, approval.output)
     else:
         promoted = promote(versions)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import Asset, Metadata, Param
 from airflow.sdk.definitions.callback import SyncCallback
@@ -113,6 +113,11 @@ def checked(params: Mapping[str, Any]) -> list[str]:
         return list(tasks.health(params)["drifted"])
     except HealthError as error:
         raise AirflowFailException(str(error)) from None
+
+
+def skip(reason: str) -> NoReturn:
+    """End a task as skipped, with what follows from it alone."""
+    raise AirflowSkipException(reason)
 
 
 def announced(asset: Asset, result: dict[str, Any], inlet_events: Any) -> Iterator[Any]:

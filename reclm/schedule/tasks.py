@@ -245,6 +245,15 @@ def evaluate(params: Params, versions: Sequence[str]) -> Result:
     return _about(evaluation)
 
 
+def propose(params: Params, versions: Sequence[str]) -> str:
+    """Write the report and describe the candidate for the person who approves it; '' where there is none."""
+    from reclm import stages
+    from reclm.promotion.proposal import proposal
+
+    settings = settings_of_build(params)
+    return proposal(settings, _backbones(settings, versions), stages.report(settings))
+
+
 def promote(params: Params, versions: Sequence[str], approved: bool | None = None) -> Result:
     """Decide by the policy who is champion; `approved` is a person's answer where settings ask for one."""
     from reclm import stages

@@ -118,7 +118,8 @@ class TestTheChain:
     def test_a_person_is_asked_where_settings_say_so(self, tmp_path: Path) -> None:
         dags = load(tmp_path, {"RECLM_SCHEDULE__APPROVAL": "true", "RECLM_SCHEDULE__FEATURES": ""})["dags"]
         tasks = dags["reclm_training"]["tasks"]
-        assert "approve" in tasks["promote"]["after"] and tasks["approve"]["after"] == ["evaluate"]
+        assert tasks["propose"]["after"] == ["evaluate", "train"] and tasks["approve"]["after"] == ["propose"]
+        assert "approve" in tasks["promote"]["after"]
         assert dags["reclm_features"]["schedule"] == "None"
 
 
