@@ -30,7 +30,8 @@ case
     when reason = 'id_too_long' then item_id
     when reason in ('missing_timestamp', 'bad_timestamp', 'future_event') then event_ts
     when reason = 'bad_weight' then weight
+    when reason = 'unknown_event_type' then event_type
     when reason = 'unknown_split' then split
-    when reason = 'duplicate' then concat_ws(' / ', user_id, item_id, event_ts)
+    when reason = 'duplicate' then concat_ws(' / ', user_id, item_id, event_ts, event_id)
   end
 {%- endmacro %}

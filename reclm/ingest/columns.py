@@ -94,6 +94,7 @@ def log_batch(data: DataSettings, file: LogFile, extra: dict[str, str] | None = 
             "item_id": as_text(file, find_column(file, "item", data.item_column, required=True)),
             "event_ts": as_text(file, find_column(file, "timestamp", data.timestamp_column)),
             "weight": as_text(file, weight),
+            "event_type": as_text(file, find_column(file, "event", data.event_column)),
         }
         | (extra or {}),
         min_weight=data.min_weight if weight else None,
@@ -144,10 +145,14 @@ def user_batch(data: DataSettings, file: LogFile) -> Batch:
 
 
 def _drawn_split(settings: Settings, file: LogFile) -> str:
-    """Return SQL for the split of a log without times: by hash, so that a pair keeps its split in later deliveries."""
-    data, split = settings.data, settings.split
+    data = settings.data
     user = as_text(file, find_column(file, "user", data.user_column, required=True))
-    item = as_text(file, find_column(file, "item", data.item_column, required=True))
+    return drawn_split(settings, user, as_text(file, find_column(file, "item", data.item_column, required=True)))
+
+
+def drawn_split(settings: Settings, user: str, item: str) -> str:
+    """Return SQL for the split of a row without times: by hash, so that a pair keeps its split in later deliveries."""
+    split = settings.split
     key = f"concat_ws(chr(31), '{settings.seed}', {user}, {item})"
     draw = f"('0x' || left(sha256({key}), 8))::bigint / 4294967296.0"
     seen = split.train_share + split.valid_share

@@ -21,14 +21,15 @@ from filelock import FileLock
 from reclm.errors import InputError, WorkspaceError
 from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_line_ends
 from reclm.progress import detail, say, track
+from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
-from reclm.storage.files import read_json, write_json, write_table
+from reclm.storage.files import ensure_empty_table, read_json, write_json
 from reclm.storage.schemas import LANDING
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 
-Table = Literal["interactions", "items", "users"]
+Table = Literal["interactions", "items", "users", "impressions"]
 SplitMode = Literal["temporal", "assigned"]
 
 MOST_UNREADABLE = 0.1
@@ -65,7 +66,8 @@ class Batch:
 
     `columns` maps landing columns to SQL over `rows`, itself a query over `source`: the file's columns and
     `reclm_row`, the 1-based data row. Columns left out are null. Rows of a weight below `min_weight` are not
-    likes: they are counted, not landed.
+    likes: they are counted, and land as events of type `low_rating`. `collected` rows came through the service: what
+    they hold exists nowhere else, so no later ingest replaces them.
     """
 
     table: Table
@@ -73,6 +75,7 @@ class Batch:
     columns: Mapping[str, str]
     rows: str = "select * from source"
     min_weight: float | None = None
+    collected: bool = False
 
     @property
     def name(self) -> str:
@@ -120,7 +123,9 @@ def land(
                 if plan.truth and (fresh or not workspace.truth.exists()):
                     (partial / "truth").mkdir()
                     plan.truth(con, partial / "truth")
-            kept = [entry for entry in before if _is_current(entry, wanted, entries, importer)]
+            kept = [
+                entry for entry in before if _is_current(entry, wanted, entries, importer == "demo" and not delivery)
+            ]
             _require_one_clock(workspace, plan, entries, kept)
             content = _publish(workspace, kept + entries, plan, name, importer, source)
         finally:
@@ -138,7 +143,7 @@ def _require_one_clock(
             f"the log landed before is split {'by time' if before == 'temporal' else 'without times'}, this one is "
             "not; give it the same columns, or another --workspace"
         )
-    logs = [entry for entry in entries if entry["table"] == "interactions"]
+    logs = [entry for entry in entries if "with_event_ts" in entry]
     if plan.split_mode == "temporal" and logs and not any(entry["with_event_ts"] for entry in logs):
         raise InputError(
             f"{logs[0]['source_file']} has a time column without a single value; name the right one in "
@@ -174,12 +179,14 @@ def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
             path.unlink()
 
 
-def _is_current(entry: dict[str, Any], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]], importer: str) -> bool:
+def _is_current(
+    entry: dict[str, Any], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]], new_demo: bool
+) -> bool:
     """Return False for a batch replaced by the same content under another mapping, and for an earlier demo shop."""
     if entry["batch"] in wanted:
         return True
     replaced = {(new["table"], new["content"]) for new in fresh}
-    return importer != "demo" and (entry["table"], entry["content"]) not in replaced
+    return (entry.get("collected") or not new_demo) and (entry["table"], entry["content"]) not in replaced
 
 
 def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
@@ -194,9 +201,7 @@ def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
 def _write_empty(landing: Path) -> None:
     """Write an empty batch of each table, so that dbt can read tables without a file."""
     for table, schema in LANDING.items():
-        path = landing / table / "_empty.parquet"
-        if not path.exists():
-            write_table(path, schema.empty_table())
+        ensure_empty_table(landing / table / "_empty.parquet", schema)
 
 
 class _BatchWriter:
@@ -219,12 +224,17 @@ class _BatchWriter:
                 "or has none of the kind; "
                 "export it again or remove it"
             )
-        n_below = self._filter_rows(batch, path, n_rejected)
-        has_clock = batch.table == "interactions"
-        n_rows, n_dated = self._count(path), self._count(path, "event_ts") if has_clock else 0
+        self._filter_rows(batch, path, n_rejected)
+        is_log = batch.table == "interactions"
+        n_rows = self._count(path)
         entry: dict[str, Any] = {"table": batch.table, "batch": batch.name, "rows": n_rows}
         entry |= {"source_file": batch.source.name, "content": batch.source.content, "unreadable": n_rejected}
-        return entry | ({"below_min_weight": n_below, "with_event_ts": n_dated} if has_clock else {})
+        if batch.collected:
+            return entry | {"collected": True}
+        if is_log:
+            entry |= {"with_event_ts": self._count(path, "event_ts")}
+            entry |= {"below_min_weight": 0 if batch.min_weight is None else self._count_low(path)}
+        return entry
 
     def _stage(self, batch: Batch, path: Path) -> int:
         """Write every readable row of the batch, unfiltered; return how many lines could not be read."""
@@ -288,27 +298,26 @@ class _BatchWriter:
             )
         return n_rejected
 
-    def _filter_rows(self, batch: Batch, path: Path, n_rejected: int) -> int:
-        """Insert empty rows for unreadable lines, remove low weights and forgotten users; return how many were low."""
-        low = "false"
-        if batch.min_weight is not None:
-            low = f"coalesce(try_cast(weight as double) < {batch.min_weight}, false)"
+    def _filter_rows(self, batch: Batch, path: Path, n_rejected: int) -> None:
+        """Insert empty rows for unreadable lines and remove forgotten users."""
         forget = bool(self.forgotten) and "user_id" in LANDING[batch.table].names
-        if not n_rejected and not forget and low == "false":
-            return 0
+        if not n_rejected and not forget:
+            return
         rows = f"select * from {quote_text(str(path))}"
         if n_rejected:
             rows = _with_unreadable(rows, quote_text(str(self.partial / "rejected" / f"{batch.name}.parquet")))
-        n_below = self._query(f"select count(*) from ({rows}) where {low}")[0][0]
         known = "true"
         if forget:
             digest = f"sha256({quote_text(self.forgotten['salt'])} || user_id)"
             listed = ", ".join(quote_text(digest) for digest in self.forgotten["digests"]) or "''"
             known = f"(user_id is null or {digest} not in ({listed}))"
         filtered = path.with_suffix(".filtered")
-        self._copy(f"select * from ({rows}) where not {low} and {known}", filtered)
+        self._copy(f"select * from ({rows}) where {known}", filtered)
         filtered.replace(path)
-        return int(n_below)
+
+    def _count_low(self, path: Path) -> int:
+        query = f"select count(*) from {quote_text(str(path))} where event_type = '{LOW_RATING}'"
+        return int(self._query(query)[0][0])
 
     def _copy(self, query: str, path: Path) -> None:
         self._query(f"copy ({query}) to {quote_text(str(path))} {PARQUET}")
@@ -323,7 +332,11 @@ class _BatchWriter:
 
 def _landing_sql(batch: Batch, relation: str) -> str:
     columns = [name for name in LANDING[batch.table].names if name not in ("source_file", "source_row")]
-    fields = [f"({batch.columns.get(c, 'null')})::varchar as {c}" for c in columns]
+    sql = {column: batch.columns.get(column, "null") for column in columns}
+    if batch.min_weight is not None:
+        low = f"coalesce(try_cast(({sql['weight']}) as double) < {batch.min_weight}, false)"
+        sql["event_type"] = f"case when {low} then '{LOW_RATING}' else {sql['event_type']} end"
+    fields = [f"({sql[column]})::varchar as {column}" for column in columns]
     return (
         f"with source as (select *, row_number() over () as reclm_row from {relation}), "
         f"picked as ({batch.rows}) "
@@ -383,7 +396,7 @@ def _report(name: str, entries: list[dict[str, Any]], n_unchanged: int) -> None:
         if entry["unreadable"]:
             notes.append(f"{entry['unreadable']:,} unreadable lines, landed empty for the quarantine")
         if entry.get("below_min_weight"):
-            notes.append(f"{entry['below_min_weight']:,} rows below data.min_weight left out: not likes")
+            notes.append(f"{entry['below_min_weight']:,} rows below data.min_weight: not likes")
         tell = say if len(notes) > 1 else detail
         tell(f"{entry['source_file']}: {'; '.join(notes)}")
     if not entries:

@@ -22,6 +22,7 @@ SYNONYMS: Mapping[str, str] = {
     "track_id song_id business_id place_id game_id anime_id content_id",
     "timestamp": "event_ts timestamp ts time when event_time datetime date event_timestamp created_at unix_review_time",
     "weight": "weight rating score stars overall strength value",
+    "event": "event_type",
     "title": "title name item_name item_title product_title product_name movie_title headline",
     "categories": "categories category genres genre tags main_category",
     "created": "created_ts created_at created release_date published_at published date_added",

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from reclm.settings.section import Names, Section
+
+LOW_RATING = "low_rating"
+EVENT_WEIGHTS = {
+    "impression": 0.0,
+    "click": 1.0,
+    "view": 1.0,
+    "like": 2.0,
+    "cart": 2.0,
+    "purchase": 3.0,
+    "skip": -1.0,
+    "return": -1.0,
+    LOW_RATING: -1.0,
+}
+"""{type of event: its weight}. Above 0: an interaction. Below 0: a dislike. 0: neither."""
 
 
 class DataSettings(Section):
@@ -40,6 +55,21 @@ class DataSettings(Section):
     weight_column: str = Field(
         "", description="Column of a rating or weight; empty: weight, or a usual synonym; a log may have none."
     )
+    event_column: str = Field(
+        "",
+        description="Column of the type of event (click, purchase …); empty: event_type, where the log has one.",
+    )
+    event_weights: Names = Field(
+        (),
+        description="Weights of event types, as `type=weight`: above 0 an interaction, below 0 a dislike, 0 neither. "
+        f"Added to {', '.join(f'{name}={weight:g}' for name, weight in EVENT_WEIGHTS.items())}.",
+    )
+    answer_days: float = Field(
+        7.0,
+        gt=0,
+        description="Days in which feedback without a request id counts as an answer to the latest impression of "
+        "its user and item.",
+    )
     title_column: str = Field("", description="Column of an item's title; empty: title, or a usual synonym.")
     text_columns: Names = Field(
         (), description="Columns of an item that make its text; empty: every column not mapped elsewhere."
@@ -57,9 +87,28 @@ class DataSettings(Section):
     )
     min_weight: float | None = Field(
         None,
-        description="Smallest weight that counts as a like; rows below it are left out and counted. Set it for "
+        description="Smallest weight that counts as a like; a row below it is an event of type low_rating. Set it for "
         "ratings (MovieLens: 4).",
     )
+
+    @field_validator("event_weights")
+    @classmethod
+    def _weighted(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            name, _, number = entry.partition("=")
+            try:
+                valid = bool(name.strip()) and math.isfinite(float(number))
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(f"{entry!r} is not of the form type=weight, for example wishlist=1.5")
+        return entries
+
+    @property
+    def weight_of_event(self) -> dict[str, float]:
+        """Return {type of event: weight}: the defaults with the settings' changes."""
+        stated = (entry.partition("=") for entry in self.event_weights)
+        return EVENT_WEIGHTS | {name.strip().lower(): float(number) for name, _, number in stated}
 
     @field_validator("as_of")
     @classmethod

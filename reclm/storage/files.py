@@ -62,6 +62,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema)
     write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
 
 
+def ensure_empty_table(path: Path, schema: pa.Schema) -> None:
+    """Make `path` an empty parquet file of these columns, unless it has them; an older release wrote others."""
+    import pyarrow.parquet as pq
+
+    if not path.exists() or not pq.read_schema(path).equals(schema):
+        write_table(path, schema.empty_table())
+
+
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file. Raises WorkspaceError when it is missing or not JSON."""
     try:

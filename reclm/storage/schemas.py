@@ -23,9 +23,12 @@ def _landing(names: str) -> pa.Schema:
 
 
 LANDING: Mapping[str, pa.Schema] = {
-    "interactions": _landing("user_id item_id event_ts weight split in_sparse_train"),
+    "interactions": _landing("user_id item_id event_ts weight split in_sparse_train event_type event_id request_id"),
     "items": _landing("item_id title text categories created_ts zero_shot full_shot_candidate"),
     "users": _landing("user_id text"),
+    "impressions": _landing(
+        "request_id user_id item_id position score propensity shown_at model_version model variant arm source"
+    ),
 }
 """{landing table: columns of each of its batches}."""
 
@@ -36,7 +39,8 @@ PARAMETERS = pa.schema(
         ("seed", INTEGER),
         *_columns("train_share valid_share zero_shot_share pseudo_cold_share", REAL),
         *_columns("neighbours recent_items prompt_history prompt_neighbours max_text_length sparse_views", INTEGER),
-        ("as_of", TEXT),
+        *_columns("as_of event_weights", TEXT),
+        ("answer_days", REAL),
     ]
 )
 """`parameters.parquet`: one row, the settings that dbt's models depend on."""

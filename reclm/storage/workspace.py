@@ -40,7 +40,7 @@ class Workspace:
 
     @property
     def landing(self) -> Path:
-        """Logs and item texts as ingested: `dataset.json`; `interactions/`, `items/`, `users/`, one parquet a batch."""
+        """Logs and item texts as ingested: `dataset.json`; one folder a table, one parquet a batch."""
         return self.root / "landing"
 
     @property
@@ -51,6 +51,11 @@ class Workspace:
     def truth(self) -> Path:
         """The demo world's ground truth; absent for real data, read by evaluation of profiles alone."""
         return self.landing / "truth"
+
+    @property
+    def events(self) -> Path:
+        """What services have logged and ingest has not landed yet: `interactions/` and `impressions/`."""
+        return self.root / "events"
 
     @property
     def parameters(self) -> Path:

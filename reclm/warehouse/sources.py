@@ -8,6 +8,7 @@ of everything it is made from.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import WorkspaceError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash, find
-from reclm.storage.files import write_rows
+from reclm.storage.files import ensure_empty_table, write_rows
 from reclm.storage.locks import alone
 from reclm.storage.version import VERSION
 from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from reclm.settings.tree import Settings
 
 LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
@@ -64,31 +63,27 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         "max_text_length": features.max_text_length,
         "sparse_views": settings.tune.sparse_views,
         "as_of": settings.data.as_of,
+        "event_weights": json.dumps(settings.data.weight_of_event, sort_keys=True),
+        "answer_days": settings.data.answer_days,
     }
 
 
 def prepare_sources(workspace: Workspace) -> None:
-    """Write empty artifact files and an empty list of current artifacts, for dbt to read before there are any.
+    """Write empty landing and artifact files and an empty list of current artifacts, for dbt to read before there are
+    any, and where an older release wrote files with fewer columns.
 
     Also makes the folder to which a bare `dbt build` writes external marts.
     """
-    from reclm.storage.schemas import CURRENT_ARTIFACTS, READ_BY_DBT
+    from reclm.storage.schemas import CURRENT_ARTIFACTS, LANDING, READ_BY_DBT
 
+    for table, schema in LANDING.items():
+        ensure_empty_table(workspace.landing / table / "_empty.parquet", schema)
     for name, schema in READ_BY_DBT.items():
         kind, file = name.split("/")
-        path = workspace.artifacts / kind / "_schema" / f"{file}.parquet"
-        if not _has_columns(path, schema):
-            write_rows(path, [], schema)
+        ensure_empty_table(workspace.artifacts / kind / "_schema" / f"{file}.parquet", schema)
     if not _current_path(workspace).exists():
         write_rows(_current_path(workspace), [], CURRENT_ARTIFACTS)
     (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
-
-
-def _has_columns(path: Path, schema: pa.Schema) -> bool:
-    """Return whether the file exists and has these columns; a file of an older release may have others."""
-    import pyarrow.parquet as pq
-
-    return path.exists() and pq.read_schema(path).equals(schema)
 
 
 @contextmanager

@@ -16,15 +16,12 @@ import pyarrow.parquet as pq
 
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
+from reclm.storage.schemas import LANDING
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.sources import dbt_project
 
-COLUMNS = {
-    "interactions": ("user_id", "item_id", "event_ts", "weight", "split", "in_sparse_train"),
-    "items": ("item_id", "title", "text", "categories", "created_ts", "zero_shot", "full_shot_candidate"),
-    "users": ("user_id", "text"),
-}
+COLUMNS = {table: tuple(schema.names[:-2]) for table, schema in LANDING.items()}
 STRANGE_USERS = (
     "O'Brien",
     "a b",
@@ -103,6 +100,7 @@ GARBAGE: dict[str, Row] = {
     "bad_timestamp": event("user 1", "item 1", "the day before"),
     "future_event": event("user 1", "item 1", "2999-01-01"),
     "bad_weight": event("user 1", "item 1", "2024-01-01", weight="heavy"),
+    "unknown_event_type": event("user 1", "item 1", "2024-01-01", event_type="dance"),
     "unknown_item": event("user 1", "nowhere", "2024-01-01"),
     "duplicate": good_log()[0],
     "unreadable_line": {},

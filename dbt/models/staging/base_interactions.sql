@@ -1,6 +1,8 @@
 {{ config(materialized='table') }}
 
-{% set columns = ['user_id', 'item_id', 'event_ts', 'weight', 'split', 'in_sparse_train'] %}
+{% set columns = [
+  'user_id', 'item_id', 'event_ts', 'weight', 'split', 'in_sparse_train', 'event_type', 'event_id', 'request_id'
+] %}
 
 with landed as (
   select *
@@ -13,7 +15,9 @@ batches as (
 ),
 
 parameters as (
-  select *
+  select
+    *,
+    event_weights::json::map(varchar, double) as weight_of_event,
   from {{ ref('stg_parameters') }}
 ),
 
@@ -46,23 +50,38 @@ typed as (
     try_cast(weight_text as double) as weight_value,
     lower(nullif(trim(split), '')) as split_label,
     coalesce(try_cast(nullif(trim(in_sparse_train), '') as boolean), false) as is_sparse_train,
+    lower(nullif(trim(event_type), '')) as event_name,
   from ordered
+),
+
+weighed as (
+  select
+    typed.*,
+    parameters.weight_of_event[event_name] as type_weight,
+    case
+      when event_name is null then weight_value
+      when type_weight > 0 then coalesce(weight_value, type_weight)
+      else type_weight
+    end as event_weight,
+  from typed
+  cross join parameters
 ),
 
 judged as (
   select
-    typed.*,
+    weighed.*,
     case
-      when coalesce(typed.user_id, typed.item_id, event_ts, weight, split, in_sparse_train) is null
+      when coalesce(weighed.user_id, weighed.item_id, event_ts, weight, split, in_sparse_train, event_type) is null
         then 'unreadable_line'
-      when typed.user_id is null or not regexp_matches(typed.user_id, '\S') then 'missing_user_id'
-      when typed.item_id is null or not regexp_matches(typed.item_id, '\S') then 'missing_item_id'
-      when length(typed.user_id) > 512 or length(typed.item_id) > 512 then 'id_too_long'
+      when weighed.user_id is null or not regexp_matches(weighed.user_id, '\S') then 'missing_user_id'
+      when weighed.item_id is null or not regexp_matches(weighed.item_id, '\S') then 'missing_item_id'
+      when length(weighed.user_id) > 512 or length(weighed.item_id) > 512 then 'id_too_long'
       when parameters.has_event_ts and event_text is null then 'missing_timestamp'
       when event_text is not null and coalesce(event_at < timestamptz '1970-01-01 00:00:00+00', true)
         then 'bad_timestamp'
       when event_at > current_timestamp then 'future_event'
       when weight_text is not null and not coalesce(isfinite(weight_value), false) then 'bad_weight'
+      when event_name is not null and type_weight is null then 'unknown_event_type'
       when
         parameters.split_mode = 'assigned'
         and coalesce(split_label not in ('train', 'valid', 'test', 'zero_shot'), true)
@@ -70,17 +89,27 @@ judged as (
       when item_table.landed and accepted_items.item_id is null then 'unknown_item'
     end as fault,
     coalesce(event_at >= parameters.known_until, false) as is_pending,
-  from typed
+  from weighed
   cross join parameters
   cross join item_table
-  left join accepted_items on accepted_items.item_id = typed.item_id
+  left join accepted_items on accepted_items.item_id = weighed.item_id
 ),
 
 numbered as (
   select
     *,
+    event_id is null as is_log_row,
     row_number() over (
-      partition by user_id, item_id, event_at, weight_value, split_label, is_sparse_train, fault
+      partition by
+        fault,
+        is_log_row,
+        coalesce(event_id, user_id),
+        case when is_log_row then item_id end,
+        case when is_log_row then event_at end,
+        case when is_log_row then weight_value end,
+        case when is_log_row then split_label end,
+        case when is_log_row then is_sparse_train end,
+        case when is_log_row then event_name end
       order by batch_number, filename, source_row
     ) as nth_copy,
   from judged
@@ -90,9 +119,12 @@ select
   user_id,
   item_id,
   event_at as event_ts,
-  weight_value as weight,
+  event_weight as weight,
   split_label as split,
   is_sparse_train as in_sparse_train,
+  event_name as event_type,
+  event_id,
+  request_id,
   batch_number,
   source_file,
   source_row,
@@ -103,6 +135,7 @@ select
   case
     when reason is not null then 'quarantined'
     when is_pending then 'pending'
+    when event_weight < 0 or event_weight = 0 and event_name is not null then 'not_a_like'
     else 'accepted'
   end as status,
   {{ faulty_interaction_value() }} as faulty_value,

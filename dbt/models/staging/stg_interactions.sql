@@ -10,6 +10,8 @@ select
   weight,
   split,
   in_sparse_train,
+  event_type,
+  event_id,
   batch_number,
   source_file,
   source_row,

@@ -21,5 +21,7 @@ select
   prompt_neighbours,
   max_text_length,
   sparse_views,
+  event_weights,
+  answer_days,
   try_cast(nullif(as_of, '') as timestamptz) as known_until,
 from parameters

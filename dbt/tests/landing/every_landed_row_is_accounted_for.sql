@@ -1,4 +1,4 @@
--- Landed rows = accepted + superseded + pending + quarantined, for each landing table.
+-- Landed rows = accepted + superseded + pending + not likes + quarantined, for each landing table.
 {{ config(tags=['features']) }}
 
 with counts as (
@@ -8,7 +8,7 @@ with counts as (
     (select count(*) from {{ source('landing', table) }}) as n_landed,
     (select count(*) from {{ ref('stg_' ~ table) }}) as n_accepted,
     (select count(*) from {{ ref('quarantine_' ~ table) }}) as n_quarantined,
-    (select count(*) from {{ ref('base_' ~ table) }} where status in ('superseded', 'pending')) as n_other,
+    (select count(*) from {{ ref('base_' ~ table) }} where status in ('superseded', 'pending', 'not_a_like')) as n_other,
   {{ 'union all' if not loop.last }}
   {% endfor %}
 )

@@ -20,7 +20,8 @@ class TestTheLandingContract:
     def test_every_table_is_there_even_when_nothing_was_given_for_it(self, folder: Path, settings: Settings) -> None:
         (folder / "interactions.csv").write_text(LOG)
         ingest(settings, folder)
-        for table, last in (("interactions", "in_sparse_train"), ("items", "full_shot_candidate"), ("users", "text")):
+        last_columns = {"interactions": "request_id", "items": "full_shot_candidate", "users": "text"}
+        for table, last in {**last_columns, "impressions": "source"}.items():
             described = (
                 duckdb.connect()
                 .execute(f"describe from '{settings.workspace}/landing/{table}/_empty.parquet'")
@@ -241,11 +242,12 @@ class TestColumnsAreFound:
         ingest(settings, folder)
         assert (len(landed(settings, "interactions")), len(landed(settings, "items"))) == (2, 1)
 
-    def test_low_weights_are_counted_and_left_out(self, folder: Path, workspace_settings: Make) -> None:
+    def test_low_weights_are_counted_and_land_as_low_ratings(self, folder: Path, workspace_settings: Make) -> None:
         (folder / "ratings.csv").write_text("user,item,ts,rating\na,x,1,2.5\na,y,2,4\na,z,3,?\n")
         settings = workspace_settings(data={"min_weight": 3})
         content = ingest(settings, folder)
-        assert landed(settings, "interactions", "item_id") == [("y",), ("z",)]
+        rows = landed(settings, "interactions", "item_id, event_type")
+        assert rows == [("x", "low_rating"), ("y", None), ("z", None)]
         assert content["batches"][0]["below_min_weight"] == 1
 
     def test_a_log_of_two_columns_is_split_by_chance_the_same_way_each_time(

@@ -32,8 +32,9 @@ class TestMovieLens:
         content = ingest(settings, folder)
         assert content["importer"] == "movielens"
         assert content["batches"][0]["below_min_weight"] == 1
-        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight") == [
-            ("196", "242", "881250949", "5")
+        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight, event_type") == [
+            ("196", "242", "881250949", "5", None),
+            ("186", "1", "891717742", "3", "low_rating"),
         ]
         assert landed(settings, "items", "item_id, title, text, categories") == [
             ("242", 'L\'Été "fou"', "1995", "Animation|Children's|Comedy")
@@ -43,8 +44,9 @@ class TestMovieLens:
         (folder / "ratings.dat").write_text("1::1193::5::978300760\n1::661::3::978302109\n")
         (folder / "movies.dat").write_bytes('1193::Café: a "tale" (1975)::Drama|Musical\n'.encode("latin-1"))
         ingest(settings, folder)
-        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight") == [
-            ("1", "1193", "978300760", "5")
+        assert landed(settings, "interactions", "user_id, item_id, event_ts, weight, event_type") == [
+            ("1", "1193", "978300760", "5", None),
+            ("1", "661", "978302109", "3", "low_rating"),
         ]
         assert landed(settings, "items", "title, text, categories") == [('Café: a "tale"', "1975", "Drama|Musical")]
 
