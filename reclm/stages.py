@@ -25,27 +25,27 @@ LEARNING_ENGINES = ("transformers", "vllm")
 
 
 def ingest(
-    settings: Settings,
-    source: Path | None = None,
-    *,
-    delivery: bool = False,
-    only: Literal["items"] | None = None,
+    settings: Settings, source: Path | None = None, *, delivery: bool = False, only: Literal["items"] | None = None
 ) -> dict[str, Any]:
     """Copy logs and item texts, unedited, into the folder `landing`. Returns the description of the data set.
 
-    `source` is a folder or a file; None makes the demo shop. A `delivery` joins the data set that is there, whatever
-    its name; with `only`, nothing but item tables are copied.
+    Without `source` the demo shop is made. A `delivery` joins the data set that is there; `only` lands item tables.
     """
     from reclm.ingest import ingest as land
+    from reclm.ingest import summary
 
     with recorded(settings.paths, "ingest", source=source.name if source else "demo") as about:
-        dataset = land(settings, source, delivery=delivery, only=only)
-        rows = {
-            table: sum(b["rows"] for b in dataset["batches"] if b["table"] == table)
-            for table in ("interactions", "items", "users")
-        }
-        made = ", ".join(f"{count:,} {table}" for table, count in rows.items() if count)
-        about |= {"dataset": dataset["name"], "rows": rows, "made": f"{dataset['name']}: {made}"}
+        about |= summary(dataset := land(settings, source, delivery=delivery, only=only))
+    return dataset
+
+
+def ingest_events(settings: Settings) -> dict[str, Any]:
+    """Land what services have logged, events and impressions, exactly once. Returns the description of the data set."""
+    from reclm.ingest import summary
+    from reclm.ingest.collected import land_collected
+
+    with recorded(settings.paths, "ingest", source="events") as about:
+        about |= summary(dataset := land_collected(settings))
     return dataset
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from reclm.cli.common import DataOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def ingest(
-    data: DataOption,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Folder (or file) with the log and, if any, the item table.")
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", help="Land what services have logged instead.")] = False,
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
@@ -26,15 +30,21 @@ def ingest(
     """Copy logs and item texts into the workspace, unedited.
 
     Recognised: MovieLens (100K, 1M, latest, 25M), MIND, a folder split into train, valid and test, or any CSV, parquet
-    or JSONL whose columns settings data.*_column name. The same file twice changes nothing.
+    or JSONL whose columns settings data.*_column name. The same file twice changes nothing. With --events, the events
+    and impressions that running or stopped services have logged are landed; the schedule does so by itself.
 
     \b
-    Example:
+    Examples:
       reclm ingest --data my-logs --set data.user_column=customer
+      reclm ingest --events
     """
     from reclm import stages
+    from reclm.errors import InputError
 
-    dataset = stages.ingest(load(workspace, overrides, settings_file), data)
+    if (data is None) != events:
+        raise InputError("give either --data FOLDER or --events")
+    settings = load(workspace, overrides, settings_file)
+    dataset = stages.ingest_events(settings) if events else stages.ingest(settings, data)
     for batch in dataset["batches"]:
         print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
 

@@ -18,6 +18,7 @@ from reclm.ingest.files import stem_of, tables_in
 from reclm.ingest.landing import Plan, land
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json
+from reclm.storage.schemas import LANDING
 
 DEMO = "demo"
 IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
@@ -54,6 +55,15 @@ def ingest(
         plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
     name = existing["name"] if existing else name
     return land(settings, plan, name=name, importer=importer, source=folder.name, delivery=delivery)
+
+
+def summary(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return name, rows of each table, and both in words, of the content of `dataset.json`."""
+    rows: dict[str, int] = dict.fromkeys(LANDING, 0)
+    for batch in dataset["batches"]:
+        rows[batch["table"]] += batch["rows"]
+    made = ", ".join(f"{count:,} {table}" for table, count in rows.items() if count)
+    return {"dataset": dataset["name"], "rows": rows, "made": f"{dataset['name']}: {made}"}
 
 
 def importer_of(settings: Settings, source: Path) -> str:

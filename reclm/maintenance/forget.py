@@ -73,9 +73,10 @@ def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
     InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
     """
     from reclm.features.online_writer import forget_user
+    from reclm.ingest.collected import land_collected
 
     workspace = settings.paths
-    workspace.require_dataset()
+    land_collected(settings)  # what services have logged may be of this user too
     places = [workspace.landing, workspace.artifacts, workspace.root / "warehouse", workspace.feast]
     files = [(place, file) for place in places for file in sorted(place.rglob("*.parquet")) if not file.is_symlink()]
     if not _is_remembered(workspace, user_id) and not any(_holds(file, user_id) for _, file in files):

@@ -59,7 +59,10 @@ def inbox(settings: Settings) -> Path:
 
 
 def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
-    """Land the new files of the inbox; with `only`, nothing but item tables. An empty inbox is no error."""
+    """Land the new files of the inbox and what services have logged; with `only`, nothing but item tables.
+
+    An empty inbox is no error.
+    """
     from reclm import stages
     from reclm.ingest.files import tables_in
 
@@ -67,9 +70,12 @@ def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
     folder = inbox(settings)
     before = _batches(settings)
     files = tables_in(folder)
-    if params.get("dry_run") or not files:
+    if params.get("dry_run"):
         return {"new_batches": 0, "batches": len(before), "files": len(files)}
-    stages.ingest(settings, folder, delivery=True, only=only)
+    if before and not only:
+        stages.ingest_events(settings)  # first: a bad file in the inbox must not hold them up
+    if files:
+        stages.ingest(settings, folder, delivery=True, only=only)
     after = _batches(settings)
     return {"new_batches": len(after - before), "batches": len(after)}
 
