@@ -18,10 +18,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from reclm.dataset import MAX_ID_CHARACTERS
-from reclm.serving import explorer
+from reclm.serving import events_api, explorer
 from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.filters import RankingRequest
+from reclm.serving.impression_log import new_request_id
 from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.reloading import NoIndexError
 from reclm.serving.route_access import needs
@@ -66,10 +67,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.reloader.watch()
         service.search.start()
+        service.events.start()
+        service.impressions.start()
         gc.collect()
         gc.freeze()  # a collection over all imported modules would delay tens of requests
         yield
         await service.reloader.stop()
+        await asyncio.to_thread(service.events.stop)
+        await asyncio.to_thread(service.impressions.stop)
         service.feature_client.stop()
 
     app = FastAPI(
@@ -86,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_recommendations(app, service)
     _add_lookups(app, service)
     _add_operations(app, service)
+    events_api.add_routes(app, service)
     if settings.serve.explorer:
         explorer.add_pages(app, service)
     app.add_middleware(AccessControl, settings=settings.serve, keys=service.keys)
@@ -158,7 +164,9 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         ranking_request = RankingRequest(
             **{name: getattr(request, name) for name in RecommendationRequest.model_fields}
         )
-        return JSONResponse(await service.recommender.recommend(ranking_request))
+        answer = {"request_id": new_request_id()} | await service.recommender.recommend(ranking_request)
+        service.impressions.record(answer)
+        return JSONResponse(answer)
 
     @app.post(
         "/v1/search", responses={200: {"model": ItemList}, **_error_responses()}, openapi_extra=needs("recommend")

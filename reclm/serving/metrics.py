@@ -17,3 +17,5 @@ RELOADS = Counter("reclm_reloads_total", "Indexes loaded, by outcome.", ["outcom
 INDEX_ITEMS = Gauge("reclm_index_items", "Items that can be recommended.")
 INDEX_RECALL = Gauge("reclm_index_recall", "Recall@20 of the approximate index against exact ranking; 1 when exact.")
 MODEL_AS_OF = Gauge("reclm_model_as_of_seconds", "As-of moment of the champion, seconds since 1970.")
+EVENTS = Counter("reclm_events_total", "Events received, by outcome: accepted or duplicate.", ["outcome"])
+IMPRESSIONS = Counter("reclm_impressions_total", "Shown items, by outcome: logged or dropped.", ["outcome"])

@@ -190,9 +190,10 @@ class Recommendations(BaseModel):
     `source` is where the user's vector came from: `trained`, `folded_in` from a history, `profile` alone, or
     `popularity` when nothing is known about the user. `degraded` says what was not available. `unknown_items` are ids
     of `history` and `items` that are not among the candidates, `unknown_categories` those that no item has; they were
-    ignored. `why_empty` explains an empty list.
+    ignored. `why_empty` explains an empty list. Events that answer it name its `request_id`.
     """
 
+    request_id: str
     user_id: str | None
     source: str
     degraded: str | None

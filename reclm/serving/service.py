@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reclm.serving.api_keys import ApiKeys
+from reclm.serving.event_log import EventLog
 from reclm.serving.feature_client import FeatureClient
+from reclm.serving.impression_log import ImpressionLog
 from reclm.serving.recommender import Recommender
 from reclm.serving.reloading import IndexReloader
 from reclm.serving.text_search import TextSearch
@@ -27,6 +29,8 @@ class Service:
         self.recommender = Recommender(self.reloader, self.feature_client, max(settings.runtime.threads, 1) + 1)
         self.search = TextSearch(settings)
         self.keys = ApiKeys(settings.paths)
+        self.events = EventLog(settings.paths.events / "interactions")
+        self.impressions = ImpressionLog(settings.paths.events / "impressions")
 
     def problems(self, details: bool) -> list[str]:
         """List what does not work at the moment; [] when everything works.

@@ -1,0 +1,126 @@
+"""Keep what people do, durably, before it is acknowledged.
+
+In: events of requests. Out: lines in a segment of `<workspace>/events/interactions`, which ingest lands. One thread
+writes. Requests that arrive while it waits for the disk are written together next (group commit), so that many requests
+cost little more than one. An event whose id this process has written before counts as a duplicate and is not written
+again; the build removes other duplicates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from reclm.serving.metrics import EVENTS
+from reclm.storage.segments import SegmentWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REMEMBERED_IDS = 200_000
+MAX_GROUP = 256  # requests written together
+log = logging.getLogger("reclm.serve")
+Event = dict[str, Any]
+
+
+class EventsNotWrittenError(Exception):
+    """The events could not be written; nothing was acknowledged."""
+
+
+class Appended(NamedTuple):
+    """How many events of a request are new, and how many were written before."""
+
+    accepted: int
+    duplicates: int
+
+
+class _Request(NamedTuple):
+    events: Sequence[Event]
+    answer: asyncio.Future[Appended]
+    loop: asyncio.AbstractEventLoop
+
+
+class EventLog:
+    """Append events to the log of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = SegmentWriter(folder, durable=True)
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the writing thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what has arrived and stop."""
+        self._requests.put(None)
+        self._thread.join()
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """Write events; returns once they are on the disk.
+
+        An event holds `event_id`, `event_type`, `user_id`, `item_id`, `event_ts`, `weight` and `request_id`. Raises
+        EventsNotWrittenError, with the system's reason, when they could not be written.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Appended] = loop.create_future()
+        self._requests.put(_Request(events, answer, loop))
+        return await answer
+
+    def _work(self) -> None:
+        while True:
+            group = [self._requests.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(group) < MAX_GROUP:
+                    group.append(self._requests.get_nowait())
+            self._write([request for request in group if request is not None])
+            if None in group:  # `stop` was called
+                self._writer.close()
+                return
+
+    def _write(self, requests: Sequence[_Request]) -> None:
+        lines: list[str] = []
+        new: list[str] = []
+        answers: list[Appended | EventsNotWrittenError] = []
+        for request in requests:
+            before = len(new)
+            for event in request.events:
+                if event["event_id"] not in self._seen:
+                    self._seen[event["event_id"]] = None
+                    new.append(event["event_id"])
+                    lines.append(json.dumps(event, ensure_ascii=False) + "\n")
+            accepted = len(new) - before
+            answers.append(Appended(accepted, len(request.events) - accepted))
+        try:
+            if lines:
+                self._writer.write("".join(lines).encode())
+            EVENTS.labels("accepted").inc(len(lines))
+            EVENTS.labels("duplicate").inc(sum(len(request.events) for request in requests) - len(lines))
+        except OSError as error:
+            log.error("events cannot be written: %s", error)
+            for event_id in new:
+                self._seen.pop(event_id, None)
+            answers = [EventsNotWrittenError(error.strerror or str(error))] * len(requests)
+        while len(self._seen) > REMEMBERED_IDS:
+            self._seen.popitem(last=False)
+        for request, answer in zip(requests, answers, strict=True):
+            with contextlib.suppress(RuntimeError):  # the event loop has closed
+                request.loop.call_soon_threadsafe(_settle, request.answer, answer)
+
+
+def _settle(future: asyncio.Future[Appended], answer: Appended | EventsNotWrittenError) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,120 @@
+"""Add the routes by which people's events come in and items are hidden.
+
+In: the application and the parts of the service. Out: `/v1/events` and the routes of availability.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import FastAPI, HTTPException
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from reclm.serving.event_log import EventsNotWrittenError
+from reclm.serving.route_access import needs
+from reclm.serving.schemas import Id, Problem, Strict
+
+if TYPE_CHECKING:
+    from reclm.serving.service import Service
+
+MAX_EVENTS = 500
+MAX_BODY = 262_144  # bytes: MAX_EVENTS events of usual ids
+MAX_WEIGHT = 1e6
+CLOCK_SKEW = timedelta(minutes=5)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EventType = Literal["impression", "click", "like", "purchase", "skip", "return"]
+
+
+def _not_in_the_future(moment: datetime) -> datetime:
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the moment lies outside the calendar") from None
+    if not EPOCH <= moment <= datetime.now(UTC) + CLOCK_SKEW:
+        raise ValueError("use a moment since 1970 that has passed; check the unit and the clock of the sender")
+    return moment
+
+
+class Event(Strict):
+    """Say what a user did with an item."""
+
+    event_id: Id = Field(description="Id of the event, chosen by the sender; the same id counts once.")
+    type: EventType = Field(description="`skip` and `return` are dislikes; an `impression` alone is no interaction.")
+    user_id: Id = Field(description="The user.")
+    item_id: Id = Field(description="The item.")
+    event_ts: Annotated[AwareDatetime, AfterValidator(_not_in_the_future)] = Field(
+        description="When it happened, with a time zone."
+    )
+    request_id: Id | None = Field(None, description="`request_id` of the answer that showed the item, where known.")
+    weight: float | None = Field(
+        None,
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
+        allow_inf_nan=False,
+        strict=True,
+        description="Weight in place of its type's (data.event_weights); dislikes keep that of their type.",
+    )
+
+
+class EventBatch(Strict):
+    """Send events, all of which are accepted or none."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {
+                            "event_id": "b1946ac9-1",
+                            "type": "click",
+                            "user_id": "u00017",
+                            "item_id": "i00012",
+                            "event_ts": "2026-01-31T12:00:00Z",
+                        }
+                    ]
+                }
+            ]
+        },
+    )
+
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS, description=f"At most {MAX_EVENTS} events.")
+
+
+class EventsAccepted(BaseModel):
+    """Count the events that are new and those whose id came before; all of them are on the disk."""
+
+    accepted: int
+    duplicates: int
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes to the application."""
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503)
+    }
+
+    @app.post("/v1/events", status_code=202, responses=errors, openapi_extra=needs("events", MAX_BODY))
+    async def events(batch: EventBatch) -> EventsAccepted:
+        """Take in what people did. Answered once the events are on the disk; sending them again changes nothing."""
+        rows = [_row(event) for event in batch.events]
+        try:
+            appended = await service.events.append(rows)
+        except EventsNotWrittenError as error:
+            raise HTTPException(
+                503, f"the events could not be written ({error}); send them again", {"retry-after": "5"}
+            ) from None
+        return EventsAccepted(accepted=appended.accepted, duplicates=appended.duplicates)
+
+
+def _row(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "event_type": event.type,
+        "user_id": event.user_id,
+        "item_id": event.item_id,
+        "event_ts": event.event_ts.isoformat(),
+        "weight": event.weight,
+        "request_id": event.request_id,
+    }

@@ -1,0 +1,112 @@
+"""Log what was recommended: the list of every answer, with its model, positions and scores.
+
+In: answers. Out: lines in a segment of `<workspace>/events/impressions`, which ingest lands. Nothing waits for it: a
+bounded queue takes the answers, one thread writes them a few times a second, and what does not fit is dropped and
+counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from reclm.serving.metrics import IMPRESSIONS
+from reclm.storage.segments import SegmentWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_WAITING = 20_000  # answers
+PAUSE_SECONDS = 0.25  # between two writes: fewer and larger ones
+CHAMPION = "champion"
+log = logging.getLogger("reclm.serve")
+Answer = dict[str, Any]
+
+
+def new_request_id() -> str:
+    """Return an id for an answer: 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+class ImpressionLog:
+    """Log answers of this process."""
+
+    def __init__(self, folder: Path, max_waiting: int = MAX_WAITING) -> None:
+        self._writer = SegmentWriter(folder, durable=False)
+        self._answers: queue.Queue[tuple[Answer, datetime]] = queue.Queue(max_waiting)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="impression-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the writing thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits and stop."""
+        self._stopping.set()
+        self._thread.join()
+
+    def record(self, answer: Answer) -> None:
+        """Log an answer, the fields of `schemas.Recommendations`, without waiting.
+
+        An answer or one of its items may carry `arm`, and an item `propensity`, the probability with which it was shown
+        at its position.
+        """
+        try:
+            self._answers.put_nowait((answer, datetime.now(UTC)))
+        except queue.Full:
+            IMPRESSIONS.labels("dropped").inc(len(answer["items"]))
+
+    def _work(self) -> None:
+        while True:
+            last = self._stopping.wait(PAUSE_SECONDS)
+            waiting: list[tuple[Answer, datetime]] = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(self._answers.get_nowait())
+            self._write(waiting)
+            if last:
+                self._writer.close()
+                return
+
+    def _write(self, answers: list[tuple[Answer, datetime]]) -> None:
+        shown = sum(len(answer["items"]) for answer, _ in answers)
+        if not shown:
+            return
+        lines = (json.dumps(_line(answer, at), ensure_ascii=False) + "\n" for answer, at in answers if answer["items"])
+        try:
+            self._writer.write("".join(lines).encode())
+            IMPRESSIONS.labels("logged").inc(shown)
+        except OSError as error:
+            log.error("impressions cannot be written: %s", error)
+            IMPRESSIONS.labels("dropped").inc(shown)
+
+
+def _line(answer: Answer, shown_at: datetime) -> dict[str, Any]:
+    model: Mapping[str, str] = answer["model"]
+    arm = answer.get("arm", CHAMPION)
+    return {
+        "request_id": answer["request_id"],
+        "user_id": answer["user_id"],
+        "shown_at": shown_at.isoformat(),
+        "model_version": model["version"],
+        "model": model["model"],
+        "variant": model["variant"],
+        "source": answer["source"],
+        "items": [
+            {
+                "item_id": item["item_id"],
+                "score": item["score"],
+                "propensity": item.get("propensity"),
+                "arm": item.get("arm", arm),
+            }
+            for item in answer["items"]
+        ],
+    }
