@@ -233,7 +233,7 @@ class _BatchWriter:
             return entry | {"collected": True}
         if is_log:
             entry |= {"with_event_ts": self._count(path, "event_ts")}
-            entry |= {"below_min_weight": 0 if batch.min_weight is None else self._count_low(path)}
+            entry |= {"below_min_weight": self._count(path, f"case when event_type = '{LOW_RATING}' then 1 end")}
         return entry
 
     def _stage(self, batch: Batch, path: Path) -> int:
@@ -314,10 +314,6 @@ class _BatchWriter:
         filtered = path.with_suffix(".filtered")
         self._copy(f"select * from ({rows}) where {known}", filtered)
         filtered.replace(path)
-
-    def _count_low(self, path: Path) -> int:
-        query = f"select count(*) from {quote_text(str(path))} where event_type = '{LOW_RATING}'"
-        return int(self._query(query)[0][0])
 
     def _copy(self, query: str, path: Path) -> None:
         self._query(f"copy ({query}) to {quote_text(str(path))} {PARQUET}")

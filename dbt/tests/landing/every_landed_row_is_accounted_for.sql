@@ -8,7 +8,11 @@ with counts as (
     (select count(*) from {{ source('landing', table) }}) as n_landed,
     (select count(*) from {{ ref('stg_' ~ table) }}) as n_accepted,
     (select count(*) from {{ ref('quarantine_' ~ table) }}) as n_quarantined,
-    (select count(*) from {{ ref('base_' ~ table) }} where status in ('superseded', 'pending', 'not_a_like')) as n_other,
+    (
+      select count(*)
+      from {{ ref('base_' ~ table) }}
+      where status in ('superseded', 'pending', 'not_a_like')
+    ) as n_other,
   {{ 'union all' if not loop.last }}
   {% endfor %}
 )
