@@ -19,11 +19,15 @@ from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting
 
 CurveRow = dict[str, Any]
 """One row of a loss or validation curve: epoch, loss, setting, metric, value."""
+Options = Mapping[str, float]
+"""Hyperparameters that validation chose, by name."""
 
 
 @dataclass(frozen=True)
 class Vectors:
     """Final vectors: `users` (n_users, width), `items` (n_items, width). The last column is 1 and the item's bias.
+
+    Of a linear model, whose user vectors are histories, `users` is that last column alone; ask `Backbone.user_vectors`.
 
     `unseen` (n_items, width) are the vectors that the items would have without any interaction: from their texts and
     profiles alone. New items are added by learning from these. None where a model has no texts and no profiles.
@@ -49,14 +53,16 @@ class ColdStart(NamedTuple):
 class Selection:
     """What validation chose for a model: the result of `Backbone.select` and the input of `Backbone.refit`.
 
-    `epochs` holds the number of epochs for each evaluation setting, `cold_start` how cold items get their vectors in
-    each ({} where a model has no such choice), and `curve` one row per validation metric. For ALS
-    and BPR, which have no epochs to choose, `epochs` is a position in their list of blends (`models/factors.py`).
+    `epochs` holds the number of epochs for each evaluation setting; a model that is not trained in epochs tries several
+    `options` instead, and `epochs` holds the number of the best trial. `options` holds the chosen hyperparameters by
+    name for each setting, and `cold_start` how cold items get their vectors in each; both are {} where a model has no
+    such choice. `curve` has one row per epoch (or trial), setting and validation metric.
     """
 
     epochs: Mapping[EvaluationSetting, int]
     cold_start: Mapping[EvaluationSetting, ColdStart] = field(default_factory=dict)
     curve: Sequence[CurveRow] = ()
+    options: Mapping[EvaluationSetting, Options] = field(default_factory=dict)
 
     @classmethod
     def of_epochs(cls, epochs: int, cold_start: ColdStart | None = None) -> Selection:
@@ -74,7 +80,7 @@ class Selection:
 class Fitted:
     """All that fitting leaves behind. `known` is (n_users, n_items); id vectors are NaN where an entity has none.
 
-    `description` holds variant, seed, snapshot, epochs and cold start. `networks` maps parameter names to arrays; none
+    `description` holds variant, seed, snapshot, and what was selected. `networks` maps parameter names to arrays; none
     of them has a row that belongs to one user or item. `fold_in` gives vectors to users who come later; None until
     `Backbone.learn_to_fold_in`.
     """

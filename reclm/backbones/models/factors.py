@@ -2,8 +2,7 @@
 
 For users and items without interactions, or with few, kernel ridge regression from profiles and texts predicts the
 factors (`kernel_ridge.py`). A final vector is w * own + (1 - w) * predicted with w = n / (n + tau) for an entity with n
-interactions, and w = 0 without any. There are no epochs to choose: `select` chooses tau, and `Selection.epochs` holds
-the position of the chosen value in BLENDS.
+interactions, and w = 0 without any. There are no epochs to choose: `select` chooses tau, the only option.
 """
 
 from __future__ import annotations
@@ -39,6 +38,10 @@ class FactorBackbone(Backbone):
     def default_selection(self) -> Selection:
         return Selection.of_epochs(0)
 
+    @staticmethod
+    def _tau(selection: Selection, setting: EvaluationSetting) -> float:
+        return selection.options.get(setting, {}).get("tau", BLENDS[0])
+
     def select(self, data: TrainingData, variant: Variant, tasks: Sequence[EvaluationTask], seed: int) -> Selection:
         factors = self._factors(data, variant, seed)
         selection = _best_blends(factors, tasks) if tasks else self.default_selection()
@@ -60,16 +63,21 @@ class FactorBackbone(Backbone):
         return _Factors(users, with_bias, predicted_users, predicted_items, of_users, of_items)
 
     def _finish(self, data: TrainingData, variant: Variant, seed: int, selection: Selection, factors: _Factors) -> None:
-        epochs = dict(selection.epochs)
+        taus = {setting: self._tau(selection, setting) for setting in EVALUATION_SETTINGS}
         self.restore(
             Fitted(
                 user_ids=data.user_ids,
                 item_ids=data.item_ids,
                 known=data.interactions,
-                vectors={setting: factors.blended(epochs[setting]) for setting in EVALUATION_SETTINGS},
+                vectors={setting: factors.blended(tau) for setting, tau in taus.items()},
                 user_id_vectors=_missing_where(factors.users, factors.user_interactions == 0),
                 item_id_vectors=_missing_where(factors.items, factors.item_interactions == 0),
-                description={"variant": variant, "seed": seed, "epochs": epochs, "snapshot": data.snapshot},
+                description={
+                    "variant": variant,
+                    "seed": seed,
+                    "options": {setting: {"tau": tau} for setting, tau in taus.items()},
+                    "snapshot": data.snapshot,
+                },
             )
         )
 
@@ -85,9 +93,8 @@ class _Factors:
     user_interactions: NDArray[np.int64]
     item_interactions: NDArray[np.int64]
 
-    def blended(self, position: int) -> Vectors:
-        """Return final vectors with the tau at `position` of BLENDS; the last one for a larger position."""
-        tau = BLENDS[min(position, len(BLENDS) - 1)]
+    def blended(self, tau: float) -> Vectors:
+        """Return final vectors with the blend `tau`."""
         users = _blend(self.users, self.predicted_users, self.user_interactions, tau)
         items = _blend(self.items, self.predicted_items, self.item_interactions, tau)
         return Vectors(np.column_stack([users, np.ones(len(users), dtype=np.float32)]), items, self.predicted_items)
@@ -97,8 +104,8 @@ def _best_blends(factors: _Factors, tasks: Sequence[EvaluationTask]) -> Selectio
     """Choose the blend with the best Recall@20 + NDCG@20 of each setting; one without a task gets the largest."""
     best: dict[EvaluationSetting, tuple[float, int]] = {}
     curve: list[CurveRow] = []
-    for position in range(len(BLENDS)):
-        vectors = factors.blended(position)
+    for position, tau in enumerate(BLENDS):
+        vectors = factors.blended(tau)
         for task in tasks:
             metrics = recall_and_ndcg(lambda rows, v=vectors: v.users[rows] @ v.items.T, task)  # type: ignore[misc]
             curve += [
@@ -110,7 +117,7 @@ def _best_blends(factors: _Factors, tasks: Sequence[EvaluationTask]) -> Selectio
                 best[task.setting] = (total, position)
     largest = max(position for _, position in best.values())
     epochs = {s: best[s][1] if s in best else largest for s in EVALUATION_SETTINGS}
-    return Selection(epochs, curve=curve)
+    return Selection(epochs, options={s: {"tau": BLENDS[position]} for s, position in epochs.items()}, curve=curve)
 
 
 def _blend(own: Matrix, predicted: Matrix | None, interactions: NDArray[np.int64], tau: float) -> Matrix:
