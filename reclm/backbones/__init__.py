@@ -1,1 +1,1 @@
-"""The recommenders: five networks trained here and two models of the library implicit, behind one base class."""
+"""The recommenders: five networks, two models of the library implicit and three closed forms, behind one base class."""

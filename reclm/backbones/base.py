@@ -21,6 +21,7 @@ from reclm.backbones import storage
 from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fold_in import FoldIn, learn
+from reclm.backbones.new_items import SETTING, predicted_vectors
 from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.settings.operations import RuntimeSettings
@@ -33,6 +34,8 @@ class Backbone(ABC):
     name: ClassVar[str]
     inner_product: ClassVar[bool] = True
     """Whether the score is the inner product of a user's and an item's vector, so that a vector index can search it."""
+    publishes_vectors: ClassVar[bool] = True
+    """Whether vectors of users and fitted items are narrow enough to be published in the feature store."""
 
     def __init__(self, train: TrainSettings, fusion: FusionSettings, runtime: RuntimeSettings) -> None:
         self.train, self.fusion, self.runtime = train, fusion, runtime
@@ -78,7 +81,12 @@ class Backbone(ABC):
 
     def score(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
         """Score every item for `users` (b,), positions in `fitted.user_ids`: (b, n_items). Nothing is masked."""
-        return self.score_vectors(self.fitted.vectors[setting].users[users], setting)
+        return self.score_vectors(self.user_vectors(users, setting), setting)
+
+    def user_vectors(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
+        """Return the vectors (b, width) of `users` (b,), positions in `fitted.user_ids`."""
+        vectors: Matrix = self.fitted.vectors[setting].users[users]
+        return vectors
 
     def score_vectors(self, users: Matrix, setting: EvaluationSetting = "full_shot") -> Matrix:
         """Score every item for users given by their vectors (b, width), fitted or folded in: (b, n_items)."""
@@ -140,6 +148,16 @@ class Backbone(ABC):
         profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
         self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)
 
+    @property
+    def folds_in(self) -> bool:
+        """Whether users on whom the backbone was not fitted can be given vectors."""
+        return self.fitted.fold_in is not None
+
+    @property
+    def profile_width(self) -> int:
+        """The width of the profile embeddings that folding in reads; 0 where it reads none."""
+        return 0 if self.fitted.fold_in is None else len(self.fitted.fold_in.centre)
+
     def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
         """Return vectors (n, width) of users on whom the backbone was not fitted.
 
@@ -159,6 +177,13 @@ class Backbone(ABC):
         if self.fitted.fold_in is None:
             raise ModelError(f"{self.name} has not learned to fold in; call learn_to_fold_in(data, seed) after refit")
         return self.fitted.fold_in
+
+    def vectors_of_new_items(self, data: TrainingData) -> Matrix:
+        """Predict a vector for each item of `data` from its text and profile: (n_items, width), NaN where it cannot.
+
+        Only the rows of items that the backbone was not fitted on are meant to be used.
+        """
+        return predicted_vectors(self.fitted, self.cold_start.get(SETTING, ColdStart()), data)
 
     def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -192,6 +217,15 @@ class Backbone(ABC):
         No user has interacted with them yet. The vectors count for every evaluation setting.
         """
         fitted, n_new = self.fitted, len(item_ids)
+        once = {id(v): v for v in fitted.vectors.values()}  # settings may share their vectors
+        longer = {
+            key: Vectors(
+                v.users,
+                np.asfortranarray(np.vstack([v.items, vectors])),
+                None if v.unseen is None else np.vstack([v.unseen, vectors]),
+            )
+            for key, v in once.items()
+        }
         no_interactions = sparse.csr_matrix((len(fitted.user_ids), n_new), dtype=fitted.known.dtype)
         no_ids = np.full((n_new, fitted.item_id_vectors.shape[1]), np.nan, dtype=np.float32)
         other = type(self)(self.train, self.fusion, self.runtime)
@@ -200,14 +234,7 @@ class Backbone(ABC):
                 fitted,
                 item_ids=np.concatenate([fitted.item_ids, item_ids]),
                 known=sparse.hstack([fitted.known, no_interactions], format="csr"),
-                vectors={
-                    s: Vectors(
-                        v.users,
-                        np.asfortranarray(np.vstack([v.items, vectors])),
-                        None if v.unseen is None else np.vstack([v.unseen, vectors]),
-                    )
-                    for s, v in fitted.vectors.items()
-                },
+                vectors={setting: longer[id(v)] for setting, v in fitted.vectors.items()},
                 item_id_vectors=np.vstack([fitted.item_id_vectors, no_ids]),
             )
         )

@@ -19,6 +19,9 @@ CLASSES = {
     "simgcl": "SimGCL",
     "als": "ALS",
     "bpr": "BPR",
+    "itemknn": "ItemKNN",
+    "ease": "EASE",
+    "kernel": "Kernel",
 }
 """The class of each model, by the name that `settings.train.models` uses; its module has the same name."""
 

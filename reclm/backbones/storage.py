@@ -1,14 +1,15 @@
 """Write a fitted backbone into a folder and read it back.
 
 The folder holds `users.parquet` and `items.parquet` (a row an id: its id vector, its final vector in each evaluation
-setting, for users also the items they know), `parameters.safetensors` (network weights, none of which belongs to one
-user), `fold_in.safetensors` (the map that gives vectors to later users; absent where none was learned) and
-`config.json`. Every number that belongs to one user is in that user's row, so that deleting the row forgets the user;
-reading works with rows that were deleted.
+setting, for users also the items they know; a setting with the vectors of the first one has no columns of its own),
+`parameters.safetensors` (network weights, none of which belongs to one user), `fold_in.safetensors` (the map that gives
+vectors to later users; absent where none was learned) and `config.json`. Every number that belongs to one user is in
+that user's row, so that deleting the row forgets the user; reading works with rows that were deleted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from scipy import sparse
 
 from reclm.backbones.fitted import Fitted, Vectors
 from reclm.backbones.fold_in import FoldIn
-from reclm.dataset import EVALUATION_SETTINGS
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting
 from reclm.errors import ModelError
 from reclm.settings.recommenders import FusionSettings, TrainSettings
 from reclm.storage.files import read_json, write_json, write_table
@@ -41,8 +42,7 @@ def write(fitted: Fitted, name: str, train: TrainSettings, fusion: FusionSetting
         (ITEMS, "item", fitted.item_ids, fitted.item_id_vectors),
     ):
         matrices = {"id_vector": id_vectors}
-        for setting in EVALUATION_SETTINGS:
-            vectors = fitted.vectors[setting]
+        for setting, vectors in _own_vectors(fitted.vectors).items():
             matrices[f"{setting}_vector"] = getattr(vectors, f"{kind}s")
             if kind == "item" and vectors.unseen is not None:
                 matrices[f"{setting}_unseen_vector"] = vectors.unseen
@@ -78,7 +78,7 @@ def read(path: Path) -> tuple[str, TrainSettings, FusionSettings, Fitted]:
         user_ids=_ids(users, "user_id"),
         item_ids=_ids(items, "item_id"),
         known=_known(users, items),
-        vectors={s: _vectors(users, items, s) for s in EVALUATION_SETTINGS},
+        vectors=_all_vectors(users, items),
         user_id_vectors=_matrix(users, "id_vector"),
         item_id_vectors=_matrix(items, "id_vector"),
         description=config,
@@ -86,6 +86,19 @@ def read(path: Path) -> tuple[str, TrainSettings, FusionSettings, Fitted]:
         fold_in=FoldIn.of(load_file(path / FOLD_IN)) if (path / FOLD_IN).exists() else None,
     )
     return name, TrainSettings(**train), FusionSettings(**fusion), fitted
+
+
+def _own_vectors(vectors: Mapping[EvaluationSetting, Vectors]) -> dict[EvaluationSetting, Vectors]:
+    """The vectors of the first setting, and of those that do not share them."""
+    first = EVALUATION_SETTINGS[0]
+    return {s: v for s, v in vectors.items() if s == first or v is not vectors[first]}
+
+
+def _all_vectors(users: pa.Table, items: pa.Table) -> dict[EvaluationSetting, Vectors]:
+    """The vectors of each setting. One without columns of its own shares those of the first setting."""
+    shared = _vectors(users, items, EVALUATION_SETTINGS[0])
+    own = {s: _vectors(users, items, s) for s in EVALUATION_SETTINGS[1:] if f"{s}_vector" in items.column_names}
+    return dict.fromkeys(EVALUATION_SETTINGS, shared) | own
 
 
 def _vectors(users: pa.Table, items: pa.Table, setting: str) -> Vectors:

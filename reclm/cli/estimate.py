@@ -31,7 +31,10 @@ COEFFICIENTS: dict[str, dict[str, float]] = {
     "evaluation": {"once": 14, "trainings": 0.1, "ranked users": 1e-5, "item pairs": 1.1e-6},
 }
 """Seconds per unit of each size (see `sizes_of`) on the reference machine, for every part but `training`."""
-TRAINING_SECONDS = {"biasmf": 24, "ncf": 31, "lightgcn": 8.5, "sgl": 10, "simgcl": 20.4, "als": 3.2, "bpr": 4.3}
+TRAINING_SECONDS = {
+    **{"biasmf": 24, "ncf": 31, "lightgcn": 8.5, "sgl": 10, "simgcl": 20.4},
+    **{"als": 3.2, "bpr": 4.3, "itemknn": 1.5, "ease": 4, "kernel": 4},
+}
 """Seconds of one training by one process on the demo shop of 1,500 users, 1,000 items and 45,000 interactions."""
 TRAINING_SHARES = {"once": 0.49, "pairs": 0.29 / 1.5e6, "interactions": 0.22 / 45e3}
 """How a training grows with the data: with users times items (ranking for validation) and with interactions

@@ -41,8 +41,9 @@ def publish_fused(
     """Publish the vectors of one model version, offline and online; unchanged rows are not written again.
 
     `user_vectors` is float32 (n_users, dim), `item_vectors` (n_items, dim); a user's and an item's dot product is the
-    score. `as_of` is that of the snapshot which the model was fitted on. Returns
-    `{version, users, items, written}`. Raises PublishError before anything is written when a vector or id is not valid.
+    score. Both may be empty: such a model publishes new items alone. `as_of` is that of the snapshot which the model
+    was fitted on. Returns `{version, users, items, written}`. Raises PublishError before anything is written when a
+    vector or id is not valid.
     """
     workspace = settings.paths
     _check_arguments(model_version, user_vectors, item_vectors)
@@ -77,7 +78,7 @@ def publish_items(
     """
     workspace = settings.paths
     _, stored = load_fused(settings, "item", model_version)
-    _check_arguments(model_version, stored, item_vectors)
+    _check_arguments(model_version, stored if len(stored) else item_vectors, item_vectors)
     table = _table(store.schemas(settings)["item_fused"], model_version, item_ids, item_vectors, as_of)
     with store.writing(workspace):
         feast = store.open_store(settings)

@@ -36,18 +36,23 @@ def find(settings: Settings) -> dict[str, Any] | None:
 
 
 def publish(settings: Settings, model: Artifact) -> None:
-    """Write the model's fused vectors into the feature store; rows that are already there are not written again."""
+    """Write the model's fused vectors into the feature store; rows that are already there are not written again.
+
+    A linear model, whose user vectors are histories, publishes those of new items alone.
+    """
     from reclm.backbones.loading import load_backbone
     from reclm.features.fused import publish_fused
 
-    fitted = load_backbone(model.path).fitted
+    backbone = load_backbone(model.path)
+    fitted, vectors = backbone.fitted, backbone.fitted.vectors["full_shot"]
+    narrow = backbone.publishes_vectors
     publish_fused(
         settings,
         model_version=model.version,
-        user_ids=fitted.user_ids,
-        user_vectors=fitted.vectors["full_shot"].users,
-        item_ids=fitted.item_ids,
-        item_vectors=fitted.vectors["full_shot"].items,
+        user_ids=fitted.user_ids if narrow else (),
+        user_vectors=vectors.users if narrow else vectors.items[:0],
+        item_ids=fitted.item_ids if narrow else (),
+        item_vectors=vectors.items if narrow else vectors.items[:0],
         as_of=_as_of(model),
     )
 

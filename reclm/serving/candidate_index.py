@@ -71,7 +71,7 @@ class CandidateIndex:
 
     def vector(self, user: int) -> Vector:
         """Return the trained vector (width,) of a user."""
-        vector: Vector = self.backbone.fitted.vectors["full_shot"].users[user]
+        vector: Vector = self.backbone.user_vectors(np.array([user]))[0]
         return vector
 
     def known(self, user: int) -> Positions:
@@ -178,8 +178,7 @@ class CandidateIndex:
     @property
     def profile_width(self) -> int:
         """Return the width of the profile embedding that folding in reads; 0 when the champion uses no profiles."""
-        fold_in = self.backbone.fitted.fold_in
-        return 0 if fold_in is None else len(fold_in.centre)
+        return self.backbone.profile_width
 
     def _top(self, scores: Vector, k: int) -> tuple[Positions, Vector]:
         best = top_k(scores[None], k)[0]
@@ -204,7 +203,7 @@ def load_index(settings: Settings) -> CandidateIndex:
         )
     datetime.fromisoformat(pointer["as_of"])
     trained = load_backbone(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
-    if trained.fitted.fold_in is None:
+    if not trained.folds_in:
         raise ArtifactError(
             f"model {pointer['version']} was trained by an earlier version of reclm and has no fold-in for new users; "
             "run `reclm train` and `reclm promote`"
@@ -224,7 +223,7 @@ def load_index(settings: Settings) -> CandidateIndex:
 def _ranking_seconds(index: CandidateIndex) -> float:
     """Measure the time of ranking for one user: the shortest of several runs."""
     no_items = np.zeros(0, dtype=np.int64)
-    vector = index.backbone.fitted.vectors["full_shot"].users.mean(axis=0)
+    vector = index.vector(int(np.argmax(np.diff(index.backbone.fitted.known.indptr))))  # the longest history
     seconds = []
     for _ in range(TIMED_RUNS):
         started = time.perf_counter()

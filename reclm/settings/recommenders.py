@@ -9,7 +9,7 @@ from pydantic import Field
 from reclm.dataset import VARIANTS
 from reclm.settings.section import Names, Numbers, Section
 
-BACKBONES = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
+BACKBONES = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr", "itemknn", "ease", "kernel")
 BASELINES = (
     "random",
     "popularity",

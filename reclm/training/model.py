@@ -27,7 +27,7 @@ KIND = "backbone"
 METRIC = "ndcg"  # at 20: the validation figure that is recorded beside a model
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 """Keys of `settings.train` that say which models are trained, and change nothing in any one of them."""
-LAYOUT = 8
+LAYOUT = 9
 """The version of what a model's folder and metrics hold and of how it is made.
 
 Raise it when either changes: models of an older layout are then trained again.
@@ -103,6 +103,7 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
             "validation": selection.validation(METRIC),
             "validation_lists": write_validation(trained.selected, data, tasks, draft.path),
             "epochs": dict(selection.epochs),
+            "options": trained.refitted.fitted.description.get("options", {}),
             "cold_start": trained.refitted.fitted.description.get("cold_start", {}),
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }

@@ -3,14 +3,14 @@
 In: published features (from Feast, point-in-time at each snapshot's as-of) and the warehouse. Out: one `backbone`
 artifact for each model, variant and seed, and the day's `baselines` beside them. Where there are no profiles, because
 the items have no texts or no profile obeys the grammar, the variants with profiles would equal `base`: then `base` is
-trained alone.
+trained alone. A model that cannot be fitted on the data set is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reclm.progress import detail, say, track
 from reclm.storage import artifacts
@@ -36,6 +36,8 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
 
     if trained_variants(settings) != settings.train.variants:
         say("there are no profiles: models are trained without them, variant base alone")
+    for model, reason in _left_out(settings).items():
+        say(f"model {model} left out: it {reason}")
     identities = _identities(settings)
     missing = [one for version, one in identities.items() if artifacts.find(settings.paths, KIND, version) is None]
     for version in track(_train(settings, missing), "training", len(missing)):
@@ -56,13 +58,24 @@ def trained_variants(settings: Settings) -> tuple[str, ...]:
 
 
 def _identities(settings: Settings) -> dict[str, Identity]:
-    """{version: what identifies the model} of each model, variant and seed that the settings name."""
-    train = settings.train
+    """{version: what identifies the model} of each model, variant and seed that the settings name and data allow."""
+    train, left_out = settings.train, _left_out(settings)
     identities = [
         identity_of(settings, model, variant, seed)
         for seed, model, variant in product(train.seeds, train.models, trained_variants(settings))
+        if model not in left_out
     ]
     return {artifacts.version_of(KIND, *identity): identity for identity in identities}
+
+
+def _left_out(settings: Settings) -> dict[str, str]:
+    """{model of the settings that cannot be fitted on this data set: why not}."""
+    from reclm.backbones.closed_form import why_not
+    from reclm.training.tasks import count_items
+
+    n_items, with_text = count_items(settings)
+    reasons = {model: why_not(model, n_items, with_text > 0) for model in settings.train.models}
+    return {model: reason for model, reason in reasons.items() if reason is not None}
 
 
 def _train(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
@@ -79,7 +92,7 @@ def _train(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
 def _report(artifact: Artifact) -> None:
     parameters, metrics = artifact.manifest["parameters"], artifact.metrics
     shown = ", ".join(
-        f"{setting} {value:.4f} (epoch {metrics['epochs'].get(setting)})"
+        f"{setting} {value:.4f} ({_chosen(metrics, setting)})"
         for setting, value in metrics["validation"].items()
         if value is not None
     )
@@ -87,3 +100,10 @@ def _report(artifact: Artifact) -> None:
         f"{parameters['model']}/{parameters['variant']} seed {parameters['seed']}: "
         f"valid NDCG@20 {shown or 'not measurable'}; {artifact.manifest['seconds']:.1f} s"
     )
+
+
+def _chosen(metrics: Mapping[str, Any], setting: str) -> str:
+    options = metrics["options"].get(setting)
+    if options:
+        return ", ".join(f"{name} {value:g}" for name, value in options.items())
+    return f"epoch {metrics['epochs'].get(setting)}"

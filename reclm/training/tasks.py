@@ -44,6 +44,14 @@ def load_ids(settings: Settings) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     return np.asarray(users, np.str_), np.asarray(items, np.str_)
 
 
+def count_items(settings: Settings) -> tuple[int, int]:
+    """Count all items, and those with a text."""
+    with connect(settings) as connection:
+        query = "select count(*), count(*) filter (coalesce(full_text, '') <> '') from dim_items"
+        every, with_text = connection.execute(query).fetchall()[0]
+    return int(every), int(with_text)
+
+
 def load_bands(settings: Settings, snapshot: Snapshot) -> Bands:
     """Load the activity and neighbourhood density of users and the coldness of items at `snapshot`."""
     with connect(settings) as connection:

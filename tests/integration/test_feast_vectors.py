@@ -37,6 +37,15 @@ class TestFusedVectors:
         assert np.array_equal(vectors, np.vstack([world.vectors("item", "m1", world.ITEMS), new]))
         assert np.array_equal(online.read_fused(store.open_store(settings), "item", ["new"], "m1"), new)
 
+    def test_of_new_items_may_be_all_that_a_model_publishes(self, settings: Settings) -> None:
+        nothing, new = np.zeros((0, 2), dtype=np.float32), world.vectors("item", "later", ["new"])
+        alone = {"user_ids": [], "user_vectors": nothing, "item_ids": [], "item_vectors": nothing}
+        assert world.publish_vectors(settings, "m1", **alone)["written"] == 0
+        assert fused.load_fused(settings, "item", "m1")[0].tolist() == []
+        assert fused.publish_items(settings, "m1", ["new"], new, T3) == 1
+        assert np.array_equal(fused.load_fused(settings, "item", "m1")[1], new)
+        assert fused.restore_online(settings, "m1") == 0
+
     def test_each_version_is_read_by_its_own_name(self, settings: Settings) -> None:
         world.publish_vectors(settings, "m1")
         world.publish_vectors(settings, "m2")

@@ -22,10 +22,10 @@ from reclm.features.fused import load_fused
 from reclm.serving.candidate_index import load_index
 from reclm.serving.filters import RankingRequest
 from reclm.serving.recommender import INLINE_SECONDS, rank_and_explain, seconds_of
+from reclm.settings.recommenders import BACKBONES
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 
-EVERY_BACKBONE = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl", "als", "bpr")
 USER = "user 3"
 
 
@@ -273,7 +273,7 @@ class TestPages:
         assert client.get("/item?id=nothing").status_code == 404
 
 
-@pytest.fixture(scope="module", params=EVERY_BACKBONE)
+@pytest.fixture(scope="module", params=BACKBONES)
 def of_every_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A shop whose champion is each backbone in turn."""
     return world.open_shop(tmp_path_factory.mktemp(request.param), model=request.param)
@@ -317,11 +317,10 @@ class TestTheServiceRanksAsEvaluationDoes:
         settings = of_every_backbone
         index = load_index(settings)
         scores = index.backbone.score(np.arange(bw.N_USERS))
-        ids, vectors = load_fused(settings, "user", index.version)
-        for user, vector in zip(ids.tolist(), vectors, strict=True):
-            row = index.user_position(user)
-            assert row is not None
-            best, _ = index.best(vector, 10, index.known(row))
+        published = dict(zip(*load_fused(settings, "user", index.version), strict=True))
+        assert bool(published) == index.backbone.publishes_vectors
+        for row, user in enumerate(index.backbone.fitted.user_ids):
+            best, _ = index.best(published.get(user, index.vector(row)), 10, index.known(row))
             order = scores[row][best]
             assert (np.diff(order) <= 1e-5 * np.abs(scores[row]).max()).all()
 

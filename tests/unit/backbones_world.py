@@ -95,3 +95,16 @@ def with_features(data: TrainingData, change) -> TrainingData:
     """The same world with `change` applied to both profile tables and the item content."""
     names = ("item_content", "item_profile", "user_profile")
     return replace(data, **{name: change(getattr(data, name)) for name in names})
+
+
+def without(data: TrainingData, gone: np.ndarray) -> TrainingData:
+    """The data set without the items marked in `gone` (n_items,)."""
+    assert data.item_content is not None and data.item_profile is not None
+    return replace(
+        data,
+        item_ids=data.item_ids[~gone],
+        interactions=data.interactions[:, ~gone],
+        texts=[text for text, away in zip(data.texts, gone, strict=True) if not away],
+        item_content=data.item_content[~gone],
+        item_profile=data.item_profile[~gone],
+    )

@@ -29,7 +29,6 @@ from reclm.backbones.kernel_ridge import (
     rows_without_source,
 )
 from reclm.backbones.metrics import recall_and_ndcg
-from reclm.promotion.new_items import vectors_of_new_items
 
 DATA = bw.toy_data()
 NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
@@ -308,10 +307,10 @@ class TestItemsThatComeLater:
         learned = backbone.fitted.vectors["full_shot"]
         source = np.where(bw.COLD[:, None], learned.items, shifted_to_unseen(learned, ~bw.COLD))
         expected = predict_all(sources, np.ones(bw.N_ITEMS, dtype=np.int64), source, linear=True)
-        np.testing.assert_allclose(vectors_of_new_items(backbone, DATA), expected, atol=1e-5)
+        np.testing.assert_allclose(backbone.vectors_of_new_items(DATA), expected, atol=1e-5)
         for other in (ColdStart(0.0, reads_profiles=False), ColdStart(1.0)):
             backbone.fitted.description["cold_start"] = {"full_shot": other._asdict()}
-            assert not np.allclose(vectors_of_new_items(backbone, DATA), expected, atol=1e-3)
+            assert not np.allclose(backbone.vectors_of_new_items(DATA), expected, atol=1e-3)
 
     def test_profiles_speak_for_those_without_a_text(self) -> None:
         backbone = bw.toy_fitted("biasmf", epochs=4, cold_start=TEXTS_ALONE)
@@ -319,5 +318,5 @@ class TestItemsThatComeLater:
         texts, content = ["", *DATA.texts[1:]], DATA.item_content.copy()
         content[0] = np.nan
         bare = replace(DATA, texts=texts, item_content=content)
-        assert np.isfinite(vectors_of_new_items(backbone, bare)).all()
-        assert np.isnan(vectors_of_new_items(backbone, replace(bare, item_profile=None))[0]).all()
+        assert np.isfinite(backbone.vectors_of_new_items(bare)).all()
+        assert np.isnan(backbone.vectors_of_new_items(replace(bare, item_profile=None))[0]).all()

@@ -8,9 +8,10 @@ import pytest
 from unit import backbones_world as bw
 
 from reclm.features import frame
+from reclm.settings.recommenders import BACKBONES
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
-from reclm.training import baselines, tasks
+from reclm.training import baselines, stage, tasks
 from reclm.training.baselines import find_baselines, measure_baselines
 from reclm.training.stage import trained_variants
 from reclm.training.validation import mean_metric, metric_per_user
@@ -58,3 +59,19 @@ class TestTheBaselines:
         first = find_baselines(settings, PARENTS | {"backbone": "x"})
         assert measure_baselines(settings) == first
         assert find_baselines(settings, PARENTS | {"warehouse": "tuesday"}) is None
+
+
+class TestAModelThatTheDataDoNotAllow:
+    @pytest.mark.parametrize(
+        ("counted", "left_out"),
+        [((30, 12), set()), ((30, 0), {"kernel"}), ((20_001, 12), {"itemknn", "ease", "kernel"})],
+    )
+    def test_is_left_out(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, counted: tuple[int, int], left_out: set[str]
+    ) -> None:
+        monkeypatch.setattr(tasks, "count_items", lambda settings: counted)
+        monkeypatch.setattr(stage, "identity_of", lambda settings, *names: ({"names": names}, {}))
+        monkeypatch.setattr(stage, "trained_variants", lambda settings: ("base",))
+        wanted = {parameters["names"][0] for parameters, _ in stage._identities(settings).values()}
+        assert wanted == set(BACKBONES) - left_out
+        assert stage._left_out(settings).keys() == left_out
