@@ -31,6 +31,9 @@ def serve(
     workspace: WorkspaceOption = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on [default: serve.host].")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port; 0: any free one [default: serve.port].")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that answer [default: serve.workers].")
+    ] = None,
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
@@ -47,6 +50,7 @@ def serve(
 
     wanted = [f"serve.host={host}"] if host is not None else []
     wanted += [f"serve.port={port}"] if port is not None else []
+    wanted += [f"serve.workers={workers}"] if workers is not None else []
     run(load(workspace, [*(overrides or []), *wanted], settings_file))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from reclm.dataset import MAX_ID_CHARACTERS
@@ -23,6 +23,7 @@ from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.filters import RankingRequest
 from reclm.serving.impression_log import new_request_id
+from reclm.serving.metrics import exposition
 from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.reloading import NoIndexError
 from reclm.serving.route_access import needs
@@ -301,7 +302,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, responses=_error_responses(), openapi_extra=needs("any"))
     async def metrics() -> PlainTextResponse:
         """Return the metrics in Prometheus' text format."""
-        return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/admin/reload", responses=_error_responses(), openapi_extra=needs("admin"))
     async def reload() -> Reloaded:

@@ -198,6 +198,9 @@ class ServeSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; any address but loopback needs an API key first.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one, which is printed.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Serving processes; each loads the champion and counts its own limits."
+    )
     max_k: int = Field(
         200, ge=1, le=10_000, description="Largest number of items in an answer; a request for more is an error."
     )
@@ -232,7 +235,8 @@ class ServeSettings(Section):
     )
     explorer: bool = Field(True, description="Serve the explorer's pages; they show everybody's profile and history.")
     wait: bool = Field(
-        False, description="Start without a champion and answer 503 until there is one; for schedulers of containers."
+        False,
+        description="Start without a champion or key and refuse requests until there are; for container schedulers.",
     )
     open_metrics: bool = Field(False, description="Answer /metrics without a key; for closed networks only.")
     search: bool = Field(

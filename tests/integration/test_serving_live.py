@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from integration import pipeline, served
 from integration import serving_world as world
 from integration.servers import free_port
+
+from reclm.serving import api_keys
 
 pytestmark = pytest.mark.full
 FLAGS = ("runtime.threads=1", "serve.search=false", "serve.reload_seconds=0.1")
@@ -161,6 +164,29 @@ class TestTheProcess:
         assert "/v1/users/{user_id:path} 200" in said
         assert "user 3" not in said and "user%203" not in said and "item '" not in said
         assert "Traceback" not in said
+
+    def test_two_workers_answer_are_replaced_and_end_with_their_parent(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path / "shop")
+        token = api_keys.add(settings.paths, "shop", ["admin"])
+        headers = {"authorization": f"Bearer {token}"}
+        with served.service(settings.paths.root, [*FLAGS, "serve.workers=2"]) as service:
+            first = served.serving_processes(service.process.pid)
+            for _ in range(40):  # a connection each, so that both processes answer some
+                assert service.get("/v1/users/user%203", headers=headers).json()["trained"] is True
+            counter = 'reclm_requests_total{route="/v1/users/{user_id:path}",status="200"}'
+            assert f"{counter} 40.0" in service.get("/metrics", headers=headers).text
+            os.kill(first[0], signal.SIGKILL)
+            served.until(lambda: len(set(served.serving_processes(service.process.pid)) - set(first)) == 1)
+            assert service.get("/health/ready").status_code == 200
+            last = served.serving_processes(service.process.pid)
+            service.process.kill()
+            served.until(lambda: not any(served.runs(pid) for pid in last))
+
+    def test_workers_that_cannot_start_say_why(self, tmp_path: Path) -> None:
+        root = str(tmp_path / "empty")
+        done = pipeline.reclm("serve", "-w", root, "--port", "0", "--workers", "2", folder=tmp_path)
+        assert done.returncode == 4
+        assert "reclm run" in done.stderr
 
     def test_a_key_is_printed_once_and_works_at_once(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path / "shop")
