@@ -2,8 +2,9 @@
 
 A *snapshot* holds what is known at one as-of. `select` holds the train slice, less a share of items treated as cold;
 models are selected on it. `final` holds train and valid; models are refitted on it, and evaluation reads the test slice
-once. Row `u` of every user array belongs to `user_ids[u]`, row `i` of every item array to `item_ids[i]`; `item_ids` is
-in the order of `item_index`, which breaks ties in a ranking.
+once. `serve` holds everything that is known; the champion is fitted once more on it, and is then served. Row `u` of
+every user array belongs to `user_ids[u]`, row `i` of every item array to `item_ids[i]`; `item_ids` is in the order of
+`item_index`, which breaks ties in a ranking.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:  # settings read the names below, and a command's --help must 
 MAX_ID_CHARACTERS = 512
 """Longest id of a user or item; dbt sets rows with longer ones apart (`id_too_long`), the service refuses them."""
 EntityKind = Literal["user", "item"]
-Snapshot = Literal["select", "final"]
+Snapshot = Literal["select", "final", "serve"]
 EvaluationSetting = Literal["full_shot", "zero_shot"]
 Variant = Literal["base", "augment", "shuffled"]
 
 ENTITY_KINDS: tuple[EntityKind, ...] = ("user", "item")
-SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final")
+SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final", "serve")
 EVALUATION_SETTINGS: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
 VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")
 

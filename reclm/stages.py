@@ -164,7 +164,7 @@ def fall_back_to_keywords(settings: Settings) -> Settings:
 
 
 def profile(settings: Settings, *, full: bool = False, items: Literal["all", "new"] = "all") -> Artifact:
-    """Write the profiles of all users and items at both snapshots: artifact `profiles`.
+    """Write the profiles of all users and items at each snapshot: artifact `profiles`.
 
     A language model writes only of users and items that are new or changed, with `full` of all. `items="new"` adds the
     profiles of items that have none yet and changes nothing else. The keyword engine always writes all profiles again.
@@ -174,7 +174,7 @@ def profile(settings: Settings, *, full: bool = False, items: Literal["all", "ne
     with recorded(settings.paths, "profile", engine=settings.profiles.engine) as about:
         profiles = write_profiles(settings, full=full, items=items)
         about |= profiles.metrics
-        users, texts = (profiles.metrics.get(f"final.{kind}", {}) for kind in ("users", "items"))
+        users, texts = (profiles.metrics.get(f"serve.{kind}", {}) for kind in ("users", "items"))
         made = f"profiles of {users.get('profiles', 0):,} users and {texts.get('profiles', 0):,} items"
         new = profiles.metrics.get("new_items")
         _finish(about, profiles, made if new is None else f"profiles of {new:,} new items")

@@ -13,7 +13,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from reclm.dataset import EntityKind
+from reclm.dataset import SNAPSHOTS, EntityKind
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import (
     Facts,
@@ -74,13 +74,13 @@ N_ITEMS = 40
 
 
 class WorldTeacher:
-    """What `reclm.llm.teacher.stage.Teacher` offers, of the world's users and items; both snapshots say the same."""
+    """What `reclm.llm.teacher.stage.Teacher` offers, of the world's users and items; every snapshot says the same."""
 
     def __init__(self, users: dict[str, str], items: dict[str, str], interests: dict[str, str]) -> None:
         self.profiles: dict[tuple[EntityKind, str], dict[str, str]] = {
             (kind, snapshot): dict(profiles)
             for kind, profiles in (("user", users), ("item", items))
-            for snapshot in ("select", "final")
+            for snapshot in SNAPSHOTS
         }
         self._interests = interests
 

@@ -21,11 +21,12 @@
   end
 {%- endmacro %}
 
-{# The fixed date of a split, for data that came with its splits. #}
+{# The fixed date of a split, for data that came with its splits; `serve` is the day after the last one. #}
 {% macro split_date(split) -%}
   case {{ split }}
     when 'train' then timestamptz '2000-01-01 00:00:00+00'
     when 'valid' then timestamptz '2000-01-02 00:00:00+00'
+    when 'serve' then timestamptz '2000-01-04 00:00:00+00'
     else timestamptz '2000-01-03 00:00:00+00'
   end
 {%- endmacro %}

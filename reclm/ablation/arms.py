@@ -1,6 +1,6 @@
 """The arms of an ablation: each is one way to write profiles.
 
-In: the name of an arm. Out: its profiles of both snapshots, as vectors in the order of the training data. The arms are
+In: the name of an arm. Out: its profiles of each snapshot, as vectors in the order of the training data. The arms are
 those of RecLM (arXiv 2412.19302, section 4.4): keywords without a language model, the untuned base model, tuning with
 one turn and with two turns, and refinement; extras change one more thing each. The artifacts that an arm needs are made
 as the stages make them, so later runs reuse them. None of them becomes current, and nothing is published.

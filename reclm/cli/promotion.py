@@ -117,7 +117,8 @@ def show_champion(
     if pointer is None:
         print("champion  none yet")
     else:
-        print(f"champion  {pointer['model']}/{pointer['variant']} {pointer['version']}")
+        print(f"champion  {pointer['model']}/{pointer['variant']} {pointer['measured']}")
+        print(f"served    {pointer['version']}, fitted on everything before {pointer['as_of'][:19]} UTC")
         print(f"since     {pointer['promoted_at'][:19].replace('T', ' ')} UTC, by {pointer['selected_by']}")
         print(f"because   {made['reason'] if made else 'no decision is recorded'}")
     _print_history(rows)

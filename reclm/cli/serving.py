@@ -121,7 +121,7 @@ def sql(
 
     \b
     Example:
-      reclm sql "select activity, count(*) from fct_user_status where snapshot = 'final' group by all" -f csv
+      reclm sql "select activity, count(*) from fct_user_status where snapshot = 'serve' group by all" -f csv
     """
     from reclm.warehouse import sql as warehouse_sql
 

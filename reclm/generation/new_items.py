@@ -1,7 +1,7 @@
 """Write profiles of new items with a language model and add them to the current ones.
 
 In: the current profiles and a newer warehouse. Out: a `profiles` artifact, which holds everything that the current one
-holds and, at snapshot `final`, a profile of every item that the current one lacks, written by the same model. No model
+holds and, at snapshot `serve`, a profile of every item that the current one lacks, written by the same model. No model
 is trained, no user's profile is written, and all vectors stay comparable.
 """
 
@@ -35,7 +35,7 @@ from reclm.storage.schemas import PROFILE_FILES, PROFILE_QUALITY, profile_schema
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.sources import current_profiles
 
-SNAPSHOT: Snapshot = "final"
+SNAPSHOT: Snapshot = "serve"
 
 
 def write_new_profiles(settings: Settings, fingerprint: str) -> Artifact:
@@ -122,7 +122,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write the three files: the rows of the current ones under the new version, and the rows of the new items.
 
-    In `quality.parquet`, the rows about items at `final` are measured on the new items; the others are copied.
+    In `quality.parquet`, the rows about items at `serve` are measured on the new items; the others are copied.
     """
     dataset = str(settings.paths.require_dataset()["name"])
     truth = settings.paths.truth if settings.paths.truth.exists() else None

@@ -51,10 +51,10 @@ def write_profiles(
     model: Artifact | None = None,
     current: bool = True,
 ) -> Artifact:
-    """Write the profiles of all users and items at both snapshots, or reuse an artifact with the same inputs.
+    """Write the profiles of all users and items at each snapshot, or reuse an artifact with the same inputs.
 
     `full` sends every prompt to the language model again. `items="new"` writes only items that the current profiles
-    lack, at snapshot `final`, with the model that wrote those. `model` replaces the newest model. `current` makes the
+    lack, at snapshot `serve`, with the model that wrote those. `model` replaces the newest model. `current` makes the
     artifact the current one. Raises WorkspaceError when the warehouse, the model or the current profiles are missing.
     """
     from reclm.warehouse.sources import set_current_artifact

@@ -101,7 +101,7 @@ def _write(
     from reclm.storage.files import write_rows
     from reclm.storage.schemas import HEALTH_CHECKS
 
-    ((as_of,),) = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = 'final'").fetchall()
+    ((as_of,),) = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = 'serve'").fetchall()
     shared = {
         "checked_at": datetime.now(UTC),
         "dataset": str(settings.paths.require_dataset()["name"]),

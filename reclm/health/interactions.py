@@ -1,6 +1,6 @@
 """Check the interactions: volume, category mix, new items and neighbourhoods.
 
-In: the interactions known at snapshot `final`. Out: one result per check. The newest days before the cut-off are
+In: the interactions known at snapshot `serve`. Out: one result per check. The newest days before the cut-off are
 compared with all the time before them. Only known interactions count, so a check sees nothing of the test slice; rows
 of a new log count as soon as they lie before the cut-off. The category mix is compared by the Jensen-Shannon distance
 (Lin 1991).
@@ -29,7 +29,7 @@ MIN_INTERACTIONS = 30
 """The fewest interactions in the window from which a share is computed."""
 KNOWN = (
     "select item_id, epoch_us(event_ts) as at_us from fct_known_interactions "
-    "where snapshot = 'final' and event_ts is not null"
+    "where snapshot = 'serve' and event_ts is not null"
 )
 
 
@@ -57,7 +57,7 @@ def _window(connection: DuckDBPyConnection, days: int) -> tuple[Window | None, s
     (found,) = connection.execute(
         "select min(epoch_us(k.event_ts)), max(epoch_us(k.event_ts)), any_value(epoch_us(s.as_of)), "
         "any_value(s.ts_is_synthetic) from int_snapshots as s left join fct_known_interactions as k "
-        "on k.snapshot = s.snapshot where s.snapshot = 'final'"
+        "on k.snapshot = s.snapshot where s.snapshot = 'serve'"
     ).fetchall()
     earliest, latest, as_of, is_synthetic = found
     if earliest is None:
@@ -172,8 +172,8 @@ def _new_items(
 
 def _neighbours(connection: DuckDBPyConnection, health: HealthSettings) -> CheckResult:
     ((value,),) = connection.execute(
-        "select avg((user_id in (select user_id from fct_user_neighbours where snapshot = 'final'))::int) "
-        "from fct_user_status where snapshot = 'final' and n_interactions > 0"
+        "select avg((user_id in (select user_id from fct_user_neighbours where snapshot = 'serve'))::int) "
+        "from fct_user_status where snapshot = 'serve' and n_interactions > 0"
     ).fetchall()
     return CheckResult(
         "neighbour_sparsity",

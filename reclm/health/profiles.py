@@ -44,7 +44,7 @@ def measure(settings: Settings) -> list[CheckResult]:
     quality = {
         (row["kind"], row["metric"]): row["value"]
         for row in rows
-        if (row["snapshot"], row["severity"]) == ("final", "all")
+        if (row["snapshot"], row["severity"]) == ("serve", "all")
     }
     results: list[CheckResult] = []
     for kind in ENTITY_KINDS:
@@ -95,7 +95,7 @@ def _well_formed_share(profiles: Artifact, kind: str) -> float | None:
     statuses = [
         row["parse_status"]
         for row in table.to_pylist()
-        if row["snapshot"] == "final" and not (row["flag"] and row["parse_status"] == "empty")
+        if row["snapshot"] == "serve" and not (row["flag"] and row["parse_status"] == "empty")
     ]
     return sum(status == "ok" for status in statuses) / len(statuses) if statuses else None
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_VECTORS = "There are no embeddings yet; run `reclm profile`."
 PROFILE_TEXTS = (
-    "select sha256(profile), count(*) from read_parquet(?) where snapshot = 'final' and parse_status = 'ok' "
+    "select sha256(profile), count(*) from read_parquet(?) where snapshot = 'serve' and parse_status = 'ok' "
     "and trim(coalesce(profile, '')) != '' group by profile"
 )
 ITEM_TEXTS = (

@@ -75,7 +75,7 @@ def _remove_artifacts(settings: Settings, chosen: Plan) -> int:
     published = set(store.model_versions(settings.paths))
     rows = 0
     for gone in track(chosen.artifacts, "removing"):
-        if gone.kind == "backbone" and gone.version in published:
+        if gone.kind == "served" and gone.version in published:
             rows += drop_version(settings, gone.version)
         discard(settings.paths, gone.path)
     return rows

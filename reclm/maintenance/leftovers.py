@@ -106,14 +106,14 @@ def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
         for kind, version in parents_of(artifact)
         if (kind, version) not in there
     ]
-    models = {version for kind, version in there if kind == "backbone"}
+    models = {version for kind, version in there if kind == "served"}
     offline = set(store.model_versions(workspace))
-    lost += [f"vectors of model {one} are published and that backbone is missing" for one in sorted(offline - models)]
+    lost += [f"vectors of model {one} are published, and it is missing" for one in sorted(offline - models)]
     online = online_versions(settings) - models - offline
     lost += [f"vectors of model {one} are online and in no file" for one in sorted(online)]
     champion = read_json(workspace.champion)["version"] if workspace.champion.exists() else None
     if champion is not None and champion not in models:
-        lost.append(f"backbone {champion}, the champion, is missing")
+        lost.append(f"served model {champion}, the champion, is missing")
     return sorted(set(lost))
 
 

@@ -91,7 +91,7 @@ def in_use(settings: Settings, stored: Stored) -> set[Key]:
     from reclm.warehouse.sources import current_versions
 
     workspace = settings.paths
-    used = {("backbone", version) for version in champions(settings)}
+    used = {("served", version) for version in champions(settings)}
     used |= {(kind, version) for kind in artifacts.KINDS for version in current_versions(workspace, kind)}
     return used | _language_models(settings, stored)
 
@@ -104,10 +104,10 @@ def champions(settings: Settings) -> list[str]:
         row
         for artifact in artifacts.all_of(workspace, "promotion")
         for row in pq.read_table(artifact.path / "decision.parquet").to_pylist()
-        if row["decision"] in CHAMPIONS and row["candidate_version"]
+        if row["decision"] in CHAMPIONS and row["served_version"]
     ]
     decisions.sort(key=lambda row: row["decided_at"], reverse=True)
-    line = dict.fromkeys([*current, *(str(row["candidate_version"]) for row in decisions)])
+    line = dict.fromkeys([*current, *(str(row["served_version"]) for row in decisions)])
     return list(line)[: settings.retention.champions + len(current)]
 
 
@@ -139,7 +139,7 @@ def _by_rule(settings: Settings, stored: Stored, now: datetime) -> set[Key]:
 
 def _group(artifact: Artifact) -> tuple[str, ...]:
     parameters = artifact.manifest["parameters"]
-    of_model = ("model", "variant", "seed") if artifact.kind == "backbone" else ()
+    of_model = ("model", "variant", "seed") if artifact.kind in ("backbone", "served") else ()
     return artifact.kind, *(str(parameters.get(name)) for name in of_model)
 
 

@@ -1,8 +1,9 @@
 """Decide on today's models, record the decision, and switch the champion where it says so.
 
 In: today's finished models. Out: an artifact `promotion` with one row, which dbt shows in `fct_promotions`.
-`promotion/policy.py` gives the verdict; this module records it and carries it out: first the model's vectors go into
-the feature store, then the decision is written, then the pointer moves. When a process is killed between the last two,
+`promotion/policy.py` gives the verdict; this module records it and carries it out: first the model is fitted on the
+snapshot `serve` (artifact `served`) and its vectors go into the feature store, then the decision is written, then the
+pointer moves. When a process is killed between the last two,
 the next decision completes the switch. A decision is named by everything it depends on, including the champion at that
 time and the decision that had chosen it. So deciding twice changes nothing, and an old decision is not carried out
 again after a later one has moved the pointer. A model that a person has chosen stays until there are models of other
@@ -30,6 +31,7 @@ from reclm.promotion.policy import K, Verdict, apply_policy, model_label, valida
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.locks import alone
+from reclm.training.model import SERVED_KIND, refit_on_serve
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -109,13 +111,15 @@ def roll_back(settings: Settings, *, reason: str = "") -> Artifact:
                 f"no champion before {now['model']}/{now['variant']} ({now['version']}) is recorded; "
                 "promote any trained model with `reclm promote VERSION`"
             )
-        model = artifacts.find(settings.paths, "backbone", earlier[-1])
-        if model is None:
+        served = artifacts.find(settings.paths, SERVED_KIND, earlier[-1])
+        model = artifacts.find(settings.paths, "backbone", served.manifest["parents"]["backbone"]) if served else None
+        if served is None or model is None:
             raise ArtifactError(
                 f"the previous champion, {earlier[-1]}, is no longer among the artifacts; promote any trained model "
                 f"with `reclm promote VERSION`: {_available_models(settings)}"
             )
-        return _decide_by_hand(settings, model, ROLLED_BACK, reason or "a person went back to it and gave no reason")
+        why = reason or "a person went back to it and gave no reason"
+        return _decide_by_hand(settings, model, ROLLED_BACK, why, served)
 
 
 @contextmanager
@@ -183,12 +187,12 @@ def _complete_interrupted_switch(settings: Settings) -> Artifact | None:
         return None
     if newest.manifest["parameters"].get(CHAMPION_BEFORE) != _champion_now(settings):
         return None
-    model = artifacts.find(settings.paths, "backbone", newest.metrics["candidate_version"])
-    if model is None:
+    served = artifacts.find(settings.paths, SERVED_KIND, newest.metrics["served_version"])
+    if served is None:
         return None
     say(f"completing decision {newest.version}, which was interrupted before the champion was switched")
-    champion.publish(settings, model)
-    champion.switch(settings, model, newest)
+    champion.publish(settings, served)
+    champion.switch(settings, served, newest)
     return newest
 
 
@@ -222,7 +226,7 @@ def _row(
         "candidate_model": parameters.get("model"),
         "candidate_variant": parameters.get("variant"),
         "candidate_seed": parameters.get("seed"),
-        "champion_version": pointer.get("version"),
+        "champion_version": pointer.get("measured"),
         "champion_model": pointer.get("model"),
         "champion_variant": pointer.get("variant"),
         "setting": SETTING,
@@ -241,7 +245,9 @@ def _row(
     }
 
 
-def _decide_by_hand(settings: Settings, model: Artifact, decision: str, reason: str) -> Artifact:
+def _decide_by_hand(
+    settings: Settings, model: Artifact, decision: str, reason: str, served: Artifact | None = None
+) -> Artifact:
     from reclm.features.publish import features_version
     from reclm.warehouse.reading import features_fingerprint
 
@@ -249,7 +255,7 @@ def _decide_by_hand(settings: Settings, model: Artifact, decision: str, reason: 
     data = {"features": features_version(settings), "warehouse": features_fingerprint(settings.paths)}
     verdict = Verdict("promoted", reason, model, validation_value(settings, model))
     row = _row(settings, verdict, as_of=model.metrics["as_of"], decision=decision, decided_by="hand", reason=reason)
-    return _carry_out(settings, parameters, data | {"backbone": model.version}, row, model)
+    return _carry_out(settings, parameters, data | {"backbone": model.version}, row, model, served)
 
 
 def _carry_out(
@@ -258,14 +264,19 @@ def _carry_out(
     parents: dict[str, str],
     row: dict[str, Any],
     model: Artifact | None,
+    served: Artifact | None = None,
 ) -> Artifact:
-    """Publish the vectors, then write the decision, then move the pointer."""
+    """Fit the model on `serve` unless it is given, publish its vectors, write the decision, then move the pointer."""
     from reclm.storage.files import write_rows
     from reclm.storage.schemas import PROMOTION_DECISION
 
-    promoted = model if row["decision"] != "kept" else None
-    if promoted is not None:
-        champion.publish(settings, promoted)
+    if row["decision"] == "kept" or model is None:
+        served = None
+    elif served is None:
+        served = refit_on_serve(settings, model)
+    if served is not None:
+        champion.publish(settings, served)
+    row = row | {"served_version": served.version if served else None}
     version = artifacts.version_of(KIND, parameters, parents)
     with artifacts.writing(settings.paths, KIND, parameters, parents) as draft:
         moments = {moment: datetime.fromisoformat(row[moment]) for moment in ("decided_at", "as_of")}
@@ -275,19 +286,17 @@ def _carry_out(
         draft.metrics = row
     decision = artifacts.load(settings.paths, KIND, version)
     detail(f"{row['decision']} by {row['decided_by']}: {row['reason']}")
-    if promoted is not None:
-        champion.switch(settings, promoted, decision)
+    if served is not None:
+        champion.switch(settings, served, decision)
     return decision
 
 
 def _earlier_champions(settings: Settings, version: str) -> list[str]:
-    """The versions before `version` that a rollback can return to, newest last: promoted and not rolled back since."""
+    """The served versions before `version` that a rollback can return to, newest last, without those rolled back."""
     earlier: list[str] = []
     for row in (decision.metrics for decision in decisions(settings)):
         if row["decision"] == "promoted":
-            if not earlier and row["champion_version"]:
-                earlier.append(row["champion_version"])
-            earlier.append(row["candidate_version"])
+            earlier.append(row["served_version"])
         elif row["decision"] == ROLLED_BACK and earlier:
             earlier.pop()
     while earlier and earlier[-1] == version:

@@ -43,13 +43,13 @@ def place_new_items(settings: Settings) -> dict[str, Any]:
         return status
     version = status["version"]
     candidates = _candidates(settings, version)
-    data = load_training_data(settings, "final")
+    data = load_training_data(settings, "serve")
     missing = ~np.isin(data.item_ids, candidates)
-    backbone = load_backbone(artifacts.load(settings.paths, "backbone", version).path)
+    backbone = load_backbone(artifacts.load(settings.paths, "served", version).path)
     vectors = backbone.vectors_of_new_items(data)
     known = np.isfinite(vectors).all(axis=1)
     new = np.flatnonzero(missing & known)
-    publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "final"))
+    publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "serve"))
     status |= {"items": len(candidates) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
     detail(f"{len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
     return status
@@ -75,7 +75,7 @@ def _candidates(settings: Settings, version: str) -> NDArray[np.str_]:
     from reclm.features.fused import load_fused
 
     fitted = pq.read_table(
-        artifacts.load(settings.paths, "backbone", version).path / "items.parquet", columns=["item_id"]
+        artifacts.load(settings.paths, "served", version).path / "items.parquet", columns=["item_id"]
     )
     return np.union1d(np.array(fitted["item_id"].to_pylist(), np.str_), load_fused(settings, "item", version)[0])
 

@@ -79,7 +79,7 @@ def validation_value(settings: Settings, model: Artifact) -> Interval | None:
 def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     """Decide on today's models `trained`. Reads files and writes none."""
     pointer = champion.find(settings)
-    current = artifacts.find(settings.paths, "backbone", pointer["version"]) if pointer else None
+    current = artifacts.find(settings.paths, "backbone", pointer["measured"]) if pointer else None
     history = [decision.metrics for decision in artifacts.all_of(settings.paths, "promotion")]
     day = _Day(settings, candidates_of(settings, trained), standards_of(settings, trained, current, history))
     if not day.ordered:
@@ -88,7 +88,7 @@ def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     if best is None:
         return day.verdict("kept", day.ordered[0], "no candidate passes the guards")
     if current is None:
-        why = f"the champion's artifact {pointer['version']} is gone" if pointer else "there is no champion yet"
+        why = f"the champion's artifact {pointer['measured']} is gone" if pointer else "there is no champion yet"
         return day.verdict("promoted", best, f"{why}; {best.label} is the best of today")
     same_kind = _champions_kind(day, current, trained)
     if same_kind is None and _is_configured(settings, current):

@@ -119,7 +119,7 @@ def _sizes(settings: Settings) -> Result:
     with closing(connect(settings)) as connection:
         found = connection.execute(
             "select (select count(*) from dim_users), (select count(*) from dim_items), "
-            "(select count(*) from fct_known_interactions where snapshot = 'final'), "
+            "(select count(*) from fct_known_interactions where snapshot = 'serve'), "
             "(select count(*) from quarantine_interactions)"
         ).fetchall()[0]
     return dict(zip(("users", "items", "interactions", "quarantined"), found, strict=True))

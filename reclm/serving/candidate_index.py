@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLE_USERS, SAMPLE_K = 200, 20
 TIMED_RUNS = 5
-POINTER_FIELDS = {"version", "model", "variant", "as_of", "promoted_at"}
+POINTER_FIELDS = {"version", "measured", "model", "variant", "as_of", "promoted_at"}
 EXAMPLES_EACH = 3
 HNSW_LINKS, HNSW_BUILD_WIDTH, HNSW_SEARCH_WIDTH = 32, 80, 256
 Positions = NDArray[np.int64]
@@ -138,15 +138,18 @@ class CandidateIndex:
 
     @cached_property
     def counterpart(self) -> Backbone | None:
-        """Load the same model without profiles, fitted on the same data and seed; None when it was not trained."""
-        about = artifacts.load(self.settings.paths, "backbone", self.version)
+        """Load the champion's measured model without profiles, of the same seed; None when it was not trained.
+
+        It was fitted on the snapshot `final`, so it does not know the newest interactions.
+        """
+        about = artifacts.load(self.settings.paths, "backbone", self.pointer["measured"])
         mine = about.manifest["parameters"]
         for other in artifacts.all_of(self.settings.paths, "backbone"):
             its = other.manifest["parameters"]
             same = (
                 all(its.get(key) == mine.get(key) for key in ("model", "seed", "layout")) and its["variant"] == "base"
             )
-            if same and other.version != self.version and other.manifest["parents"] == about.manifest["parents"]:
+            if same and other.version != about.version and other.manifest["parents"] == about.manifest["parents"]:
                 from reclm.backbones.loading import load_backbone
 
                 return load_backbone(other.path)
@@ -154,10 +157,14 @@ class CandidateIndex:
 
     @cached_property
     def without_profiles(self) -> CandidateIndex | None:
-        """Return an index of the counterpart; None when there is none, or when its items differ."""
-        other = self.counterpart
-        if other is None or not np.array_equal(other.fitted.item_ids, self.item_ids[: len(other.fitted.item_ids)]):
+        """Return an index of the counterpart, with the champion's known items; None when their ids differ."""
+        other, known = self.counterpart, self.backbone.fitted.known
+        if other is None or not np.array_equal(other.fitted.user_ids, self.backbone.fitted.user_ids):
             return None
+        n_items = len(other.fitted.item_ids)
+        if not np.array_equal(other.fitted.item_ids, self.item_ids[:n_items]):
+            return None
+        other.restore(replace(other.fitted, known=known[:, :n_items].tocsr()))
         return replace(self, backbone=other, ann=None)
 
     @cached_property
@@ -202,7 +209,7 @@ def load_index(settings: Settings) -> CandidateIndex:
             f"{settings.paths.champion} lacks {', '.join(missing)}; run `reclm promote` to write it again"
         )
     datetime.fromisoformat(pointer["as_of"])
-    trained = load_backbone(artifacts.load(settings.paths, "backbone", pointer["version"]).path)
+    trained = load_backbone(artifacts.load(settings.paths, "served", pointer["version"]).path)
     if not trained.folds_in:
         raise ArtifactError(
             f"model {pointer['version']} was trained by an earlier version of reclm and has no fold-in for new users; "

@@ -29,7 +29,7 @@ def load_champion(settings: Settings) -> Backbone:
     from reclm.promotion.new_items import with_new_items
 
     version = champion.current(settings)["version"]
-    trained = load_backbone(artifacts.load(settings.paths, "backbone", version).path)
+    trained = load_backbone(artifacts.load(settings.paths, "served", version).path)
     return with_new_items(settings, trained, version)
 
 

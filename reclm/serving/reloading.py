@@ -141,7 +141,7 @@ class IndexReloader:
 
         workspace = self.settings.paths
         pointer = champion.current(self.settings)
-        model = workspace.artifacts / "backbone" / str(pointer["version"])
+        model = workspace.artifacts / "served" / str(pointer["version"])
         files = (
             vector_file(workspace, "item", pointer["version"]),
             workspace.current_build,

@@ -58,23 +58,23 @@ def user_records(settings: Settings, user_id: str) -> UserRecords:
     with _reader(settings) as query:
         history = query(
             "select known.item_id, items.title, known.event_ts from fct_known_interactions as known "
-            "inner join dim_items as items using (item_id) where known.snapshot = 'final' and known.user_id = ? "
+            "inner join dim_items as items using (item_id) where known.snapshot = 'serve' and known.user_id = ? "
             f"order by known.recency_rank, known.item_id limit {MAX_HISTORY}",
             user_id,
         )
         categories = query(
-            "with known as (select item_id from fct_known_interactions where snapshot = 'final' and user_id = ?) "
+            "with known as (select item_id from fct_known_interactions where snapshot = 'serve' and user_id = ?) "
             "select category as name, count(*) as n from known inner join dim_items using (item_id), "
             f"unnest(categories) as named(category) group by all order by n desc, name limit {MAX_BARS}",
             user_id,
         )
         counted = query(
-            "select count(*) as n from fct_known_interactions where snapshot = 'final' and user_id = ?", user_id
+            "select count(*) as n from fct_known_interactions where snapshot = 'serve' and user_id = ?", user_id
         )
         neighbours = query(
             "select neighbours.neighbour_id, neighbours.score, profiles.profile from fct_user_neighbours as neighbours "
             "left join dim_user_profiles as profiles on profiles.user_id = neighbours.neighbour_id "
-            "and profiles.snapshot = 'final' where neighbours.snapshot = 'final' and neighbours.user_id = ? "
+            "and profiles.snapshot = 'serve' where neighbours.snapshot = 'serve' and neighbours.user_id = ? "
             f"order by neighbours.rank limit {MAX_NEIGHBOURS}",
             user_id,
         )
@@ -90,14 +90,14 @@ def item_records(settings: Settings, item_id: str) -> ItemRecords:
             "select known.user_id, status.activity, status.n_interactions from fct_known_interactions as known "
             "inner join fct_user_status as status "
             "on status.user_id = known.user_id and status.snapshot = known.snapshot "
-            "where known.snapshot = 'final' and known.item_id = ?"
+            "where known.snapshot = 'serve' and known.item_id = ?"
         )
         audience = query(
             f"select activity as name, count(*) as n from ({known}) group by all order by min(n_interactions)", item_id
         )
         users = query(
             f"select known.user_id, profiles.profile from ({known}) as known left join dim_user_profiles as profiles "
-            "on profiles.user_id = known.user_id and profiles.snapshot = 'final' "
+            "on profiles.user_id = known.user_id and profiles.snapshot = 'serve' "
             f"order by known.n_interactions desc, known.user_id limit {MAX_USERS}",
             item_id,
         )

@@ -33,6 +33,7 @@ KINDS = (
     "embeddings",
     "backbone",
     "baselines",
+    "served",
     "evaluation",
     "ablation",
     "promotion",

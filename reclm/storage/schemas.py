@@ -166,7 +166,9 @@ PROMOTION_DECISION = pa.schema(
         ("decided_at", MOMENT),
         ("dataset", TEXT),
         ("as_of", MOMENT),
-        *_columns("decision decided_by reason candidate_version candidate_model candidate_variant", TEXT),
+        *_columns(
+            "decision decided_by reason candidate_version served_version candidate_model candidate_variant", TEXT
+        ),
         ("candidate_seed", INTEGER),
         *_columns("champion_version champion_model champion_variant setting", TEXT),
         *_METRIC,

@@ -1,8 +1,11 @@
-"""Train one model: select on one snapshot, refit on the other, and write a `backbone` artifact.
+"""Train one model: select on `select`, refit on `final`, write a `backbone` artifact; later refit it on `serve`.
 
 In: the snapshots and what identifies the model. Out: an artifact with the refitted model, its loss curve and, from the
 model fitted on `select`, the validation figures by which promotion decides (`training/validation.py`). The version of
 the artifact is the hash of the settings that matter to the model and of the features and tables it learned from.
+
+A `backbone` artifact is for measuring: it does not know the test slice. The model that people are served is fitted with
+the same choices on everything that is known, and is an artifact of kind `served`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reclm.dataset import EvaluationTask, TrainingData, Variant
+from reclm.settings.recommenders import FusionSettings, TrainSettings
 from reclm.storage import artifacts
+from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import BACKBONE_CURVE
 from reclm.training.snapshots import Snapshots, parents_of
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 
 KIND = "backbone"
+SERVED_KIND = "served"
 METRIC = "ndcg"  # at 20: the validation figure that is recorded beside a model
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 """Keys of `settings.train` that say which models are trained, and change nothing in any one of them."""
@@ -108,3 +114,47 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }
     return artifacts.version_of(KIND, parameters, parents)
+
+
+def selection_of(model: Artifact) -> Selection:
+    """Return what validation chose for a trained model, from its `backbone` artifact."""
+    from reclm.backbones.fitted import ColdStart, Selection
+
+    chosen = {setting: ColdStart(**cold_start) for setting, cold_start in model.metrics["cold_start"].items()}
+    return Selection(model.metrics["epochs"], chosen)
+
+
+def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
+    """Fit a trained model once more, on everything that is known now: artifact `served`.
+
+    `model` is a `backbone` artifact, which says what to fit: model, variant, seed, settings and what validation chose.
+    The data are those of snapshot `serve` of the current build. Reuses an artifact with the same inputs. Raises
+    WorkspaceError where the published features are not those of the build.
+    """
+    from reclm.backbones.loading import create_backbone
+    from reclm.features.frame import load_training_data
+    from reclm.warehouse.reading import snapshot_as_of
+
+    trained = model.manifest["parameters"]
+    parameters = {name: trained[name] for name in ("model", "variant", "seed", "layout")}
+    parents = {**parents_of(settings), KIND: model.version}
+    version = artifacts.version_of(SERVED_KIND, parameters, parents)
+    found = artifacts.find(settings.paths, SERVED_KIND, version)
+    if found is not None:
+        return found
+    backbone = create_backbone(
+        trained["model"], TrainSettings(**trained["train"]), FusionSettings(**trained["fusion"]), settings.runtime
+    )
+    with artifacts.writing(settings.paths, SERVED_KIND, parameters, parents) as draft:
+        data = load_training_data(settings, "serve")
+        curve = backbone.refit(data, trained["variant"], selection_of(model), trained["seed"])
+        backbone.learn_to_fold_in(data, trained["seed"])
+        backbone.save(draft.path)
+        draft.metrics = {
+            "as_of": snapshot_as_of(settings, "serve").isoformat(),
+            "users": len(data.user_ids),
+            "items": len(data.item_ids),
+            "interactions": int(data.interactions.nnz),
+            "loss": curve[-1]["loss"] if curve else None,
+        }
+    return artifacts.load(settings.paths, SERVED_KIND, version)

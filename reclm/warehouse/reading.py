@@ -29,11 +29,11 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
 
 
 def snapshot_as_of(settings: Settings, snapshot: str) -> datetime:
-    """Return the cut-off of `snapshot` (`select` or `final`) in UTC. Raises WorkspaceError when there is none."""
+    """Return the cut-off of `select`, `final` or `serve` in UTC. Raises WorkspaceError when there is none."""
     with connect(settings) as connection:
         rows = connection.execute("select epoch_us(as_of) from int_snapshots where snapshot = ?", [snapshot]).fetchall()
     if not rows:
-        raise WorkspaceError(f"the warehouse has no snapshot {snapshot!r}; it has `select` and `final`")
+        raise WorkspaceError(f"the warehouse has no snapshot {snapshot!r}; it has `select`, `final` and `serve`")
     return datetime.fromtimestamp(rows[0][0] / 1e6, UTC)
 
 

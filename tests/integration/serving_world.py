@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -120,13 +121,13 @@ def write_tables(settings: Settings, data: TrainingData) -> None:
             for row, (item, circle) in enumerate(zip(items, bw.ITEM_CIRCLE.tolist(), strict=True))
         ],
         "dim_users": [(user, index) for index, user in enumerate(sorted(users))],
-        "int_snapshots": [("select", fw.T1), ("final", fw.T2)],
+        "int_snapshots": [("select", fw.T1), ("serve", fw.T2)],
         "fct_known_interactions": [
-            ("final", users[u], items[i], fw.T1, 1) for u, i in zip(known.row.tolist(), known.col.tolist(), strict=True)
+            ("serve", users[u], items[i], fw.T1, 1) for u, i in zip(known.row.tolist(), known.col.tolist(), strict=True)
         ],
-        "fct_user_status": [("final", user, "4-10", 7) for user in users],
-        "fct_user_neighbours": [("final", users[0], users[1], 0.9, 1)],
-        "dim_user_profiles": [(user, "final", text) for user, text in user_profiles],
+        "fct_user_status": [("serve", user, "4-10", 7) for user in users],
+        "fct_user_neighbours": [("serve", users[0], users[1], 0.9, 1)],
+        "dim_user_profiles": [(user, "serve", text) for user, text in user_profiles],
         "fct_user_profiles": [(user, AS_OF, "extractive", text, 0.5) for user, text in user_profiles],
         "fct_item_profiles": [(item, AS_OF, "extractive", text, 0.5) for item, text in item_profiles],
         "fct_promotions": [(AS_OF, "promoted", "biasmf", "augment", "the first")],
@@ -153,10 +154,26 @@ def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: 
 
 def promote(settings: Settings, chosen: Artifact) -> None:
     """Publish the model's vectors and make it champion, as promotion does."""
-    champion.publish(settings, chosen)
+    served = served_of(settings, chosen)
+    champion.publish(settings, served)
     about = chosen.manifest["parameters"]
-    pointer = {**about, "version": chosen.version, "as_of": AS_OF.isoformat(), "promoted_at": AS_OF.isoformat()}
+    pointer = {
+        **about,
+        "version": served.version,
+        "measured": chosen.version,
+        "as_of": AS_OF.isoformat(),
+        "promoted_at": AS_OF.isoformat(),
+    }
     write_json(settings.paths.champion, {**pointer, "setting": "full_shot", "decision": chosen.version})
+
+
+def served_of(settings: Settings, chosen: Artifact) -> Artifact:
+    """The artifact `served` of a model that was fitted on all there is."""
+    parents = {"features": "toy", "backbone": chosen.version}
+    with artifacts.writing(settings.paths, "served", chosen.manifest["parameters"], parents) as draft:
+        shutil.copytree(chosen.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        draft.metrics = chosen.metrics
+    return artifacts.all_of(settings.paths, "served")[-1]
 
 
 def without_cold(data: TrainingData) -> TrainingData:

@@ -55,7 +55,7 @@ class World:
             connection.execute("set TimeZone = 'UTC'")
             connection.execute(
                 "create table int_snapshots as "
-                "select 'final' as snapshot, ?::timestamptz as as_of, false as ts_is_synthetic",
+                "select 'serve' as snapshot, ?::timestamptz as as_of, false as ts_is_synthetic",
                 [CUT_OFF],
             )
             connection.execute(
@@ -71,14 +71,14 @@ class World:
                 dict(zip(("user_id", "item_id", "event_ts"), map(list, zip(*known, strict=True)), strict=True))
             )
             connection.register("events", events)  # row by row takes seconds
-            connection.execute("insert into fct_known_interactions select 'final', * from events")
+            connection.execute("insert into fct_known_interactions select 'serve', * from events")
             kinds = categories or {item: ["odd" if int(item[1:]) % 2 else "even"] for item in items}
             connection.executemany("insert into dim_items values (?, ?, '')", [[i, kinds.get(i, [])] for i in items])
             rows = [[user, 3] for user in users] + [["cold", 0]]
-            connection.executemany("insert into fct_user_status values ('final', ?, ?)", rows)
+            connection.executemany("insert into fct_user_status values ('serve', ?, ?)", rows)
             if neighbours:
                 rows = [[user] for user in users[:neighbours]] * 2
-                connection.executemany("insert into fct_user_neighbours values ('final', ?)", rows)
+                connection.executemany("insert into fct_user_neighbours values ('serve', ?)", rows)
 
     def profiles(
         self,
@@ -92,13 +92,13 @@ class World:
         parameters = {"engine": "by hand", "texts": list(texts), "n": [similarity, distinct, broken, empty]}
         with artifacts.writing(self.settings.paths, "profiles", parameters, {"warehouse": "w1"}) as draft:
             for kind in ("user", "item"):
-                rows = [{"snapshot": "final", "profile": t, "parse_status": "ok", "flag": ""} for t in texts]
-                rows += [{"snapshot": "final", "profile": "x", "parse_status": "malformed", "flag": ""}] * broken
-                rows += [{"snapshot": "final", "profile": "", "parse_status": "empty", "flag": "no_text"}] * empty
+                rows = [{"snapshot": "serve", "profile": t, "parse_status": "ok", "flag": ""} for t in texts]
+                rows += [{"snapshot": "serve", "profile": "x", "parse_status": "malformed", "flag": ""}] * broken
+                rows += [{"snapshot": "serve", "profile": "", "parse_status": "empty", "flag": "no_text"}] * empty
                 pq.write_table(pa.Table.from_pylist(rows), draft.path / f"{kind}_profiles.parquet")
             quality = [
                 {"snapshot": snapshot, "kind": kind, "severity": severity, "metric": metric, "value": value}
-                for snapshot, severity, shift in (("final", "all", 0), ("select", "all", 9), ("final", "0", 9))
+                for snapshot, severity, shift in (("serve", "all", 0), ("select", "all", 9), ("serve", "0", 9))
                 for kind in ("user", "item")
                 for metric, value in (("distinct", distinct + shift), ("nearest_similarity", similarity + shift))
             ]

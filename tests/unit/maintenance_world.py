@@ -51,6 +51,9 @@ class World:
     def backbone(self, days: float = 100, model: str = "als", **parents: str) -> str:
         return self.make("backbone", days, parents, model=model, variant="augment", seed=1)
 
+    def served(self, days: float = 100, model: str = "als", **parents: str) -> str:
+        return self.make("served", days, parents, model=model, variant="augment", seed=1)
+
     def profiles(
         self, texts: Sequence[str] = (), answers: Sequence[str] = (), asked: Sequence[str] = (), **more: Any
     ) -> str:
@@ -82,7 +85,7 @@ class World:
         def files(folder: Path) -> None:
             row = {
                 "decision": decision,
-                "candidate_version": version,
+                "served_version": version,
                 "decided_at": datetime.now(UTC) - timedelta(days=days),
             }
             pq.write_table(pa.Table.from_pylist([row]), folder / "decision.parquet")

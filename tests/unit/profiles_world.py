@@ -56,7 +56,8 @@ create table fct_user_prompts (snapshot varchar, user_id varchar, history json, 
 create table fct_item_prompts (
     snapshot varchar, item_id varchar, n_audience bigint, audience json, line varchar, text varchar, neighbours json
 );
-insert into int_snapshots values ('select', '2000-01-02 00:00:00+00'), ('final', '2000-01-03 00:00:00+00');
+insert into int_snapshots values
+    ('select', '2000-01-02 00:00:00+00'), ('final', '2000-01-03 00:00:00+00'), ('serve', '2000-01-04 00:00:00+00');
 """
 
 
@@ -67,7 +68,7 @@ def band(count: int) -> str:
 def warehouse(path: Path | str = ":memory:", *, texts: bool = True, future: bool = False) -> duckdb.DuckDBPyConnection:
     """The tables.
 
-    In `select` the last item of every history is not known yet; `future` adds a third snapshot's rows.
+    In `select` the last item of every history is not known yet; `future` adds rows of another snapshot.
     """
     connection = duckdb.connect(str(path))
     connection.execute("set timezone = 'UTC'")
@@ -78,7 +79,7 @@ def warehouse(path: Path | str = ":memory:", *, texts: bool = True, future: bool
         shown = [title, categories, text] if texts else [None, None, None]
         full = " ".join(part for part in (shown[0], *(shown[1] or []), shown[2]) if part) or None
         connection.execute("insert into dim_items values ($1, $2, $3, $5, $4, $6)", [item, index, *shown, full])
-    for snapshot, drop in (("select", 1), ("final", 0)):
+    for snapshot, drop in (("select", 1), ("final", 0), ("serve", 0)):
         known = {user: items[: len(items) - drop] for user, items in HISTORIES.items()}
         _fill_snapshot(connection, snapshot, known)
     if future:

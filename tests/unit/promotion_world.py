@@ -124,7 +124,7 @@ class Shop:
 
     @property
     def champion(self) -> str:
-        return str(champion.current(self.settings)["version"])
+        return str(champion.current(self.settings)["measured"])
 
     @property
     def history(self) -> list[tuple[str, str]]:
@@ -137,8 +137,22 @@ def make_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Shop:
     write_json(settings.paths.dataset, {"name": "shop", "batches": []})
     shop.warehouse()
     shop.new_day("monday")
-    monkeypatch.setattr(champion, "publish", lambda settings, model: shop.published.append(model.version))
+    monkeypatch.setattr(decisions, "refit_on_serve", refit)
+    monkeypatch.setattr(
+        champion, "publish", lambda settings, served: shop.published.append(served.manifest["parents"]["backbone"])
+    )
     return shop
+
+
+def refit(settings: Settings, model: Artifact) -> Artifact:
+    """The artifact `served` of a model, without fitting anything."""
+    parameters = {name: model.manifest["parameters"][name] for name in ("model", "variant", "seed")}
+    parents = {**model.manifest["parents"], "backbone": model.version}
+    version = artifacts.version_of("served", parameters, parents)
+    if artifacts.find(settings.paths, "served", version) is None:
+        with artifacts.writing(settings.paths, "served", parameters, parents) as draft:
+            draft.metrics = {"as_of": CUT_OFF}
+    return artifacts.load(settings.paths, "served", version)
 
 
 def failed(row: dict[str, Any]) -> set[str]:

@@ -44,7 +44,7 @@ def content_features(data: TrainingData) -> list[Matrix]:
     return texts + whitened(data.item_content, warm)
 
 
-@lru_cache(maxsize=2)  # every model and variant of a run asks for one of the same two snapshots, at seconds each
+@lru_cache(maxsize=3)  # every model and variant of a run asks for one of the same snapshots, at seconds each
 def _text_features(texts: tuple[str, ...], warm: bytes) -> Matrix:
     return text_features(list(texts), np.frombuffer(warm, dtype=np.bool_), TEXT_WIDTH)
 

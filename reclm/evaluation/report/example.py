@@ -35,12 +35,15 @@ MEDIAN_USER = """
     ),
 
     eligible as (
-        select known.user_id, known.n_interactions, dim_user_profiles.profile
+        select known.user_id, known.n_interactions, profiles.profile
         from known
-        inner join dim_user_profiles using (user_id)
+        inner join dim_user_profiles as current using (user_id)
+        inner join fct_user_profiles as profiles
+            on profiles.user_id = current.user_id
+            and profiles.version = current.version
+            and profiles.snapshot = 'final'
         where
-            dim_user_profiles.snapshot = 'final'
-            and dim_user_profiles.parse_status = 'ok'
+            profiles.parse_status = 'ok'
             and known.user_id in (
                 select user_id from fct_truth where snapshot = 'final' and setting = 'full_shot'
             )

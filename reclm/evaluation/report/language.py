@@ -155,7 +155,7 @@ def _written(workspace: Workspace) -> list[Row]:
 
 
 def _quality(workspace: Workspace) -> Row | None:
-    """Profile quality at `final` over all users and items: the newest profiles of each engine and model."""
+    """Profile quality at `serve` over all users and items: the newest profiles of each engine and model."""
     sets: dict[str, Artifact] = {}
     for artifact in artifacts.all_of(workspace, "profiles"):
         parameters = artifact.manifest["parameters"]
@@ -168,7 +168,7 @@ def _quality(workspace: Workspace) -> Row | None:
         (row["kind"], row["metric"], name): row["value"]
         for name, artifact in sets.items()
         for row in _rows(artifact, "quality")
-        if row["snapshot"] == "final" and row["severity"] == "all" and row["value"] is not None
+        if row["snapshot"] == "serve" and row["severity"] == "all" and row["value"] is not None
     }
     if len(sets) < 2 or not values:
         return None

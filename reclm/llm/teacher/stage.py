@@ -1,7 +1,7 @@
 """Write the profiles that a language model learns from (stage `teach`).
 
 In: a warehouse. Out: an artifact with these profiles. `extractive` describes users and items with enough interactions
-by keywords, at both snapshots. `openai` asks an OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302,
+by keywords, at each snapshot. `openai` asks an OpenAI-compatible endpoint, as RecLM asks ChatGPT (arXiv 2412.19302,
 section 3.2): first about users, then about items with the interests of their audiences, at snapshot `select`, from
 which alone the model learns. `table` reads profiles that were written elsewhere. An item's profile describes its
 audience, so the model learns to write who an item is for. The manifest counts how many profiles parse, before and after
@@ -62,7 +62,7 @@ class Teacher:
     def interests(self, item_id: str, snapshot: str = "select") -> str:
         """Return the interests of an item's audience, separated by commas; '' when the teacher did not describe it.
 
-        Without a profile at `snapshot` the one at `select` is used: what was known then is still known at `final`.
+        Without a profile at `snapshot` the one at `select` is used: what was known then is still known later.
         """
         for moment in dict.fromkeys((snapshot, "select")):
             profile = grammar.parse(self.of("item", item_id, moment)).profile

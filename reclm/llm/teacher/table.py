@@ -47,7 +47,7 @@ def find_tables(settings: Settings) -> dict[EntityKind, Path]:
 def read_profiles(
     settings: Settings, connection: DuckDBPyConnection, folder: Path
 ) -> tuple[list[TeacherProfile], dict[str, Any]]:
-    """Read the profiles of users and items in the warehouse, for both snapshots: a table has no as-of date."""
+    """Read the profiles of users and items in the warehouse, for every snapshot: a table has no as-of date."""
     moments = dict(connection.execute("select snapshot, as_of from int_snapshots").fetchall())
     profiles: list[TeacherProfile] = []
     metrics: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from llm_world import as_artifact
 from stub_engine import Killed, Stub
 from unit.profiles_world import HISTORIES, ITEMS, workspace
 
+from reclm.dataset import SNAPSHOTS
 from reclm.errors import WorkspaceError
 from reclm.generation import stage, writer
 from reclm.llm.lineage import newest_model
@@ -34,13 +35,14 @@ class TestArtifact:
         for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
             table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
-            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 2
-            assert table["snapshot"].to_pylist() == ["select"] * len(ids) + ["final"] * len(ids)
+            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 3
+            assert table["snapshot"].to_pylist() == [name for name in SNAPSHOTS for _ in ids]
             assert set(table["version"].to_pylist()) == {artifact.version}
             assert set(table["dataset"].to_pylist()) == {"tiny"}
             assert {str(moment) for moment in table["as_of"].to_pylist()} == {
                 "2000-01-02 00:00:00+00:00",
                 "2000-01-03 00:00:00+00:00",
+                "2000-01-04 00:00:00+00:00",
             }
             for row in table.to_pylist():
                 parsed = grammar.parse(row["profile"])
@@ -48,13 +50,13 @@ class TestArtifact:
                 assert parsed.profile == grammar.Profile(tuple(row["identity"]), tuple(row["interests"]))
         assert current == {"profiles": artifact.version}
 
-    def test_quality_covers_both_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_quality_covers_all_snapshots_and_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
         table = pq.read_table(stage.write_profiles(settings).path / "quality.parquet")
         assert table.schema.equals(PROFILE_QUALITY)
         rows = table.to_pylist()
         assert {(row["snapshot"], row["kind"]) for row in rows} == {
-            (snapshot, kind) for snapshot in ("select", "final") for kind in ("user", "item")
+            (snapshot, kind) for snapshot in SNAPSHOTS for kind in ("user", "item")
         }
         keys = [(row["snapshot"], row["kind"], row["severity"], row["metric"]) for row in rows]
         assert len(set(keys)) == len(keys)
@@ -162,7 +164,7 @@ class TestLanguageModel:
         for kind, ids in (("user", HISTORIES), ("item", ITEMS)):
             table = pq.read_table(artifact.path / f"{kind}_profiles.parquet")
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
-            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 2
+            assert table[f"{kind}_id"].to_pylist() == sorted(ids) * 3
             for row in table.to_pylist():
                 assert (row["engine"], row["engine_version"], row["tokens"]) == ("stub", "model-1", 7)
                 assert len(row["prompt_hash"]) == 64
@@ -315,15 +317,15 @@ class TestNewItems:
         assert current["profiles"] == added.version != first.version
         assert added.manifest["parents"]["profiles"] == first.version
         for kind in ("user", "item"):
-            for snapshot in ("select", "final"):
+            for snapshot in SNAPSHOTS:
                 before, after = (rows_of(one, kind, snapshot) for one in (first, added))
                 assert {row["version"] for row in after.values()} == {added.version}
-                assert set(after) - set(before) == ({"lute"} if (kind, snapshot) == ("item", "final") else set())
+                assert set(after) - set(before) == ({"lute"} if (kind, snapshot) == ("item", "serve") else set())
                 for entity, row in before.items():
                     assert {**row, "version": ""} == {**after[entity], "version": ""}
         measured = pq.read_table(added.path / "quality.parquet").to_pylist()
         assert {row["version"] for row in measured} == {added.version}
-        assert {row["n"] for row in measured if (row["kind"], row["snapshot"]) == ("item", "final")} == {1}
+        assert {row["n"] for row in measured if (row["kind"], row["snapshot"]) == ("item", "serve")} == {1}
 
     def test_without_new_items_the_current_profiles_are_reused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -94,7 +94,7 @@ class TestOrphans:
 
     def test_a_champion_that_is_missing_is_told(self, world: World) -> None:
         world.champion("lost")
-        assert world.maintain()["orphans"] == ["backbone lost, the champion, is missing"]
+        assert world.maintain()["orphans"] == ["served model lost, the champion, is missing"]
 
 
 class TestDryRun:

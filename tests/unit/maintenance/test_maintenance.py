@@ -49,12 +49,12 @@ class TestRetention:
 
 class TestInUse:
     def test_the_champion_and_so_many_before_it_stay(self, world: World) -> None:
-        made = [world.backbone() for _ in range(7)]
+        made = [world.served() for _ in range(7)]
         for number, decision in enumerate(("promoted", "promoted", "rolled_back", "kept", "promoted")):
             world.promoted(made[number], 50 - number, decision)
         world.champion(made[4])
         world.maintain(champions=2)
-        assert world.versions("backbone") == {made[1], made[2], made[4], made[6]}
+        assert world.versions("served") == {made[1], made[2], made[4], made[6]}
 
     def test_what_the_tables_show_stays_however_old(self, world: World) -> None:
         made = [world.backbone() for _ in range(3)]
@@ -140,7 +140,7 @@ def served(world: World) -> World:
     root = Path(build["external_root"])
     write_json(world.settings.paths.current_build, build | {"features_fingerprint": "w", "external_root": str(root)})
     for _ in range(2):
-        version = world.backbone()
+        version = world.served()
         vectors = np.ones((3, 2), np.float32)
         fused.publish_fused(
             world.settings, version, ["u1", "u2", "u3"], vectors, ["i1", "i2", "i3"], vectors, feast_world.T2
@@ -151,12 +151,12 @@ def served(world: World) -> World:
 
 class TestServedVectors:
     def test_those_of_a_removed_model_go_from_file_and_store(self, served: World) -> None:
-        gone, champion = (artifact.version for artifact in artifacts.all_of(served.settings.paths, "backbone"))
+        gone, champion = (artifact.version for artifact in artifacts.all_of(served.settings.paths, "served"))
         result = served.maintain()
         assert result["fused_rows"] == 6
         assert store.model_versions(served.settings.paths) == [champion]
         assert fused.online_versions(served.settings) == {champion}
-        assert served.versions("backbone") == {champion} and gone != champion
+        assert served.versions("served") == {champion} and gone != champion
 
     def test_killed_before_the_artifact_goes_the_next_run_ends_it(
         self, served: World, monkeypatch: pytest.MonkeyPatch
@@ -167,16 +167,16 @@ class TestServedVectors:
         monkeypatch.setattr(cleanup, "discard", killed)
         with pytest.raises(KeyboardInterrupt):
             served.maintain()
-        assert len(served.versions("backbone")) == 2
+        assert len(served.versions("served")) == 2
         assert len(fused.online_versions(served.settings)) == 1
         monkeypatch.undo()
         assert served.maintain()["orphans"] == []
-        assert len(served.versions("backbone")) == 1
+        assert len(served.versions("served")) == 1
 
     def test_vectors_without_a_model_are_reported_and_left(self, served: World) -> None:
-        gone, champion = artifacts.all_of(served.settings.paths, "backbone")
+        gone, champion = artifacts.all_of(served.settings.paths, "served")
         shutil.rmtree(gone.path)
-        expected = [f"vectors of model {gone.version} are published and that backbone is missing"]
+        expected = [f"vectors of model {gone.version} are published, and it is missing"]
         assert served.maintain()["orphans"] == expected
         for side in ENTITY_KINDS:
             store.vector_file(served.settings.paths, side, gone.version).unlink()

@@ -90,15 +90,16 @@ class TestChampion:
         shop.decide(first, shop.model("als", value=0.3))
         lines = reclm(shop, "champion").stdout.splitlines()
         assert lines[0] == f"champion  ncf/augment {first.version}"
-        assert lines[1].endswith("UTC, by policy")
-        assert "there is no champion yet" in lines[2]
+        assert lines[1].endswith("fitted on everything before 2024-05-01T00:00:00 UTC")
+        assert lines[2].endswith("UTC, by policy")
+        assert "there is no champion yet" in lines[3]
         assert [line.split()[2] for line in lines[-2:]] == ["promoted", "kept"]
 
     def test_as_json_is_one_object(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
         (line,) = reclm(shop, "champion", "--format", "json").stdout.splitlines()
         about = json.loads(line)
-        assert about["version"] == first.version
+        assert about["measured"] == first.version
         assert about["reason"] == about["decisions"][0]["reason"]
         assert [row["candidate_version"] for row in about["decisions"]] == [first.version]
 

@@ -7,7 +7,7 @@ from shutil import rmtree
 
 import pyarrow.parquet as pq
 import pytest
-from unit.promotion_world import N_USERS, Shop, make_shop
+from unit.promotion_world import N_USERS, Shop, make_shop, refit
 
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.maintenance.forget import drop_rows
@@ -72,7 +72,8 @@ class TestKilledBetweenDecisionAndPointer:
     ) -> None:
         monday, interrupt = killed.champion, champion.switch
         monkeypatch.undo()
-        monkeypatch.setattr(champion, "publish", lambda settings, model: None)
+        monkeypatch.setattr(champion, "publish", lambda settings, served: None)
+        monkeypatch.setattr(decisions, "refit_on_serve", refit)
         killed.decide(killed.model(value=0.5))
         killed.new_day("wednesday")
         killed.decide(killed.model(value=0.5))
@@ -168,8 +169,9 @@ class TestRollback:
 
     def test_one_whose_artifact_is_gone_is_named(self, days: tuple[Shop, list[str]]) -> None:
         shop, versions = days
-        rmtree(shop.settings.paths.artifacts / "backbone" / versions[1])
-        with pytest.raises(ArtifactError, match=versions[1]):
+        served = decisions.decisions(shop.settings)[1].metrics["served_version"]
+        rmtree(shop.settings.paths.artifacts / "served" / served)
+        with pytest.raises(ArtifactError, match=served):
             decisions.roll_back(shop.settings)
         assert shop.champion == versions[2]
 

@@ -26,13 +26,13 @@ class TestTheFirstChampion:
         pointer = champion.current(shop.settings)
         assert row["decision"] == "promoted"
         assert shop.published == [best.version]
-        about = {key: pointer[key] for key in ("version", "model", "variant", "seed", "selected_by", "previous")}
-        assert about == {"version": best.version, "model": "ncf", "variant": "augment", "seed": 1} | {
+        about = {key: pointer[key] for key in ("measured", "model", "variant", "seed", "selected_by", "previous")}
+        assert about == {"measured": best.version, "model": "ncf", "variant": "augment", "seed": 1} | {
             "selected_by": "policy",
             "previous": None,
         }
         assert (round(pointer["value"], 6), round(pointer["zero_shot"], 6)) == (0.5, 0.2)
-        assert pointer["parents"] == best.manifest["parents"]
+        assert pointer["parents"] == best.manifest["parents"] | {"backbone": best.version}
 
     def test_replaces_one_whose_artifact_is_gone(self, shop: Shop) -> None:
         lost = shop.model(value=0.9)

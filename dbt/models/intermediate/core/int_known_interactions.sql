@@ -33,13 +33,15 @@ visible as (
   from interactions
   inner join items on items.item_id = interactions.item_id
   cross join parameters
-  inner join snapshots
-    on interactions.known_at < snapshots.as_of
-    and not items.is_zero_shot
-    and not (snapshots.snapshot = 'select' and items.is_pseudo_cold)
+  inner join snapshots on interactions.known_at < snapshots.as_of
   where
-    interactions.split in ('train', 'valid')
-    and (parameters.regime = 'dense' or interactions.in_sparse_train)
+    snapshots.snapshot = 'serve'
+    or (
+      interactions.split in ('train', 'valid')
+      and (parameters.regime = 'dense' or interactions.in_sparse_train)
+      and not items.is_zero_shot
+      and not (snapshots.snapshot = 'select' and items.is_pseudo_cold)
+    )
 ),
 
 ranked as (

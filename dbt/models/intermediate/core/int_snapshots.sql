@@ -23,6 +23,7 @@ quantiles as (
     min(ranked.event_ts) filter (position >= floor(n * train_share)) as after_train,
     min(ranked.event_ts) filter (position >= floor(n * (train_share + valid_share))) as after_valid,
     min(earliest) as earliest,
+    max(ranked.event_ts) as latest,
   from ranked
   cross join parameters
 ),
@@ -39,6 +40,11 @@ cut_offs as (
         then greatest(after_valid, valid_from + interval 1 microsecond)
       else {{ split_date("'test'") }}
     end as test_from,
+    case
+      when split_mode = 'temporal' and earliest is not null
+        then greatest(latest, test_from) + interval 1 microsecond
+      else {{ split_date("'serve'") }}
+    end as serve_from,
     split_mode = 'assigned' as ts_is_synthetic,
   from parameters
   left join quantiles on true
@@ -53,5 +59,11 @@ union all
 select
   'final' as snapshot,
   test_from as as_of,
+  ts_is_synthetic,
+from cut_offs
+union all
+select
+  'serve' as snapshot,
+  serve_from as as_of,
   ts_is_synthetic,
 from cut_offs

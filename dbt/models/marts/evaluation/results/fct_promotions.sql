@@ -12,6 +12,7 @@ select
   decided_by::varchar as decided_by,
   reason::varchar as reason,
   candidate_version::varchar as candidate_version,
+  served_version::varchar as served_version,
   candidate_model::varchar as candidate_model,
   candidate_variant::varchar as candidate_variant,
   candidate_seed::bigint as candidate_seed,

@@ -1,6 +1,7 @@
 with snapshots as (
   select *
   from {{ ref('int_snapshots') }}
+  where snapshot in ('select', 'final')
 ),
 
 interactions as (
