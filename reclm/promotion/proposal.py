@@ -46,7 +46,7 @@ def _champion(settings: Settings) -> str:
     value = (
         "not measured" if pointer["value"] is None else f"{pointer['metric']}@{K} {pointer['value']:.4f} when promoted"
     )
-    return f"{pointer['model']}/{pointer['variant']}, version {pointer['version']}, {value}"
+    return f"{pointer['model']}/{pointer['variant']}, version {pointer['measured']}, {value}"
 
 
 def _figures(settings: Settings, verdict: Verdict) -> str:

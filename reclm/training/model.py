@@ -121,7 +121,7 @@ def selection_of(model: Artifact) -> Selection:
     from reclm.backbones.fitted import ColdStart, Selection
 
     chosen = {setting: ColdStart(**cold_start) for setting, cold_start in model.metrics["cold_start"].items()}
-    return Selection(model.metrics["epochs"], chosen)
+    return Selection(model.metrics["epochs"], chosen, options=model.metrics["options"])
 
 
 def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:

@@ -152,8 +152,8 @@ def fit(settings: Settings, data: TrainingData, model: str, variant: str, seed: 
     return artifacts.all_of(settings.paths, "backbone")[-1]
 
 
-def promote(settings: Settings, chosen: Artifact) -> None:
-    """Publish the model's vectors and make it champion, as promotion does."""
+def promote(settings: Settings, chosen: Artifact) -> str:
+    """Publish the model's vectors and make it champion, as promotion does. Returns the version that is served."""
     served = served_of(settings, chosen)
     champion.publish(settings, served)
     about = chosen.manifest["parameters"]
@@ -165,15 +165,18 @@ def promote(settings: Settings, chosen: Artifact) -> None:
         "promoted_at": AS_OF.isoformat(),
     }
     write_json(settings.paths.champion, {**pointer, "setting": "full_shot", "decision": chosen.version})
+    return served.version
 
 
 def served_of(settings: Settings, chosen: Artifact) -> Artifact:
     """The artifact `served` of a model that was fitted on all there is."""
-    parents = {"features": "toy", "backbone": chosen.version}
-    with artifacts.writing(settings.paths, "served", chosen.manifest["parameters"], parents) as draft:
-        shutil.copytree(chosen.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-        draft.metrics = chosen.metrics
-    return artifacts.all_of(settings.paths, "served")[-1]
+    parameters, parents = chosen.manifest["parameters"], {"features": "toy", "backbone": chosen.version}
+    version = artifacts.version_of("served", parameters, parents)
+    if artifacts.find(settings.paths, "served", version) is None:
+        with artifacts.writing(settings.paths, "served", parameters, parents) as draft:
+            shutil.copytree(chosen.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+            draft.metrics = chosen.metrics
+    return artifacts.load(settings.paths, "served", version)
 
 
 def without_cold(data: TrainingData) -> TrainingData:

@@ -235,7 +235,7 @@ class TestALogOfTwoColumns:
         assert least[0][0] >= 1
         assert [row[0] for row in order] == [str(number) for number in range(17)]
         assert known["final"] == 300 and known["select"] < splits["train"]
-        assert dates == [("final", "2000-01-03"), ("select", "2000-01-02")]
+        assert dates == [("final", "2000-01-03"), ("select", "2000-01-02"), ("serve", "2000-01-04")]
         assert count(bare_log, "fct_user_prompts") == 120
 
     def test_the_sparse_regime_without_marked_rows_is_refused(self, bare_log: Settings) -> None:

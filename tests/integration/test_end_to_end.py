@@ -71,7 +71,7 @@ class TestNcfWithProfilesEndToEnd:
                 "select decision, decided_by, candidate_version, candidate_value, version, guards from fct_promotions"
             ).fetchall()
         ((decision, decided_by, version, value, made, guards),) = rows
-        assert (decision, decided_by, version, made) == ("promoted", "policy", pointer["version"], pointer["decision"])
+        assert (decision, decided_by, version, made) == ("promoted", "policy", pointer["measured"], pointer["decision"])
         found = {guard["guard"]: guard["passed"] or not guard["binding"] for guard in json.loads(guards)}
         alone = {"coverage", "popularity_lift", "latency_ms", "format"}
         assert found == dict.fromkeys(alone | {"users", "interactions", "popularity", "ease"}, True)

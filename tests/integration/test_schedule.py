@@ -86,7 +86,7 @@ class TestTheFirstDay:
             "reclm_training": ["success"],
             "reclm_tuning": ["success"],
         }
-        assert story.first["decisions"] == [("promoted", story.first["champion"]["version"])]
+        assert story.first["decisions"] == [("promoted", story.first["champion"]["measured"])]
 
     def test_profiles_wait_for_the_model_and_are_written_by_it(self, story: Story) -> None:
         waiting, writing = story.first["tasks"]["reclm_profiles"]

@@ -284,7 +284,7 @@ class TestATaskThatIsKilled:
         tries = {one["task_id"]: one["try_number"] for one in act["tasks"]}
         assert set(states(act).values()) == {"success", "skipped"} and tries["build"] == 2
         assert act["decisions"][-1][0] == "promoted" and len(act["decisions"]) == 2
-        assert act["champion"]["previous"] == story.acts["first"]["champion"]["version"]
+        assert act["champion"]["previous"] == story.acts["first"]["champion"]["measured"]
 
 
 class TestACandidate:
@@ -296,7 +296,7 @@ class TestACandidate:
     def test_that_is_better_gets_in(self, story: Story) -> None:
         act = story.acts["better"]
         assert act["decisions"][-1][0] == "promoted" and len(act["decisions"]) == 4, act["decisions"]
-        assert act["champion"]["previous"] == story.acts["worse"]["champion"]["version"]
+        assert act["champion"]["previous"] == story.acts["worse"]["champion"]["measured"]
 
     def test_is_rolled_back_in_one_command(self, story: Story) -> None:
         act = story.acts["rollback"]

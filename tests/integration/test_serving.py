@@ -85,7 +85,7 @@ class TestRecommendations:
 
     def test_an_answer_says_which_model_and_how_old_its_features_are(self, client: TestClient, shop: Settings) -> None:
         found = recommend(client, user_id=USER)
-        assert found["model"]["version"] in {one.version for one in artifacts.all_of(shop.paths, "backbone")}
+        assert found["model"]["version"] in {one.version for one in artifacts.all_of(shop.paths, "served")}
         assert datetime.fromisoformat(found["features"]["profile_as_of"]) == world.AS_OF
         assert found["features"]["age_seconds"] > 0
 

@@ -62,13 +62,13 @@ class TestAnotherChampion:
         second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
         with opened_client(settings) as client:
             assert recommend(client)["model"]["version"] == first["version"]
-            world.promote(settings, second)
-            wait_until(lambda: recommend(client)["model"]["version"] == second.version)
+            served = world.promote(settings, second)
+            wait_until(lambda: recommend(client)["model"]["version"] == served)
             write_json(settings.paths.champion, {**first, "version": "0123456789abcdef"})
             wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
             assert "0123456789abcdef" in client.get("/health/ready").json()["problems"][0]
-            assert recommend(client, user_id=USER)["model"]["version"] == second.version
-            (artifacts.load(settings.paths, "backbone", first["version"]).path / "users.parquet").write_bytes(b"PAR1")
+            assert recommend(client, user_id=USER)["model"]["version"] == served
+            (artifacts.load(settings.paths, "served", first["version"]).path / "users.parquet").write_bytes(b"PAR1")
             write_json(settings.paths.champion, first)
             wait_until(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
             assert client.get("/health/ready").json()["status"] == "degraded"
@@ -84,11 +84,12 @@ class TestAChampionThatCannotBeRead:
     def test_is_refused_and_reported_then_loaded_once_it_is_complete(self, tmp_path: Path, file: str) -> None:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.05")
         first = json.loads(settings.paths.champion.read_text())["version"]
-        second = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        trained = world.fit(settings, world.shop_data(), "biasmf", "augment", seed=2)
+        second = world.served_of(settings, trained)
         broken = second.path / file
         whole = broken.read_bytes()
         with opened_client(settings) as client:
-            world.promote(settings, second)
+            world.promote(settings, trained)
             broken.write_bytes(whole[:7])
             (second.path / "users.parquet").touch()
             wait_until(lambda: client.get("/health/ready").json()["status"] == "degraded")
@@ -130,7 +131,7 @@ class TestAForgottenUser:
             assert recommend(client, user_id=USER)["source"] == "trained"
             online_writer.forget_user(settings, USER)
             version = json.loads(settings.paths.champion.read_text())["version"]
-            users = artifacts.load(settings.paths, "backbone", version).path / "users.parquet"
+            users = artifacts.load(settings.paths, "served", version).path / "users.parquet"
             table = pq.read_table(users)
             write_table(users, table.filter(pc.not_equal(table["user_id"], USER)))
             wait_until(lambda: recommend(client, user_id=USER)["source"] == "popularity")

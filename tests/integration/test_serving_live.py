@@ -61,8 +61,7 @@ class TestUnderLoad:
     def test_twenty_promotions_fail_no_request(self, tmp_path: Path) -> None:
         settings = world.open_shop(tmp_path / "shop")
         models = [world.fit(settings, world.shop_data(), "biasmf", "augment", seed=seed) for seed in (2, 3)]
-        for model in models:
-            world.promote(settings, model)
+        versions = [world.promote(settings, model) for model in models]
         with (
             served.service(settings.paths.root, FLAGS) as service,
             served.crowd(service.url, BODIES) as seen,
@@ -70,12 +69,12 @@ class TestUnderLoad:
             for turn in range(20):
                 world.promote(settings, models[turn % 2])
                 deadline = time.monotonic() + 20
-                while service.ask()["model"]["version"] != models[turn % 2].version:
+                while service.ask()["model"]["version"] != versions[turn % 2]:
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
         assert seen.errors == []
         assert seen.statuses == {200}
-        assert {body["model"]["version"] for _, _, body in seen.answers} == {model.version for model in models}
+        assert {body["model"]["version"] for _, _, body in seen.answers} == set(versions)
         assert len(seen.answers) > 200
 
     def test_redis_killed_and_started_again_costs_no_answer(self, tmp_path: Path) -> None:
