@@ -72,7 +72,7 @@ class TestAnotherChampion:
             write_json(settings.paths.champion, first)
             wait_until(lambda: "0123456789abcdef" not in str(client.get("/health/ready").json()["problems"]))
             assert client.get("/health/ready").json()["status"] == "degraded"
-            assert recommend(client, user_id=USER)["model"]["version"] == second.version
+            assert recommend(client, user_id=USER)["model"]["version"] == served
             world.promote(settings, second)
             wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
 
