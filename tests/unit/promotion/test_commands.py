@@ -90,7 +90,7 @@ class TestChampion:
         shop.decide(first, shop.model("als", value=0.3))
         lines = reclm(shop, "champion").stdout.splitlines()
         assert lines[0] == f"champion  ncf/augment {first.version}"
-        assert lines[1].endswith("fitted on everything before 2024-05-01T00:00:00 UTC")
+        assert lines[1].endswith("fitted on everything before 2024-05-01 00:00:00 UTC")
         assert lines[2].endswith("UTC, by policy")
         assert "there is no champion yet" in lines[3]
         assert [line.split()[2] for line in lines[-2:]] == ["promoted", "kept"]
