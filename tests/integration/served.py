@@ -29,6 +29,12 @@ class Service:
     def get(self, path: str, **more: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=20, **more)
 
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=20)
+
+    def put(self, path: str, body: Any) -> httpx.Response:
+        return httpx.put(f"{self.url}{path}", json=body, timeout=20)
+
     def ask(self, **body: Any) -> dict[str, Any]:
         answer = httpx.post(f"{self.url}/v1/recommendations", json=body, timeout=20)
         answer.raise_for_status()
