@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_PHRASES = 3
 WRONG_WIDTH = "the published profile embeddings have another width than those that the champion was trained on"
 INLINE_SECONDS = 0.003  # faster requests run in the event loop; handing them to a thread would take as long
-ITEM_SECONDS = 2e-5  # of one core, to describe a recommended item and find its reasons
+ITEM_SECONDS = 1e-5  # of one core, to describe a recommended item and find its reasons
 PAIRS_PER_SECOND = 1e9  # numbers that one core multiplies when it compares recommended items with a history
 TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "popularity"
 

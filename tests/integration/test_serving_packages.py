@@ -18,16 +18,22 @@ pytestmark = pytest.mark.full
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = (ROOT / "infra" / "recommender" / "requirements.txt").read_text()
 PROGRAM = """
-import asyncio, importlib.abc, json, sys
+import asyncio, importlib.machinery, json, re, sys
+from importlib import metadata
 from pathlib import Path
-hidden, workspace, flags = json.loads(sys.stdin.read())
+hidden, there, workspace, flags = json.loads(sys.stdin.read())
 
-class Hides(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in hidden else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Hides())
+    @classmethod
+    def find_distributions(cls, context=metadata.DistributionFinder.Context()):
+        found = super().find_distributions(context)
+        return (one for one in found if re.sub(r"[-_.]+", "-", one.name).lower() in there)
+
+sys.meta_path[:] = [Finder if one is importlib.machinery.PathFinder else one for one in sys.meta_path]
 import reclm.cli.app, reclm.serving.server
 from reclm.serving.api import create_app
 from reclm.settings.loading import load
@@ -87,7 +93,9 @@ def test_the_service_answers_with_the_packages_of_its_image_alone(tmp_path: Path
     assert {"dbt", "trl", "implicit", "matplotlib"} <= set(hidden)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps([hidden, str(shop.paths.root), ["serve.search=false", "runtime.threads=1"]]),
+        input=json.dumps(
+            [hidden, sorted(there | {"reclm"}), str(shop.paths.root), ["serve.search=false", "runtime.threads=1"]]
+        ),
         capture_output=True,
         text=True,
         env=pipeline.environment(),
