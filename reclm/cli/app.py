@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from reclm.cli import data, language, models, operations, promotion, run, serving
+from reclm.cli import data, language, models, operations, promotion, run, serving, trials
 from reclm.cli.common import app
 from reclm.storage.version import VERSION
 
-for commands in (run, data, language, models, promotion, operations, serving):
+for commands in (run, data, language, models, promotion, operations, serving, trials):
     commands.register(app)
 
 

@@ -27,6 +27,7 @@ from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.progress import detail, say
 from reclm.promotion import champion
 from reclm.promotion.candidates import SETTING
+from reclm.promotion.online import online_evidence
 from reclm.promotion.policy import K, Verdict, apply_policy, model_label, validation_value
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -144,6 +145,7 @@ def _inputs(
         "seed": settings.seed,
         "approved": approved,
         CHAMPION_BEFORE: _champion_now(settings),
+        **online_evidence(settings),
     }
     models = {
         "backbone/{model}-{variant}-{seed}".format(**model.manifest["parameters"]): model.version for model in trained

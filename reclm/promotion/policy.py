@@ -30,6 +30,7 @@ from reclm.promotion.candidates import (
     paired_difference,
 )
 from reclm.promotion.guards import Guard, Standards, check, failures, standards_of
+from reclm.promotion.online import online_objection
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 
@@ -181,7 +182,8 @@ def _compare(settings: Settings, best: Candidate, same_kind: Candidate) -> tuple
         f"{best.label} {'beats' if wins else 'does not beat'} {same_kind.label}: {metric}@{K} {difference} over "
         f"{common} users, and promotion.min_gain requires more than {settings.promotion.min_gain:g}"
     )
-    return wins, sentence, difference
+    objection = online_objection(settings, best.kind, same_kind.kind) if wins else ""
+    return wins and not objection, "; ".join(filter(None, (sentence, objection))), difference
 
 
 class _Day:

@@ -114,6 +114,11 @@ class PromotionSettings(Section):
         "are not compared. Candidates are chosen on one half of the users and compared on the other where each half "
         "has so many.",
     )
+    online_winner: bool = Field(
+        False,
+        description="A model of another kind becomes champion only after people preferred it: the interval of "
+        "fct_trials must favour it.",
+    )
 
 
 class HealthSettings(Section):

@@ -96,17 +96,15 @@ def estimate_click_rate(log: LoggedLists, target_place: NDArray[np.int64]) -> Cl
     whole = _Sums(*(part.sum(axis=0, keepdims=True) for part in sums))
     _require_looks(whole)
     without_one = _Sums(*(total - part for total, part in zip(whole, sums, strict=True)))
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # NaN where one group made all clicks of a place: refused below
+    with np.errstate(divide="ignore", invalid="ignore"):  # one group may have all clicks of a place: refused below
         supports, values = _support(without_one), _rate(without_one)
         support, uncorrected = float(_support(whole)[0]), float(_rate(whole)[0])
     error = Z * float(np.sqrt(_jackknife(supports)))
     if support + error < MIN_SUPPORT:
         raise ModelError(
             f"the log could have shown only about {support:.0%} of what the model would show, and {MIN_SUPPORT:.0%} "
-            "are needed: its items are not among those that exploration draws from; raise serve.exploration or "
-            "serve.exploration_pool, or show the model as serve.challenger"
+            "are needed: its items are not among those that exploration draws from; raise serve.exploration_pool, or "
+            "try the model with `reclm challenge`"
         )
     variance = _jackknife(values)
     value = float(np.clip(uncorrected - (len(values) - 1) * (values.mean() - uncorrected), 0, 1))
@@ -117,6 +115,24 @@ def estimate_click_rate(log: LoggedLists, target_place: NDArray[np.int64]) -> Cl
             f"and {MIN_EFFECTIVE} are needed; wait for more lists or raise serve.exploration"
         )
     return ClickRate(value, *wilson(value, effective), support, effective)
+
+
+def click_rate_of_shown(log: LoggedLists) -> ClickRate:
+    """Measure the click rate per place of the logging model itself, over the lists that were not drawn at random."""
+    own = ~is_explored(log.propensities)
+    if not own.any():
+        raise ModelError("every logged list was drawn at random, so the model that logged them was never shown itself")
+    _, user = np.unique(log.users[own], return_inverse=True)
+    n_groups = min(int(user.max()) + 1, GROUPS)
+    group, k = user % n_groups, log.clicked.shape[1]
+    clicks = np.bincount(group, log.clicked[own].sum(axis=1), n_groups)
+    places = np.bincount(group, minlength=n_groups) * float(k)
+    value = float(clicks.sum() / places.sum())
+    variance = 0.0
+    if n_groups > 1:
+        variance = _jackknife((clicks.sum() - clicks) / (places.sum() - places))
+    effective = value * (1 - value) / variance if variance > 0 else float(places.sum())
+    return ClickRate(value, *wilson(value, effective), 1.0, effective)
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
