@@ -163,10 +163,11 @@ def _champions_kind(day: _Day, current: Artifact, trained: Sequence[Artifact]) -
 
 def _is_configured(settings: Settings, model: Artifact) -> bool:
     """Whether models of this kind are trained on today's data; a run of fewer models is no reason to give it up."""
-    from reclm.training.stage import trained_variants
+    from reclm.training.stage import left_out_models, trained_variants
 
     parameters = model.manifest["parameters"]
-    return parameters["model"] in settings.train.models and parameters["variant"] in trained_variants(settings)
+    models = set(settings.train.models) - left_out_models(settings).keys()
+    return parameters["model"] in models and parameters["variant"] in trained_variants(settings)
 
 
 def _compare(settings: Settings, best: Candidate, same_kind: Candidate) -> tuple[bool, str, Interval | None]:

@@ -36,7 +36,7 @@ def train_all(settings: Settings) -> tuple[list[Artifact], int]:
 
     if trained_variants(settings) != settings.train.variants:
         say("there are no profiles: models are trained without them, variant base alone")
-    for model, reason in _left_out(settings).items():
+    for model, reason in left_out_models(settings).items():
         say(f"model {model} left out: it {reason}")
     identities = _identities(settings)
     missing = [one for version, one in identities.items() if artifacts.find(settings.paths, KIND, version) is None]
@@ -59,7 +59,7 @@ def trained_variants(settings: Settings) -> tuple[str, ...]:
 
 def _identities(settings: Settings) -> dict[str, Identity]:
     """{version: what identifies the model} of each model, variant and seed that the settings name and data allow."""
-    train, left_out = settings.train, _left_out(settings)
+    train, left_out = settings.train, left_out_models(settings)
     identities = [
         identity_of(settings, model, variant, seed)
         for seed, model, variant in product(train.seeds, train.models, trained_variants(settings))
@@ -68,8 +68,8 @@ def _identities(settings: Settings) -> dict[str, Identity]:
     return {artifacts.version_of(KIND, *identity): identity for identity in identities}
 
 
-def _left_out(settings: Settings) -> dict[str, str]:
-    """{model of the settings that cannot be fitted on this data set: why not}."""
+def left_out_models(settings: Settings) -> dict[str, str]:
+    """Return {model of the settings that cannot be fitted on this data set: why not}."""
     from reclm.backbones.closed_form import why_not
     from reclm.training.tasks import count_items
 

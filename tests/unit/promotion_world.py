@@ -39,7 +39,7 @@ class Shop:
     as_of: datetime = CUT_OFF
 
     def warehouse(self, interactions: int = 500, parsed: float = 1.0) -> None:
-        """The two tables that the guards read: one row per interaction, and the quality of the current profiles."""
+        """The tables that the policy reads: one row per interaction, items, and the quality of the current profiles."""
         path = self.settings.paths.warehouse
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -49,6 +49,7 @@ class Shop:
                 "union all select 'select' from range(7)",
                 [interactions],
             )
+            connection.execute("create table dim_items as select 'a text' as full_text from range(9)")
             connection.execute(
                 "create table fct_profile_quality as select * from (values "
                 "('final', 'user', 'all', 'format', ?::double, true), ('final', 'item', 'all', 'format', 1.0, true), "

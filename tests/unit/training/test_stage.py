@@ -74,4 +74,4 @@ class TestAModelThatTheDataDoNotAllow:
         monkeypatch.setattr(stage, "trained_variants", lambda settings: ("base",))
         wanted = {parameters["names"][0] for parameters, _ in stage._identities(settings).values()}
         assert wanted == set(BACKBONES) - left_out
-        assert stage._left_out(settings).keys() == left_out
+        assert stage.left_out_models(settings).keys() == left_out
