@@ -374,7 +374,7 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
     rows = [
         json.dumps(
             {
-                "feature_service": "serving_v1",
+                "feature_service": "serving_v2",
                 "full_feature_names": True,
                 "entities": {"user_id": [json.loads(one)["user_id"]], "model_version": [version]},
             }

@@ -1,4 +1,4 @@
-"""Define the seven feature views: what is known of users and items, and the vectors that a trained model made of it.
+"""Define the eight feature views: what is known of users and items, and the vectors that a trained model made of it.
 
 Publishing adds two columns at the end of each view: `as_of_us`, the as_of of the row for online readers (the timestamps
 of Feast's online stores are rounded or local), and `row_hash`, by which unchanged rows are recognised. No view has a
@@ -18,6 +18,7 @@ from sources import (
     user_activity_source,
     user_fused_source,
     user_profile_source,
+    user_recent_source,
 )
 
 USER_ID = Field(name="user_id", dtype=String, description="The user.")
@@ -142,4 +143,22 @@ item_fused = FeatureView(
     ttl=timedelta(0),
     online=True,
     description="An item's vector in the space of one model version.",
+)
+
+# What a user did lately, pushed by the service within a request; bounded, oldest first.
+user_recent = FeatureView(
+    name="user_recent",
+    entities=[user],
+    schema=[
+        USER_ID,
+        Field(name="item_ids", dtype=Array(String), description="Items of the latest events, oldest first."),
+        Field(name="event_types", dtype=Array(String), description="Type of each event: click, purchase, skip …"),
+        Field(name="weights", dtype=Array(Float64), description="Weight of each event's type; below 0 a dislike."),
+        Field(name="moments_us", dtype=Array(Int64), description="Time of each event, microseconds since 1970 UTC."),
+        *STAMP,
+    ],
+    source=user_recent_source,
+    ttl=timedelta(0),
+    online=True,
+    description="The latest events of a user that the service received.",
 )

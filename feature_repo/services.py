@@ -9,6 +9,7 @@ from feature_views import (
     user_activity,
     user_fused,
     user_profile,
+    user_recent,
 )
 
 # Read for training, point-in-time: the three embeddings that fusion turns into initial vectors.
@@ -18,10 +19,11 @@ training_v1 = FeatureService(
     description="Embeddings of user profiles, item profiles and item texts, for training.",
 )
 
-# Read online for one request, in one look-up: the user's profile, activity and vector of the champion's version.
-serving_v1 = FeatureService(
-    name="serving_v1",
-    features=[user_profile, user_activity, user_fused],
+# Read online for one request, in one look-up: the user's profile, activity, latest events and vector of the champion's
+# version.
+serving_v2 = FeatureService(
+    name="serving_v2",
+    features=[user_profile, user_activity, user_recent, user_fused],
     description="All features of one user, to answer a request.",
 )
 

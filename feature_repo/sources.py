@@ -7,7 +7,7 @@ fused vectors of each model are a file of their own; all files of a view are rea
 import os
 from pathlib import Path
 
-from feast import FileSource
+from feast import FileSource, PushSource
 from feast.data_format import ParquetFormat
 
 WORKSPACE = Path(os.environ.get("RECLM_WORKSPACE", ""))
@@ -78,4 +78,16 @@ item_fused_source = parquet(
     "item_fused_source",
     OFFLINE / "fused" / "item_fused" / "*.parquet",
     "One row per item and model version: the fused vector.",
+)
+
+# One row per user, pushed by the recommender service when it receives an event. Events also land in the log, so no
+# offline file is written: history is read from there.
+user_recent_source = PushSource(
+    name="user_recent_push",
+    batch_source=parquet(
+        "user_recent_source",
+        OFFLINE / "user_recent.parquet",
+        "One row per user: the latest events. Written online only.",
+    ),
+    description="The latest events of a user, pushed when they arrive.",
 )

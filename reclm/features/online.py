@@ -1,7 +1,7 @@
 """Read current features from the online store.
 
 In: user or item ids. Out: their features. `reclm recommend` and the service read only through this module, with one
-read per request. `online_writer.py` writes.
+read per request. `online_writer.py` writes, and `recent.py` pushes what users did lately.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Key = tuple[str, ...]
 BATCH_SIZE = 2000
 PROJECT = "reclm"  # as feature_store.yaml says; part of every table and key
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RECENT_VIEW = "user_recent"
+RECENT_FEATURES = ("item_ids", "event_types", "weights", "moments_us")
 _UNREAD = ("as_of_us", "row_hash")  # read separately, or not needed by readers
 
 
@@ -48,9 +50,21 @@ class Profile:
     as_of: datetime
 
 
+class RecentEvent(NamedTuple):
+    """What a user did lately; `weight` is that of the event's type, below 0 for a dislike."""
+
+    item_id: str
+    event_type: str
+    weight: float
+    moment_us: int
+
+
 @dataclass(frozen=True)
 class UserFeatures:
-    """Hold a user's online features. `vector` is the fused vector float32 (dim,) of the requested model version."""
+    """Hold a user's online features. `vector` is the fused vector float32 (dim,) of the requested model version.
+
+    `recent` are the latest events that the service received, oldest first.
+    """
 
     user_id: str
     profile: Profile | None
@@ -61,6 +75,7 @@ class UserFeatures:
     activity_as_of: datetime | None
     vector: NDArray[np.float32] | None
     vector_as_of: datetime | None
+    recent: tuple[RecentEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ class ItemFeatures:
 
 
 def read_user(store: Store, user_id: str, model_version: str = "") -> UserFeatures | None:
-    """Read one user's features by service `serving_v1`; None when nothing is published about the user.
+    """Read one user's features by service `serving_v2`; None when nothing is published about the user.
 
     Without a model version the fused vector is left out.
     """
@@ -92,7 +107,7 @@ def read_user(store: Store, user_id: str, model_version: str = "") -> UserFeatur
 def read_users(store: Store, user_ids: Sequence[str], model_version: str = "") -> list[UserFeatures | None]:
     """Read the features of several users at once, in their order; None for a user without features."""
     requested: list[ViewRequest] = []
-    for view in store.services["serving_v1"].feature_view_projections:
+    for view in store.services["serving_v2"].feature_view_projections:
         versioned = "model_version" in store.join_keys[view.name]
         keys = [(one, model_version) if versioned else (one,) for one in user_ids]
         requested.append(ViewRequest(view.name, keys, [one.name for one in view.features if one.name not in _UNREAD]))
@@ -149,9 +164,20 @@ def _user(user_id: str, row: dict[str, Any]) -> UserFeatures | None:
         activity_as_of=_instant(row["user_activity__as_of_us"]),
         vector=_vector(row["user_fused__vector"]),
         vector_as_of=_instant(row["user_fused__as_of_us"]),
+        recent=_recent(*(row[f"user_recent__{name}"] for name in RECENT_FEATURES)),
     )
-    known = (features.profile, features.activity_as_of, features.vector_as_of)
+    known = (features.profile, features.activity_as_of, features.vector_as_of, features.recent or None)
     return None if all(part is None for part in known) else features
+
+
+def _recent(*columns: Sequence[Any] | None) -> tuple[RecentEvent, ...]:
+    return tuple(RecentEvent(*event) for event in zip(*(column or () for column in columns), strict=True))
+
+
+def read_recent(store: Store, user_ids: Sequence[str]) -> list[tuple[RecentEvent, ...]]:
+    """Read the latest events of several users, in their order."""
+    rows = rows_of(store, RECENT_VIEW, [(one,) for one in user_ids], list(RECENT_FEATURES))
+    return [() if row is None else _recent(*(_value(row[name]) for name in RECENT_FEATURES)) for row in rows]
 
 
 def read_items(store: Store, item_ids: Sequence[str], model_version: str = "") -> dict[str, ItemFeatures]:

@@ -79,7 +79,8 @@ def forget_user(settings: Settings, user_id: str) -> int:
         feast = apply_definitions(settings)
         versions = model_versions(workspace)
         removed = delete_rows(feast, "user_fused", [(user_id, version) for version in versions])
-        removed += sum(delete_rows(feast, view, [(user_id,)]) for view in ("user_profile", "user_activity"))
+        views = ("user_profile", "user_activity", "user_recent")
+        removed += sum(delete_rows(feast, view, [(user_id,)]) for view in views)
         current = offline_path(workspace) / "current"
         files = [current.resolve() / f"{view}.parquet" for view in ("user_profile", "user_activity")]
         files += [vector_file(workspace, "user", version) for version in versions]

@@ -172,7 +172,7 @@ def definitions(settings: Settings) -> list[Any]:
     when imported; so they are imported again here and removed from `sys.modules` afterwards.
     """
     load_feast()
-    from feast import Entity, FeatureService, FeatureView, FileSource
+    from feast import Entity, FeatureService, FeatureView, FileSource, PushSource
 
     folder = str(repository())
     with _importing:
@@ -190,7 +190,7 @@ def definitions(settings: Settings) -> list[Any]:
                 sys.modules.pop(name, None)
                 if module is not None:
                     sys.modules[name] = module
-    kinds = (Entity, FileSource, FeatureView, FeatureService)
+    kinds = (Entity, FileSource, PushSource, FeatureView, FeatureService)
     objects = {id(value): value for value in found if isinstance(value, kinds)}  # modules import one another's
     return list(objects.values())
 

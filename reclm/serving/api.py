@@ -69,12 +69,14 @@ def create_app(settings: Settings) -> FastAPI:
         service.reloader.watch()
         service.search.start()
         service.events.start()
+        service.recent.start()
         service.impressions.start()
         gc.collect()
         gc.freeze()  # a collection over all imported modules would delay tens of requests
         yield
         await service.reloader.stop()
         await asyncio.to_thread(service.events.stop)
+        await asyncio.to_thread(service.recent.stop)
         await asyncio.to_thread(service.impressions.stop)
         service.feature_client.stop()
 

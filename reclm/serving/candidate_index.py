@@ -21,6 +21,8 @@ from reclm.backbones.ranking import NO_ITEM, top_k
 from reclm.errors import ArtifactError, WorkspaceError
 from reclm.promotion import champion
 from reclm.promotion.new_items import with_new_items
+from reclm.serving.availability import HiddenItems
+from reclm.serving.dislikes import Dislikes, load_dislikes
 from reclm.serving.item_catalogue import ItemCatalogue, load_catalogue
 from reclm.storage import artifacts
 
@@ -89,8 +91,9 @@ class CandidateIndex:
     ) -> tuple[Positions, Vector]:
         """Return (positions, scores) of the best `k` items, best first.
 
-        Items in `excluded` are left out; `allowed` (n_items,) restricts the candidates.
+        Items in `excluded` and hidden ones are left out; `allowed` (n_items,) restricts the candidates.
         """
+        excluded = np.concatenate([excluded, self.hidden.positions()])
         if self.ann is not None and allowed is None:
             found = self._approximate(vector, k, excluded)
             if len(found[0]) == min(k, len(self.item_ids) - len(np.unique(excluded))):
@@ -107,6 +110,7 @@ class CandidateIndex:
         """Return the items with the most users; their numbers of users are the scores."""
         counts = self.counts.astype(np.float32)
         counts[excluded] = -np.inf
+        counts[self.hidden.positions()] = -np.inf
         if allowed is not None:
             counts[~allowed] = -np.inf
         return self._top(counts, k)
@@ -115,6 +119,7 @@ class CandidateIndex:
         """Return the `k` items with the highest cosine to this one, without biases."""
         scores = self.directions @ self.directions[item]
         scores[item] = -np.inf
+        scores[self.hidden.positions()] = -np.inf
         return self._top(scores, k)
 
     def most_like(self, items: Positions, history: Positions) -> Positions | None:
@@ -123,6 +128,16 @@ class CandidateIndex:
             return None
         nearest: Positions = history[np.argmax(self.directions[items] @ self.directions[history].T, axis=1)]
         return nearest
+
+    @cached_property
+    def hidden(self) -> HiddenItems:
+        """Return the reader of the items that are hidden at the moment."""
+        return HiddenItems(self.settings.paths, self.item_position)
+
+    @cached_property
+    def dislikes(self) -> Dislikes:
+        """Load what users disliked by the published build."""
+        return load_dislikes(self.settings, self.item_ids)
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
@@ -224,6 +239,7 @@ def load_index(settings: Settings) -> CandidateIndex:
     index = CandidateIndex(settings, pointer, backbone, about, len(trained.fitted.item_ids), ann, recall)
     index = replace(index, seconds=_ranking_seconds(index))
     index.directions, index.counts, index.catalogue.by_category  # noqa: B018  (compute them now, not during a request)
+    index.dislikes  # noqa: B018
     return index
 
 

@@ -5,15 +5,20 @@ In: the application and the parts of the service. Out: `/v1/events` and the rout
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from reclm.dataset import MAX_ID_CHARACTERS
+from reclm.features.online import EPOCH, RecentEvent
+from reclm.features.recent import microseconds
+from reclm.serving import availability
 from reclm.serving.event_log import EventsNotWrittenError
 from reclm.serving.route_access import needs
-from reclm.serving.schemas import Id, Problem, Strict
+from reclm.serving.schemas import Id, Problem, Strict, is_valid_id
 
 if TYPE_CHECKING:
     from reclm.serving.service import Service
@@ -22,7 +27,6 @@ MAX_EVENTS = 500
 MAX_BODY = 262_144  # bytes: MAX_EVENTS events of usual ids
 MAX_WEIGHT = 1e6
 CLOCK_SKEW = timedelta(minutes=5)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EventType = Literal["impression", "click", "like", "purchase", "skip", "return"]
 
 
@@ -89,6 +93,32 @@ class EventsAccepted(BaseModel):
     duplicates: int
 
 
+class Availability(Strict):
+    """Say whether an item may be shown."""
+
+    available: bool = Field(strict=True, description="false hides the item from every answer.")
+
+
+class ItemAvailability(BaseModel):
+    """Say whether an item is shown now."""
+
+    item_id: str
+    available: bool
+
+
+class HiddenItem(BaseModel):
+    """Name a hidden item and since when it is hidden."""
+
+    item_id: str
+    since: str
+
+
+class HiddenItemList(BaseModel):
+    """List the hidden items."""
+
+    items: list[HiddenItem]
+
+
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""
     errors: dict[int | str, dict[str, Any]] = {
@@ -105,7 +135,29 @@ def add_routes(app: FastAPI, service: Service) -> None:
             raise HTTPException(
                 503, f"the events could not be written ({error}); send them again", {"retry-after": "5"}
             ) from None
+        weights = service.settings.data.weight_of_event
+        recent: dict[str, list[RecentEvent]] = {}
+        for event in batch.events:
+            if weights[event.type]:
+                item = RecentEvent(event.item_id, event.type, weights[event.type], microseconds(event.event_ts))
+                recent.setdefault(event.user_id, []).append(item)
+        if recent:
+            await service.recent.push(recent)
         return EventsAccepted(accepted=appended.accepted, duplicates=appended.duplicates)
+
+    @app.put("/v1/items/{item_id:path}/availability", responses=errors, openapi_extra=needs("admin"))
+    async def set_availability(item_id: str, wanted: Availability) -> ItemAvailability:
+        """Hide an item from every answer at once, or show it again; it stays so over restarts."""
+        if not is_valid_id(item_id):
+            raise HTTPException(422, f"the id is not valid; use 1 to {MAX_ID_CHARACTERS} characters")
+        await asyncio.to_thread(availability.set_available, service.settings.paths, item_id, wanted.available)
+        return ItemAvailability(item_id=item_id, available=wanted.available)
+
+    @app.get("/v1/hidden-items", responses=errors, openapi_extra=needs("admin"))
+    async def hidden_items() -> HiddenItemList:
+        """List the hidden items."""
+        found = await asyncio.to_thread(availability.hidden_items, service.settings.paths)
+        return HiddenItemList(items=[HiddenItem(item_id=item_id, since=since) for item_id, since in found.items()])
 
 
 def _row(event: Event) -> dict[str, Any]:

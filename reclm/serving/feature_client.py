@@ -1,6 +1,6 @@
 """Read a user's features from the feature store for the service.
 
-In: a user id. Out: one row of `serving_v1`, or an error. One thread reads the store. Requests that arrive during a read
+In: a user id. Out: one row of `serving_v2`, or an error. One thread reads the store. Requests that arrive during a read
 are answered together by the next read, so many requests cost little more than one. A row that cannot be decoded
 degrades the answer of its own user alone.
 

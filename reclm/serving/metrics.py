@@ -32,6 +32,11 @@ MODEL_AS_OF = Gauge(
 )
 EVENTS = Counter("reclm_events_total", "Events received, by outcome: accepted or duplicate.", ["outcome"])
 IMPRESSIONS = Counter("reclm_impressions_total", "Shown items, by outcome: logged or dropped.", ["outcome"])
+PUSHES = Counter(
+    "reclm_pushes_total",
+    "Pushes of events to the feature store: done or failed; and users whose events were dropped after failures.",
+    ["outcome"],
+)
 
 
 def exposition() -> bytes:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reclm.promotion import champion
+from reclm.serving.availability import hidden_items
+from reclm.serving.dislikes import load_dislikes
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def recommend_to_users(
     sample: int = 0,
     exclude: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Recommend items to each user, leaving out the items that the user is known to have interacted with.
+    """Recommend items to each user, leaving out what the user took or disliked, and hidden items.
 
     Yields `{user_id, model, version, profile, items: [{item_id, title, score}]}` per user. Without `user_ids`, `sample`
     users are taken, evenly spread over the user table. Raises ModelError for a user that the champion was not trained
@@ -56,10 +58,15 @@ def recommend_to_users(
         positions = np.linspace(0, len(model.fitted.user_ids) - 1, sample).astype(int)
         user_ids = [str(model.fitted.user_ids[position]) for position in np.unique(positions)]
     store = open_store(settings)
-    ids, scores = model.recommend(user_ids, k=top_k, filter=list(exclude))
+    dislikes = load_dislikes(settings, model.fitted.item_ids)
+    left_out = [*exclude, *(item for item in hidden_items(settings.paths) if item in model.fitted.item_position)]
+    longest = max((len(dislikes.of(user_id)) for user_id in user_ids), default=0)
+    ids, scores = model.recommend(user_ids, k=top_k + longest, filter=left_out)
     titles = _titles(settings, sorted({str(item) for row in ids for item in row if item}))
     for user_id, items, values in zip(user_ids, ids, scores, strict=True):
         features = read_user(store, str(user_id))
+        disliked = set(model.fitted.item_ids[dislikes.of(str(user_id))])
+        kept = [pair for pair in zip(items, values, strict=True) if pair[0] and pair[0] not in disliked]
         yield {
             "user_id": str(user_id),
             "model": f"{pointer['model']}/{pointer['variant']}",
@@ -67,8 +74,7 @@ def recommend_to_users(
             "profile": features.profile.text if features and features.profile else None,
             "items": [
                 {"item_id": str(item), "title": titles.get(str(item), ""), "score": round(float(value), 5)}
-                for item, value in zip(items, values, strict=True)
-                if item
+                for item, value in kept[:top_k]
             ],
         }
 

@@ -3,8 +3,8 @@
 In: user id, history and filters. Out: ranked items with reasons. The user's vector comes from the first source that has
 one: the trained vector in the feature store; for a user that the champion was not fitted on, a vector folded in from
 the request's history and the published profile (`backbones/fold_in.py`). When there is none of these, the most popular
-items are returned, and the response says so. When a known user sends a history, their trained vector is moved by the
-difference that this history makes to a folded-in one.
+items are returned, and the response says so. When a known user sends a history, or did something that the champion does
+not know, their trained vector is moved by the difference that this makes to a folded-in one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
+from reclm.serving.dislikes import lately
 from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
 from reclm.serving.filters import RankingRequest, allowed_items, positions_of, why_empty
 from reclm.serving.metrics import ANSWERS
@@ -42,8 +43,8 @@ TRAINED, FOLDED_IN, PROFILE, POPULARITY = "trained", "folded_in", "profile", "po
 class ResolvedUser:
     """Hold what the index knows about the user of a request.
 
-    `vector` is (width,) or None; `seen` are the positions of the user's known items; `source` says where the vector
-    came from.
+    `vector` is (width,) or None; `seen` are the positions of the items that the user took, and `disliked` of those that
+    they refused; `source` says where the vector came from.
     """
 
     source: str
@@ -52,6 +53,7 @@ class ResolvedUser:
     interests: tuple[str, ...] = ()
     unknown_items: tuple[str, ...] = ()
     problem: str = ""
+    disliked: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class Recommender:
@@ -101,7 +103,7 @@ def rank_and_explain(
     user = resolve_user(index, request, features)
     excluded = positions_of(index, request.exclude)[0]
     if request.exclude_seen:
-        excluded = np.concatenate([excluded, user.seen])
+        excluded = np.concatenate([excluded, user.seen, user.disliked])
     allowed, unknown = allowed_items(index, request)
     if user.vector is None:
         best, scores = index.most_popular(request.k, excluded, allowed)
@@ -126,30 +128,34 @@ def rank_and_explain(
 
 
 def resolve_user(index: CandidateIndex, request: RankingRequest, features: UserFeatures | None) -> ResolvedUser:
-    """Find the vector, known items and interests of the user of a request."""
+    """Find the vector, the items and the interests of the user of a request."""
     observed, unknown_items = positions_of(index, request.history)
     position = None if request.user_id is None else index.user_position(request.user_id)
     known = np.zeros(0, dtype=np.int64) if position is None else index.known(position)
     if not len(known):
         position = None  # training learned nothing about somebody without interactions
-    seen = np.union1d(known, observed) if len(observed) else known
+    liked, disliked = lately(features, index.item_position)
+    seen = np.union1d(known, np.concatenate([observed, liked])) if len(observed) + len(liked) else known
+    if len(disliked):
+        seen = np.setdiff1d(seen, np.setdiff1d(disliked, observed))
     profile = features.profile if features else None
     interests = interests_of(profile.text) if profile else ()
-    trained = None
-    if position is not None:
-        trained = index.vector(position) if features is None or features.vector is None else features.vector
-        if len(seen) == len(known):
-            return ResolvedUser(TRAINED, trained, seen, interests, unknown_items)
     embedding, problem = profile.embedding if profile and index.profile_width else None, ""
     if embedding is not None and len(embedding) != index.profile_width:
         embedding, problem = None, WRONG_WIDTH
-    if trained is not None:
-        moved = index.folded_in(seen, embedding) - index.folded_in(known, embedding)
-        return ResolvedUser(FOLDED_IN, trained + moved, seen, interests, unknown_items, problem)
-    if len(observed) or embedding is not None:
-        source = FOLDED_IN if len(observed) else PROFILE
-        return ResolvedUser(source, index.folded_in(observed, embedding), seen, interests, unknown_items, problem)
-    return ResolvedUser(POPULARITY, None, seen, interests, unknown_items, problem)
+    source, vector = POPULARITY, None
+    if position is not None:
+        source = TRAINED
+        vector = index.vector(position) if features is None or features.vector is None else features.vector
+        if np.array_equal(seen, known):
+            problem = ""  # the profile is not read
+        else:
+            source = FOLDED_IN
+            vector = vector + index.folded_in(seen, embedding) - index.folded_in(known, embedding)
+    elif len(seen) or embedding is not None:
+        source, vector = (FOLDED_IN if len(seen) else PROFILE), index.folded_in(seen, embedding)
+    disliked = np.concatenate([disliked, index.dislikes.of(request.user_id)])
+    return ResolvedUser(source, vector, seen, interests, unknown_items, problem, disliked)
 
 
 @lru_cache(maxsize=4096)

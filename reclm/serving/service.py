@@ -11,6 +11,7 @@ from reclm.serving.api_keys import ApiKeys
 from reclm.serving.event_log import EventLog
 from reclm.serving.feature_client import FeatureClient
 from reclm.serving.impression_log import ImpressionLog
+from reclm.serving.recent_events import RecentEvents
 from reclm.serving.recommender import Recommender
 from reclm.serving.reloading import IndexReloader
 from reclm.serving.text_search import TextSearch
@@ -30,6 +31,7 @@ class Service:
         self.search = TextSearch(settings)
         self.keys = ApiKeys(settings.paths)
         self.events = EventLog(settings.paths.events / "interactions")
+        self.recent = RecentEvents(settings)
         self.impressions = ImpressionLog(settings.paths.events / "impressions")
 
     def problems(self, details: bool) -> list[str]:

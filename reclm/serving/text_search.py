@@ -60,6 +60,7 @@ class TextSearch:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         scores = meaning @ vector
         scores[~meaning.any(axis=1)] = -np.inf
+        scores[index.hidden.positions()] = -np.inf
         best = top_k(scores[None], k)[0]
         best = best[best != NO_ITEM].astype(np.int64)
         return best, scores[best]

@@ -29,6 +29,7 @@ from reclm.storage.files import write_json
 
 AS_OF = fw.T2
 EVIL = "<script>alert('&')</script>"
+FUSSY = "fussy"  # unknown to the model; disliked an item
 NEWCOMER, SILENT = "newcomer", "silent"  # a profile and no vector; neither
 TABLES = {
     "dim_users": "user_id varchar, user_index bigint",
@@ -37,6 +38,7 @@ TABLES = {
     "int_snapshots": "snapshot varchar, as_of timestamptz",
     "fct_known_interactions": "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz, "
     "recency_rank bigint",
+    "fct_feedback": "user_id varchar, item_id varchar, weight double",
     "fct_user_status": "snapshot varchar, user_id varchar, activity varchar, n_interactions bigint",
     "fct_user_neighbours": "snapshot varchar, user_id varchar, neighbour_id varchar, score double, rank bigint",
     "dim_user_profiles": "user_id varchar, snapshot varchar, profile varchar",
@@ -125,6 +127,7 @@ def write_tables(settings: Settings, data: TrainingData) -> None:
         "fct_known_interactions": [
             ("serve", users[u], items[i], fw.T1, 1) for u, i in zip(known.row.tolist(), known.col.tolist(), strict=True)
         ],
+        "fct_feedback": [(FUSSY, "item '0'", -1.0), (FUSSY, "item '1'", 2.0), (FUSSY, "no candidate", -1.0)],
         "fct_user_status": [("serve", user, "4-10", 7) for user in users],
         "fct_user_neighbours": [("serve", users[0], users[1], 0.9, 1)],
         "dim_user_profiles": [(user, "serve", text) for user, text in user_profiles],

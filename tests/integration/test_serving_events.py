@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from integration import serving_world as world
 from integration.serving_world import opened_client, recommend
+from unit import backbones_world as bw
 
+from reclm.serving.candidate_index import load_index
 from reclm.serving.impression_log import ImpressionLog
+from reclm.serving.offline import recommend_to_users
+from reclm.serving.text_search import TextSearch
 from reclm.settings.tree import Settings
 from reclm.storage.segments import SegmentWriter, close_segments
 
@@ -134,3 +139,157 @@ class TestImpressions:
         for _ in range(3):
             log.record({"items": [{}, {}]})
         assert dropped.get() - before == 4
+
+
+def item(row: int) -> str:
+    return f"item '{row}'"
+
+
+def send(client: TestClient, *events: dict[str, Any]) -> None:
+    answer = client.post("/v1/events", json={"events": list(events)})
+    assert answer.status_code == 202, answer.text
+
+
+def listed(answer: dict[str, Any]) -> list[str]:
+    return [one["item_id"] for one in answer["items"]]
+
+
+COLD = [item(row) for row in np.flatnonzero(bw.COLD)]
+WARM_OF_CIRCLE_1 = [item(row) for row in range(bw.ITEMS_EACH, bw.ITEMS_EACH + bw.WARM_EACH)]
+
+
+class TestTheNextAnswer:
+    def test_leaves_out_what_a_user_bought_and_what_they_skipped(self, client: TestClient) -> None:
+        bought, skipped = listed(recommend(client, user_id="user 5", k=2))
+        send(
+            client,
+            event("b5", user_id="user 5", item_id=bought, type="purchase"),
+            event("s5", user_id="user 5", item_id=skipped, type="skip"),
+        )
+        assert {bought, skipped}.isdisjoint(listed(recommend(client, user_id="user 5", k=bw.N_ITEMS)))
+
+    def test_turns_towards_what_a_known_user_liked(self, client: TestClient) -> None:
+        def lead(answer: dict[str, Any]) -> float:
+            """How much higher the cold items of circle 1 score than those of circle 0."""
+            scores = {one["item_id"]: one["score"] for one in answer["items"] if one["item_id"] in COLD}
+            first, second = ([scores[one] for one in COLD if world.circle_of(one) == circle] for circle in (0, 1))
+            return float(np.mean(second) - np.mean(first))
+
+        before = recommend(client, user_id="user 1", k=bw.N_ITEMS)
+        send(client, *(event(f"l{n}", user_id="user 1", item_id=one) for n, one in enumerate(WARM_OF_CIRCLE_1[:6])))
+        after = recommend(client, user_id="user 1", k=bw.N_ITEMS)
+        assert (before["source"], after["source"]) == ("trained", "folded_in")
+        assert lead(after) > lead(before)
+
+    def test_knows_a_new_user_by_their_first_events(self, client: TestClient) -> None:
+        assert recommend(client, user_id="stranger")["source"] == "popularity"
+        send(client, *(event(f"n{n}", user_id="stranger", item_id=one) for n, one in enumerate(WARM_OF_CIRCLE_1[:2])))
+        found = recommend(client, user_id="stranger", k=3)
+        assert (found["source"], set(world.circles(found))) == ("folded_in", {1})
+
+    def test_is_as_if_the_events_were_a_history_of_the_request(self, client: TestClient) -> None:
+        history = WARM_OF_CIRCLE_1[:3]
+        send(client, *(event(f"h{n}", user_id="user 7", item_id=one) for n, one in enumerate(history)))
+        found = recommend(client, user_id="user 7")
+        assert found["items"] == recommend(client, user_id="user 7", history=history)["items"]
+
+    def test_does_not_count_twice_what_the_champion_knows(self, client: TestClient) -> None:
+        before = recommend(client, user_id="user 2")
+        known = [item(row) for row in range(bw.WARM_EACH) if row != bw.WITHHELD[2]]
+        send(client, *(event(f"k{n}", user_id="user 2", item_id=one) for n, one in enumerate(known)))
+        after = recommend(client, user_id="user 2")
+        assert (after["source"], after["items"]) == (before["source"], before["items"])
+
+    def test_goes_by_the_newest_event_of_an_item(self, client: TestClient) -> None:
+        liked, other = WARM_OF_CIRCLE_1[:2]
+        send(client, event("t1", user_id="taster", item_id=liked), event("t2", user_id="taster", item_id=other))
+        later = {"event_ts": "2025-01-04T00:00:00Z", "type": "return"}
+        send(client, event("t3", user_id="taster", item_id=liked, **later))
+        found = recommend(client, user_id="taster", k=bw.N_ITEMS)
+        assert liked not in listed(found)
+        assert {one["reasons"]["like"]["item_id"] for one in found["items"]} == {other}
+
+    def test_ignores_an_impression(self, client: TestClient) -> None:
+        send(client, event("seen", user_id="window shopper", type="impression"))
+        assert recommend(client, user_id="window shopper")["source"] == "popularity"
+
+    def test_shows_everything_on_request(self, client: TestClient) -> None:
+        send(client, event("all", user_id="user 9", type="skip"))
+        assert len(listed(recommend(client, user_id="user 9", k=bw.N_ITEMS, exclude_seen=False))) == bw.N_ITEMS
+
+    def test_is_known_to_other_processes(self, client: TestClient, shop: Settings) -> None:
+        send(client, event("shared", user_id="traveller", item_id=WARM_OF_CIRCLE_1[0]))
+        with opened_client(shop) as other:
+            assert recommend(other, user_id="traveller")["source"] == "folded_in"
+
+    def test_an_event_is_accepted_though_the_feature_store_does_not_take_it(
+        self, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from reclm.features import recent
+
+        def down(*_: Any) -> None:
+            raise ConnectionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(recent, "push_recent", down)
+            send(client, event("patient", user_id="patient"))
+        send(client, event("other", user_id="other"))  # goes out together with what had to wait
+        assert recommend(client, user_id="patient")["source"] == "folded_in"
+
+
+class TestDislikesOfTheBuild:
+    def test_a_disliked_item_is_never_recommended_to_that_user(self, client: TestClient, shop: Settings) -> None:
+        found = listed(recommend(client, user_id=world.FUSSY, k=bw.N_ITEMS))
+        assert sorted(set(map(item, range(bw.N_ITEMS))) - set(found)) == [item(0)]
+        assert len(listed(recommend(client, user_id="nobody", k=bw.N_ITEMS))) == bw.N_ITEMS
+
+
+def set_available(client: TestClient, item_id: str, available: bool) -> None:
+    answer = client.put(f"/v1/items/{item_id}/availability", json={"available": available})
+    assert (answer.status_code, answer.json()) == (200, {"item_id": item_id, "available": available})
+
+
+class TestAvailability:
+    @pytest.fixture(autouse=True)
+    def everything_is_shown_again(self, client: TestClient) -> Iterator[None]:
+        yield
+        for one in client.get("/v1/hidden-items").json()["items"]:
+            set_available(client, one["item_id"], True)
+
+    def test_a_hidden_item_is_in_no_list_until_it_is_shown_again(self, client: TestClient) -> None:
+        hidden = listed(recommend(client, user_id=USER, k=1))[0]
+        near = client.get(f"/v1/items/{item(1)}/similar").json()["items"][0]["item_id"]
+        set_available(client, hidden, False)
+        set_available(client, near, False)
+        for body in ({"user_id": USER}, {"history": WARM_OF_CIRCLE_1[:2]}, {}, {"items": [hidden]}):
+            assert {hidden, near}.isdisjoint(listed(recommend(client, k=100, **body)))
+        similar = client.get(f"/v1/items/{item(1)}/similar", params={"k": 100}).json()["items"]
+        assert {hidden, near}.isdisjoint(one["item_id"] for one in similar)
+        set_available(client, hidden, True)
+        assert listed(recommend(client, user_id=USER, k=1)) == [hidden]
+
+    def test_hidden_items_are_listed(self, client: TestClient) -> None:
+        set_available(client, "not yet a candidate", False)
+        set_available(client, "not yet a candidate", False)
+        (found,) = client.get("/v1/hidden-items").json()["items"]
+        assert found["item_id"] == "not yet a candidate"
+
+    def test_another_process_and_a_batch_hide_it_too(self, client: TestClient, shop: Settings) -> None:
+        (before,) = recommend_to_users(shop, [USER], top_k=1)
+        with opened_client(shop) as other:
+            set_available(client, listed(before)[0], False)
+            assert listed(recommend(other, user_id=USER, k=1)) != listed(before)
+        (after,) = recommend_to_users(shop, [USER], top_k=1)
+        assert listed(after) != listed(before)
+
+    def test_a_hidden_item_is_not_found_by_its_meaning(self, client: TestClient, shop: Settings) -> None:
+        index = load_index(shop)
+        search = TextSearch(shop)
+        search._encode = lambda _: index.catalogue.meaning[:1]
+        best = str(index.item_ids[search.find(index, "", 1)[0][0]])
+        set_available(client, best, False)
+        assert best not in index.item_ids[search.find(index, "", 100)[0]]
+
+    @pytest.mark.parametrize("body", [{}, {"available": "no"}, {"available": None}, {"available": True, "x": 1}])
+    def test_anything_but_yes_or_no_is_refused(self, client: TestClient, body: dict[str, Any]) -> None:
+        assert client.put(f"/v1/items/{item(1)}/availability", json=body).status_code == 422
