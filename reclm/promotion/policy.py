@@ -112,6 +112,9 @@ def _newcomer(day: _Day, best: Candidate, current: Artifact, same_kind: Candidat
     if same_kind.artifact == current:
         return day.verdict("kept", best, comparison, difference)
     if day.failures(same_kind):
+        objection = online_objection(day.settings, best.kind, same_kind.kind)
+        if objection:
+            return day.verdict("kept", best, objection, difference)
         reason = f"{same_kind.label}, the champion's kind, is kept out; {best.label} is the best of the others"
         return day.verdict("promoted", best, reason, difference)
     return _keep_or_refresh(day, current, same_kind, comparison)

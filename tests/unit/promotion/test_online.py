@@ -54,6 +54,11 @@ class TestAWinnerOnline:
         assert "people were never asked about als/augment over ncf/augment" in reason
         assert "reclm challenge" in reason
 
+    def test_it_is_asked_for_too_where_a_guard_keeps_out_the_champions_kind(self, shop: Shop) -> None:
+        row = shop.decide(shop.model("ncf", coverage=0.0), shop.model("als", value=0.4), online_winner=True)
+        assert row["decision"] == "kept"
+        assert "people were never asked about als/augment over ncf/augment" in row["reason"]
+
     def test_a_model_whose_interval_holds_zero_does_not(self, shop: Shop) -> None:
         trials(shop, ("als", 100, -0.01, 0.2))
         model, reason = self.decide(shop)
