@@ -2,9 +2,10 @@
 
 A *snapshot* holds what is known at one as-of. `select` holds the train slice, less a share of items treated as cold;
 models are selected on it. `final` holds train and valid; models are refitted on it, and evaluation reads the test slice
-once. `serve` holds everything that is known; the champion is fitted once more on it, and is then served. Row `u` of
-every user array belongs to `user_ids[u]`, row `i` of every item array to `item_ids[i]`; `item_ids` is in the order of
-`item_index`, which breaks ties in a ranking.
+once. `serve` holds everything that is known; the champion is fitted once more on it, and is then served. An *evaluation
+setting* says which items are candidates: warm ones (`full_shot`), cold ones (`zero_shot`), or both together (`mixed`),
+which is what is served. Row `u` of every user array belongs to `user_ids[u]`, row `i` of every item array to
+`item_ids[i]`; `item_ids` is in the order of `item_index`, which breaks ties in a ranking.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ MAX_ID_CHARACTERS = 512
 """Longest id of a user or item; dbt sets rows with longer ones apart (`id_too_long`), the service refuses them."""
 EntityKind = Literal["user", "item"]
 Snapshot = Literal["select", "final", "serve"]
-EvaluationSetting = Literal["full_shot", "zero_shot"]
+EvaluationSetting = Literal["full_shot", "zero_shot", "mixed"]
 Variant = Literal["base", "augment", "shuffled"]
 
 ENTITY_KINDS: tuple[EntityKind, ...] = ("user", "item")
 SNAPSHOTS: tuple[Snapshot, ...] = ("select", "final", "serve")
-EVALUATION_SETTINGS: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
+EVALUATION_SETTINGS: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot", "mixed")
 VARIANTS: tuple[Variant, ...] = ("base", "augment", "shuffled")
+SERVED: EvaluationSetting = "mixed"
+"""The evaluation setting whose vectors are published and asked: warm and cold items ranked together."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from reclm.backbones import storage
 from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
 from reclm.backbones.fold_in import FoldIn, learn
-from reclm.backbones.new_items import SETTING, predicted_vectors
-from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.backbones.new_items import predicted_vectors
+from reclm.dataset import SERVED, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.settings.operations import RuntimeSettings
 from reclm.settings.recommenders import FusionSettings, TrainSettings
@@ -79,16 +79,16 @@ class Backbone(ABC):
             )
         return self._fitted
 
-    def score(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
+    def score(self, users: NDArray[np.int64], setting: EvaluationSetting = SERVED) -> Matrix:
         """Score every item for `users` (b,), positions in `fitted.user_ids`: (b, n_items). Nothing is masked."""
         return self.score_vectors(self.user_vectors(users, setting), setting)
 
-    def user_vectors(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
+    def user_vectors(self, users: NDArray[np.int64], setting: EvaluationSetting = SERVED) -> Matrix:
         """Return the vectors (b, width) of `users` (b,), positions in `fitted.user_ids`."""
         vectors: Matrix = self.fitted.vectors[setting].users[users]
         return vectors
 
-    def score_vectors(self, users: Matrix, setting: EvaluationSetting = "full_shot") -> Matrix:
+    def score_vectors(self, users: Matrix, setting: EvaluationSetting = SERVED) -> Matrix:
         """Score every item for users given by their vectors (b, width), fitted or folded in: (b, n_items)."""
         return self._score(users, self.fitted.vectors[setting].items, setting)
 
@@ -103,7 +103,7 @@ class Backbone(ABC):
         *,
         items: Sequence[str | int] | None = None,
         include_known: bool = False,
-        setting: EvaluationSetting = "full_shot",
+        setting: EvaluationSetting = SERVED,
     ) -> tuple[NDArray[np.str_], Matrix]:
         """Return the best `k` items for each user, best first: ids (n_users, k) and scores (n_users, k).
 
@@ -127,7 +127,7 @@ class Backbone(ABC):
         return self._best(scores, top)
 
     def similar_items(
-        self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: EvaluationSetting = "full_shot"
+        self, item_ids: Sequence[str | int] | str | int, k: int = 10, *, setting: EvaluationSetting = SERVED
     ) -> tuple[NDArray[np.str_], Matrix]:
         """Return the `k` most similar items to each, by cosine of their vectors without biases: ids and scores (n, k).
 
@@ -144,7 +144,7 @@ class Backbone(ABC):
 
     def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
         """Learn to give vectors to later users, from the users in `data`, on which it was fitted; see `fold_in.py`."""
-        vectors = self.fitted.vectors["full_shot"]
+        vectors = self.fitted.vectors[SERVED]
         profiles = None if self.fitted.description["variant"] == "base" else data.user_profile
         self.fitted.fold_in = learn(vectors.users, vectors.items, self.fitted.known, profiles, seed)
 
@@ -166,12 +166,12 @@ class Backbone(ABC):
         """
         fold_in = self._learned_fold_in()
         read = profiles if len(fold_in.centre) else None
-        return fold_in.vectors(self.fitted.vectors["full_shot"].items, histories, read)
+        return fold_in.vectors(self.fitted.vectors[SERVED].items, histories, read)
 
     def fold_in_one(self, history: NDArray[np.int64], profile: Matrix | None = None) -> Matrix:
         """Return the vector (width,) of one such user, from positions in `fitted.item_ids` and a profile (dim,)."""
         fold_in = self._learned_fold_in()
-        return fold_in.vector(self.fitted.vectors["full_shot"].items, history, profile if len(fold_in.centre) else None)
+        return fold_in.vector(self.fitted.vectors[SERVED].items, history, profile if len(fold_in.centre) else None)
 
     def _learned_fold_in(self) -> FoldIn:
         if self.fitted.fold_in is None:
@@ -183,7 +183,7 @@ class Backbone(ABC):
 
         Only the rows of items that the backbone was not fitted on are meant to be used.
         """
-        return predicted_vectors(self.fitted, self.cold_start.get(SETTING, ColdStart()), data)
+        return predicted_vectors(self.fitted, self.cold_start.get(SERVED, ColdStart()), data)
 
     def _best(self, scores: Matrix, k: int) -> tuple[NDArray[np.str_], Matrix]:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -1,11 +1,11 @@
 """The baselines that every model is compared with: closed-form, deterministic, without profiles.
 
-In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EASE read interactions only and are
-measured in the full-shot setting; the text baselines can also score items without interactions and are measured in
-both. Each is a product of the user-item matrix with an item-item matrix. The ridge from text to users, whose textbook
-form has one target per user, is solved over the words or over the items, whichever are fewer, so that many users add no
-cost. Four baselines come twice: as they are, and `…_tuned`, with a penalty, power or number of neighbours that was
-chosen on the validation slice.
+In: `TrainingData`. Out: a `Scorer` over all items. Popularity, item-kNN and EASE read interactions only, so that every
+cold item scores 0, and are not measured in the zero-shot setting; the text baselines can tell cold items apart and are
+measured in every setting. Each is a product of the user-item matrix with an item-item matrix. The ridge from text to
+users, whose textbook form has one target per user, is solved over the words or over the items, whichever are fewer, so
+that many users add no cost. Four baselines come twice: as they are, and `…_tuned`, with a penalty, power or number of
+neighbours that was chosen on the validation slice.
 
 EASE is Steck (2019, arXiv 1905.03375, eq. 8); item-kNN is the cosine of Sarwar et al. (2001); the text features are
 binary TF x log(N/df) (Salton & Buckley 1988). The formulas that they share with the backbones are in `closed_form.py`.
@@ -25,7 +25,7 @@ from reclm.backbones import closed_form
 from reclm.backbones.closed_form import cholesky, dense_product
 from reclm.backbones.metrics import metrics_per_user, recall_and_ndcg
 from reclm.backbones.ranking import Scorer, rank, truth_ranks
-from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData
 from reclm.errors import ModelError
 from reclm.text.tfidf import ASCII_WORDS, tfidf
 
@@ -35,21 +35,21 @@ POPULARITY_PENALTIES = (1.0, 10.0, 100.0)
 CONTENT_POWER = 3.0
 SELECTION_K = 20
 
-FULL_SHOT_ONLY: tuple[EvaluationSetting, ...] = ("full_shot",)
-BOTH: tuple[EvaluationSetting, ...] = ("full_shot", "zero_shot")
+WARM_ITEMS: tuple[EvaluationSetting, ...] = ("full_shot", "mixed")
+ALL_ITEMS = EVALUATION_SETTINGS
 ANSWERS: dict[str, tuple[EvaluationSetting, ...]] = {
-    "random": BOTH,
-    "popularity": FULL_SHOT_ONLY,
-    "predicted_popularity": BOTH,
-    "itemknn": FULL_SHOT_ONLY,
-    "ease": FULL_SHOT_ONLY,
-    "content_cosine": BOTH,
-    "content_knn": BOTH,
-    "ridge": BOTH,
-    "itemknn_tuned": FULL_SHOT_ONLY,
-    "ease_tuned": FULL_SHOT_ONLY,
-    "content_knn_tuned": BOTH,
-    "ridge_tuned": BOTH,
+    "random": ALL_ITEMS,
+    "popularity": WARM_ITEMS,
+    "predicted_popularity": ALL_ITEMS,
+    "itemknn": WARM_ITEMS,
+    "ease": WARM_ITEMS,
+    "content_cosine": ALL_ITEMS,
+    "content_knn": ALL_ITEMS,
+    "ridge": ALL_ITEMS,
+    "itemknn_tuned": WARM_ITEMS,
+    "ease_tuned": WARM_ITEMS,
+    "content_knn_tuned": ALL_ITEMS,
+    "ridge_tuned": ALL_ITEMS,
 }
 
 

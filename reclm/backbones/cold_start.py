@@ -4,7 +4,8 @@ In: the final vectors of a trained network. Out: item vectors in which cold item
 with the whole network, so it knows how cold items compare with warm ones: their mean, and how far they spread. The
 kernel knows which items are nearest. It learns only from warm items, so its own mean and spread are wrong for cold
 ones; both are therefore taken from the tower. Validation chooses how much of each, and whether the kernel compares
-profiles beside texts: both depend on the data set.
+profiles beside texts: both depend on the data set. Where warm and cold items are ranked together, it also chooses how
+far all cold items are raised or lowered, so that the list neither buries them nor is flooded with them.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from reclm.backbones.kernel_ridge import (
     item_sources,
     rows_without_source,
 )
-from reclm.dataset import EvaluationTask, TrainingData
+from reclm.dataset import SERVED, EvaluationTask, TrainingData
 
 KERNEL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of the kernel's prediction in a cold item's vector that validation tries; the rest is the tower's."""
+LEVEL_SHIFTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+"""Levels of cold items beside warm ones that validation tries besides 0; the unit is that of `level_spread`."""
 MAX_STRETCH = 2.0
 """How many times cold items may be moved apart at most, to restore the spread that mixing took away."""
 
@@ -67,6 +70,9 @@ class ColdStartKernel:
 
     def apply(self, vectors: Vectors, cold_start: ColdStart) -> Matrix:
         """Return the item vectors (n_items, width) with every cold item moved as `cold_start` says."""
+        return raised(self._mixed(vectors, cold_start), self.warm, level_shift(vectors, self.warm, cold_start))
+
+    def _mixed(self, vectors: Vectors, cold_start: ColdStart) -> Matrix:
         items = vectors.items
         if not cold_start.kernel_share or not self.choices:
             return items
@@ -93,6 +99,12 @@ class _Prediction(NamedTuple):
     columns: Rows
     rows: Rows
 
+    def mixed(self, vectors: Vectors, own: Matrix, predicted: Matrix, share: float) -> Matrix:
+        """Return the `own` vectors of the candidates, cold ones mixed with what is `predicted` for all of `cold`."""
+        moved = own.copy()
+        moved[self.columns] = mix_keeping_spread(vectors.items[self.cold], predicted, share)[self.rows]
+        return moved
+
 
 class ColdStartTask:
     """A validation task cut down to its candidates, which offers the item vectors of every cold start worth trying."""
@@ -108,7 +120,7 @@ class ColdStartTask:
         self.setting = task.setting
         self._kernel = kernel
         self._predictions: list[_Prediction] = []
-        if kernel is not None and task.setting == "zero_shot":
+        if kernel is not None and task.setting != "full_shot":
             for reads_profiles in kernel.choices:
                 cold, ridge = kernel.predictable_items(reads_profiles), kernel.ridge(reads_profiles)
                 both, columns, rows = np.intersect1d(self.columns, cold, assume_unique=True, return_indices=True)
@@ -116,8 +128,36 @@ class ColdStartTask:
                     cached = ridge.cached_kernel(cold, MAX_CACHED_CELLS // len(kernel.choices))
                     self._predictions.append(_Prediction(reads_profiles, ridge, cold, cached, columns, rows))
 
+    def items(self, vectors: Vectors, cold_start: ColdStart) -> Matrix:
+        """Return the vectors (n_candidates, width) that the mix of one cold start gives."""
+        own = vectors.items[self.columns]
+        if self._kernel is None or not cold_start.kernel_share:
+            return own
+        targets = shifted_to_unseen(vectors, self._kernel.warm)
+        for one in self._predictions:
+            if one.reads_profiles == cold_start.reads_profiles:
+                return one.mixed(
+                    vectors, own, one.ridge.predict(targets, one.cold, one.kernel), cold_start.kernel_share
+                )
+        return own
+
+    def levels(self, vectors: Vectors, cold_start: ColdStart) -> Iterator[tuple[ColdStart, Matrix]]:
+        """Yield a cold start with each other level of the cold items, and the vectors it gives.
+
+        Nothing where all candidates are warm, or all are cold: one level is then as good as another.
+        """
+        if self._kernel is None or self.setting != SERVED:
+            return
+        warm = self._kernel.warm
+        if warm[self.columns].all() or not warm[self.columns].any():
+            return
+        items = self.items(vectors, cold_start)
+        for shift in LEVEL_SHIFTS:
+            option = cold_start._replace(shift=shift)
+            yield option, raised(items, warm[self.columns], level_shift(vectors, warm, option))
+
     def options(self, vectors: Vectors) -> Iterator[tuple[ColdStart, Matrix]]:
-        """Yield each cold start worth trying with the vectors (n_candidates, width) it gives, the towers' own first."""
+        """Yield each mix worth trying with the vectors (n_candidates, width) it gives, the towers' own first."""
         own = vectors.items[self.columns]
         yield ColdStart(), own
         if self._kernel is None or not self._predictions:
@@ -126,9 +166,25 @@ class ColdStartTask:
         for one in self._predictions:
             predicted = one.ridge.predict(targets, one.cold, one.kernel)
             for share in KERNEL_SHARES[1:]:
-                moved = own.copy()
-                moved[one.columns] = mix_keeping_spread(vectors.items[one.cold], predicted, share)[one.rows]
-                yield ColdStart(share, one.reads_profiles), moved
+                yield ColdStart(share, one.reads_profiles), one.mixed(vectors, own, predicted, share)
+
+
+def level_spread(vectors: Vectors, warm: NDArray[np.bool_]) -> float:
+    """Return the standard deviation of the warm items' mean scores over all users: how far their levels lie apart."""
+    return float((vectors.items[warm] @ vectors.users.mean(axis=0)).std()) if warm.any() else 0.0
+
+
+def level_shift(vectors: Vectors, warm: NDArray[np.bool_], cold_start: ColdStart) -> Matrix:
+    """Return what `cold_start.shift` adds to the vector (width,) of a cold item: something in its last column."""
+    shift = np.zeros(vectors.items.shape[1], dtype=np.float32)
+    if cold_start.shift:
+        shift[-1] = cold_start.shift * level_spread(vectors, warm)
+    return shift
+
+
+def raised(items: Matrix, warm: NDArray[np.bool_], shift: Matrix) -> Matrix:
+    """Return the items (n, width) with `shift` (width,) added to each that is not `warm` (n,)."""
+    return np.where(warm[:, None], items, items + shift) if shift.any() else items
 
 
 def shifted_to_unseen(vectors: Vectors, warm: NDArray[np.bool_]) -> Matrix:

@@ -42,11 +42,26 @@ class ColdStart(NamedTuple):
     """How a network's cold items get their vectors: partly from kernel ridge regression, the rest from their tower.
 
     `kernel_share` is the weight of the kernel ridge prediction, 0 to 1. The kernel compares item texts, and with
-    `reads_profiles` item profiles too. See `cold_start.py`.
+    `reads_profiles` item profiles too. `shift` raises all cold items beside the warm ones, in standard deviations of
+    the warm items' mean scores. See `cold_start.py`.
     """
 
     kernel_share: float = 0.0
     reads_profiles: bool = True
+    shift: float = 0.0
+
+
+class TriedColdStart(NamedTuple):
+    """A cold start that validation tried, with its Recall@20 and NDCG@20."""
+
+    cold_start: ColdStart
+    recall: float
+    ndcg: float
+
+    @property
+    def value(self) -> float:
+        """What validation compares."""
+        return self.recall + self.ndcg
 
 
 @dataclass(frozen=True)
@@ -55,14 +70,16 @@ class Selection:
 
     `epochs` holds the number of epochs for each evaluation setting; a model that is not trained in epochs tries several
     `options` instead, and `epochs` holds the number of the best trial. `options` holds the chosen hyperparameters by
-    name for each setting, and `cold_start` how cold items get their vectors in each; both are {} where a model has no
-    such choice. `curve` has one row per epoch (or trial), setting and validation metric.
+    name for each setting, and `cold_start` how cold items get their vectors in each; both lack the settings in which a
+    model has no such choice. `curve` has one row per epoch (or trial), setting and validation metric. `tried` are the
+    cold starts that were compared where warm and cold items are ranked together.
     """
 
     epochs: Mapping[EvaluationSetting, int]
     cold_start: Mapping[EvaluationSetting, ColdStart] = field(default_factory=dict)
     curve: Sequence[CurveRow] = ()
     options: Mapping[EvaluationSetting, Options] = field(default_factory=dict)
+    tried: Sequence[TriedColdStart] = ()
 
     @classmethod
     def of_epochs(cls, epochs: int, cold_start: ColdStart | None = None) -> Selection:
@@ -74,6 +91,16 @@ class Selection:
         """Return the metric at the chosen epoch of each setting; None where no validation task had that setting."""
         measured = {(row["setting"], row["metric"], row["epoch"]): row["value"] for row in reversed(self.curve)}
         return {setting: measured.get((setting, metric, epoch)) for setting, epoch in self.epochs.items()}
+
+
+def curve_rows(
+    epoch: int, setting: EvaluationSetting, measured: TriedColdStart, loss: float = float("nan")
+) -> list[CurveRow]:
+    """Return the rows of a curve for what was measured in one setting at one epoch."""
+    return [
+        {"epoch": epoch, "loss": loss, "setting": setting, "metric": metric, "value": getattr(measured, metric)}
+        for metric in ("recall", "ndcg")
+    ]
 
 
 @dataclass

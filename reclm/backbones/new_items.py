@@ -4,7 +4,8 @@ In: final vectors, and the current texts, text embeddings and profile embeddings
 item. It is predicted by kernel ridge regression that is fitted on all items of the backbone: from texts, text
 embeddings and, where validation found them useful, profile embeddings to the vector that the item would have without
 interactions (`Vectors.unseen`), blended with its trained vector by the share that validation found best for cold items.
-From the trained vector the mean advantage of items with interactions is subtracted first.
+From the trained vector the mean advantage of items with interactions is subtracted first, and what validation added to
+the level of cold items (`ColdStart.shift`) is added in the end.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from reclm.backbones.cold_start import mix, shifted_to_unseen
+from reclm.backbones.cold_start import level_shift, mix, shifted_to_unseen
 from reclm.backbones.features import Matrix, present
 from reclm.backbones.fitted import ColdStart, Fitted
 from reclm.backbones.kernel_ridge import item_sources, predict_all, rows_without_source
-from reclm.dataset import EvaluationSetting, TrainingData
-
-SETTING: EvaluationSetting = "full_shot"
+from reclm.dataset import SERVED, TrainingData
 
 
 def predicted_vectors(fitted: Fitted, cold_start: ColdStart, data: TrainingData) -> Matrix:
@@ -29,14 +28,15 @@ def predicted_vectors(fitted: Fitted, cold_start: ColdStart, data: TrainingData)
     on; the other rows are predictions too. Where validation found texts alone to be better, profiles are used only
     for items without a text.
     """
-    learned = fitted.vectors[SETTING]
+    learned = fitted.vectors[SERVED]
     position = np.array([fitted.item_position.get(item, -1) for item in data.item_ids.tolist()])
     targets = np.zeros((len(data.item_ids), learned.items.shape[1]), dtype=np.float32)
     source = learned.items
+    cold = ~present(fitted.item_id_vectors)  # at the time of the fit; users may have been forgotten since
+    shift = level_shift(learned, ~cold, cold_start)
     if learned.unseen is not None:
-        cold = ~present(fitted.item_id_vectors)  # at the time of the fit; users may have been forgotten since
         source = mix(learned.unseen, shifted_to_unseen(learned, ~cold), cold_start.kernel_share)
-        source[cold] = learned.items[cold]
+        source[cold] = learned.items[cold] - shift
     targets[position >= 0] = source[position[position >= 0]]
     profiles = None if fitted.description["variant"] == "base" else data.item_profile
     vectors = np.full_like(targets, np.nan)
@@ -48,5 +48,5 @@ def predicted_vectors(fitted: Fitted, cold_start: ColdStart, data: TrainingData)
         found = predict_all(sources, (position >= 0).astype(np.int64), targets, linear=True)
         if found is not None:
             predicted = missing & ~rows_without_source(sources)
-            vectors[predicted] = found[predicted]
+            vectors[predicted] = found[predicted] + shift
     return vectors

@@ -1,9 +1,9 @@
 """Say in two sentences what a run found.
 
 In: an `evaluation` artifact and the champion. Out: the two sentences. The first says which model is champion and how it
-compares with simple baselines, on known (warm) and on new (cold) items. The second says whether profiles help beyond
-the control, the same model with the profiles shuffled among users and items (RecLM, arXiv 2412.19302, compares with and
-without profiles; a shuffled control also removes the effect of more parameters).
+compares with simple baselines, on known (warm), on new (cold) and on all items. The second says whether profiles help
+beyond the control, the same model with the profiles shuffled among users and items (RecLM, arXiv 2412.19302, compares
+with and without profiles; a shuffled control also removes the effect of more parameters).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 METRIC = "recall"
 USUAL_K = 20
-SETTING_LABELS = {"full_shot": "warm", "zero_shot": "cold"}
+SETTING_LABELS = {"full_shot": "warm", "zero_shot": "cold", "mixed": "all"}
 BASELINES = {
     "full_shot": {"popularity": "popularity", "ease": "EASE"},
     "zero_shot": {"predicted_popularity": "predicted popularity", "content_knn": "content-kNN"},
+    "mixed": {"popularity": "popularity", "ease": "EASE"},
 }
 WRITTEN_AS = {"base": "without profiles", "augment": "with profiles", "shuffled": "with shuffled profiles"}
 VERDICTS = {
     (True, False): "profiles help on this data",
     (False, True): "profiles hurt on this data",
-    (True, True): "profiles help in one setting and hurt in the other on this data",
+    (True, True): "profiles help in some settings and hurt in others on this data",
     (False, False): "no difference that chance could not explain, so profiles bring no proven gain on this data",
 }
 

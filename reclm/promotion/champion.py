@@ -12,6 +12,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from reclm.dataset import SERVED
 from reclm.errors import WorkspaceError
 from reclm.progress import detail
 from reclm.storage import artifacts
@@ -46,7 +47,7 @@ def publish(settings: Settings, served: Artifact) -> None:
     from reclm.features.fused import publish_fused
 
     backbone = load_backbone(served.path)
-    fitted, vectors = backbone.fitted, backbone.fitted.vectors["full_shot"]
+    fitted, vectors = backbone.fitted, backbone.fitted.vectors[SERVED]
     narrow = backbone.publishes_vectors
     publish_fused(
         settings,

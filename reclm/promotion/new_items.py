@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reclm.dataset import SERVED
 from reclm.errors import ModelError
 from reclm.progress import detail
 from reclm.promotion import champion
@@ -20,10 +21,7 @@ from reclm.storage import artifacts
 
 if TYPE_CHECKING:
     from reclm.backbones.base import Backbone
-    from reclm.dataset import EvaluationSetting
     from reclm.settings.tree import Settings
-
-SETTING: EvaluationSetting = "full_shot"
 
 
 def place_new_items(settings: Settings) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def with_new_items(settings: Settings, backbone: Backbone, version: str) -> Back
 
     ids, vectors = load_fused(settings, "item", version)
     new = ~np.isin(ids, backbone.fitted.item_ids)
-    width = backbone.fitted.vectors[SETTING].items.shape[1]
+    width = backbone.fitted.vectors[SERVED].items.shape[1]
     if new.any() and vectors.shape[1] != width:
         raise ModelError(f"published vectors of {version} have {vectors.shape[1]} numbers, the model's {width}")
     return backbone.extended(ids[new], vectors[new]) if new.any() else backbone

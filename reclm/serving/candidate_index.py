@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.backbones.ranking import NO_ITEM, top_k
+from reclm.dataset import SERVED
 from reclm.errors import ArtifactError, WorkspaceError
 from reclm.promotion import champion
 from reclm.promotion.new_items import with_new_items
@@ -98,7 +99,7 @@ class CandidateIndex:
             found = self._approximate(vector, k, excluded)
             if len(found[0]) == min(k, len(self.item_ids) - len(np.unique(excluded))):
                 return found
-        scores = np.require(self.backbone.score_vectors(vector[None], "full_shot"), np.float32, ["C", "W"])
+        scores = np.require(self.backbone.score_vectors(vector[None], SERVED), np.float32, ["C", "W"])
         scores[0, excluded] = -np.inf
         if allowed is not None:
             scores[0, ~allowed] = -np.inf
@@ -142,7 +143,7 @@ class CandidateIndex:
     @cached_property
     def directions(self) -> NDArray[np.float32]:
         """Return the item vectors at unit length, without biases (n_items, width - 1)."""
-        vectors = self.backbone.fitted.vectors["full_shot"].items[:, :-1]
+        vectors = self.backbone.fitted.vectors[SERVED].items[:, :-1]
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.ascontiguousarray(vectors / np.where(length > 0, length, 1), dtype=np.float32)
 
@@ -259,7 +260,7 @@ def _approximate_index(settings: Settings, backbone: Backbone) -> tuple[Any, flo
     """Build (faiss index over the item vectors, its recall of the exact top 20 on a sample of users)."""
     import faiss
 
-    vectors = backbone.fitted.vectors["full_shot"]
+    vectors = backbone.fitted.vectors[SERVED]
     ann = faiss.IndexHNSWFlat(vectors.items.shape[1], HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
     ann.hnsw.efConstruction, ann.hnsw.efSearch = HNSW_BUILD_WIDTH, HNSW_SEARCH_WIDTH
     ann.add(np.ascontiguousarray(vectors.items))

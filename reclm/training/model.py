@@ -111,6 +111,9 @@ def train_one(settings: Settings, snapshots: Snapshots, parameters: dict[str, An
             "epochs": dict(selection.epochs),
             "options": trained.refitted.fitted.description.get("options", {}),
             "cold_start": trained.refitted.fitted.description.get("cold_start", {}),
+            "cold_start_tried": [
+                one.cold_start._asdict() | {"recall": one.recall, "ndcg": one.ndcg} for one in selection.tried
+            ],
             "as_of": snapshot_as_of(settings, "final").isoformat(),
         }
     return artifacts.version_of(KIND, parameters, parents)

@@ -17,6 +17,7 @@ import duckdb
 import pytest
 from integration import pipeline
 
+from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import ModelError
 from reclm.promotion.policy import validation_value
 from reclm.settings.loading import load
@@ -61,7 +62,7 @@ class TestNcfWithProfilesEndToEnd:
         made = artifacts.all_of(Workspace(shop), "backbone")
         recorded = [read_json(one.path / "config.json")["cold_start"] for one in made]
         assert recorded == [one.metrics["cold_start"] for one in made]
-        assert all(set(one) == {"full_shot", "zero_shot"} for one in recorded)
+        assert all(set(one) == set(EVALUATION_SETTINGS) for one in recorded)
         assert any(cold_start["kernel_share"] for one in recorded for cold_start in one.values())
 
     def test_the_decision_that_made_it_champion_is_a_row_of_the_warehouse(self, shop: Path) -> None:

@@ -12,6 +12,7 @@ from integration import serving_world as world
 from unit import backbones_world as bw
 
 import reclm
+from reclm.dataset import SERVED
 from reclm.errors import WorkspaceError
 from reclm.features.fused import publish_items
 from reclm.settings.tree import Settings
@@ -42,7 +43,7 @@ class TestLoadingTheChampion:
     def test_it_knows_the_items_added_since_training(self, shop: Settings) -> None:
         before = reclm.load_champion(shop.paths.root)
         like = before.fitted.item_position["item '0'"]
-        vector = before.fitted.vectors["full_shot"].items[[like]]
+        vector = before.fitted.vectors[SERVED].items[[like]]
         version = read_json(shop.paths.champion)["version"]
         publish_items(shop, version, ["brand new"], np.ascontiguousarray(vector), world.AS_OF)
         similar, _ = reclm.load_champion(shop.paths.root).similar_items("brand new", k=1)

@@ -17,7 +17,7 @@ from scipy import sparse
 from unit import backbones_world as bw
 
 from reclm.backbones.ranking import BackboneScorer, rank
-from reclm.dataset import EvaluationTask
+from reclm.dataset import SERVED, EvaluationTask
 from reclm.features.fused import load_fused
 from reclm.serving.candidate_index import load_index
 from reclm.serving.filters import RankingRequest
@@ -289,7 +289,7 @@ class TestTheServiceRanksAsEvaluationDoes:
         everybody = EvaluationTask(
             "final", "full_shot", data.interactions, data.interactions, np.ones(bw.N_ITEMS, dtype=bool)
         )
-        expected = rank(BackboneScorer(index.backbone, "full_shot"), everybody, 20, batch_size=1)
+        expected = rank(BackboneScorer(index.backbone, SERVED), everybody, 20, batch_size=1)
         with opened_client(settings) as client:
             for row, user in enumerate(data.user_ids.tolist()):
                 found = recommend(client, user_id=user, k=20)
@@ -299,7 +299,7 @@ class TestTheServiceRanksAsEvaluationDoes:
             cold = data.item_ids[bw.COLD].tolist()
             found = recommend(client, user_id=USER, items=cold)
             task = EvaluationTask("final", "full_shot", data.interactions, data.interactions, bw.COLD)
-            expected = rank(BackboneScorer(index.backbone, "full_shot"), task, len(cold), batch_size=1)
+            expected = rank(BackboneScorer(index.backbone, SERVED), task, len(cold), batch_size=1)
             assert [one["item_id"] for one in found["items"]] == data.item_ids[expected[3]].tolist()
 
     def test_for_new_users_folded_in(self, of_every_backbone: Settings) -> None:

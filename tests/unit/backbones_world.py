@@ -84,10 +84,11 @@ def toy_data() -> TrainingData:
 def toy_tasks(data: TrainingData) -> list[EvaluationTask]:
     withheld, fond = np.zeros((N_USERS, N_ITEMS)), (USER_CIRCLE[:, None] == ITEM_CIRCLE) & COLD
     withheld[np.arange(N_USERS), WITHHELD] = 1
-    nothing = sparse.csr_matrix((N_USERS, N_ITEMS))
+    nothing, both = sparse.csr_matrix((N_USERS, N_ITEMS)), np.ones(N_ITEMS, dtype=bool)
     return [
         EvaluationTask("select", "full_shot", sparse.csr_matrix(withheld), data.interactions, ~COLD),
         EvaluationTask("select", "zero_shot", sparse.csr_matrix(fond.astype(float)), nothing, COLD),
+        EvaluationTask("select", "mixed", sparse.csr_matrix(withheld + fond), data.interactions, both),
     ]
 
 

@@ -57,6 +57,7 @@ def _fill_warehouse(path: Path) -> None:
     }
     known = interactions()[KNOWN]
     setting_pairs = [("full_shot", p) for p in pairs[TEST]] + [("zero_shot", p) for p in pairs[ZERO]]
+    setting_pairs += [("mixed", p) for p in pairs[TEST] + pairs[ZERO]]
     tables: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
         "dim_users": (
             "user_id varchar, user_index bigint",
@@ -76,11 +77,12 @@ def _fill_warehouse(path: Path) -> None:
         ),
         "fct_mask": (
             "snapshot varchar, setting varchar, user_id varchar, item_id varchar",
-            [("final", "full_shot", str(u), str(i)) for u, i in pairs[KNOWN]],
+            [("final", setting, str(u), str(i)) for setting in ("full_shot", "mixed") for u, i in pairs[KNOWN]],
         ),
         "fct_candidates": (
             "snapshot varchar, setting varchar, item_id varchar",
-            [("final", "zero_shot" if COLD[n] else "full_shot", str(i)) for n, i in enumerate(ITEM_IDS)],
+            [("final", "zero_shot" if COLD[n] else "full_shot", str(i)) for n, i in enumerate(ITEM_IDS)]
+            + [("final", "mixed", str(i)) for i in ITEM_IDS],
         ),
         "fct_known_interactions": (
             "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamp",

@@ -2,7 +2,8 @@
 
 For users and items without interactions, or with few, kernel ridge regression from profiles and texts predicts the
 factors (`kernel_ridge.py`). A final vector is w * own + (1 - w) * predicted with w = n / (n + tau) for an entity with n
-interactions, and w = 0 without any. There are no epochs to choose: `select` chooses tau, the only option.
+interactions, and w = 0 without any. There are no epochs to choose: `select` chooses tau, the only option, and where
+warm and cold items are ranked together also the level of the cold ones (`cold_start.py`).
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from reclm.backbones.base import Backbone
+from reclm.backbones.cold_start import LEVEL_SHIFTS, level_shift, raised
 from reclm.backbones.features import Matrix
-from reclm.backbones.fitted import CurveRow, Fitted, Selection, Vectors
+from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, TriedColdStart, Vectors, curve_rows
 from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.kernel_ridge import embedding_sources, item_sources, predict_all
 from reclm.backbones.metrics import recall_and_ndcg
-from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.dataset import EVALUATION_SETTINGS, SERVED, EvaluationSetting, EvaluationTask, TrainingData, Variant
 
 BLENDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """The values of tau that validation tries, in interactions. A larger one trusts predictions more, own factors less."""
@@ -64,18 +66,20 @@ class FactorBackbone(Backbone):
 
     def _finish(self, data: TrainingData, variant: Variant, seed: int, selection: Selection, factors: _Factors) -> None:
         taus = {setting: self._tau(selection, setting) for setting in EVALUATION_SETTINGS}
+        levels = selection.cold_start
         self.restore(
             Fitted(
                 user_ids=data.user_ids,
                 item_ids=data.item_ids,
                 known=data.interactions,
-                vectors={setting: factors.blended(tau) for setting, tau in taus.items()},
+                vectors={s: factors.blended(tau, levels.get(s, ColdStart())) for s, tau in taus.items()},
                 user_id_vectors=_missing_where(factors.users, factors.user_interactions == 0),
                 item_id_vectors=_missing_where(factors.items, factors.item_interactions == 0),
                 description={
                     "variant": variant,
                     "seed": seed,
                     "options": {setting: {"tau": tau} for setting, tau in taus.items()},
+                    "cold_start": {setting: level._asdict() for setting, level in levels.items()},
                     "snapshot": data.snapshot,
                 },
             )
@@ -93,31 +97,42 @@ class _Factors:
     user_interactions: NDArray[np.int64]
     item_interactions: NDArray[np.int64]
 
-    def blended(self, tau: float) -> Vectors:
-        """Return final vectors with the blend `tau`."""
+    def blended(self, tau: float, level: ColdStart) -> Vectors:
+        """Return final vectors with the blend `tau`, cold items raised by `level.shift`."""
         users = _blend(self.users, self.predicted_users, self.user_interactions, tau)
         items = _blend(self.items, self.predicted_items, self.item_interactions, tau)
-        return Vectors(np.column_stack([users, np.ones(len(users), dtype=np.float32)]), items, self.predicted_items)
+        vectors = Vectors(np.column_stack([users, np.ones(len(users), dtype=np.float32)]), items, self.predicted_items)
+        warm = self.item_interactions > 0
+        return replace(vectors, items=raised(items, warm, level_shift(vectors, warm, level)))
 
 
 def _best_blends(factors: _Factors, tasks: Sequence[EvaluationTask]) -> Selection:
     """Choose the blend with the best Recall@20 + NDCG@20 of each setting; one without a task gets the largest."""
-    best: dict[EvaluationSetting, tuple[float, int]] = {}
-    curve: list[CurveRow] = []
-    for position, tau in enumerate(BLENDS):
-        vectors = factors.blended(tau)
-        for task in tasks:
-            metrics = recall_and_ndcg(lambda rows, v=vectors: v.users[rows] @ v.items.T, task)  # type: ignore[misc]
-            curve += [
-                {"epoch": position, "loss": float("nan"), "setting": task.setting, "metric": metric, "value": value}
-                for metric, value in metrics.items()
-            ]
-            total = sum(metrics.values())
-            if task.setting not in best or total > best[task.setting][0]:
-                best[task.setting] = (total, position)
-    largest = max(position for _, position in best.values())
-    epochs = {s: best[s][1] if s in best else largest for s in EVALUATION_SETTINGS}
-    return Selection(epochs, options={s: {"tau": BLENDS[position]} for s, position in epochs.items()}, curve=curve)
+    found = {task.setting: [_measured(factors, tau, ColdStart(), task) for tau in BLENDS] for task in tasks}
+    best = {setting: int(np.argmax([one.value for one in measured])) for setting, measured in found.items()}
+    epochs = {setting: best.get(setting, max(best.values())) for setting in EVALUATION_SETTINGS}
+    taus = {setting: {"tau": BLENDS[position]} for setting, position in epochs.items()}
+    levels: dict[EvaluationSetting, ColdStart] = {}
+    tried: list[TriedColdStart] = []
+    for task in tasks:
+        if task.setting == SERVED:
+            position, tau = epochs[SERVED], taus[SERVED]["tau"]
+            others = [_measured(factors, tau, ColdStart(shift=shift), task) for shift in LEVEL_SHIFTS]
+            tried = [found[SERVED][position], *others]
+            found[SERVED][position] = max(tried, key=lambda one: one.value)
+            levels[SERVED] = found[SERVED][position].cold_start
+    curve = [
+        row
+        for setting, measured in found.items()
+        for position, one in enumerate(measured)
+        for row in curve_rows(position, setting, one)
+    ]
+    return Selection(epochs, levels, curve, taus, tried)
+
+
+def _measured(factors: _Factors, tau: float, level: ColdStart, task: EvaluationTask) -> TriedColdStart:
+    vectors = factors.blended(tau, level)
+    return TriedColdStart(level, **recall_and_ndcg(lambda rows: vectors.users[rows] @ vectors.items.T, task))
 
 
 def _blend(own: Matrix, predicted: Matrix | None, interactions: NDArray[np.int64], tau: float) -> Matrix:

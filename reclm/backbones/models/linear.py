@@ -27,7 +27,7 @@ from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import CurveRow, Fitted, Options, Selection, Vectors
 from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.metrics import MAX_VALIDATION_USERS, recall_and_ndcg
-from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.dataset import EVALUATION_SETTINGS, SERVED, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 
 Grid = Mapping[str, tuple[float, ...]]
@@ -127,28 +127,28 @@ class LinearBackbone(Backbone):
     def learn_to_fold_in(self, data: TrainingData, seed: int) -> None:
         """There is nothing to learn: a user's vector is the history."""
 
-    def user_vectors(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
+    def user_vectors(self, users: NDArray[np.int64], setting: EvaluationSetting = SERVED) -> Matrix:
         return self.fold_in(self.fitted.known[users])
 
     def fold_in(self, histories: sparse.csr_matrix, profiles: Matrix | None = None) -> Matrix:
         """Return the histories (n, n_items) as vectors (n, width); items that came after the fit say nothing."""
-        width = self.fitted.vectors["full_shot"].items.shape[1]
+        width = self.fitted.vectors[SERVED].items.shape[1]
         vectors = np.ones((histories.shape[0], width), dtype=np.float32)
         vectors[:, :-1] = histories[:, : width - 1].toarray()
         return vectors
 
     def fold_in_one(self, history: NDArray[np.int64], profile: Matrix | None = None) -> Matrix:
-        width = self.fitted.vectors["full_shot"].items.shape[1]
+        width = self.fitted.vectors[SERVED].items.shape[1]
         vector = np.zeros(width, dtype=np.float32)
         vector[history[history < width - 1]] = 1
         vector[-1] = 1
         return vector
 
-    def score(self, users: NDArray[np.int64], setting: EvaluationSetting = "full_shot") -> Matrix:
+    def score(self, users: NDArray[np.int64], setting: EvaluationSetting = SERVED) -> Matrix:
         history = self.fitted.known[users]
         return self._sums(history, np.ones((len(users), 1), dtype=np.float32), setting)
 
-    def score_vectors(self, users: Matrix, setting: EvaluationSetting = "full_shot") -> Matrix:
+    def score_vectors(self, users: Matrix, setting: EvaluationSetting = SERVED) -> Matrix:
         return self._sums(sparse.csr_matrix(users[:, :-1]), users[:, -1:], setting)
 
     def _sums(self, history: sparse.csr_matrix, bias: Matrix, setting: EvaluationSetting) -> Matrix:
@@ -173,7 +173,7 @@ class LinearBackbone(Backbone):
         seen = TrainingData(data.snapshot, fitted.user_ids, data.item_ids, history, data.texts, data.item_content)
         items = Items.of(seen, profiles)
         new = items.cold[position[items.cold] < 0]
-        vectors = np.full((len(position), fitted.vectors["full_shot"].items.shape[1]), np.nan, dtype=np.float32)
+        vectors = np.full((len(position), fitted.vectors[SERVED].items.shape[1]), np.nan, dtype=np.float32)
         vectors[new] = 0
         if len(new):
             columns = self.cold_weights(items, new, self._with_defaults("zero_shot", fitted.description["options"]))
@@ -271,7 +271,7 @@ class LinearBackbone(Backbone):
         if len(items.warm):
             warm_weights = self.warm_weights(items, complete["full_shot"])
             by_source[np.ix_(items.warm, items.warm)] = warm_weights
-            scale = complete.get("mixed", {}).get("cold_scale", 1.0)  # type: ignore[call-overload]
+            scale = complete[SERVED]["cold_scale"]
             factor = float(self._spread_factor(items, warm_weights, complete["zero_shot"])) * scale
             if len(items.cold):
                 cold_weights = self.cold_weights(items, items.cold, complete["zero_shot"])

@@ -1,16 +1,16 @@
 """The part of `Backbone` that the five networks share: train on fused vectors, validate, stop early, keep the best.
 
-`select` validates before the first epoch and every few epochs after, on warm and on cold items separately. It keeps the
-vectors of the best epoch of each, for cold items together with the best cold start (`cold_start.py`), and stops when
-neither has improved for a while. `refit` trains for the chosen epochs and keeps the vectors of each. Epoch 0 is a
-candidate like any other: there items are ranked by their biases (popularity, for cold items predicted popularity) and
-by what texts have in common.
+`select` validates before the first epoch and every few epochs after, on warm items, on cold items, and on both
+together. It keeps the vectors of the best epoch of each, where there are cold items together with the best cold start
+(`cold_start.py`), and stops when none has improved for a while. `refit` trains for the chosen epochs and keeps the
+vectors of each. Epoch 0 is a candidate like any other: there items are ranked by their biases (popularity, for cold
+items predicted popularity) and by what texts have in common.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import ColdStartKernel, ColdStartTask
 from reclm.backbones.features import Matrix, present
-from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, Vectors
+from reclm.backbones.fitted import (
+    ColdStart,
+    CurveRow,
+    Fitted,
+    Selection,
+    TriedColdStart,
+    Vectors,
+    curve_rows,
+)
 from reclm.backbones.fold_in import learn
 from reclm.backbones.fusion.fusion import Fusion
 from reclm.backbones.fusion.inputs import profiles_of
@@ -29,7 +37,7 @@ from reclm.backbones.metrics import MAX_VALIDATION_USERS, recall_and_ndcg
 from reclm.backbones.network import Network
 from reclm.backbones.reproducible import reproducible
 from reclm.backbones.trainer import Trainer
-from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.dataset import EVALUATION_SETTINGS, SERVED, EvaluationSetting, EvaluationTask, TrainingData, Variant
 from reclm.errors import ModelError
 from reclm.progress import track
 from reclm.settings.machine import device_of
@@ -65,7 +73,7 @@ class NeuralBackbone(Backbone):
         kernel = None
         with reproducible(self.runtime, seed):
             trainer = self._trainer(data, variant, seed)
-            if any(task.setting == "zero_shot" for task in tasks):
+            if any(task.setting != "full_shot" for task in tasks):
                 kernel = ColdStartKernel(data, profiles_of(data, variant, seed)[1])
             selection, states = self._train_and_validate(trainer, [ColdStartTask(task, kernel) for task in tasks])
         self._finish(data, variant, seed, selection, states, trainer.fusion, kernel)
@@ -93,7 +101,7 @@ class NeuralBackbone(Backbone):
         if not len(without_history):
             return
         for setting, vectors in self.fitted.vectors.items():
-            learned = self.fitted.fold_in if (setting, about["variant"]) == ("full_shot", "augment") else None
+            learned = self.fitted.fold_in if (setting, about["variant"]) == (SERVED, "augment") else None
             fold_in = learned or learn(vectors.users, vectors.items, known, profiles, seed)
             users = vectors.users.copy()
             users[without_history] = fold_in.vectors(vectors.items, known[without_history], profiles[without_history])
@@ -135,43 +143,59 @@ class NeuralBackbone(Backbone):
             state = _state(trainer)
             for task in tasks:
                 setting = task.setting
-                value, cold_start, metrics = self._validate(trainer.network, state[0], task)
-                curve += [
-                    {"epoch": epoch, "loss": loss, "setting": setting, "metric": metric, "value": one}
-                    for metric, one in metrics.items()
-                ]
+                options: Iterable[tuple[ColdStart, Matrix]] = task.options(state[0])
+                if setting == SERVED:  # with the cold start of cold items alone, until the epoch is chosen
+                    one = cold_starts.get(epoch, ColdStart())
+                    options = [(one, task.items(state[0], one))]
+                tried = self._tried(trainer.network, state[0].users, task, options)
+                chosen = max(tried, key=lambda one: one.value)
                 if setting == "zero_shot":
-                    cold_starts[epoch] = cold_start
-                if setting not in best or value > best[setting][0]:
-                    best[setting], states[setting] = (value, epoch), state
+                    cold_starts[epoch] = _naming_a_kernel(chosen.cold_start, tried)
+                curve += curve_rows(epoch, setting, chosen, loss)
+                if setting not in best or chosen.value > best[setting][0]:
+                    best[setting], states[setting] = (chosen.value, epoch), state
             if all(epoch - at >= train.patience * train.validate_every for _, at in best.values()):
                 break
         latest = max(best, key=lambda setting: best[setting][1])  # for a setting without a task
         epochs = {setting: best.get(setting, best[latest])[1] for setting in EVALUATION_SETTINGS}
-        chosen = {setting: cold_starts.get(epoch, ColdStart()) for setting, epoch in epochs.items()}
+        cold_start = {setting: cold_starts.get(epoch, ColdStart()) for setting, epoch in epochs.items()}
         kept = {setting: states.get(setting, states[latest]) for setting in EVALUATION_SETTINGS}
-        return Selection(epochs, chosen, curve), kept
+        selection = Selection(epochs, cold_start, curve)
+        for task in tasks:
+            if task.setting == SERVED:
+                selection = self._with_served_cold_start(selection, task, kept[SERVED])
+        return selection, kept
 
-    def _validate(
-        self, network: Network, vectors: Vectors, task: ColdStartTask
-    ) -> tuple[float, ColdStart, dict[str, float]]:
-        """Return the best Recall@20 + NDCG@20 over the task's cold starts, that cold start, and the two metrics.
+    def _with_served_cold_start(self, selection: Selection, task: ColdStartTask, state: State) -> Selection:
+        """Choose mix and level of cold items where they are ranked beside warm ones, at the epoch that was chosen."""
+        vectors, network = state[0], self._loaded_network(state[1])
+        mixes = self._tried(network, vectors.users, task, task.options(vectors))
+        mix = max(mixes, key=lambda one: one.value)
+        levels = self._tried(network, vectors.users, task, task.levels(vectors, mix.cold_start))
+        chosen, epoch = max([mix, *levels], key=lambda one: one.value), selection.epochs[SERVED]
+        cold_start = _naming_a_kernel(chosen.cold_start, mixes)
+        others = [row for row in selection.curve if (row["setting"], row["epoch"]) != (SERVED, epoch)]
+        loss = next(row["loss"] for row in selection.curve if row["epoch"] == epoch)
+        return replace(
+            selection,
+            cold_start={**selection.cold_start, SERVED: cold_start},
+            curve=[*others, *curve_rows(epoch, SERVED, chosen, loss)],
+            tried=[*mixes, *levels],
+        )
 
-        Where the towers alone are best, the result still names the better kernel, because items that come later have no
-        tower.
-        """
-        found = []
-        for cold_start, items in task.options(vectors):
+    def _tried(
+        self, network: Network, users: Matrix, task: ColdStartTask, options: Iterable[tuple[ColdStart, Matrix]]
+    ) -> list[TriedColdStart]:
+        """Measure each cold start of `options`, given with the vectors of the task's candidates."""
+        tried = []
+        for cold_start, items in options:
             metrics = recall_and_ndcg(
-                lambda users, items=items: self._product(network, vectors.users[users], items),  # type: ignore[misc]
+                lambda rows, items=items: self._product(network, users[rows], items),  # type: ignore[misc]
                 task.task,
                 self.validation_users,
             )
-            found.append((sum(metrics.values()), cold_start, metrics))
-        value, cold_start, metrics = max(found, key=lambda one: one[0])
-        if not cold_start.kernel_share and len(found) > 1:
-            cold_start = ColdStart(0.0, max(found[1:], key=lambda one: one[0])[1].reads_profiles)
-        return value, cold_start, metrics
+            tried.append(TriedColdStart(cold_start, **metrics))
+        return tried
 
     def _finish(
         self,
@@ -185,7 +209,7 @@ class NeuralBackbone(Backbone):
     ) -> None:
         """Move cold items as the selection says and take over the fitted model."""
         vectors = {setting: states[setting][0] for setting in EVALUATION_SETTINGS}
-        if any(cold_start.kernel_share for cold_start in selection.cold_start.values()):
+        if any(cold_start.kernel_share or cold_start.shift for cold_start in selection.cold_start.values()):
             kernel = kernel or ColdStartKernel(data, profiles_of(data, variant, seed)[1])
             vectors = {s: replace(v, items=kernel.apply(v, selection.cold_start[s])) for s, v in vectors.items()}
         user_ids, item_ids = (
@@ -213,20 +237,20 @@ class NeuralBackbone(Backbone):
 
     def restore(self, fitted: Fitted) -> None:
         super().restore(fitted)
-        for setting in EVALUATION_SETTINGS:
-            prefix = f"{setting}/network."
-            state = {
-                k.removeprefix(prefix): torch.from_numpy(v) for k, v in fitted.networks.items() if k.startswith(prefix)
-            }
-            network = self.network()
-            try:
-                network.load_state_dict(state)
-            except RuntimeError:
-                raise ModelError(
-                    f"this {self.name} was trained by another version of reclm whose network had other layers; "
-                    "run `reclm train`, then `reclm promote`"
-                ) from None
-            self._networks[setting] = network.eval()
+        self._networks = {s: self._loaded_network(fitted.networks, f"{s}/network.") for s in EVALUATION_SETTINGS}
+
+    def _loaded_network(self, parameters: Mapping[str, NDArray[Any]], prefix: str = "network.") -> Network:
+        network = self.network()
+        try:
+            network.load_state_dict(
+                {k.removeprefix(prefix): torch.from_numpy(v) for k, v in parameters.items() if k.startswith(prefix)}
+            )
+        except RuntimeError:
+            raise ModelError(
+                f"this {self.name} was trained by another version of reclm whose network had other layers; "
+                "run `reclm train`, then `reclm promote`"
+            ) from None
+        return network.eval()
 
     def _score(self, users: Matrix, items: Matrix, setting: EvaluationSetting) -> Matrix:
         return self._product(self._networks[setting], users, items)
@@ -234,6 +258,17 @@ class NeuralBackbone(Backbone):
     def _product(self, network: Network, users: Matrix, items: Matrix) -> Matrix:
         """Score stored vectors, (b, n_items). Networks that do not score by inner product override it."""
         return users @ items.T
+
+
+def _naming_a_kernel(cold_start: ColdStart, mixes: Sequence[TriedColdStart]) -> ColdStart:
+    """Return the cold start; where the towers alone are best, with the better kernel of `mixes`, the towers' own first.
+
+    Items that come later have no tower, so a kernel must give them their vectors.
+    """
+    if cold_start.kernel_share or len(mixes) < 2:
+        return cold_start
+    kernel = max(mixes[1:], key=lambda one: one.value).cold_start
+    return cold_start._replace(reads_profiles=kernel.reads_profiles)
 
 
 def _state(trainer: Trainer) -> State:

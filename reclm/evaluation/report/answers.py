@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from reclm.dataset import SERVED
 from reclm.evaluation.report.findings import (
     COLD,
     WARM,
@@ -23,8 +24,12 @@ from reclm.evaluation.report.findings import (
 )
 from reclm.evaluation.report.sources import ZERO_SHOT_ITEMS, Sources
 
-ITEM_GROUPS = {WARM: "known items", COLD: "new items"}
-COMPARED_BASELINES = {WARM: ("popularity", "ease"), COLD: ("predicted_popularity", "content_knn")}
+ITEM_GROUPS = {WARM: "known items", COLD: "new items", SERVED: "items, known and new together,"}
+COMPARED_BASELINES = {
+    WARM: ("popularity", "ease"),
+    COLD: ("predicted_popularity", "content_knn"),
+    SERVED: ("popularity", "ease"),
+}
 BASELINE_NAMES = {
     "popularity": "popularity",
     "ease": "EASE",
@@ -68,6 +73,7 @@ def answers(sources: Sources, found: Findings) -> list[Answer]:
     result: list[Answer | None] = [_which_model(sources, found)]
     if found.subject is not None:
         result += [
+            _how_good(sources, found, SERVED, "How good are its lists as served, known and new items together?"),
             _how_good(sources, found, WARM, "How good are its recommendations of known items?"),
             _how_good(sources, found, COLD, "How good are they for new items, without interactions?"),
             _are_profiles_worth_it(sources, found),

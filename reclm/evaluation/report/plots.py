@@ -25,8 +25,8 @@ THEME_COLOUR = "#010203"
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7a8b00", "#882255", "#44aa99")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h")
 VARIANT_COLOURS = {"baseline": "#8a8a8a", "base": PALETTE[0], "augment": PALETTE[4], "shuffled": PALETTE[3]}
-SETTING_LINES = {"full_shot": "-", "zero_shot": "--"}
-SETTING_NAMES = {"full_shot": "full-shot", "zero_shot": "zero-shot"}
+SETTING_LINES = {"full_shot": "-", "zero_shot": "--", "mixed": ":"}
+SETTING_NAMES = {"full_shot": "full-shot", "zero_shot": "zero-shot", "mixed": "mixed"}
 BAND_TITLES = {
     "activity": "known interactions of the user",
     "coldness": "known interactions of the item",

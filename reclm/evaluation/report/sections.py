@@ -17,7 +17,11 @@ from reclm.evaluation.report import reference
 from reclm.evaluation.report.findings import verdict
 from reclm.evaluation.report.sources import Sources
 
-SETTING_TITLES = {"full_shot": "Full-shot: warm items", "zero_shot": "Zero-shot: items without interactions"}
+SETTING_TITLES = {
+    "full_shot": "Full-shot: warm items",
+    "zero_shot": "Zero-shot: items without interactions",
+    "mixed": "Mixed: warm and cold items together, as they are served",
+}
 HEADLINE_K = 20
 HEADLINE_METRICS = ("recall", "ndcg")
 

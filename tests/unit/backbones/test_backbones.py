@@ -24,7 +24,7 @@ from unit.backbones_world import (
 from reclm.backbones.base import Backbone
 from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.loading import load_backbone
-from reclm.dataset import EVALUATION_SETTINGS
+from reclm.dataset import EVALUATION_SETTINGS, SERVED
 from reclm.errors import ModelError
 from reclm.settings.recommenders import BACKBONES
 
@@ -189,7 +189,7 @@ class TestFitting:
 
     @pytest.mark.parametrize("name", NEURAL)
     def test_keeps_the_vectors_of_each_chosen_epoch(self, name):
-        both = toy_fitted(name, epochs={"full_shot": 2, "zero_shot": 4})
+        both = toy_fitted(name, epochs={"full_shot": 2, "zero_shot": 4, "mixed": 4})
         early = toy_fitted(name, epochs=2)
         np.testing.assert_array_equal(both.score(np.arange(5), "full_shot"), early.score(np.arange(5)))
         assert not np.array_equal(both.score(np.arange(5), "full_shot"), both.score(np.arange(5), "zero_shot"))
@@ -227,7 +227,7 @@ class TestFitting:
             np.testing.assert_array_equal(vectors.users[others], before[setting][others])
             moved = np.abs(vectors.users[strangers] - before[setting][strangers]).max(axis=1)
             assert (moved > 1e-3).all() == (name in NEURAL)
-            if name in NEURAL and setting == "full_shot":
+            if name in NEURAL and setting == SERVED:
                 np.testing.assert_allclose(vectors.users[strangers], folded, rtol=1e-5)
         ids, _ = backbone.recommend(np.array(USERS)[strangers].tolist(), k=4)
         circles = np.array([[ITEM_CIRCLE[ITEMS.index(item)] for item in row] for row in ids])

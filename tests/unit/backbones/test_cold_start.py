@@ -13,8 +13,11 @@ from unit import backbones_world as bw
 from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import (
     KERNEL_SHARES,
+    LEVEL_SHIFTS,
     ColdStartKernel,
     ColdStartTask,
+    level_shift,
+    level_spread,
     mix,
     mix_keeping_spread,
     shifted_to_unseen,
@@ -29,6 +32,7 @@ from reclm.backbones.kernel_ridge import (
     rows_without_source,
 )
 from reclm.backbones.metrics import recall_and_ndcg
+from reclm.dataset import EVALUATION_SETTINGS, SERVED
 
 DATA = bw.toy_data()
 NEURAL = ("biasmf", "ncf", "lightgcn", "sgl", "simgcl")
@@ -173,7 +177,7 @@ class TestColdStartKernel:
         kernel = ColdStartKernel(DATA, DATA.item_profile if False in choices else None)
         items, unseen = np.random.default_rng(4).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
         vectors = final(items, unseen)
-        warm, all_cold = bw.toy_tasks(DATA)
+        warm, all_cold, _ = bw.toy_tasks(DATA)
         fewer = all_cold.candidates.copy()
         fewer[COLD[0]] = False  # cold, and no candidate: it is moved with the others all the same
         warm, cold = (ColdStartTask(task, kernel) for task in (warm, replace(all_cold, candidates=fewer)))
@@ -185,6 +189,22 @@ class TestColdStartKernel:
         ]
         for cold_start, rows in offered.items():
             np.testing.assert_allclose(rows, kernel.apply(vectors, cold_start)[cold.columns], atol=1e-5)
+
+    def test_beside_warm_items_cold_ones_are_tried_on_other_levels_and_warm_ones_stay(self) -> None:
+        items, unseen = np.random.default_rng(4).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
+        vectors, kernel = final(items, unseen), ColdStartKernel(DATA, DATA.item_profile)
+        warm, cold, both = (ColdStartTask(task, kernel) for task in bw.toy_tasks(DATA))
+        mix = ColdStart(0.5)
+        assert [*warm.levels(vectors, mix), *cold.levels(vectors, mix)] == []
+        offered = dict(both.levels(vectors, mix))
+        assert [*offered] == [mix._replace(shift=shift) for shift in LEVEL_SHIFTS]
+        unit = level_spread(vectors, ~bw.COLD)
+        for cold_start, rows in offered.items():
+            np.testing.assert_allclose(rows, kernel.apply(vectors, cold_start), atol=1e-5)
+            moved = rows - both.items(vectors, mix)
+            np.testing.assert_array_equal(moved[~bw.COLD], 0)
+            np.testing.assert_array_equal(moved[:, :-1], 0)
+            np.testing.assert_allclose(moved[bw.COLD, -1], cold_start.shift * unit, rtol=1e-4)
 
     def test_keeps_the_towers_mean_of_cold_items(self) -> None:
         items, unseen = np.random.default_rng(5).standard_normal((2, bw.N_ITEMS, 5)).astype(np.float32)
@@ -201,6 +221,7 @@ class TestColdStartKernel:
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel of texts alone has the whole say, whether or not the tower or the profiles know better."""
     monkeypatch.setattr(ColdStartTask, "options", _texts_alone)
+    monkeypatch.setattr("reclm.backbones.cold_start.LEVEL_SHIFTS", ())
 
 
 def _texts_alone(
@@ -215,7 +236,7 @@ class TestWhatWasChosen:
     @pytest.mark.parametrize("name", NEURAL)
     def test_and_measured_is_what_is_kept(self, name: str) -> None:
         backbone, selection = selected(name)
-        assert backbone.cold_start == selection.cold_start == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
+        assert backbone.cold_start == selection.cold_start == dict.fromkeys(EVALUATION_SETTINGS, TEXTS_ALONE)
         vectors = backbone.fitted.vectors["zero_shot"]
         whole = predict_all(
             item_sources(DATA, None), (~bw.COLD).astype(int), shifted_to_unseen(vectors, ~bw.COLD), linear=True
@@ -241,8 +262,8 @@ class TestWhatWasChosen:
         chosen, selection = selected(name)
         again = bw.toy_backbone(name, "train.epochs=4")
         again.refit(DATA, "augment", selection, seed=1)
-        assert again.cold_start == chosen.cold_start == dict.fromkeys(("full_shot", "zero_shot"), TEXTS_ALONE)
-        for setting in ("full_shot", "zero_shot"):
+        assert again.cold_start == chosen.cold_start == dict.fromkeys(EVALUATION_SETTINGS, TEXTS_ALONE)
+        for setting in EVALUATION_SETTINGS:
             np.testing.assert_allclose(
                 again.fitted.vectors[setting].items, chosen.fitted.vectors[setting].items, atol=1e-6
             )
@@ -259,6 +280,22 @@ def without_towers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSelection:
+    @pytest.mark.parametrize("name", ["biasmf", "ncf", "als"])
+    def test_raises_cold_items_that_their_level_alone_would_bury(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All that people want is cold, and the only levels to choose from are far below and far above."""
+        monkeypatch.setattr("reclm.backbones.cold_start.LEVEL_SHIFTS", (-50.0, 50.0))
+        monkeypatch.setattr("reclm.backbones.models.factors.LEVEL_SHIFTS", (-50.0, 50.0))
+        warm, cold, both = bw.toy_tasks(DATA)
+        backbone, selection = selected(name, tasks=[warm, cold, replace(both, truth=cold.truth)])
+        shifts = {one.cold_start.shift: one for one in selection.tried}
+        chosen = selection.cold_start[SERVED]
+        assert shifts[50.0].value > shifts[-50.0].value
+        assert shifts[chosen.shift].value == max(one.value for one in selection.tried)
+        measured = recall_and_ndcg(lambda users: backbone.score(users, SERVED), replace(both, truth=cold.truth))
+        assert sum(measured.values()) == pytest.approx(shifts[chosen.shift].value)
+
     def test_takes_the_kernel_where_the_tower_knows_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_towers(monkeypatch)
         backbone, selection = selected("biasmf", "base", "train.epochs=12", "fusion.matched_spread=0")
@@ -296,21 +333,31 @@ class TestSelection:
 
     def test_without_cold_items_to_ask_about_there_is_nothing_to_choose(self) -> None:
         backbone, _ = selected(tasks=bw.toy_tasks(DATA)[:1])
-        assert backbone.cold_start == dict.fromkeys(("full_shot", "zero_shot"), ColdStart())
-        assert selected("als", "base")[0].cold_start == {}
+        assert backbone.cold_start == dict.fromkeys(EVALUATION_SETTINGS, ColdStart())
+        assert selected("als", "base", tasks=bw.toy_tasks(DATA)[:1])[0].cold_start == {}
 
 
 class TestItemsThatComeLater:
     def test_go_where_cold_items_were_put_best(self) -> None:
         backbone = bw.toy_fitted("biasmf", epochs=4, cold_start=TEXTS_ALONE)
         sources = item_sources(DATA, None)
-        learned = backbone.fitted.vectors["full_shot"]
+        learned = backbone.fitted.vectors[SERVED]
         source = np.where(bw.COLD[:, None], learned.items, shifted_to_unseen(learned, ~bw.COLD))
         expected = predict_all(sources, np.ones(bw.N_ITEMS, dtype=np.int64), source, linear=True)
         np.testing.assert_allclose(backbone.vectors_of_new_items(DATA), expected, atol=1e-5)
         for other in (ColdStart(0.0, reads_profiles=False), ColdStart(1.0)):
-            backbone.fitted.description["cold_start"] = {"full_shot": other._asdict()}
+            backbone.fitted.description["cold_start"] = {SERVED: other._asdict()}
             assert not np.allclose(backbone.vectors_of_new_items(DATA), expected, atol=1e-3)
+
+    @pytest.mark.parametrize("name", ["biasmf", "als"])
+    def test_stand_on_the_level_of_the_other_cold_items(self, name: str) -> None:
+        level = {"cold_start": TEXTS_ALONE._replace(shift=2.0)}
+        plain = bw.toy_fitted(name, epochs=4, cold_start=TEXTS_ALONE)
+        raised = bw.toy_fitted(name, epochs=4, **level)
+        found = raised.vectors_of_new_items(DATA) - plain.vectors_of_new_items(DATA)
+        shift = level_shift(plain.fitted.vectors[SERVED], ~bw.COLD, level["cold_start"])
+        assert shift[-1] > 0
+        np.testing.assert_allclose(found, np.tile(shift, (bw.N_ITEMS, 1)), atol=1e-5)
 
     def test_profiles_speak_for_those_without_a_text(self) -> None:
         backbone = bw.toy_fitted("biasmf", epochs=4, cold_start=TEXTS_ALONE)

@@ -30,13 +30,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ew.World:
 
 class TestTasksFromTheWarehouse:
     def test_are_aligned_with_user_ids_as_text_and_items_by_index(self, world: ew.World) -> None:
-        full, zero = world.tasks
+        full, zero, mixed = world.tasks
         cells = ew.interactions()
         np.testing.assert_array_equal(full.truth.toarray() > 0, cells[ew.TEST])
         np.testing.assert_array_equal(full.mask.toarray() > 0, cells[ew.KNOWN])
         np.testing.assert_array_equal(zero.truth.toarray() > 0, cells[ew.ZERO])
         np.testing.assert_array_equal(zero.candidates, ew.COLD)
         assert zero.mask.nnz == 0
+        np.testing.assert_array_equal(mixed.truth.toarray() > 0, cells[ew.TEST] | cells[ew.ZERO])
+        np.testing.assert_array_equal(mixed.mask.toarray(), full.mask.toarray())
+        assert mixed.candidates.all()
 
     def test_without_truth_are_left_out(self, world: ew.World) -> None:
         from reclm.training.tasks import load_tasks
@@ -51,6 +54,8 @@ class TestAnEvaluation:
         assert ("full_shot", "ease", "baseline") in found
         assert ("zero_shot", "ease", "baseline") not in found
         assert ("zero_shot", "popularity", "baseline") not in found
+        assert {("mixed", name, "baseline") for name in ("ease", "popularity", "ridge")} < found
+        assert {("mixed", "lightgcn", v) for v in ("base", "augment", "shuffled")} < found
         assert {("zero_shot", "lightgcn", v) for v in ("base", "augment", "shuffled")} < found
         assert {row["metric"] for row in rows} == {
             *("recall", "ndcg", "precision", "mrr", "hit_rate"),

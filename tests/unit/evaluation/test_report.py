@@ -145,7 +145,7 @@ class TestLongTables:
         folder = world.settings.paths.report.parent
         with (folder / "results.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == 496
+        assert len(rows) == 784
         assert {"setting", "model", "metric", "value"} < set(rows[0])
         (folder / "of_an_older_report.csv").write_text("")
         write_report(world.settings)

@@ -13,7 +13,7 @@ from scipy import sparse
 from unit import backbones_world as bw
 
 from reclm.backbones.base import Backbone
-from reclm.dataset import EvaluationTask
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationTask
 from reclm.training import validation
 from reclm.training.validation import mean_metric, metric_per_user, popularity_lift, write_validation
 
@@ -34,9 +34,9 @@ class TestTheFile:
         write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)
         rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
         assert {(row["setting"], row["user_id"]) for row in rows} == {
-            (setting, user) for setting in ("full_shot", "zero_shot") for user in DATA.user_ids.tolist()
+            (setting, user) for setting in EVALUATION_SETTINGS for user in DATA.user_ids.tolist()
         }
-        assert len(rows) == 2 * bw.N_USERS
+        assert len(rows) == 3 * bw.N_USERS
         assert list(rows[0]) == ["setting", "user_id", "recall", "ndcg"]
 
     def test_a_user_whose_item_comes_first_has_one_and_one_whose_item_comes_second_less(self, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ class TestTheLists:
         assert lists["full_shot"]["coverage"] == 20 / 24
 
     def test_latency_is_in_milliseconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = iter(np.cumsum(np.full(4 * bw.N_USERS, 0.25)))
+        clock = iter(np.cumsum(np.full(6 * bw.N_USERS, 0.25)))
         monkeypatch.setattr(validation.time, "perf_counter", lambda: float(next(clock)))
         assert write_validation(KNOWS_WARM, DATA, TASKS, tmp_path)["full_shot"]["latency_ms"] == 250.0
 

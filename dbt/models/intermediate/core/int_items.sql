@@ -24,7 +24,6 @@ seen as (
   select
     first_interactions.item_id,
     min(case when parameters.split_mode = 'temporal' then event_ts else {{ split_date('split') }} end) as first_seen_at,
-    bool_or(split = 'zero_shot') as has_zero_shot_rows,
   from first_interactions
   cross join parameters
   group by first_interactions.item_id
@@ -35,7 +34,6 @@ described as (
     items.*,
     seen.first_seen_at,
     coalesce(seen.first_seen_at < cut_offs.valid_from, false) as seen_in_train,
-    coalesce(seen.has_zero_shot_rows, false) as has_zero_shot_rows,
     bool_or(items.zero_shot is not null) over () as has_flags,
     {{ hash_text('parameters.seed', 'zero_shot', 'items.item_id') }} as lot,
   from items
@@ -67,9 +65,8 @@ select
   case
     when has_flags and zero_shot then true
     when is_held_out then true
-    when parameters.split_mode = 'temporal' then coalesce(first_seen_at >= cut_offs.test_from, true)
-    when has_flags then false
-    else has_zero_shot_rows and coalesce(first_seen_at >= cut_offs.test_from, true)
+    when parameters.split_mode = 'assigned' and has_flags then false
+    else coalesce(first_seen_at >= cut_offs.test_from, true)
   end as is_zero_shot,
 from drawn
 cross join parameters

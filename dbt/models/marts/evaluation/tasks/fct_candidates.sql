@@ -30,35 +30,49 @@ items as (
     bool_or(catalogue.full_shot_candidate is not null) over () as has_candidates,
   from catalogue
   left join trained on trained.item_id = catalogue.item_id
+),
+
+warm_or_cold as (
+  select
+    'final' as snapshot,
+    'full_shot' as setting,
+    item_id,
+  from items
+  where case when has_candidates then coalesce(full_shot_candidate, false) else not is_zero_shot end
+  union all
+  select
+    'final' as snapshot,
+    'zero_shot' as setting,
+    item_id,
+  from items
+  where is_zero_shot
+  union all
+  select
+    'select' as snapshot,
+    'full_shot' as setting,
+    item_id,
+  from items
+  where in_train and not is_zero_shot and not is_pseudo_cold
+  union all
+  select
+    'select' as snapshot,
+    'zero_shot' as setting,
+    item_id,
+  from items
+  cross join parameters
+  where
+    is_pseudo_cold
+    or (split_mode = 'temporal' and in_valid and not in_train and not is_zero_shot)
 )
 
 select
-  'final' as snapshot,
-  'full_shot' as setting,
+  snapshot,
+  setting,
   item_id,
-from items
-where case when has_candidates then coalesce(full_shot_candidate, false) else not is_zero_shot end
+from warm_or_cold
 union all
-select
-  'final' as snapshot,
-  'zero_shot' as setting,
+select distinct
+  snapshot,
+  'mixed' as setting,
   item_id,
-from items
-where is_zero_shot
-union all
-select
-  'select' as snapshot,
-  'full_shot' as setting,
-  item_id,
-from items
-where in_train and not is_zero_shot and not is_pseudo_cold
-union all
-select
-  'select' as snapshot,
-  'zero_shot' as setting,
-  item_id,
-from items
-cross join parameters
-where
-  is_pseudo_cold
-  or (split_mode = 'temporal' and in_valid and not in_train and not is_zero_shot)
+from warm_or_cold

@@ -16,12 +16,13 @@ items as (
 
 select
   snapshots.snapshot,
-  'full_shot' as setting,
+  settings.setting,
   interactions.user_id,
   interactions.item_id,
 from interactions
 inner join items on items.item_id = interactions.item_id
 cross join snapshots
+cross join (values ('full_shot'), ('mixed')) as settings(setting)
 where
   case snapshots.snapshot
     when 'final' then interactions.split in ('train', 'valid')

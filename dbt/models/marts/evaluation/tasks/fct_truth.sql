@@ -1,4 +1,9 @@
-with interactions as (
+with parameters as (
+  select *
+  from {{ ref('stg_parameters') }}
+),
+
+interactions as (
   select *
   from {{ ref('int_interactions') }}
 ),
@@ -25,10 +30,14 @@ select
   user_id,
   item_id,
 from candidate_interactions
+cross join parameters
 where
   case concat(snapshot, '/', setting)
     when 'final/full_shot' then split = 'test'
     when 'final/zero_shot' then split in ('test', 'zero_shot')
+    -- The zero-shot rows of a log with a clock may lie before the cut-off: they are not what people do next.
+    when 'final/mixed' then split = 'test' or (split = 'zero_shot' and parameters.split_mode = 'assigned')
     when 'select/full_shot' then split = 'valid'
+    when 'select/mixed' then split = 'valid'
     when 'select/zero_shot' then split in ('train', 'valid')
   end
