@@ -37,7 +37,8 @@ SERVED: EvaluationSetting = "mixed"
 class TrainingData:
     """Everything that a model may learn from at one snapshot.
 
-    `interactions` is (n_users, n_items), 1.0 where the user interacted with the item before the cut-off.
+    `interactions` is (n_users, n_items), 1.0 where the user interacted with the item before the cut-off. `weights` has
+    the same entries, each the weight of the strongest event behind it, 1 without a type of event; None: all are 1.
     The feature matrices are float32 (n_rows, dim), a row of NaN where a user or item has no such feature, or None where
     the data set has none at all. `warm_items` is True for items with at least one known interaction.
     `texts[i]` is item i's title, categories and text in one string ('' when it has none).
@@ -51,6 +52,7 @@ class TrainingData:
     item_content: NDArray[np.float32] | None = None
     item_profile: NDArray[np.float32] | None = None
     user_profile: NDArray[np.float32] | None = None
+    weights: sparse.csr_matrix | None = None
 
     @property
     def warm_items(self) -> NDArray[np.bool_]:

@@ -34,13 +34,28 @@ if TYPE_CHECKING:
 SERVICE = "training_v1"
 
 INTERACTIONS = """
+with strongest as (
+  select
+    feedback.user_id,
+    feedback.item_id,
+    max(feedback.weight) as weight,
+  from fct_feedback as feedback
+  inner join int_snapshots as snapshots
+    on snapshots.snapshot = $snapshot
+    and (snapshots.ts_is_synthetic or feedback.event_ts < snapshots.as_of)
+  where feedback.weight > 0
+  group by feedback.user_id, feedback.item_id
+)
+
 select
-    users.user_index,
-    items.item_index
+  users.user_index,
+  items.item_index,
+  coalesce(strongest.weight, 1.0) as weight,
 from fct_known_interactions as known
 inner join dim_users as users on known.user_id = users.user_id
 inner join dim_items as items on known.item_id = items.item_id
-where known.snapshot = ?
+left join strongest on strongest.user_id = known.user_id and strongest.item_id = known.item_id
+where known.snapshot = $snapshot
 """
 
 
@@ -70,27 +85,28 @@ def load_known(settings: Settings, snapshot: Snapshot) -> TrainingData:
     try:
         user_ids = _column(connection, "select user_id from dim_users order by user_index")
         items = _arrow(connection, "select item_id, coalesce(full_text, '') as text from dim_items order by item_index")
-        pairs = _arrow(connection, INTERACTIONS, [snapshot])
+        pairs = _arrow(connection, INTERACTIONS, {"snapshot": snapshot})
     finally:
         connection.close()
     item_ids = items["item_id"].to_pylist()
-    user_positions, item_positions = (pairs[column].to_numpy() for column in ("user_index", "item_index"))
-    interactions = sparse.csr_matrix(
-        (np.ones(len(user_positions), dtype=np.float32), (user_positions, item_positions)),
-        shape=(len(user_ids), len(item_ids)),
+    positions = tuple(pairs[column].to_numpy() for column in ("user_index", "item_index"))
+    weights = sparse.csr_matrix(
+        (pairs["weight"].to_numpy().astype(np.float32), positions), shape=(len(user_ids), len(item_ids))
     )
-    interactions.data[:] = 1.0  # a pair that occurs twice is still one interaction
+    interactions = weights.copy()
+    interactions.data[:] = 1.0
     return TrainingData(
         snapshot=snapshot,
         user_ids=np.array(user_ids, dtype=np.str_),
         item_ids=np.array(item_ids, dtype=np.str_),
         interactions=interactions,
         texts=items["text"].to_pylist(),
+        weights=None if (weights.data == 1.0).all() else weights,
     )
 
 
-def _arrow(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any] | None = None) -> pa.Table:
-    return connection.sql(query, params=parameters or []).to_arrow_table()
+def _arrow(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+    return connection.sql(query, params=parameters or {}).to_arrow_table()
 
 
 def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:

@@ -116,9 +116,11 @@ def write_warehouse(settings: Settings, users: list[str], items: list[str], know
     with duckdb.connect(str(file)) as connection:
         connection.execute("create table dim_users (user_id varchar, user_index bigint)")
         connection.execute("create table dim_items (item_id varchar, item_index bigint, full_text varchar)")
-        connection.execute("create table int_snapshots (snapshot varchar, as_of timestamptz)")
+        connection.execute("create table int_snapshots (snapshot varchar, as_of timestamptz, ts_is_synthetic boolean)")
         connection.execute("create table fct_known_interactions (snapshot varchar, user_id varchar, item_id varchar)")
-        connection.execute("insert into int_snapshots values ('select', ?), ('final', ?)", [T1, T2])
+        feedback = "user_id varchar, item_id varchar, event_ts timestamptz, weight double"
+        connection.execute(f"create table fct_feedback ({feedback})")
+        connection.execute("insert into int_snapshots values ('select', ?, false), ('final', ?, false)", [T1, T2])
         connection.executemany(
             "insert into dim_users values (?, ?)", [[user, index] for index, user in enumerate(sorted(users))]
         )

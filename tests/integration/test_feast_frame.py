@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from integration import feast_world as world
@@ -18,6 +20,7 @@ from reclm.features.frame import load_training_data
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
+DAY = timedelta(days=1)
 KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), ("final", "ü'3", "i2")]
 
 
@@ -62,6 +65,23 @@ class TestAlignment:
         assert data.user_profile.shape == (1, world.DIMENSION)
         assert data.item_profile is not None
         assert np.isnan(data.item_profile).all(axis=1).tolist() == [False, False, False, True]
+
+
+class TestWeights:
+    def test_a_log_without_types_of_events_has_none(self, settings: Settings) -> None:
+        _publish(settings, world.marts())
+        assert load_training_data(settings, "final").weights is None
+
+    def test_the_strongest_event_that_is_known_gives_the_weight(self, settings: Settings) -> None:
+        feedback = [("u1", "i1", T1 - DAY, 1.0), ("u1", "i1", T1, 3.0), ("u1", "i1", T2, 5.0), ("u1", "i3", T1, -1.0)]
+        with duckdb.connect(str(settings.paths.warehouse)) as connection:
+            connection.executemany("insert into fct_feedback values (?, ?, ?, ?)", feedback)
+        _publish(settings, world.marts())
+        select, final = (load_training_data(settings, snapshot) for snapshot in ("select", "final"))
+        assert select.weights is None
+        assert final.weights is not None
+        assert final.weights.toarray().tolist() == [[0, 0, 0], [0, 0, 0], [3, 0, 1], [0, 1, 0]]
+        assert final.interactions.toarray().max() == 1
 
 
 class TestPointInTime:

@@ -1,8 +1,9 @@
 """ALS: weighted matrix factorisation by alternating least squares, from the library implicit.
 
-min Σ c_ui (p_ui − x_uᵀ y_i)² + λ(Σ‖x_u‖² + Σ‖y_i‖²),  c_ui = α where u interacted with i, else 1 (Hu, Koren & Volinsky,
-"Collaborative filtering for implicit feedback datasets", ICDM 2008, eq. 3). Its recipe: `train.factors`,
-`train.als_iterations`, `train.als_regularization`, `train.als_alpha`, and the blends of `factors.py`.
+min Σ c_ui (p_ui − x_uᵀ y_i)² + λ(Σ‖x_u‖² + Σ‖y_i‖²),  c_ui = α w_ui where u interacted with i, else 1 (Hu, Koren &
+Volinsky, "Collaborative filtering for implicit feedback datasets", ICDM 2008, eq. 3); w_ui is the weight of the
+strongest event, 1 in a log without types of events. Its recipe: `train.factors`, `train.als_iterations`,
+`train.als_regularization`, `train.als_alpha`, and the blends of `factors.py`.
 """
 
 from __future__ import annotations

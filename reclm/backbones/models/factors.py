@@ -35,7 +35,10 @@ class FactorBackbone(Backbone):
 
     @abstractmethod
     def factorize(self, interactions: sparse.csr_matrix, seed: int, threads: int) -> tuple[Matrix, Matrix, Matrix]:
-        """Return user factors (n_users, f), item factors (n_items, f) and item biases (n_items,)."""
+        """Return user factors (n_users, f), item factors (n_items, f) and item biases (n_items,).
+
+        The values of `interactions` (n_users, n_items) are their weights.
+        """
 
     def default_selection(self) -> Selection:
         return Selection.of_epochs(0)
@@ -56,7 +59,8 @@ class FactorBackbone(Backbone):
 
     def _factors(self, data: TrainingData, variant: Variant, seed: int) -> _Factors:
         with _quiet_blas():
-            users, items, bias = self.factorize(data.interactions, seed, self.runtime.threads)
+            weighted = data.interactions if data.weights is None else data.weights
+            users, items, bias = self.factorize(weighted, seed, self.runtime.threads)
         user_profile, item_profile = profiles_of(data, variant, seed)
         of_users, of_items = data.interactions.getnnz(axis=1), data.interactions.getnnz(axis=0)
         with_bias = np.column_stack([items, bias])
