@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reclm.dataset import EvaluationSetting
+from reclm.dataset import SERVED, EvaluationSetting
 from reclm.evaluation.intervals import over_users
 from reclm.storage.artifacts import Artifact
 from reclm.training.validation import mean_metric, metric_per_user
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 K = 20
-SETTING: EvaluationSetting = "full_shot"
-"""The evaluation setting by which champions are chosen, compared and guarded."""
+SETTING: EvaluationSetting = SERVED
+"""The evaluation setting by which champions are chosen, compared and guarded: that of the lists that are served."""
 COLD: EvaluationSetting = "zero_shot"
 """The evaluation setting of the guard on new items."""
 PROFILES, NO_PROFILES, CONTROL = "augment", "base", "shuffled"

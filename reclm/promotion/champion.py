@@ -76,7 +76,7 @@ def switch(settings: Settings, served: Artifact, decision: Artifact) -> dict[str
         "model": parameters["model"],
         "variant": parameters["variant"],
         "seed": parameters["seed"],
-        "setting": "full_shot",
+        "setting": row["setting"],
         "metric": row["metric"],
         "value": row["candidate_value"],
         "zero_shot": mean_metric(measured.path, "zero_shot", row["metric"]),

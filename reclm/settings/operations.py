@@ -54,7 +54,9 @@ class ScheduleSettings(Section):
 class PromotionSettings(Section):
     """When a candidate becomes champion; all values are measured on the validation slice."""
 
-    metric: Literal["ndcg", "recall"] = Field("ndcg", description="Metric that decides, at 20.")
+    metric: Literal["ndcg", "recall"] = Field(
+        "ndcg", description="Metric that decides, at 20, over warm and cold items together (mixed)."
+    )
     min_gain: float = Field(
         0.0,
         description="How much better a candidate of another backbone or variant must be than the champion: lower "

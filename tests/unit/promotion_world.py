@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reclm.promotion import champion, decisions
-from reclm.promotion.candidates import is_in_first_half
+from reclm.promotion.candidates import SETTING, is_in_first_half
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -87,12 +87,12 @@ class Shop:
         parameters = {"model": model, "variant": variant, "seed": seed, "figures": figures}
         parents = {"features": f"features of {self.day}", "warehouse": self.day}
         each = self.values(value, value if first is None else first, users, spread)
-        rows = [("full_shot", f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
+        rows = [(SETTING, f"user {u}", ndcg / 2, ndcg) for u, ndcg in enumerate(each)]
         rows += [("zero_shot", f"user {u}", zero_shot / 2, zero_shot) for u in range(users) if zero_shot is not None]
         with artifacts.writing(self.settings.paths, "backbone", parameters, parents) as draft:
             rows_of_users = [dict(zip(VALIDATION.names, row, strict=True)) for row in rows]
             pq.write_table(pa.Table.from_pylist(rows_of_users, schema=VALIDATION), draft.path / VALIDATION_FILE)
-            draft.metrics = {"validation_lists": {"full_shot": GOOD_LISTS | lists}, "as_of": self.as_of.isoformat()}
+            draft.metrics = {"validation_lists": {SETTING: GOOD_LISTS | lists}, "as_of": self.as_of.isoformat()}
         return artifacts.load(self.settings.paths, "backbone", artifacts.version_of("backbone", parameters, parents))
 
     def values(self, value: float, first: float, users: int, spread: float) -> np.ndarray:
@@ -111,7 +111,7 @@ class Shop:
         ) as draft:
             for name, value in values.items():
                 (draft.path / name).mkdir()
-                rows = [("full_shot", f"user {u}", value / 2, value) for u in range(N_USERS)]
+                rows = [(SETTING, f"user {u}", value / 2, value) for u in range(N_USERS)]
                 table = pa.Table.from_pylist(
                     [dict(zip(VALIDATION.names, row, strict=True)) for row in rows], VALIDATION
                 )

@@ -27,7 +27,7 @@ class TestTheProposal:
         assert f"**Candidate**: als/augment, version {newcomer.version}" in text
         assert f"ncf/augment, version {first.version}, ndcg@20 0.4000 when promoted" in text
         assert "als/augment beats ncf/augment" in text
-        assert "| ndcg@20, full_shot, validation slice | 0.5000 [0." in text
+        assert "| ndcg@20, mixed, validation slice | 0.5000 [0." in text
         assert "| difference to the champion's kind on the same data | 0.1000 [0.1000, 0.1000] |" in text
         assert "| ndcg@20 over cold items | 0.3 | at least 0.16 | kept |" in text
         assert str(REPORT) in text

@@ -50,7 +50,8 @@ class TestTheBaselines:
         found = find_baselines(settings, PARENTS)
         assert found is not None
         for name in ("popularity", "ease"):
-            assert set(metric_per_user(found.path / name, "full_shot", "ndcg")) == set(bw.toy_data().user_ids.tolist())
+            for setting in ("full_shot", "mixed"):
+                assert set(metric_per_user(found.path / name, setting, "ndcg")) == set(bw.toy_data().user_ids.tolist())
             assert metric_per_user(found.path / name, "zero_shot", "ndcg") == {}
         ease, popularity = (mean_metric(found.path / name, "full_shot", "ndcg") for name in ("ease", "popularity"))
         assert ease is not None and popularity is not None and ease > popularity
