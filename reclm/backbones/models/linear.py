@@ -40,7 +40,7 @@ RIDGE_GRID: Grid = {
 """Options of a kernel ridge regression over `ContentKernel`."""
 SIDE_KERNEL: Options = {"text_weight": 0.3, "profile_weight": 0.3}
 """The kernel that is added to what interactions say of warm items."""
-COLD_SCALES: Grid = {"cold_scale": (1.0, 0.25, 0.5, 2.0)}
+COLD_SCALES: Grid = {"cold_scale": (1.0, 0.25, 0.5, 0.75, 1.5, 2.0, 4.0)}
 """What the scores of cold items are multiplied by where they compete with warm ones."""
 TIE_BREAK = 1e-6
 """The score of the most popular item by its popularity: it orders what is equal, and all items without a history."""
