@@ -103,7 +103,7 @@ def _report(artifact: Artifact) -> None:
 
 
 def _chosen(metrics: Mapping[str, Any], setting: str) -> str:
-    options = metrics["options"].get(setting)
-    if options:
-        return ", ".join(f"{name} {value:g}" for name, value in options.items())
-    return f"epoch {metrics['epochs'].get(setting)}"
+    """What validation chose, in words: the epoch of a network, and the options of a model that has some."""
+    options = [f"{name} {value:g}" for name, value in metrics["options"].get(setting, {}).items()]
+    epoch = [f"epoch {metrics['epochs'].get(setting)}"] if metrics["cold_start"] or not options else []
+    return ", ".join(epoch + options)

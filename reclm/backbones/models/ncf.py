@@ -42,6 +42,11 @@ class NCFNetwork(Network):
         self.product_weight = nn.Parameter(torch.ones(dim))
         self.deep_weight = nn.Parameter(torch.randn(hidden) * 0.1)
 
+    @property
+    def width(self) -> int:
+        """The length of a final vector."""
+        return self.settings.dim + self.second.in_features
+
     def forward(
         self, users: Tensor, items: Tensor, graph: BipartiteGraph, user_rows: Tensor | None, item_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -74,8 +79,13 @@ class NCF(NeuralBackbone):
 
     @torch.no_grad()
     def _product(self, network: Network, users: Matrix, items: Matrix) -> Matrix:
+        assert isinstance(network, NCFNetwork)
         device = next(network.parameters()).device
         user_rows, item_rows = (torch.from_numpy(table).to(device) for table in (users, items))
         size = max(PAIR_BLOCK // max(len(item_rows), 1), 1)
-        blocks = [network.score(block[:, :-1], item_rows[:, :-1], item_rows[:, -1]) for block in user_rows.split(size)]
-        return torch.cat(blocks).cpu().numpy() if blocks else users @ items.T
+        own = network.width  # further columns are those of the content prior, whose score is their inner product
+        blocks = [
+            network.score(block[:, :own], item_rows[:, :own], item_rows[:, -1]) for block in user_rows.split(size)
+        ]
+        prior: Matrix = users[:, own:-1] @ items[:, own:-1].T
+        return torch.cat(blocks).cpu().numpy() + prior if blocks else prior
