@@ -193,16 +193,18 @@ class AccessControl:
     async def _read_body(self, headers: dict[str, str], receive: Receive, limit: int) -> Receive:
         """Read the whole body of at most `limit` bytes; returns a `receive` that delivers it."""
         declared = headers.get("content-length", "0")
-        body, more = b"", True
+        pieces: list[bytes] = []
+        size, more = 0, True
         while more:
-            if len(body) > limit or (declared.isdigit() and int(declared) > limit):
+            if size > limit or (declared.isdigit() and int(declared) > limit):
                 raise Refusal(413, f"the body has more than {limit} bytes", "send a smaller request")
             message = await receive()
             if message["type"] == "http.disconnect":
                 break
-            body += message.get("body", b"")
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
             more = message.get("more_body", False)
-        if len(body) > limit:
+        if size > limit:
             raise Refusal(413, f"the body has more than {limit} bytes", "send a smaller request")
         delivered = False
 
@@ -211,7 +213,7 @@ class AccessControl:
             if delivered:
                 return await receive()
             delivered = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
 
         return receive_body
 

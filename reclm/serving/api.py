@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,14 +18,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from reclm.dataset import MAX_ID_CHARACTERS
-from reclm.serving import events_api, explorer
+from reclm.serving import events_api, explorer, lists_api
 from reclm.serving.access_control import AccessControl
 from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.filters import RankingRequest
 from reclm.serving.impression_log import new_request_id
+from reclm.serving.item_lists import NoItemListError
+from reclm.serving.lists_api import NO_LIST
 from reclm.serving.metrics import exposition
 from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.reloading import NoIndexError
+from reclm.serving.reranking import Rules
 from reclm.serving.route_access import needs
 from reclm.serving.schemas import (
     FeatureAges,
@@ -48,6 +51,7 @@ from reclm.serving.service import Service
 from reclm.storage.version import VERSION
 
 if TYPE_CHECKING:
+    from reclm.settings.operations import ServeSettings
     from reclm.settings.tree import Settings
 
 
@@ -95,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_lookups(app, service)
     _add_operations(app, service)
     events_api.add_routes(app, service)
+    lists_api.add_routes(app, service)
     if settings.serve.explorer:
         explorer.add_pages(app, service)
     app.add_middleware(AccessControl, settings=settings.serve, keys=service.keys)
@@ -135,13 +140,26 @@ def _error_location(error: Any) -> str:
     return ".".join(str(part)[:50] for part in parts)
 
 
-def _check_limits(service: Service, k: int, *lists: list[str]) -> None:
+def _check_limits(service: Service, k: int, *lists: Sized) -> None:
     serve = service.settings.serve
     if k > serve.max_k:
         raise HTTPException(422, f"k is {k}; ask for at most {serve.max_k} (serve.max_k)")
     longest = max((len(one) for one in lists), default=0)
     if longest > serve.max_history:
         raise HTTPException(422, f"a list has {longest} ids; send at most {serve.max_history} (serve.max_history)")
+
+
+def ranking_request(request: RecommendationRequest, serve: ServeSettings) -> RankingRequest:
+    """Return what to rank, with the settings where the request leaves something open."""
+    fields = RankingRequest.__dataclass_fields__.keys() & RecommendationRequest.model_fields.keys()
+    rules = Rules(
+        diversity=serve.diversity if request.diversity is None else request.diversity,
+        max_per_category=serve.max_per_category if request.max_per_category is None else request.max_per_category,
+        pins=[(pin.item_id, pin.position) for pin in request.pin],
+        category_boosts=[*serve.boost_of_category().items(), *request.boosts.categories.items()],
+        item_boosts=list(request.boosts.items.items()),
+    )
+    return RankingRequest(**{name: getattr(request, name) for name in fields}, rules=rules)
 
 
 def _valid_id(value: str) -> str:
@@ -162,12 +180,16 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
         """Recommend items to a user, to a history sent with the request, or to both."""
         _check_limits(
-            service, request.k, request.history, request.items or [], request.exclude, request.categories or []
+            service,
+            request.k,
+            *(request.history, request.items or [], request.exclude, request.categories or []),
+            *(request.pin, request.boosts.categories, request.boosts.items),
         )
-        ranking_request = RankingRequest(
-            **{name: getattr(request, name) for name in RecommendationRequest.model_fields}
-        )
-        answer = {"request_id": new_request_id()} | await service.recommender.recommend(ranking_request)
+        try:
+            found = await service.recommender.recommend(ranking_request(request, service.settings.serve))
+        except NoItemListError:
+            raise HTTPException(422, f"items_list or exclude_list: {NO_LIST}") from None
+        answer = {"request_id": new_request_id()} | found
         service.impressions.record(answer)
         return JSONResponse(answer)
 

@@ -99,29 +99,38 @@ class CandidateIndex:
             found = self._approximate(vector, k, excluded)
             if len(found[0]) == min(k, len(self.item_ids) - len(np.unique(excluded))):
                 return found
-        scores = np.require(self.backbone.score_vectors(vector[None], SERVED), np.float32, ["C", "W"])
-        scores[0, excluded] = -np.inf
+        scores = self.scores(vector)
+        scores[excluded] = -np.inf
         if allowed is not None:
-            scores[0, ~allowed] = -np.inf
-        return self._top(scores[0], k)
+            scores[~allowed] = -np.inf
+        return self.top(scores, k)
 
     def most_popular(
         self, k: int, excluded: Positions, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[Positions, Vector]:
         """Return the items with the most users; their numbers of users are the scores."""
-        counts = self.counts.astype(np.float32)
+        counts = self.scores(None)
         counts[excluded] = -np.inf
         counts[self.hidden.positions()] = -np.inf
         if allowed is not None:
             counts[~allowed] = -np.inf
-        return self._top(counts, k)
+        return self.top(counts, k)
+
+    def scores(self, vector: Vector | None) -> Vector:
+        """Return the score of every item (n_items,) for a user; without a vector, the items' numbers of users.
+
+        The caller may write into the array.
+        """
+        if vector is None:
+            return self.counts.astype(np.float32)
+        return np.require(self.backbone.score_vectors(vector[None], SERVED), np.float32, ["C", "W"])[0]
 
     def similar(self, item: int, k: int) -> tuple[Positions, Vector]:
         """Return the `k` items with the highest cosine to this one, without biases."""
         scores = self.directions @ self.directions[item]
         scores[item] = -np.inf
         scores[self.hidden.positions()] = -np.inf
-        return self._top(scores, k)
+        return self.top(scores, k)
 
     def most_like(self, items: Positions, history: Positions) -> Positions | None:
         """Return for each of `items` (n,) the most similar item of `history`; None without a history."""
@@ -203,7 +212,8 @@ class CandidateIndex:
         """Return the width of the profile embedding that folding in reads; 0 when the champion uses no profiles."""
         return self.backbone.profile_width
 
-    def _top(self, scores: Vector, k: int) -> tuple[Positions, Vector]:
+    def top(self, scores: Vector, k: int) -> tuple[Positions, Vector]:
+        """Return (positions, scores) of the `k` largest of `scores` (n_items,), without those of -inf."""
         best = top_k(scores[None], k)[0]
         best = best[best != NO_ITEM].astype(np.int64)
         return best, scores[best]

@@ -6,12 +6,14 @@ In: a request's filters. Out: a mask over the candidates, and what the filters n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reclm.serving.reranking import Rules
 
 if TYPE_CHECKING:
     from reclm.serving.candidate_index import CandidateIndex, Positions
@@ -32,11 +34,15 @@ class RankingRequest:
     items: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     exclude_seen: bool = True
+    items_list: str | None = None
+    exclude_list: str | None = None
+    rules: Rules = field(default_factory=Rules)
 
     @property
     def filtered(self) -> bool:
         """Return whether only some of the items may be recommended."""
-        return self.categories is not None or self.items is not None or self.created_after is not None
+        filters = (self.categories, self.items, self.created_after, self.items_list, self.exclude_list)
+        return any(one is not None for one in filters)
 
 
 def positions_of(index: CandidateIndex, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
@@ -53,9 +59,14 @@ class Unknown(NamedTuple):
     categories: Sequence[str] = ()
 
 
-def allowed_items(index: CandidateIndex, request: RankingRequest) -> tuple[NDArray[np.bool_] | None, Unknown]:
-    """Return (which items the filters leave (n_items,), None for all; what they name and nothing has)."""
-    masks, unknown = [], Unknown()
+def allowed_items(
+    index: CandidateIndex, request: RankingRequest, listed: Sequence[NDArray[np.bool_]] = ()
+) -> tuple[NDArray[np.bool_] | None, Unknown]:
+    """Return (which items the filters leave (n_items,), None for all; what they name and nothing has).
+
+    `listed` are the masks of named lists, each (n_items,).
+    """
+    masks, unknown = [*listed], Unknown()
     if request.categories is not None:
         rows = {name: index.catalogue.by_category.get(name.casefold()) for name in request.categories}
         unknown = unknown._replace(categories=[name for name, found in rows.items() if found is None])
@@ -80,5 +91,5 @@ def _mask(index: CandidateIndex, positions: Positions) -> NDArray[np.bool_]:
 def why_empty(allowed: NDArray[np.bool_] | None) -> str:
     """Say why nothing can be recommended."""
     if allowed is not None and not allowed.any():
-        return "no item passes the filters (categories, created_after, items)"
+        return "no item passes the filters (categories, created_after, items, lists)"
     return "every item that passes the filters is one that the user knows or the request excludes"

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
@@ -25,10 +26,12 @@ from reclm.serving.dislikes import lately
 from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
 from reclm.serving.filters import RankingRequest, allowed_items, positions_of, why_empty
 from reclm.serving.metrics import ANSWERS
+from reclm.serving.reranking import pinned_positions, pool_size, rerank
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
     from reclm.serving.candidate_index import CandidateIndex, Positions, Vector
+    from reclm.serving.item_lists import ItemLists
     from reclm.serving.reloading import IndexReloader
 
 MAX_PHRASES = 3
@@ -59,19 +62,34 @@ class ResolvedUser:
 class Recommender:
     """Answer requests from the current index and the feature store."""
 
-    def __init__(self, reloader: IndexReloader, feature_client: FeatureClient, threads: int) -> None:
-        self.reloader, self.feature_client = reloader, feature_client
+    def __init__(self, reloader: IndexReloader, feature_client: FeatureClient, lists: ItemLists, threads: int) -> None:
+        self.reloader, self.feature_client, self.lists = reloader, feature_client, lists
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="rank")
 
     async def recommend(self, request: RankingRequest) -> dict[str, Any]:
-        """Recommend items; returns the fields of `schemas.Recommendations`."""
+        """Recommend items; returns the fields of `schemas.Recommendations`.
+
+        Raises NoItemListError when the request names a list that does not exist.
+        """
         index = self.reloader.index
         features, unavailable = await self.features(index, request.user_id)
+        listed = await self._listed(index, request)
         if seconds_of(index, request) < INLINE_SECONDS:
-            return rank_and_explain(index, request, features, unavailable)
+            return rank_and_explain(index, request, features, unavailable, listed)
         return await asyncio.get_running_loop().run_in_executor(
-            self.pool, rank_and_explain, index, request, features, unavailable
+            self.pool, rank_and_explain, index, request, features, unavailable, listed
         )
+
+    async def _listed(self, index: CandidateIndex, request: RankingRequest) -> list[NDArray[np.bool_]]:
+        """Return the masks of the lists that the request names."""
+        masks = []
+        for name, wanted in ((request.items_list, True), (request.exclude_list, False)):
+            if name is not None:
+                mask = self.lists.known_mask(name, index)
+                if mask is None:
+                    mask = await asyncio.to_thread(self.lists.mask, name, index)
+                masks.append(mask if wanted else ~mask)
+        return masks
 
     async def features(self, index: CandidateIndex, user_id: str | None) -> tuple[UserFeatures | None, str]:
         """Read a user's features; returns (features or None, why the store did not answer or '')."""
@@ -86,26 +104,35 @@ class Recommender:
 def seconds_of(index: CandidateIndex, request: RankingRequest) -> float:
     """Estimate the time that a request takes on one core: ranking, then describing and explaining `k` items.
 
-    An approximate index cannot filter, so a filtered request scores all items; that is never called fast.
+    An approximate index can neither filter nor boost, so such a request scores all items; that is never called fast.
     """
-    if index.ann is not None and request.filtered:
+    if index.ann is not None and (request.filtered or request.rules):
         return float("inf")
     position = None if request.user_id is None else index.user_position(request.user_id)
     history = len(request.history) + (0 if position is None else len(index.known(position)))
-    compared = request.k * history * index.directions.shape[1]
+    others = pool_size(request.k) if request.rules else 0
+    compared = request.k * (history + others) * index.directions.shape[1]
     return index.seconds + request.k * ITEM_SECONDS + compared / PAIRS_PER_SECOND
 
 
 def rank_and_explain(
-    index: CandidateIndex, request: RankingRequest, features: UserFeatures | None, unavailable: str
+    index: CandidateIndex,
+    request: RankingRequest,
+    features: UserFeatures | None,
+    unavailable: str,
+    listed: Sequence[NDArray[np.bool_]] = (),
 ) -> dict[str, Any]:
-    """Rank the candidates for one request and give reasons. Does not wait for anything."""
+    """Rank the candidates for one request and give reasons; `listed` are masks of named lists. Waits for nothing."""
     user = resolve_user(index, request, features)
-    excluded = positions_of(index, request.exclude)[0]
-    if request.exclude_seen:
-        excluded = np.concatenate([excluded, user.seen, user.disliked])
-    allowed, unknown = allowed_items(index, request)
-    if user.vector is None:
+    unwanted = np.concatenate([positions_of(index, request.exclude)[0], index.hidden.positions()])
+    excluded = np.concatenate([unwanted, user.seen, user.disliked]) if request.exclude_seen else unwanted
+    allowed, unknown = allowed_items(index, request, listed)
+    pinned, unknown_pins = pinned_positions(index, request.rules, allowed, unwanted)
+    if request.rules:
+        left_out = np.zeros(len(index.item_ids), dtype=bool) if allowed is None else ~allowed
+        left_out[excluded] = True
+        best, scores = rerank(index, index.scores(user.vector), left_out, pinned, request.k, request.rules)
+    elif user.vector is None:
         best, scores = index.most_popular(request.k, excluded, allowed)
     else:
         best, scores = index.best(user.vector, request.k, excluded, allowed)
@@ -117,11 +144,11 @@ def rank_and_explain(
         "degraded": problem or None,
         "model": describe_model(index),
         "features": feature_ages(features),
-        "unknown_items": list(dict.fromkeys([*user.unknown_items, *unknown.items])),
+        "unknown_items": list(dict.fromkeys([*user.unknown_items, *unknown.items, *unknown_pins])),
         "unknown_categories": list(unknown.categories),
         "why_empty": None if len(best) else why_empty(allowed),
         "items": [
-            {**describe_item(index, position), "score": score, "reasons": why}
+            {**describe_item(index, position), "score": score, "pinned": position in pinned, "reasons": why}
             for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, user), strict=True)
         ],
     }

@@ -90,6 +90,23 @@ class Strict(BaseModel):
         return plain[near[0]] if near else None
 
 
+class Pin(Strict):
+    """Give an item a place in the list."""
+
+    item_id: Id = Field(description="The item.")
+    position: int | None = Field(None, ge=1, strict=True, description="Its place, from 1; null: the first free one.")
+
+
+Boost = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class Boosts(Strict):
+    """Raise or lower scores, in standard deviations of the user's scores; the boosts of an item are added up."""
+
+    categories: dict[Id, Boost] = Field(default_factory=dict, description="By category; upper and lower case are one.")
+    items: dict[Id, Boost] = Field(default_factory=dict, description="By item id.")
+
+
 class RecommendationRequest(Strict):
     """Name the user and the filters of a recommendation.
 
@@ -122,6 +139,19 @@ class RecommendationRequest(Strict):
     items: list[Id] | None = Field(None, description="Only these items, ranked. An empty list matches nothing.")
     exclude: list[Id] = Field(default_factory=list, description="None of these items.")
     exclude_seen: bool = Field(True, description="Leave out the user's known items and the history of this request.")
+    items_list: str | None = Field(None, max_length=64, description="Only items of this list (PUT /v1/lists/{name}).")
+    exclude_list: str | None = Field(None, max_length=64, description="None of the items of this list.")
+    diversity: float | None = Field(
+        None, ge=0, le=1, description="0: by score alone; 1: as different as possible [default: serve.diversity]."
+    )
+    max_per_category: int | None = Field(
+        None, ge=0, strict=True, description="Items of one category; 0: no limit [default: serve.max_per_category]."
+    )
+    pin: list[Pin] = Field(
+        default_factory=list,
+        description="Items with a place of their own. Filters and `exclude` hold for them, known items do not.",
+    )
+    boosts: Boosts = Field(default_factory=Boosts, description="In addition to serve.boosts.")
 
 
 class SearchRequest(Strict):
@@ -169,9 +199,10 @@ class Reasons(BaseModel):
 
 
 class RecommendedItem(Item):
-    """Describe a recommended item with its score and reasons."""
+    """Describe a recommended item with its score, boosts included, and reasons."""
 
     score: float
+    pinned: bool
     reasons: Reasons
 
 
@@ -189,8 +220,8 @@ class Recommendations(BaseModel):
 
     `source` is where the user's vector came from: `trained`, `folded_in` from a history, `profile` alone, or
     `popularity` when nothing is known about the user. `degraded` says what was not available. `unknown_items` are ids
-    of `history` and `items` that are not among the candidates, `unknown_categories` those that no item has; they were
-    ignored. `why_empty` explains an empty list. Events that answer it name its `request_id`.
+    of `history`, `items` and `pin` that are not among the candidates, `unknown_categories` those that no item has; they
+    were ignored. `why_empty` explains an empty list. Events that answer it name its `request_id`.
     """
 
     request_id: str

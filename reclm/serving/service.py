@@ -11,6 +11,7 @@ from reclm.serving.api_keys import ApiKeys
 from reclm.serving.event_log import EventLog
 from reclm.serving.feature_client import FeatureClient
 from reclm.serving.impression_log import ImpressionLog
+from reclm.serving.item_lists import ItemLists
 from reclm.serving.recent_events import RecentEvents
 from reclm.serving.recommender import Recommender
 from reclm.serving.reloading import IndexReloader
@@ -27,7 +28,9 @@ class Service:
         self.settings = settings
         self.reloader = IndexReloader(settings)
         self.feature_client = FeatureClient(settings)
-        self.recommender = Recommender(self.reloader, self.feature_client, max(settings.runtime.threads, 1) + 1)
+        self.lists = ItemLists(settings.paths)
+        threads = max(settings.runtime.threads, 1) + 1
+        self.recommender = Recommender(self.reloader, self.feature_client, self.lists, threads)
         self.search = TextSearch(settings)
         self.keys = ApiKeys(settings.paths)
         self.events = EventLog(settings.paths.events / "interactions")

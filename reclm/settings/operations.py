@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -212,6 +213,20 @@ class ServeSettings(Section):
         200, ge=1, le=10_000, description="Largest number of items in an answer; a request for more is an error."
     )
     max_history: int = Field(500, ge=1, description="Largest number of item ids in one list of a request.")
+    max_list_body: int = Field(
+        33_554_432, ge=1024, description="Largest size of a list of items (`PUT /v1/lists/{name}`), in bytes."
+    )
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="How much recommended items should differ, where a request does not say: 0 to 1."
+    )
+    max_per_category: int = Field(
+        0, ge=0, description="Items of one category in a list, where a request does not say; 0: no limit."
+    )
+    boosts: Names = Field(
+        (),
+        description="Scores of categories raised or lowered, as `category=number` in standard deviations of a user's "
+        "scores.",
+    )
     max_body: int = Field(65_536, ge=1024, description="Largest size of a request's body, in bytes.")
     max_in_flight: int = Field(
         128,
@@ -249,6 +264,24 @@ class ServeSettings(Section):
     search: bool = Field(
         True, description="Load the text encoder for free-text search; without it /v1/search answers 503."
     )
+
+    @field_validator("boosts")
+    @classmethod
+    def _numbers(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            category, _, number = entry.rpartition("=")
+            try:
+                valid = bool(category.strip()) and math.isfinite(float(number))
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(f"{entry!r} is not of the form category=number, for example Coffee=0.5")
+        return entries
+
+    def boost_of_category(self) -> dict[str, float]:
+        """Return `boosts` as {category: standard deviations}."""
+        stated = (entry.rpartition("=") for entry in self.boosts)
+        return {category.strip(): float(number) for category, _, number in stated}
 
 
 class TrackingSettings(Section):

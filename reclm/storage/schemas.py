@@ -45,6 +45,9 @@ PARAMETERS = pa.schema(
 )
 """`parameters.parquet`: one row, the settings that dbt's models depend on."""
 
+ITEM_LIST = pa.schema(_columns("item_id", TEXT))
+"""`serve/lists/<name>.parquet`: the items of a list that requests name, such as those in stock."""
+
 CURRENT_ARTIFACTS = pa.schema(_columns("kind version encoder", TEXT))
 """`current_artifacts.parquet`: the artifacts that the warehouse's current tables show."""
 
