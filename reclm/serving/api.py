@@ -59,8 +59,8 @@ def _error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, *more)}
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Create the application.
+def create_app(settings: Settings, metrics_folder: str = "") -> FastAPI:
+    """Create the application; processes that share a `metrics_folder` answer `/metrics` together.
 
     Raises ReclmError without a champion or without published features, unless `serve.wait` is set.
     """
@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_errors(app)
     _add_recommendations(app, service)
     _add_lookups(app, service)
-    _add_operations(app, service)
+    _add_operations(app, service, metrics_folder)
     events_api.add_routes(app, service)
     lists_api.add_routes(app, service)
     if settings.serve.explorer:
@@ -293,7 +293,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         return int(position)
 
 
-def _add_operations(app: FastAPI, service: Service) -> None:
+def _add_operations(app: FastAPI, service: Service, metrics_folder: str) -> None:
     @app.get("/health/live", openapi_extra=needs("any"))
     async def live() -> Liveness:
         """Report that the process answers."""
@@ -326,7 +326,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, responses=_error_responses(), openapi_extra=needs("any"))
     async def metrics() -> PlainTextResponse:
         """Return the metrics in Prometheus' text format."""
-        return PlainTextResponse(exposition(), media_type=CONTENT_TYPE_LATEST)
+        return PlainTextResponse(exposition(metrics_folder), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/admin/reload", responses=_error_responses(), openapi_extra=needs("admin"))
     async def reload() -> Reloaded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -37,10 +37,10 @@ PUSHES = Counter(
 )
 
 
-def exposition() -> bytes:
-    """Return all metrics as text; with several workers (`workers.py`) those of all processes together."""
-    if values.ValueClass is values.MutexValue:  # the variable alone says nothing: importing Feast sets it too
+def exposition(folder: str = "") -> bytes:
+    """Return all metrics as text: those of this process, or of all processes that share a `folder` (`workers.py`)."""
+    if not folder:
         return generate_latest()
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

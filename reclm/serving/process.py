@@ -22,7 +22,9 @@ KEEP_ALIVE_SECONDS = 75  # of an idle connection
 SWITCH_SECONDS = 0.0005
 
 
-def run_process(settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
+def run_process(
+    settings: Settings, listener: socket.socket, ready: Callable[[], None], metrics_folder: str = ""
+) -> None:
     """Load the champion, call `ready`, and answer requests until the process is told to stop.
 
     Raises ReclmError when there is no champion.
@@ -38,7 +40,7 @@ def run_process(settings: Settings, listener: socket.socket, ready: Callable[[],
     torch.set_num_threads(max(settings.runtime.threads, 1))
     sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, metrics_folder),
         log_config=None,
         access_log=False,  # its lines contain user ids
         server_header=False,

@@ -43,7 +43,7 @@ def run_workers(settings: Settings, listener: socket.socket, ready: Callable[[],
         os.environ[METRICS_FOLDER] = folder
         workers: list[SpawnProcess] = []
         try:
-            starting = [_start(settings, listener) for _ in range(settings.serve.workers)]
+            starting = [_start(settings, listener, folder) for _ in range(settings.serve.workers)]
             workers += [worker for worker, _ in starting]
             for _, says in starting:
                 _wait_until_loaded(says)
@@ -60,19 +60,19 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _start(settings: Settings, listener: socket.socket) -> tuple[SpawnProcess, Connection]:
+def _start(settings: Settings, listener: socket.socket, folder: str) -> tuple[SpawnProcess, Connection]:
     says, tells = SPAWN.Pipe(duplex=False)
-    worker = SPAWN.Process(target=_work, args=(settings, listener, tells), name="reclm-serve")
+    worker = SPAWN.Process(target=_work, args=(settings, listener, folder, tells), name="reclm-serve")
     worker.start()
     tells.close()
     return worker, says
 
 
-def _work(settings: Settings, listener: socket.socket, tells: Connection) -> None:
+def _work(settings: Settings, listener: socket.socket, folder: str, tells: Connection) -> None:
     """Be one of the processes; runs in it."""
     threading.Thread(target=_stop_with_the_parent, name="parent-watch", daemon=True).start()
     try:
-        run_process(settings, listener, lambda: tells.send(None))
+        run_process(settings, listener, lambda: tells.send(None), folder)
     except ReclmError as error:
         tells.send(error)
 
@@ -103,7 +103,7 @@ def _replace_ended(settings: Settings, listener: socket.socket, workers: list[Sp
             log.error("serving process %d ended with %d; another one starts", worker.pid, worker.exitcode)
             mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
             threading.Event().wait(SECONDS_BEFORE_RESTART)
-            workers[position] = _start(settings, listener)[0]
+            workers[position] = _start(settings, listener, folder)[0]
 
 
 def _stop(workers: list[SpawnProcess]) -> None:
