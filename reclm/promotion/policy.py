@@ -43,13 +43,17 @@ UNMEASURED_FIRST = ("ease", "itemknn", "als")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one candidate: `value` is its mean over the first half of the users, by which it was chosen."""
+    """What came of one candidate.
+
+    `value` is its mean over the first half of the users, by which it was chosen, `compared` that over the second.
+    """
 
     version: str
     model: str
     variant: str
     seeds: tuple[int, ...]
     value: float | None
+    compared: float | None
     outcome: str
 
 
@@ -240,5 +244,5 @@ class _Day:
         return Verdict(decision, "; ".join(parts), one.artifact, value, difference, guards, one.cold, listed)
 
     def _outcome(self, one: Candidate, outcome: str) -> Outcome:
-        value = fmean(one.first.values()) if one.is_measured else None
-        return Outcome(one.artifact.version, *one.kind, one.seeds, value, outcome)
+        value, compared = (fmean(half.values()) if half else None for half in (one.first, one.second))
+        return Outcome(one.artifact.version, *one.kind, one.seeds, value, compared, outcome)

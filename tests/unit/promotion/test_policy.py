@@ -50,9 +50,9 @@ class TestTheFirstChampion:
         lucky, other = shop.model(value=0.3, first=0.6), shop.model("als", value=0.5)
         row = shop.decide(lucky, other)
         assert (shop.champion, row["candidate_value"]) == (lucky.version, pytest.approx(0.3))
-        assert [(one["model"], one["value"]) for one in row["candidates"]] == [
-            ("ncf", pytest.approx(0.6)),
-            ("als", pytest.approx(0.5)),
+        assert [(one["model"], one["value"], one["compared"]) for one in row["candidates"]] == [
+            ("ncf", pytest.approx(0.6), pytest.approx(0.3)),
+            ("als", pytest.approx(0.5), pytest.approx(0.5)),
         ]
 
     def test_is_measured_by_the_metric_of_the_settings(self, shop: Shop) -> None:
