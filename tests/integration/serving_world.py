@@ -35,10 +35,10 @@ TABLES = {
     "dim_users": "user_id varchar, user_index bigint",
     "dim_items": "item_id varchar, item_index bigint, title varchar, text varchar, categories varchar[], "
     "full_text varchar, created_ts timestamptz",
-    "int_snapshots": "snapshot varchar, as_of timestamptz",
+    "int_snapshots": "snapshot varchar, as_of timestamptz, ts_is_synthetic boolean",
     "fct_known_interactions": "snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz, "
     "recency_rank bigint",
-    "fct_feedback": "user_id varchar, item_id varchar, weight double",
+    "fct_feedback": "user_id varchar, item_id varchar, event_ts timestamptz, weight double",
     "fct_user_status": "snapshot varchar, user_id varchar, activity varchar, n_interactions bigint",
     "fct_user_neighbours": "snapshot varchar, user_id varchar, neighbour_id varchar, score double, rank bigint",
     "dim_user_profiles": "user_id varchar, snapshot varchar, profile varchar",
@@ -123,11 +123,13 @@ def write_tables(settings: Settings, data: TrainingData) -> None:
             for row, (item, circle) in enumerate(zip(items, bw.ITEM_CIRCLE.tolist(), strict=True))
         ],
         "dim_users": [(user, index) for index, user in enumerate(sorted(users))],
-        "int_snapshots": [("select", fw.T1), ("serve", fw.T2)],
+        "int_snapshots": [("select", fw.T1, False), ("serve", fw.T2, False)],
         "fct_known_interactions": [
             ("serve", users[u], items[i], fw.T1, 1) for u, i in zip(known.row.tolist(), known.col.tolist(), strict=True)
         ],
-        "fct_feedback": [(FUSSY, "item '0'", -1.0), (FUSSY, "item '1'", 2.0), (FUSSY, "no candidate", -1.0)],
+        "fct_feedback": [
+            (FUSSY, item, fw.T1, weight) for item, weight in (("item '0'", -1.0), ("item '1'", 2.0), ("gone", -1.0))
+        ],
         "fct_user_status": [("serve", user, "4-10", 7) for user in users],
         "fct_user_neighbours": [("serve", users[0], users[1], 0.9, 1)],
         "dim_user_profiles": [(user, "serve", text) for user, text in user_profiles],
