@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,13 @@ Positions = NDArray[np.int64]
 Vector = NDArray[np.float32]
 
 
+class TrainedModel(NamedTuple):
+    """Hold the champion as training left it, and what tells whether its files are still the same."""
+
+    backbone: Backbone
+    files: tuple[tuple[str, int, int], ...]
+
+
 @dataclass(frozen=True)
 class CandidateIndex:
     """Rank items with one champion.
@@ -51,7 +59,7 @@ class CandidateIndex:
     pointer: dict[str, Any]
     backbone: Backbone
     catalogue: ItemCatalogue
-    trained_items: int
+    trained: TrainedModel
     ann: Any = None
     ann_recall: float | None = None
     seconds: float = 0.0
@@ -59,6 +67,11 @@ class CandidateIndex:
     @property
     def version(self) -> str:
         return str(self.pointer["version"])
+
+    @property
+    def trained_items(self) -> int:
+        """Return the number of items that the champion was trained with; items at later positions were added."""
+        return len(self.trained.backbone.fitted.item_ids)
 
     @property
     def item_ids(self) -> NDArray[np.str_]:
@@ -224,10 +237,12 @@ class CandidateIndex:
         return found[0][kept][:k], scores[0][kept][:k]
 
 
-def load_index(settings: Settings) -> CandidateIndex:
-    """Load the index of the current champion. Raises ReclmError when there is none or it cannot be read."""
-    from reclm.backbones.loading import load_backbone
+def load_index(settings: Settings, previous: CandidateIndex | None = None) -> CandidateIndex:
+    """Load the index of the current champion. Raises ReclmError when there is none or it cannot be read.
 
+    What has not changed since the `previous` index is taken from it: the trained model while its files are the same,
+    and the words of items whose texts are the same.
+    """
     pointer = champion.current(settings)
     missing = sorted(POINTER_FIELDS - pointer.keys())
     if missing:
@@ -235,23 +250,36 @@ def load_index(settings: Settings) -> CandidateIndex:
             f"{settings.paths.champion} lacks {', '.join(missing)}; run `reclm promote` to write it again"
         )
     datetime.fromisoformat(pointer["as_of"])
-    trained = load_backbone(artifacts.load(settings.paths, "served", pointer["version"]).path)
-    if not trained.folds_in:
+    trained = _trained(artifacts.load(settings.paths, "served", pointer["version"]).path, previous)
+    if not trained.backbone.folds_in:
         raise ArtifactError(
             f"model {pointer['version']} was trained by an earlier version of reclm and has no fold-in for new users; "
             "run `reclm train` and `reclm promote`"
         )
-    backbone = with_new_items(settings, trained, pointer["version"])
+    backbone = with_new_items(settings, trained.backbone, pointer["version"])
     backbone.fitted.known.sort_indices()
     about = load_catalogue(settings, backbone.fitted.item_ids.tolist())
+    if previous is not None and np.array_equal(previous.item_ids, backbone.fitted.item_ids[: len(previous.item_ids)]):
+        about.take_words_of(previous.catalogue)
     ann, recall = None, None
     if len(backbone.fitted.item_ids) > settings.serve.ann_above and backbone.inner_product:
         ann, recall = _approximate_index(settings, backbone)
-    index = CandidateIndex(settings, pointer, backbone, about, len(trained.fitted.item_ids), ann, recall)
+    index = CandidateIndex(settings, pointer, backbone, about, trained, ann, recall)
     index = replace(index, seconds=_ranking_seconds(index))
     index.directions, index.counts, index.catalogue.by_category  # noqa: B018  (compute them now, not during a request)
     index.dislikes  # noqa: B018
     return index
+
+
+def _trained(folder: Path, previous: CandidateIndex | None) -> TrainedModel:
+    """Load a model, or take that of the `previous` index when the folder's files are the same."""
+    from reclm.backbones.loading import load_backbone
+
+    about = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    files = tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in about)
+    if previous is not None and previous.trained.files == files:
+        return previous.trained
+    return TrainedModel(load_backbone(folder), files)
 
 
 def _ranking_seconds(index: CandidateIndex) -> float:

@@ -6,11 +6,11 @@ and categories come from the published warehouse, profiles and embeddings from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 Matrix = NDArray[np.float32]
+PIECE = 500
+"""Values turned into Python objects at once: about a millisecond, in which no other thread of the process runs."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class ItemCatalogue:
             self._words[row] = phrases, frozenset(words_of(text.casefold()))
         return self._words[row]
 
+    def take_words_of(self, earlier: ItemCatalogue) -> None:
+        """Take over the words of items whose texts have not changed; the first rows of both must be the same items."""
+        for row, words in list(earlier._words.items()):
+            mine, theirs = ((of.profiles[row], of.titles[row], of.categories[row]) for of in (self, earlier))
+            if mine == theirs:
+                self._words[row] = words
+
 
 def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
     """Load the catalogue of these items from the published warehouse and features."""
@@ -73,7 +82,7 @@ def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue
     categories: list[tuple[str, ...]] = [()] * n
     with closing(connect(settings)) as connection:
         cursor = connection.execute("select item_id, title, categories, epoch_us(created_ts) from dim_items")
-        while batch := cursor.fetchmany(10_000):
+        while batch := cursor.fetchmany(PIECE):
             for item, title, names, made in batch:
                 row = position.get(item)
                 if row is not None:
@@ -81,9 +90,15 @@ def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue
                     created[row] = np.datetime64("NaT" if made is None else made, "us")
     content, profiles = _published(settings, "item_content", position), _published(settings, "item_profile", position)
     texts = [""] * n
-    for row, text in zip(profiles["row"].to_pylist(), profiles["profile"].to_pylist(), strict=True):
+    for row, text in zip(_values(profiles["row"]), _values(profiles["profile"]), strict=True):
         texts[row] = text or ""
     return ItemCatalogue(titles, categories, created, texts, _meaning([content, profiles], n))
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Yield the values of a column, piece by piece."""
+    for start in range(0, len(column), PIECE):
+        yield from column.slice(start, PIECE).to_pylist()
 
 
 def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa.Table:
@@ -92,7 +107,7 @@ def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa
 
     table = pq.read_table(offline_path(settings.paths) / "current" / f"{view}.parquet")
     newest = table.filter(pc.equal(table["as_of"], pc.max(table["as_of"])))
-    rows = pa.array([position.get(item) for item in newest["item_id"].to_pylist()], pa.int64())
+    rows = pa.array([position.get(item) for item in _values(newest["item_id"])], pa.int64())
     return newest.append_column("row", rows).filter(rows.is_valid())
 
 

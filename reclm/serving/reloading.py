@@ -1,9 +1,10 @@
 """Reload the candidate index when the workspace has a new champion, new items or a new build.
 
 In: the settings. Out: `IndexReloader.index`, at any time the index of the newest state that could be loaded. The
-workspace is checked every `serve.reload_seconds`. When it changed, a new index is loaded beside the old one and
-replaces it by one assignment, so that a request keeps the index it started with. When loading fails, the old index
-stays in use and `problem` says why.
+workspace is checked every `serve.reload_seconds`. When it changed, a new index is loaded beside the old one, from what
+is new and what the old one has already, in a thread that never keeps the interpreter for long. It replaces the old one
+by one assignment, so that a request keeps the index it started with. When loading fails, the old index stays in use and
+`problem` says why.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class IndexReloader:
                     return False
                 if fingerprint == self._refused and time.monotonic() < self._retry_at and not force:
                     return False
-                index = await asyncio.to_thread(load_index, self.settings)
+                index = await asyncio.to_thread(load_index, self.settings, None if force else self._index)
             except Exception as error:  # the old index must stay in use whatever is wrong with the new one
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self.problem:

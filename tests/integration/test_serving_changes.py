@@ -47,9 +47,14 @@ class TestANewItem:
         new = "item '8'"
         with opened_client(settings) as client:
             assert client.get(f"/v1/items/{new}").status_code == 404
+            before = client.app.state.service.reloader.index  # type: ignore[attr-defined]
+            recommend(client, user_id=USER)
             place_new_items(settings)
             wait_until(lambda: client.get(f"/v1/items/{new}").status_code == 200)
             assert client.get(f"/v1/items/{new}").json()["added_since_training"] is True
+            after = client.app.state.service.reloader.index  # type: ignore[attr-defined]
+            assert after.trained is before.trained, "the model was not read again"
+            assert after.catalogue._words.keys() >= before.catalogue._words.keys() != set()
             assert (
                 recommend(client, user_id=USER, k=1, exclude=[f"item '{bw.WITHHELD[3]}'"])["items"][0]["item_id"] == new
             )
