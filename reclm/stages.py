@@ -154,9 +154,7 @@ def fall_back_to_keywords(settings: Settings) -> Settings:
     """
     from reclm.llm.pipeline import why_no_model
 
-    if settings.profiles.engine not in LEARNING_ENGINES:
-        return settings
-    reason = why_no_model(settings)
+    reason = why_no_model(settings) if settings.profiles.engine in LEARNING_ENGINES else ""
     if not reason:
         return settings
     say(f"no language model is trained: {reason} (profiles.engine=extractive)")
@@ -196,20 +194,19 @@ def embed(settings: Settings) -> Artifact:
 def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
     """Check the features and write them to Feast, offline and online. Returns the published version and row counts.
 
-    The champion's vectors are written again where the online store has lost them. `rewind` lets an older build replace
-    a newer one.
+    The vectors of the models in use are written again where the online store has lost them. `rewind` lets an older
+    build replace a newer one.
     """
     from reclm.features.fused import restore_online
     from reclm.features.publish import publish as to_feast
-    from reclm.promotion import champion
+    from reclm.promotion.challenger import versions_in_use
 
     with recorded(settings.paths, "publish", online_store=settings.feast.online_store) as about:
         result = to_feast(settings, rewind=rewind)
         about |= result
         written = sum(view.get("written", 0) for view in result["views"].values())
         about["made"] = f"{len(result['views'])} feature views, {written:,} rows written online"
-        if settings.paths.champion.exists():
-            about["restored"] = restore_online(settings, champion.current(settings)["version"])
+        about["restored"] = sum(restore_online(settings, version) for version in versions_in_use(settings))
     return result
 
 
@@ -220,9 +217,8 @@ def train(settings: Settings) -> list[Artifact]:
     with recorded(settings.paths, "train", models=",".join(settings.train.models)) as about:
         trained, made = train_all(settings)
         about |= {"artifacts": len(trained), "trained": made, "reused": made == 0}
-        about["made"] = (
-            f"{made} of {len(trained)} models, the others reused" if made < len(trained) else f"{made} models"
-        )
+        others = f" of {len(trained)} models, the others reused" if made < len(trained) else " models"
+        about["made"] = f"{made}{others}"
     return trained
 
 
@@ -243,14 +239,17 @@ def promote(settings: Settings, trained: Sequence[Artifact] | None = None, *, ap
     """Decide by the policy whether a trained model becomes champion, and make it so: artifact `promotion`.
 
     `trained` are the models to decide on; None: all finished ones that the settings name. `approved` is a person's
-    answer where one was asked for.
+    answer where one was asked for. A challenger is fitted again as well.
     """
+    from reclm.promotion.challenger import refresh
     from reclm.promotion.decisions import decide
     from reclm.training.stage import finished_backbones
 
     trained = finished_backbones(settings) if trained is None else trained
     with recorded(settings.paths, "promote", models=len(trained)) as about:
-        return _decided(about, decide(settings, trained, approved=approved))
+        decision = decide(settings, trained, approved=approved)
+        refresh(settings, trained)
+        return _decided(about, decision)
 
 
 def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Artifact:
@@ -317,6 +316,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
     Each gets a profile by the engine that wrote the others, a vector of the champion and rows in Feast. An item with
     neither text nor profile stays `missing`. Raises WorkspaceError without champion or profiles.
     """
+    from reclm.promotion.challenger import versions_in_use
     from reclm.promotion.new_items import candidate_status, place_new_items
 
     build(settings, "features")
@@ -328,7 +328,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
         return status  # the usual case, every few minutes: the feature store is not even opened
     publish(settings)
     with recorded(settings.paths, "cold_items") as about:
-        result = place_new_items(settings)
+        result, *_ = [place_new_items(settings, version) for version in versions_in_use(settings)]
         about |= result | {"reused": result["added"] == 0, "made": f"{result['added']:,} new items can be recommended"}
     return result
 

@@ -1,4 +1,4 @@
-"""Commands that compare models by what people did: replay a log. Registered by `reclm.cli.app`."""
+"""Commands that compare models by what people do: try two at once, replay a log. Registered by `reclm.cli.app`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,40 @@ from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, Worksp
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
+    app.command()(challenge)
     app.command()(replay)
+
+
+@guarded
+def challenge(
+    version: Annotated[str | None, typer.Argument(help="Version of a trained model.")] = None,
+    end: Annotated[bool, typer.Option("--end", help="End the trial: everybody meets the champion.")] = False,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Try a trained model beside the champion, or end that.
+
+    The model is fitted on everything that is known and published; a running service takes it in by itself. A share of
+    the users (serve.challenger_share) meets it: they get its lists (serve.trial = split), or lists drafted from both
+    models (interleave). Every promotion fits it again. fct_trials says whom people prefer.
+
+    \b
+    Examples:
+      reclm challenge 0f3c9a51d2e84b77
+      reclm challenge --end
+    """
+    from reclm.promotion import challenger
+
+    if end == (version is not None):
+        raise typer.BadParameter("give either a VERSION or --end")
+    settings = load(workspace, overrides, settings_file)
+    if version is not None:
+        pointer = challenger.challenge(settings, version)
+        print(f"challenger  {pointer['model']}/{pointer['variant']} {pointer['version']}")
+        return
+    ended = challenger.withdraw(settings)
+    print(f"ended       {ended['model']}/{ended['variant']} {ended['version']}" if ended else "no trial was running")
 
 
 @guarded

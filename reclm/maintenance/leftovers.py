@@ -111,9 +111,10 @@ def orphans(settings: Settings, kept: Iterable[Artifact]) -> list[str]:
     lost += [f"vectors of model {one} are published, and it is missing" for one in sorted(offline - models)]
     online = online_versions(settings) - models - offline
     lost += [f"vectors of model {one} are online and in no file" for one in sorted(online)]
-    champion = read_json(workspace.champion)["version"] if workspace.champion.exists() else None
-    if champion is not None and champion not in models:
-        lost.append(f"served model {champion}, the champion, is missing")
+    for pointer in (workspace.champion, workspace.challenger):
+        version = read_json(pointer)["version"] if pointer.exists() else None
+        if version is not None and version not in models:
+            lost.append(f"served model {version}, the {pointer.stem}, is missing")
     return sorted(set(lost))
 
 

@@ -91,7 +91,7 @@ def in_use(settings: Settings, stored: Stored) -> set[Key]:
     from reclm.warehouse.sources import current_versions
 
     workspace = settings.paths
-    used = {("served", version) for version in champions(settings)}
+    used = {("served", version) for version in (*champions(settings), *_challenger(settings))}
     used |= {(kind, version) for kind in artifacts.KINDS for version in current_versions(workspace, kind)}
     return used | _language_models(settings, stored)
 
@@ -109,6 +109,11 @@ def champions(settings: Settings) -> list[str]:
     decisions.sort(key=lambda row: row["decided_at"], reverse=True)
     line = dict.fromkeys([*current, *(str(row["served_version"]) for row in decisions)])
     return list(line)[: settings.retention.champions + len(current)]
+
+
+def _challenger(settings: Settings) -> list[str]:
+    pointer = settings.paths.challenger
+    return [str(read_json(pointer)["version"])] if pointer.exists() else []
 
 
 def _language_models(settings: Settings, stored: Stored) -> set[Key]:

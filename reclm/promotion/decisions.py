@@ -59,7 +59,7 @@ def decide(settings: Settings, trained: Sequence[Artifact], *, approved: bool | 
     """
     if not trained:
         raise WorkspaceError(f"{settings.paths.root} has no trained models of the current features; run `reclm train`")
-    with _one_at_a_time(settings.paths):
+    with deciding(settings.paths):
         _complete_interrupted_switch(settings)
         parameters, parents = _inputs(settings, trained, approved)
         earlier = _reusable_decision(settings, trained, parameters, parents)
@@ -79,15 +79,8 @@ def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Ar
     Does nothing when it is the champion already. Raises ArtifactError when no such model exists, ModelError for the
     shuffled control.
     """
-    model = artifacts.find(settings.paths, "backbone", version)
-    if model is None:
-        raise ArtifactError(f"no trained model has version {version}; {_available_models(settings)}")
-    if model.manifest["parameters"]["variant"] == "shuffled":
-        raise ModelError(
-            f"{version} is {model_label(model)}, the control that was trained on the profiles of other users, "
-            "and must not serve; name a model of variant augment or base"
-        )
-    with _one_at_a_time(settings.paths):
+    model = servable(settings, version)
+    with deciding(settings.paths):
         _complete_interrupted_switch(settings)
         decision = _decision_of_the_champion(settings)
         if decision is not None and decision.metrics["candidate_version"] == version:
@@ -96,12 +89,25 @@ def promote_by_hand(settings: Settings, version: str, *, reason: str = "") -> Ar
         return _decide_by_hand(settings, model, "promoted", reason or "a person chose it and gave no reason")
 
 
+def servable(settings: Settings, version: str) -> Artifact:
+    """Return the trained model `version`. Raises ArtifactError when there is none, ModelError for the control."""
+    model = artifacts.find(settings.paths, "backbone", version)
+    if model is None:
+        raise ArtifactError(f"no trained model has version {version}; {_available_models(settings)}")
+    if model.manifest["parameters"]["variant"] == "shuffled":
+        raise ModelError(
+            f"{version} is {model_label(model)}, the control that was trained on the profiles of other users, "
+            "and must not serve; name a model of variant augment or base"
+        )
+    return model
+
+
 def roll_back(settings: Settings, *, reason: str = "") -> Artifact:
     """Make the previous champion champion again and record it; a second call goes back one further.
 
     Raises WorkspaceError when there is no champion or none before it, ArtifactError when the previous one was deleted.
     """
-    with _one_at_a_time(settings.paths):
+    with deciding(settings.paths):
         completed = _complete_interrupted_switch(settings)
         if completed is not None and completed.metrics["decision"] == ROLLED_BACK:
             return completed
@@ -124,7 +130,8 @@ def roll_back(settings: Settings, *, reason: str = "") -> Artifact:
 
 
 @contextmanager
-def _one_at_a_time(workspace: Workspace) -> Iterator[None]:
+def deciding(workspace: Workspace) -> Iterator[None]:
+    """Let one process at a time change which models are served."""
     with alone(workspace.locks / "champion.lock", "another decision is being made"):
         yield
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 
-def place_new_items(settings: Settings) -> dict[str, Any]:
-    """Publish a vector for each item that has none of the champion; return `{version, items, missing, added}`.
+def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
+    """Publish a vector for each item that has none of the champion, or of another served model `version`.
+
+    Returns `{version, items, missing, added}`.
 
     `missing` counts items without text and profile, which get no vector. A second call adds nothing. Raises
     WorkspaceError without a champion or when the published features are not those of the build.
@@ -35,9 +37,9 @@ def place_new_items(settings: Settings) -> dict[str, Any]:
     from reclm.features.fused import publish_items
     from reclm.warehouse.reading import snapshot_as_of
 
-    status = candidate_status(settings)
+    status = candidate_status(settings, version)
     if not status["missing"]:
-        detail(f"all {status['items']:,} items have a vector of the champion {status['version']}")
+        detail(f"all {status['items']:,} items have a vector of {status['version']}")
         return status
     version = status["version"]
     candidates = _candidates(settings, version)
@@ -53,16 +55,15 @@ def place_new_items(settings: Settings) -> dict[str, Any]:
     return status
 
 
-def candidate_status(settings: Settings) -> dict[str, Any]:
-    """Return `{version, items, missing, added: 0}`: the champion, how many items have a vector of it, how many have
-    none.
+def candidate_status(settings: Settings, version: str = "") -> dict[str, Any]:
+    """Return `{version, items, missing, added: 0}`: how many items have a vector of the model, how many have none.
 
-    Reads the warehouse and two files, so it is cheap enough for every few minutes. Raises WorkspaceError without a
-    champion.
+    The model is the champion, or another served one, `version`. Reads the warehouse and two files, so it is cheap
+    enough for every few minutes. Raises WorkspaceError without a champion.
     """
     from reclm.training.tasks import load_ids
 
-    version = champion.current(settings)["version"]
+    version = version or champion.current(settings)["version"]
     candidates = _candidates(settings, version)
     missing = int((~np.isin(load_ids(settings)[1], candidates)).sum())
     return {"version": version, "items": len(candidates), "missing": missing, "added": 0}

@@ -249,6 +249,24 @@ class ServeSettings(Section):
     reload_seconds: float = Field(
         2.0, gt=0, description="Seconds between checks for another champion, new candidates or a new build."
     )
+    trial: Literal["split", "interleave"] = Field(
+        "split",
+        description="How a challenger is tried: its users get its lists (`split`), or lists drafted from both models "
+        "(`interleave`).",
+    )
+    challenger_share: float = Field(
+        0.1, ge=0, le=1, description="Share of the users who meet the challenger (`reclm challenge`), by a hash."
+    )
+    exploration: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of the requests of known users, without filters, that get a random list; `reclm replay` "
+        "needs some.",
+    )
+    exploration_pool: int = Field(
+        50, ge=1, description="Number of best items that a random list is drawn from; more support more models."
+    )
     ann_above: int = Field(
         500_000,
         ge=1,

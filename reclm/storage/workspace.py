@@ -96,6 +96,10 @@ class Workspace:
         return self.root / "champion.json"
 
     @property
+    def challenger(self) -> Path:
+        return self.root / "challenger.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 

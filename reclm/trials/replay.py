@@ -55,7 +55,7 @@ class ImpressionLog(NamedTuple):
 
 
 def replay(settings: Settings, version: str) -> Replayed:
-    """Estimate the click rate of the trained model `version` (kind `backbone`).
+    """Estimate the click rate of the trained model `version` (kind `backbone` or `served`).
 
     Raises ArtifactError when no such model exists, WorkspaceError when no list was logged with propensities after its
     as-of, and ModelError where the log cannot tell (`off_policy.estimate_click_rate`).
@@ -141,7 +141,8 @@ def read_log(settings: Settings, backbone: Backbone, since: datetime) -> Impress
 
 
 def _model(settings: Settings, version: str) -> Artifact:
-    found = artifacts.find(settings.paths, "backbone", version)
-    if found is not None:
-        return found
+    for kind in ("backbone", "served"):
+        found = artifacts.find(settings.paths, kind, version)
+        if found is not None:
+            return found
     raise ArtifactError(f"no trained model has version {version}; `reclm train` lists what it made")
