@@ -23,7 +23,7 @@ from reclm.settings.tree import Settings
 from reclm.storage.locks import alone
 from reclm.storage.segments import close_segments
 
-SHOWN = "STRUCT(item_id VARCHAR, score VARCHAR, propensity VARCHAR, arm VARCHAR)[]"
+SHOWN = "STRUCT(position VARCHAR, item_id VARCHAR, score VARCHAR, propensity VARCHAR, arm VARCHAR)[]"
 LINES: Mapping[Table, Mapping[str, str]] = {
     "interactions": dict.fromkeys(
         ("event_id", "event_type", "user_id", "item_id", "event_ts", "weight", "request_id"), "VARCHAR"
@@ -36,8 +36,7 @@ LINES: Mapping[Table, Mapping[str, str]] = {
 """{landing table: {field of a line: DuckDB type}}."""
 ROWS: Mapping[Table, str] = {
     "interactions": "select * from source",
-    "impressions": "select source.* exclude (items), unnest(items, recursive := true), "
-    "generate_subscripts(items, 1) as position from source",
+    "impressions": "select source.* exclude (items), unnest(items, recursive := true) from source",
 }
 
 

@@ -186,10 +186,10 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
             *(request.pin, request.boosts.categories, request.boosts.items),
         )
         try:
-            found = await service.recommender.recommend(ranking_request(request, service.settings.serve))
+            wanted = ranking_request(request, service.settings.serve)
+            answer = await service.recommender.recommend(wanted, new_request_id())
         except NoItemListError:
             raise HTTPException(422, f"items_list or exclude_list: {NO_LIST}") from None
-        answer = {"request_id": new_request_id()} | found
         service.impressions.record(answer)
         return JSONResponse(answer)
 
@@ -309,7 +309,7 @@ def _add_operations(app: FastAPI, service: Service, metrics_folder: str) -> None
         """
         problems = service.problems(details=request.scope["reclm.known"])
         try:
-            index = service.reloader.index
+            index, tried = service.reloader.index, service.reloader.challenger
         except NoIndexError:
             response.status_code = 503
             return Readiness(status="waiting", problems=problems)
@@ -317,6 +317,7 @@ def _add_operations(app: FastAPI, service: Service, metrics_folder: str) -> None
             status="degraded" if problems else "ready",
             problems=problems,
             model=Model(**describe_model(index)),
+            challenger=None if tried is None else Model(**describe_model(tried)),
             items=len(index.item_ids),
             index="exact" if index.ann is None else "hnsw",
             recall=1.0 if index.ann_recall is None else index.ann_recall,

@@ -237,13 +237,15 @@ class CandidateIndex:
         return found[0][kept][:k], scores[0][kept][:k]
 
 
-def load_index(settings: Settings, previous: CandidateIndex | None = None) -> CandidateIndex:
-    """Load the index of the current champion. Raises ReclmError when there is none or it cannot be read.
+def load_index(
+    settings: Settings, previous: CandidateIndex | None = None, pointer: dict[str, Any] | None = None
+) -> CandidateIndex:
+    """Load the index of the champion, or of the model of another `pointer`.
 
     What has not changed since the `previous` index is taken from it: the trained model while its files are the same,
-    and the words of items whose texts are the same.
+    and the words of items whose texts are the same. Raises ReclmError when there is no such model or it cannot be read.
     """
-    pointer = champion.current(settings)
+    pointer = champion.current(settings) if pointer is None else pointer
     missing = sorted(POINTER_FIELDS - pointer.keys())
     if missing:
         raise WorkspaceError(

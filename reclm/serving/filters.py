@@ -44,6 +44,12 @@ class RankingRequest:
         filters = (self.categories, self.items, self.created_after, self.items_list, self.exclude_list)
         return any(one is not None for one in filters)
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether a user asks for the best of all items that are new to them, and says nothing else."""
+        says_more = self.filtered or self.rules or len(self.history) or len(self.exclude)
+        return self.user_id is not None and self.exclude_seen and not says_more
+
 
 def positions_of(index: CandidateIndex, item_ids: Sequence[str]) -> tuple[Positions, tuple[str, ...]]:
     """Return (positions of the ids among the candidates, ascending and unique; ids that are no candidates)."""

@@ -13,19 +13,19 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reclm.serving.metrics import IMPRESSIONS
 from reclm.storage.segments import SegmentWriter
+from reclm.trials.assignment import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WAITING = 20_000  # answers
 PAUSE_SECONDS = 0.25  # between two writes: fewer and larger ones
-CHAMPION = "champion"
 log = logging.getLogger("reclm.serve")
 Answer = dict[str, Any]
 
@@ -56,8 +56,7 @@ class ImpressionLog:
     def record(self, answer: Answer) -> None:
         """Log an answer, the fields of `schemas.Recommendations`, without waiting.
 
-        An answer or one of its items may carry `arm`, and an item `propensity`, the probability with which it was shown
-        at its position.
+        An item carries its `arm` and its `propensity`, the probability with which it was in the list, or None.
         """
         try:
             self._answers.put_nowait((answer, datetime.now(UTC)))
@@ -80,7 +79,7 @@ class ImpressionLog:
         shown = sum(len(answer["items"]) for answer, _ in answers)
         if not shown:
             return
-        lines = (json.dumps(_line(answer, at), ensure_ascii=False) + "\n" for answer, at in answers if answer["items"])
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for answer, at in answers for line in _lines(answer, at))
         try:
             self._writer.write("".join(lines).encode())
             IMPRESSIONS.labels("logged").inc(shown)
@@ -89,24 +88,31 @@ class ImpressionLog:
             IMPRESSIONS.labels("dropped").inc(shown)
 
 
-def _line(answer: Answer, shown_at: datetime) -> dict[str, Any]:
-    model: Mapping[str, str] = answer["model"]
-    arm = answer.get("arm", CHAMPION)
-    return {
-        "request_id": answer["request_id"],
-        "user_id": answer["user_id"],
-        "shown_at": shown_at.isoformat(),
-        "model_version": model["version"],
-        "model": model["model"],
-        "variant": model["variant"],
-        "source": answer["source"],
-        "items": [
+def _lines(answer: Answer, shown_at: datetime) -> Iterator[dict[str, Any]]:
+    """One line for each model that has items in the list."""
+    models: Mapping[str, Mapping[str, str]] = {answer["arm"]: answer["model"]}
+    if answer["challenger"] is not None:
+        models = {CHAMPION: answer["model"], CHALLENGER: answer["challenger"]}
+    for arm, model in models.items():
+        items = [
             {
+                "position": position,
                 "item_id": item["item_id"],
                 "score": item["score"],
-                "propensity": item.get("propensity"),
-                "arm": item.get("arm", arm),
+                "propensity": item["propensity"],
+                "arm": arm,
             }
-            for item in answer["items"]
-        ],
-    }
+            for position, item in enumerate(answer["items"], start=1)
+            if item["arm"] == arm
+        ]
+        if items:
+            yield {
+                "request_id": answer["request_id"],
+                "user_id": answer["user_id"],
+                "shown_at": shown_at.isoformat(),
+                "model_version": model["version"],
+                "model": model["model"],
+                "variant": model["variant"],
+                "source": answer["source"],
+                "items": items,
+            }

@@ -27,6 +27,8 @@ from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
 from reclm.serving.filters import RankingRequest, allowed_items, positions_of, why_empty
 from reclm.serving.metrics import ANSWERS
 from reclm.serving.reranking import pinned_positions, pool_size, rerank
+from reclm.serving.trial import answering, one_answer
+from reclm.trials.exploration import explore
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
@@ -66,18 +68,23 @@ class Recommender:
         self.reloader, self.feature_client, self.lists = reloader, feature_client, lists
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="rank")
 
-    async def recommend(self, request: RankingRequest) -> dict[str, Any]:
+    async def recommend(self, request: RankingRequest, request_id: str) -> dict[str, Any]:
         """Recommend items; returns the fields of `schemas.Recommendations`.
 
         Raises NoItemListError when the request names a list that does not exist.
         """
-        index = self.reloader.index
+        tried = answering(self.reloader.index, self.reloader.challenger, request, request_id)
+        explored = request_id if len(tried) == 1 else ""
+        answers = {arm: await self._answer(index, request, explored) for arm, index in tried.items()}
+        return {"request_id": request_id} | one_answer(answers, request.k, request_id)
+
+    async def _answer(self, index: CandidateIndex, request: RankingRequest, explored: str) -> dict[str, Any]:
         features, unavailable = await self.features(index, request.user_id)
         listed = await self._listed(index, request)
         if seconds_of(index, request) < INLINE_SECONDS:
-            return rank_and_explain(index, request, features, unavailable, listed)
+            return rank_and_explain(index, request, features, unavailable, listed, explored)
         return await asyncio.get_running_loop().run_in_executor(
-            self.pool, rank_and_explain, index, request, features, unavailable, listed
+            self.pool, rank_and_explain, index, request, features, unavailable, listed, explored
         )
 
     async def _listed(self, index: CandidateIndex, request: RankingRequest) -> list[NDArray[np.bool_]]:
@@ -121,19 +128,30 @@ def rank_and_explain(
     features: UserFeatures | None,
     unavailable: str,
     listed: Sequence[NDArray[np.bool_]] = (),
+    explored: str = "",
 ) -> dict[str, Any]:
-    """Rank the candidates for one request and give reasons; `listed` are masks of named lists. Waits for nothing."""
+    """Rank the candidates for one request and give reasons. Waits for nothing.
+
+    `listed` are masks of named lists; `explored` is the id of a request that may get a random list
+    (`serve.exploration`), '' for none.
+    """
     user = resolve_user(index, request, features)
     unwanted = np.concatenate([positions_of(index, request.exclude)[0], index.hidden.positions()])
     excluded = np.concatenate([unwanted, user.seen, user.disliked]) if request.exclude_seen else unwanted
     allowed, unknown = allowed_items(index, request, listed)
     pinned, unknown_pins = pinned_positions(index, request.rules, allowed, unwanted)
+    propensities: Sequence[float | None] = [None] * request.k
     if request.rules:
         left_out = np.zeros(len(index.item_ids), dtype=bool) if allowed is None else ~allowed
         left_out[excluded] = True
         best, scores = rerank(index, index.scores(user.vector), left_out, pinned, request.k, request.rules)
     elif user.vector is None:
         best, scores = index.most_popular(request.k, excluded, allowed)
+    elif explored and index.settings.serve.exploration and request.is_plain:
+        serve = index.settings.serve
+        best, scores = index.best(user.vector, max(request.k, serve.exploration_pool), excluded, allowed)
+        shown = explore(len(best), request.k, share=serve.exploration, pool=serve.exploration_pool, request_id=explored)
+        best, scores, propensities = best[shown.order], scores[shown.order], shown.propensities.tolist()
     else:
         best, scores = index.best(user.vector, request.k, excluded, allowed)
     problem = unavailable or user.problem
@@ -148,8 +166,16 @@ def rank_and_explain(
         "unknown_categories": list(unknown.categories),
         "why_empty": None if len(best) else why_empty(allowed),
         "items": [
-            {**describe_item(index, position), "score": score, "pinned": position in pinned, "reasons": why}
-            for position, score, why in zip(best.tolist(), scores.tolist(), reasons(index, best, user), strict=True)
+            {
+                **describe_item(index, position),
+                "score": score,
+                "pinned": position in pinned,
+                "propensity": propensity,
+                "reasons": why,
+            }
+            for position, score, propensity, why in zip(
+                best.tolist(), scores.tolist(), propensities[: len(best)], reasons(index, best, user), strict=True
+            )
         ],
     }
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from reclm.errors import ArtifactError, ReclmError
-from reclm.promotion import champion
+from reclm.promotion import challenger, champion
 from reclm.serving.candidate_index import load_index
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
 
@@ -38,7 +38,8 @@ class NoIndexError(Exception):
 class IndexReloader:
     """Hold the current `index` and replace it when the workspace changes.
 
-    `problem` is '' or the reason why the newest state could not be loaded.
+    `problem` is '' or the reason why the newest state could not be loaded. `challenger` is the index of the model that
+    is tried beside the champion, None without one; `challenger_problem` says why it could not be loaded.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,6 +52,8 @@ class IndexReloader:
         self._task: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
         self._index: CandidateIndex | None = None
+        self.challenger: CandidateIndex | None = None
+        self.challenger_problem = ""
 
     @property
     def index(self) -> CandidateIndex:
@@ -66,7 +69,7 @@ class IndexReloader:
         """
         try:
             fingerprint = self._read_fingerprint()
-            index = load_index(self.settings)
+            indexes = self._load()
         except ReclmError as error:
             if not self.settings.serve.wait:
                 raise
@@ -78,7 +81,7 @@ class IndexReloader:
                 f"the champion cannot be read ({type(error).__name__}: {error}); "
                 "run `reclm rollback` to go back to the previous champion, or `reclm train` to train a new one"
             ) from None
-        self._replace(index, fingerprint)
+        self._replace(*indexes, fingerprint)
 
     def watch(self) -> None:
         """Start checking for changes; needs a running event loop."""
@@ -107,7 +110,8 @@ class IndexReloader:
                     return False
                 if fingerprint == self._refused and time.monotonic() < self._retry_at and not force:
                     return False
-                index = await asyncio.to_thread(load_index, self.settings, None if force else self._index)
+                before = (None, None) if force else (self._index, self.challenger)
+                indexes = await asyncio.to_thread(self._load, *before)
             except Exception as error:  # the old index must stay in use whatever is wrong with the new one
                 problem = f"{type(error).__name__}: {error}"
                 if problem != self.problem:
@@ -116,11 +120,26 @@ class IndexReloader:
                 self._retry_at = time.monotonic() + CHECKS_BEFORE_RETRY * self.settings.serve.reload_seconds
                 RELOADS.labels("refused").inc()
                 return False
-            self._replace(index, fingerprint)
+            self._replace(*indexes, fingerprint)
             return True
 
-    def _replace(self, index: CandidateIndex, fingerprint: Fingerprint) -> None:
-        self._index, self._fingerprint, self.problem, self.loaded_at = index, fingerprint, "", datetime.now(UTC)
+    def _load(
+        self, before: CandidateIndex | None = None, tried_before: CandidateIndex | None = None
+    ) -> tuple[CandidateIndex, CandidateIndex | None]:
+        """Load both indexes; the champion answers alone where the challenger cannot be read."""
+        index, tried, problem = load_index(self.settings, before), None, ""
+        try:
+            pointer = challenger.find(self.settings)
+            tried = load_index(self.settings, tried_before, pointer) if pointer else None
+        except Exception as error:  # whatever is wrong with it, people must be answered
+            problem = f"{type(error).__name__}: {error}"
+            log.error("the challenger could not be loaded: %s", problem)
+        self.challenger_problem = problem
+        return index, tried
+
+    def _replace(self, index: CandidateIndex, tried: CandidateIndex | None, fingerprint: Fingerprint) -> None:
+        self._index, self.challenger = index, tried
+        self._fingerprint, self.problem, self.loaded_at = fingerprint, "", datetime.now(UTC)
         gc.freeze()  # an index is millions of long-lived objects; collecting over them would slow requests
         RELOADS.labels("done").inc()
         INDEX_ITEMS.set(len(index.item_ids))
@@ -141,16 +160,15 @@ class IndexReloader:
         from reclm.features.store import offline_path, vector_file
 
         workspace = self.settings.paths
-        pointer = champion.current(self.settings)
-        model = workspace.artifacts / "served" / str(pointer["version"])
-        files = (
-            vector_file(workspace, "item", pointer["version"]),
-            workspace.current_build,
-            model / "users.parquet",  # changes when a user is forgotten
-        )
+        pointer, tried = champion.current(self.settings), challenger.find(self.settings)
+        versions = [str(one["version"]) for one in (pointer, tried) if one is not None]
+        files = [workspace.current_build]
+        for version in versions:
+            files.append(vector_file(workspace, "item", version))
+            files.append(workspace.artifacts / "served" / version / "users.parquet")  # changes with a forgotten user
         current = offline_path(workspace) / "current"
         return (
-            pointer["version"],
+            *versions,
             pointer.get("decision"),
             *(file.stat().st_mtime_ns if file.exists() else None for file in files),
             str(current.readlink()) if current.is_symlink() else None,

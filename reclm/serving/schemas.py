@@ -199,10 +199,16 @@ class Reasons(BaseModel):
 
 
 class RecommendedItem(Item):
-    """Describe a recommended item with its score, boosts included, and reasons."""
+    """Describe a recommended item with its score, boosts included, and reasons.
+
+    `arm` is the model that it is of, `champion` or `challenger`. `propensity` is the probability with which it was in
+    the list; null where the list could not be a random one.
+    """
 
     score: float
     pinned: bool
+    arm: str
+    propensity: float | None
     reasons: Reasons
 
 
@@ -221,14 +227,17 @@ class Recommendations(BaseModel):
     `source` is where the user's vector came from: `trained`, `folded_in` from a history, `profile` alone, or
     `popularity` when nothing is known about the user. `degraded` says what was not available. `unknown_items` are ids
     of `history`, `items` and `pin` that are not among the candidates, `unknown_categories` those that no item has; they
-    were ignored. `why_empty` explains an empty list. Events that answer it name its `request_id`.
+    were ignored. `why_empty` explains an empty list. Events that answer it name its `request_id`. `arm` is `champion`,
+    `challenger`, or `interleaved` for a list of both, whose second model is `challenger`.
     """
 
     request_id: str
     user_id: str | None
     source: str
     degraded: str | None
+    arm: str
     model: Model
+    challenger: Model | None
     features: FeatureAges
     unknown_items: list[str]
     unknown_categories: list[str]
@@ -302,11 +311,15 @@ class Liveness(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Report problems, the model, and the size and recall of the index; null while there is no model."""
+    """Report problems, the model, and the size and recall of the index; null while there is no model.
+
+    `challenger` is the model that is tried beside it.
+    """
 
     status: str
     problems: list[str]
     model: Model | None = None
+    challenger: Model | None = None
     items: int = 0
     index: str | None = None
     recall: float | None = None

@@ -45,6 +45,7 @@ class Service:
         breaker = self.feature_client.breaker
         found = {
             "the newest state of the workspace could not be loaded": self.reloader.problem,
+            "the challenger could not be loaded": self.reloader.challenger_problem,
             "the feature store does not answer": breaker.reason if breaker.is_open else "",
             "the text encoder of search could not be loaded": self.search.problem,
         }

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reclm.backbones.ranking import top_k
+from reclm.dataset import SERVED
 from reclm.errors import ArtifactError, WorkspaceError
 from reclm.storage import artifacts
 from reclm.trials.off_policy import ClickRate, LoggedLists, click_rate_of_shown, estimate_click_rate
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
 
 BATCH = 1024
-SETTING = "full_shot"
 
 
 class Replayed(NamedTuple):
@@ -85,7 +85,7 @@ def target_places(backbone: Backbone, log: ImpressionLog) -> NDArray[np.int64]:
     row, item = log.known[:, order]
     for start in range(0, len(log.items), BATCH):
         shown = log.items[start : start + BATCH]
-        scores = np.require(backbone.score(log.lists.users[start : start + BATCH], SETTING), np.float32, ["C", "W"])
+        scores = np.require(backbone.score(log.lists.users[start : start + BATCH], SERVED), np.float32, ["C", "W"])
         here = slice(*np.searchsorted(row, [start, start + len(shown)]))
         scores[row[here] - start, item[here]] = -np.inf
         same = (shown[:, :, None] == top_k(scores, k)[:, None, :]) & (shown[:, :, None] >= 0)

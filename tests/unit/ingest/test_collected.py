@@ -61,7 +61,8 @@ class TestLanding:
 
     def test_each_shown_item_lands_with_its_position(self, settings: Settings) -> None:
         answer = {"request_id": "r1", "user_id": None, "shown_at": "2025-01-03T00:00:00+00:00", "model_version": "m1"}
-        shown = [{"item_id": "tea", "score": 0.5, "arm": "champion"}, {"item_id": "jam", "score": 0.25}]
+        shown = [{"position": 1, "item_id": "tea", "score": 0.5, "arm": "champion"}]
+        shown += [{"position": 2, "item_id": "jam", "score": 0.25}]
         write(settings, "impressions", answer | {"items": shown}, answer | {"request_id": "r2", "items": []})
         land_collected(settings)
         assert landed(settings, "impressions", "request_id, item_id, position, score, arm, model_version") == [
