@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -88,36 +88,41 @@ def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue
                 if row is not None:
                     titles[row], categories[row] = title or "", tuple(names or ())
                     created[row] = np.datetime64("NaT" if made is None else made, "us")
-    content, profiles = _published(settings, "item_content", position), _published(settings, "item_profile", position)
-    texts = [""] * n
-    for row, text in zip(_values(profiles["row"]), _values(profiles["profile"]), strict=True):
-        texts[row] = text or ""
-    return ItemCatalogue(titles, categories, created, texts, _meaning([content, profiles], n))
+    texts, sums = [""] * n, np.zeros((n, 0), dtype=np.float32)
+    for batch, rows in _published(settings, "item_content", ["embedding"], position):
+        sums = _added(sums, batch, rows)
+    for batch, rows in _published(settings, "item_profile", ["embedding", "profile"], position):
+        sums = _added(sums, batch, rows)
+        for row, text in zip(rows.tolist(), batch["profile"].to_pylist(), strict=True):
+            texts[row] = text or ""
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    sums /= np.where(length > 0, length, 1)
+    return ItemCatalogue(titles, categories, created, texts, sums)
 
 
-def _values(column: pa.ChunkedArray) -> Iterator[Any]:
-    """Yield the values of a column, piece by piece."""
-    for start in range(0, len(column), PIECE):
-        yield from column.slice(start, PIECE).to_pylist()
+def _published(
+    settings: Settings, view: str, columns: Sequence[str], position: Mapping[str, int]
+) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int64]]]:
+    """Yield a view's newest rows of the items in `position`, piece by piece, each with the items' positions.
 
-
-def _published(settings: Settings, view: str, position: Mapping[str, int]) -> pa.Table:
-    """Read a view's newest rows of the items in `position`; the position becomes column `row`."""
+    One thread reads, so that the requests have the other cores.
+    """
     from reclm.features.store import offline_path
 
-    table = pq.read_table(offline_path(settings.paths) / "current" / f"{view}.parquet")
-    newest = table.filter(pc.equal(table["as_of"], pc.max(table["as_of"])))
-    rows = pa.array([position.get(item) for item in _values(newest["item_id"])], pa.int64())
-    return newest.append_column("row", rows).filter(rows.is_valid())
+    file = pq.ParquetFile(offline_path(settings.paths) / "current" / f"{view}.parquet")
+    newest = pc.max(file.read(["as_of"], use_threads=False)["as_of"])
+    for batch in file.iter_batches(PIECE, columns=["item_id", "as_of", *columns], use_threads=False):
+        rows = pa.array([position.get(item) for item in batch["item_id"].to_pylist()], pa.int64())
+        wanted = pc.and_(pc.equal(batch["as_of"], newest), rows.is_valid())
+        yield batch.filter(wanted), rows.filter(wanted).to_numpy(zero_copy_only=False)
 
 
-def _meaning(tables: Sequence[pa.Table], n: int) -> Matrix:
-    """Return the unit sums (n, dim) of the embeddings in `tables`; zeros where there is none."""
-    with_embedding = [table.filter(table["embedding"].is_valid()) for table in tables]
-    width = next((len(table["embedding"][0]) for table in with_embedding if table.num_rows), 0)
-    sums = np.zeros((n, width), dtype=np.float32)
-    for table in with_embedding:
-        numbers = table["embedding"].combine_chunks().flatten().to_numpy()
-        sums[table["row"].to_numpy()] += numbers.reshape(table.num_rows, width)
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    return sums / np.where(length > 0, length, 1)
+def _added(sums: Matrix, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> Matrix:
+    """Add the embeddings of a piece to `sums` (n, dim), which has no columns until the first embedding comes."""
+    there = batch["embedding"].is_valid().to_numpy(zero_copy_only=False)
+    numbers = batch["embedding"].drop_null().flatten().to_numpy()
+    if not len(numbers):
+        return sums
+    sums = sums if sums.shape[1] else np.zeros((len(sums), len(numbers) // int(there.sum())), dtype=np.float32)
+    sums[rows[there]] += numbers.reshape(int(there.sum()), sums.shape[1])
+    return sums
