@@ -1,4 +1,4 @@
-"""Blend a network's scores with those of kernel ridge regression over item content, so that no network falls below it.
+"""Blend a model's scores with those of kernel ridge regression over item content, so that it does not fall below them.
 
 In: a fitted backbone whose score of a vector is known, and the data that it was fitted on. Out: the same backbone with
 further columns in its vectors, whose inner products are the scores of the model `kernel` in low rank. So the blend is
@@ -9,28 +9,29 @@ generalisation (Neural Networks 5, 1992) with one weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 
 from reclm.backbones.closed_form import Dense, cholesky
+from reclm.backbones.cold_start import ColdStartTask
 from reclm.backbones.content import ContentKernel
 from reclm.backbones.features import Matrix, landmarks
-from reclm.backbones.fitted import Options, Vectors
+from reclm.backbones.fitted import Fitted, Options, Selection, Vectors
 from reclm.backbones.fusion.inputs import profiles_of
-from reclm.backbones.metrics import recall_and_ndcg
-from reclm.dataset import EvaluationSetting, EvaluationTask, TrainingData, Variant
+from reclm.backbones.metrics import MAX_VALIDATION_USERS, recall_and_ndcg
+from reclm.dataset import EVALUATION_SETTINGS, EvaluationSetting, EvaluationTask, TrainingData, Variant
 
 Product = Callable[[EvaluationSetting, Matrix, Matrix], Matrix]
-"""Scores user vectors (b, width) with item vectors (n, width) as a network does in an evaluation setting: (b, n)."""
+"""Scores user vectors (b, width) with item vectors (n, width) as a model does in an evaluation setting: (b, n)."""
 
 COLUMNS = 64
 """Columns that the prior adds to a vector."""
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 16.0)
-"""How far the prior's scores spread, in spreads of the network's own: the values that validation tries."""
+"""How far the prior's scores spread, in spreads of the model's own: the values that validation tries."""
 PENALTIES = (30.0, 3.0, 10.0, 100.0, 300.0)
 KERNEL: Options = {"text_weight": 0.3, "profile_weight": 0.3}
 MAX_SOURCES, MAX_TARGETS = 6000, 4096  # items that are learned from, and that the columns are fitted to: limits of time
@@ -122,6 +123,66 @@ class ContentPrior:
         return unit.astype(np.float32), weights
 
 
+def choose_prior(
+    fitted: Fitted,
+    data: TrainingData,
+    seed: int,
+    selection: Selection,
+    tasks: Sequence[EvaluationTask],
+    product: Product,
+    max_users: int = MAX_VALIDATION_USERS,
+) -> Selection:
+    """Choose on `tasks` how much the prior counts in each evaluation setting, and put it into the vectors of `fitted`.
+
+    Returns the selection with the options `prior_weight` and `prior_penalty`, and with what was measured with them.
+    """
+    zero_shot = next((task for task in tasks if task.setting == "zero_shot"), None)
+    found = content_factors(data, fitted.description["variant"], seed, task=zero_shot) if tasks else None
+    if found is None:
+        return selection
+    factors, penalty = found
+    best = dict.fromkeys(EVALUATION_SETTINGS, 0.0)
+    measured: dict[tuple[str, int], dict[str, float]] = {}
+    for task in tasks:
+        own, cut = {task.setting: fitted.vectors[task.setting]}, ColdStartTask(task, None)
+        tried = []
+        for weight in WEIGHTS:
+            vectors = with_prior(own, data, factors, {task.setting: weight}, product)[task.setting]
+            metrics = _measured(vectors, cut, product, max_users)
+            tried.append((sum(metrics.values()), weight, metrics))
+        _, best[task.setting], chosen = max(tried, key=lambda one: one[0])
+        measured[task.setting, selection.epochs[task.setting]] = chosen
+    options = {
+        setting: {**selection.options.get(setting, {}), "prior_weight": weight, "prior_penalty": penalty}
+        for setting, weight in best.items()
+    }
+    take_prior(fitted, data, seed, options, product)
+    curve = [
+        row | {"value": measured.get((row["setting"], row["epoch"]), {}).get(row["metric"], row["value"])}
+        for row in selection.curve
+    ]
+    return replace(selection, options=options, curve=curve)
+
+
+def _measured(vectors: Vectors, task: ColdStartTask, product: Product, max_users: int) -> dict[str, float]:
+    items = vectors.items[task.columns]
+    return recall_and_ndcg(lambda rows: product(task.setting, vectors.users[rows], items), task.task, max_users)
+
+
+def take_prior(
+    fitted: Fitted, data: TrainingData, seed: int, options: Mapping[EvaluationSetting, Options], product: Product
+) -> None:
+    """Put the prior into the vectors of `fitted` as `options` say, and record them; without them nothing changes."""
+    weights = {setting: options.get(setting, {}).get("prior_weight", 0.0) for setting in EVALUATION_SETTINGS}
+    if any(weights.values()):
+        penalty = max(one.get("prior_penalty", 0.0) for one in options.values())
+        found = content_factors(data, fitted.description["variant"], seed, penalty=penalty)
+        if found is not None:
+            fitted.vectors = with_prior(fitted.vectors, data, found[0], weights, product)
+    if options:
+        fitted.description["options"] = {setting: dict(one) for setting, one in options.items()}
+
+
 _KEPT: dict[tuple[int, Variant, int, float | None], tuple[TrainingData, Factors, float]] = {}
 
 
@@ -130,7 +191,7 @@ def content_factors(
 ) -> tuple[Factors, float] | None:
     """Return the factors of a data set and their penalty: the one that is given, or the best one on a zero-shot task.
 
-    None where no item has content. The newest results are kept, because all networks of a run ask for the same.
+    None where no item has content. The newest results are kept, because all models of a run ask for the same.
     """
     key = (id(data), variant, seed, penalty)
     if key not in _KEPT:
@@ -153,9 +214,9 @@ def with_prior(
     weights: Mapping[EvaluationSetting, float],
     product: Product,
 ) -> dict[EvaluationSetting, Vectors]:
-    """Return the `vectors` of a network fitted on `data` with the columns of the prior.
+    """Return the `vectors` of a model fitted on `data` with the columns of the prior.
 
-    `weights` say how far its scores spread beside those of the network, which `product` computes. They are compared
+    `weights` say how far its scores spread beside those of the model, which `product` computes. They are compared
     over the items that are ranked: warm ones in the full-shot setting, cold ones in the zero-shot setting.
     """
     warm = data.warm_items

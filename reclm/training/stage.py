@@ -105,5 +105,6 @@ def _report(artifact: Artifact) -> None:
 def _chosen(metrics: Mapping[str, Any], setting: str) -> str:
     """What validation chose, in words: the epoch of a network, and the options of a model that has some."""
     options = [f"{name} {value:g}" for name, value in metrics["options"].get(setting, {}).items()]
-    epoch = [f"epoch {metrics['epochs'].get(setting)}"] if metrics["cold_start"] or not options else []
+    trained_in_epochs = not metrics["options"].get(setting, {}).keys() - {"prior_weight", "prior_penalty"}
+    epoch = [f"epoch {metrics['epochs'].get(setting)}"] if trained_in_epochs else []
     return ", ".join(epoch + options)

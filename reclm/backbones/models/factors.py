@@ -19,6 +19,7 @@ from scipy import sparse
 
 from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import LEVEL_SHIFTS, level_shift, raised
+from reclm.backbones.content_prior import choose_prior, take_prior
 from reclm.backbones.features import Matrix
 from reclm.backbones.fitted import ColdStart, CurveRow, Fitted, Selection, TriedColdStart, Vectors, curve_rows
 from reclm.backbones.fusion.inputs import profiles_of
@@ -51,10 +52,11 @@ class FactorBackbone(Backbone):
         factors = self._factors(data, variant, seed)
         selection = _best_blends(factors, tasks) if tasks else self.default_selection()
         self._finish(data, variant, seed, selection, factors)
-        return selection
+        return choose_prior(self.fitted, data, seed, selection, tasks, _inner_products)
 
     def refit(self, data: TrainingData, variant: Variant, selection: Selection, seed: int) -> list[CurveRow]:
         self._finish(data, variant, seed, selection, self._factors(data, variant, seed))
+        take_prior(self.fitted, data, seed, selection.options, _inner_products)
         return []
 
     def _factors(self, data: TrainingData, variant: Variant, seed: int) -> _Factors:
@@ -132,6 +134,10 @@ def _best_blends(factors: _Factors, tasks: Sequence[EvaluationTask]) -> Selectio
         for row in curve_rows(position, setting, one)
     ]
     return Selection(epochs, levels, curve, taus, tried)
+
+
+def _inner_products(setting: EvaluationSetting, users: Matrix, items: Matrix) -> Matrix:
+    return users @ items.T
 
 
 def _measured(factors: _Factors, tau: float, level: ColdStart, task: EvaluationTask) -> TriedColdStart:

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone
 from reclm.backbones.cold_start import ColdStartKernel, ColdStartTask
-from reclm.backbones.content_prior import WEIGHTS, content_factors, with_prior
+from reclm.backbones.content_prior import choose_prior, take_prior
 from reclm.backbones.features import Matrix, present
 from reclm.backbones.fitted import (
     ColdStart,
     CurveRow,
     Fitted,
-    Options,
     Selection,
     TriedColdStart,
     Vectors,
@@ -79,7 +78,7 @@ class NeuralBackbone(Backbone):
                 kernel = ColdStartKernel(data, profiles_of(data, variant, seed)[1])
             selection, states = self._train_and_validate(trainer, [ColdStartTask(task, kernel) for task in tasks])
         self._finish(data, variant, seed, selection, states, trainer.fusion, kernel)
-        return self._with_best_prior(data, variant, seed, selection, tasks)
+        return choose_prior(self.fitted, data, seed, selection, tasks, self._product_in, self.validation_users)
 
     def refit(self, data: TrainingData, variant: Variant, selection: Selection, seed: int) -> list[CurveRow]:
         with reproducible(self.runtime, seed):
@@ -87,54 +86,8 @@ class NeuralBackbone(Backbone):
             states, curve = self._train(trainer, selection.epochs)
         chosen = {setting: selection.cold_start.get(setting, ColdStart()) for setting in EVALUATION_SETTINGS}
         self._finish(data, variant, seed, replace(selection, cold_start=chosen), states, trainer.fusion, None)
-        if selection.options:
-            self._take_prior(data, variant, seed, selection.options)
+        take_prior(self.fitted, data, seed, selection.options, self._product_in)
         return curve
-
-    def _with_best_prior(
-        self, data: TrainingData, variant: Variant, seed: int, selection: Selection, tasks: Sequence[EvaluationTask]
-    ) -> Selection:
-        """Choose on `tasks` how much the content prior counts in each setting, and take it into the vectors."""
-        zero_shot = next((task for task in tasks if task.setting == "zero_shot"), None)
-        found = content_factors(data, variant, seed, task=zero_shot)
-        if found is None:
-            return selection
-        factors, penalty = found
-        best = dict.fromkeys(EVALUATION_SETTINGS, 0.0)
-        measured: dict[tuple[str, int], dict[str, float]] = {}
-        for task in tasks:
-            tried, cut = [], ColdStartTask(task, None)
-            for weight in WEIGHTS:
-                own = {task.setting: self.fitted.vectors[task.setting]}
-                vectors = with_prior(own, data, factors, {task.setting: weight}, self._product_in)[task.setting]
-                metrics = self._measured(vectors, cut)
-                tried.append((sum(metrics.values()), weight, metrics))
-            _, best[task.setting], chosen = max(tried, key=lambda one: one[0])
-            measured[task.setting, selection.epochs[task.setting]] = chosen
-        options = {s: {"prior_weight": weight, "prior_penalty": penalty} for s, weight in best.items()}
-        self._take_prior(data, variant, seed, options)
-        curve = [
-            row | {"value": measured.get((row["setting"], row["epoch"]), {}).get(row["metric"], row["value"])}
-            for row in selection.curve
-        ]
-        return replace(selection, options=options, curve=curve)
-
-    def _measured(self, vectors: Vectors, task: ColdStartTask) -> dict[str, float]:
-        items = vectors.items[task.columns]
-        return recall_and_ndcg(
-            lambda rows: self._product_in(task.setting, vectors.users[rows], items), task.task, self.validation_users
-        )
-
-    def _take_prior(
-        self, data: TrainingData, variant: Variant, seed: int, options: Mapping[EvaluationSetting, Options]
-    ) -> None:
-        """Put the content prior into the vectors as `options` say."""
-        weights = {setting: options[setting]["prior_weight"] for setting in EVALUATION_SETTINGS}
-        penalty = max(options[setting]["prior_penalty"] for setting in EVALUATION_SETTINGS)
-        found = content_factors(data, variant, seed, penalty=penalty) if any(weights.values()) else None
-        if found is not None:
-            self.fitted.vectors = with_prior(self.fitted.vectors, data, found[0], weights, self._product_in)
-        self.fitted.description["options"] = {setting: dict(one) for setting, one in options.items()}
 
     def _product_in(self, setting: EvaluationSetting, users: Matrix, items: Matrix) -> Matrix:
         return self._product(self._networks[setting], users, items)

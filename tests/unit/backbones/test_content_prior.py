@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unit import backbones_world as bw
 
-from reclm.backbones.content_prior import KERNEL, ContentPrior, blended, content_factors
+from reclm.backbones.content_prior import KERNEL, ContentPrior, blended, choose_prior, content_factors
 from reclm.backbones.fitted import Selection
 from reclm.backbones.loading import load_backbone
 from reclm.backbones.models.neural import NeuralBackbone
@@ -42,6 +42,10 @@ def ignorant(name: str, selection: Selection | None = None) -> tuple[NeuralBackb
     return backbone, selection
 
 
+def with_best_prior(backbone: NeuralBackbone, selection: Selection) -> Selection:
+    return choose_prior(backbone.fitted, DATA, 1, selection, bw.toy_tasks(DATA), backbone._product_in)
+
+
 class TestTheFactors:
     def test_are_the_scores_of_kernel_ridge_regression(self) -> None:
         factors = ContentPrior(DATA, DATA.item_profile).factors(2.0)
@@ -72,7 +76,7 @@ class TestSelection:
     @pytest.mark.parametrize("name", ["biasmf", "ncf"])
     def test_leans_on_the_prior_where_the_network_knows_nothing(self, name: str, tmp_path: Path) -> None:
         backbone, selection = ignorant(name)
-        selection = backbone._with_best_prior(DATA, "augment", 1, selection, bw.toy_tasks(DATA))
+        selection = with_best_prior(backbone, selection)
         assert selection.options["zero_shot"]["prior_weight"] > 0
         cold = DATA.item_ids[bw.COLD].tolist()
         ids, _ = backbone.recommend(DATA.user_ids.tolist(), k=1, items=cold, setting="zero_shot")
@@ -83,11 +87,14 @@ class TestSelection:
             again = load_backbone(tmp_path).score(EVERYBODY, setting)
             np.testing.assert_array_equal(again, backbone.score(EVERYBODY, setting))
 
-    def test_leaves_a_network_alone_that_needs_no_help(self) -> None:
-        backbone = bw.toy_backbone("biasmf")
+    @pytest.mark.parametrize("name", ["biasmf", "als"])
+    def test_leaves_a_model_alone_that_needs_no_help(self, name: str) -> None:
+        backbone = bw.toy_backbone(name)
         selection = backbone.select(DATA, "augment", bw.toy_tasks(DATA), 1)
         assert {one["prior_weight"] for one in selection.options.values()} == {0.0}
-        assert backbone.fitted.vectors["full_shot"].items.shape[1] == backbone.train.dim + 1
+        width = backbone.train.factors if name == "als" else backbone.train.dim
+        assert backbone.fitted.vectors["full_shot"].items.shape[1] == width + 1
+        assert backbone.fitted.description["options"] == selection.options
 
     def test_records_what_was_measured_with_the_prior(self) -> None:
         backbone, selection = ignorant("biasmf")
@@ -95,7 +102,7 @@ class TestSelection:
             {"epoch": 1, "loss": 0.0, "setting": "zero_shot", "metric": metric, "value": 0.0}
             for metric in ("recall", "ndcg")
         ]
-        selection = backbone._with_best_prior(DATA, "augment", 1, replace(selection, curve=rows), bw.toy_tasks(DATA))
+        selection = with_best_prior(backbone, replace(selection, curve=rows))
         assert (selection.validation("ndcg")["zero_shot"] or 0) > 0.8
 
     def test_is_repeated_by_a_refit(self) -> None:
