@@ -56,6 +56,12 @@ class TestInUse:
         world.maintain(champions=2)
         assert world.versions("served") == {made[1], made[2], made[4], made[6]}
 
+    def test_the_challenger_is_kept(self, world: World) -> None:
+        tried, _ = world.served(), [world.served() for _ in range(5)]
+        write_json(world.settings.paths.challenger, {"version": tried})
+        world.maintain()
+        assert tried in world.versions("served")
+
     def test_what_the_tables_show_stays_however_old(self, world: World) -> None:
         made = [world.backbone() for _ in range(3)]
         world.current("backbone", made[0])
