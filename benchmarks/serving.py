@@ -1,12 +1,12 @@
 """The online recommender under load on loopback, with Redis, beside a plain `feast serve` read of the same users.
 
 Makes a shop of random vectors (100,000 users, 50,000 items, 64 numbers each; every user has a profile embedding of 384
-numbers), starts a Redis server and `reclm serve`, and sends three mixes of requests: `warm` users that the model was
-fitted on, `sparse` users known by a profile with a history of two items, `cold` users with a history of three items
-only. First at full speed over 1 to 64 connections (wrk), then at a steady rate (an open loop: a late response delays
-no request), then at that rate for a long time, watching memory. Each steady run is paired with a run against a server
-that does almost nothing (`bare_server.py`), and with the share of time that a virtual machine's host took away: they
-show how much of a latency comes from the machine.
+numbers), starts a Redis server and `reclm serve`, and sends four mixes of requests: `warm` users that the model was
+fitted on, `rules` the same with diversity and a limit for each category, `sparse` users known by a profile with a
+history of two items, `cold` users with a history of three items only. First at full speed over 1 to 64 connections
+(wrk), then at a steady rate (an open loop: a late response delays no request), then at that rate for a long time,
+watching memory. Each steady run is paired with a run against a server that does almost nothing (`bare_server.py`), and
+with the share of time that a virtual machine's host took away: they show how much of a latency comes from the machine.
 
     python benchmarks/serving.py --workspace FOLDER --soak 600  # the shop is kept for the next run
 """
@@ -36,9 +36,11 @@ import numpy as np
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 KNOWN_EACH, WIDTH, TEXT_WIDTH, NEWCOMERS = 20, 64, 384, 5000
 CONNECTIONS = (1, 4, 16, 64)
+MIXES = ("warm", "rules", "sparse", "cold")
 TABLES = """
 create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' || n as title, '' as text,
-    ['kind ' || n % 50] as categories, '' as full_text, null::timestamptz as created_ts from range({items}) as t(n)
+    ['kind ' || n % 50] as categories, '' as full_text, null::timestamptz as created_ts from range({items}) as t(n);
+create table fct_feedback (user_id varchar, item_id varchar, event_ts timestamptz, weight double)
 """
 
 
@@ -60,6 +62,7 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     from reclm.backbones.fitted import Fitted, Vectors
     from reclm.backbones.fold_in import learn
     from reclm.backbones.loading import create_backbone
+    from reclm.dataset import EVALUATION_SETTINGS
     from reclm.features.publish import publish
     from reclm.promotion import champion
     from reclm.storage import artifacts
@@ -126,11 +129,11 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     fold_in = learn(vectors.users, vectors.items, known, unit(users, TEXT_WIDTH), 7)
     nothing = np.zeros((0, 1), np.float32)
     parameters = {"model": "biasmf", "variant": "augment", "seed": 7}
-    with artifacts.writing(workspace, "backbone", parameters, {}) as draft:
+    with artifacts.writing(workspace, "served", parameters, {}) as draft:
         backbone = create_backbone("biasmf", settings.train, settings.fusion, settings.runtime)
         network = {
             f"{s}/network.{k}": v.numpy()
-            for s in ("full_shot", "zero_shot")
+            for s in EVALUATION_SETTINGS
             for k, v in backbone.network().state_dict().items()
         }
         backbone.restore(
@@ -138,7 +141,7 @@ def make_shop(settings: Any, users: int, items: int) -> None:
                 user_ids=np.array(user_ids),
                 item_ids=np.array(item_ids),
                 known=known,
-                vectors={"full_shot": vectors, "zero_shot": vectors},
+                vectors=dict.fromkeys(EVALUATION_SETTINGS, vectors),
                 user_id_vectors=np.resize(nothing, (users, 1)),
                 item_id_vectors=np.resize(nothing, (items, 1)),
                 description={**parameters, "epochs": {}, "snapshot": "final"},
@@ -148,10 +151,10 @@ def make_shop(settings: Any, users: int, items: int) -> None:
         )
         backbone.save(draft.path)
         draft.metrics = {"as_of": AS_OF.isoformat()}
-    chosen = artifacts.all_of(workspace, "backbone")[-1]
+    chosen = artifacts.all_of(workspace, "served")[-1]
     champion.publish(settings, chosen)
-    pointer = {**parameters, "version": chosen.version, "as_of": AS_OF.isoformat(), "promoted_at": AS_OF.isoformat()}
-    write_json(workspace.champion, pointer)
+    moments = {"as_of": AS_OF.isoformat(), "promoted_at": AS_OF.isoformat()}
+    write_json(workspace.champion, {**parameters, "version": chosen.version, "measured": chosen.version, **moments})
 
 
 def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
@@ -163,6 +166,7 @@ def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
 
     makers = {
         "warm": lambda: {"user_id": f"u{draw.randrange(users)}", "k": 10},
+        "rules": lambda: {"user_id": f"u{draw.randrange(users)}", "k": 10, "diversity": 0.3, "max_per_category": 3},
         "sparse": lambda: {"user_id": f"new{draw.randrange(NEWCOMERS)}", "history": history(2), "k": 10},
         "cold": lambda: {"history": history(3), "k": 10},
     }
@@ -342,7 +346,7 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
     port, peer = arguments.port + 1, arguments.port + 2
     url, path = f"http://127.0.0.1:{port}", "/v1/recommendations"
     serve = [sys.executable, "-m", "reclm.cli", "serve", "--port", str(port)]
-    payloads_of = {mix: bodies(mix, arguments.users, arguments.items) for mix in ("warm", "sparse", "cold")}
+    payloads_of = {mix: bodies(mix, arguments.users, arguments.items) for mix in MIXES}
     with process(serve, f"{url}/health/live", env=variables, **quiet) as server:
         for mix, payloads in payloads_of.items():
             by_wrk(url, path, payloads, 4, 2, root)
