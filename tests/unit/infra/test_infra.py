@@ -171,7 +171,7 @@ class TestSettings:
         given = {name: "1" for name in ENVIRONMENT if name.startswith("RECLM_")}
         keys = {name.removeprefix("RECLM_").lower().replace("__", ".") for name in given} - {"settings"}
         assert keys <= set(known_keys())
-        assert len(keys) == 4
+        assert len(keys) == 5
 
     def test_the_file_loads_and_speaks_to_redis(self) -> None:
         loaded = load(file=INFRA / "reclm.toml", environment={"RECLM_FEAST__REDIS_URL": "redis:6379"})
