@@ -36,13 +36,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 class TestANewItem:
-    def test_is_recommended_to_users_of_its_kind_without_a_restart(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("model", ["biasmf", "ease"])  # ease publishes no vectors but those of new items
+    def test_is_recommended_to_users_of_its_kind_without_a_restart(self, tmp_path: Path, model: str) -> None:
         settings = world.settings_of(tmp_path, "serve.reload_seconds=0.1")
         data = world.shop_data()
         world.write_tables(settings, data)
         world.fw.write_marts(settings, world.marts(data))
         world.publish(settings)
-        chosen = world.fit(settings, world.without_cold(data), "biasmf", "augment")
+        chosen = world.fit(settings, world.without_cold(data), model, "augment")
         world.promote(settings, chosen)
         new = "item '8'"
         with opened_client(settings) as client:
