@@ -4,9 +4,10 @@ Makes a shop of random vectors (100,000 users, 50,000 items, 64 numbers each; ev
 numbers), starts a Redis server and `reclm serve`, and sends four mixes of requests: `warm` users that the model was
 fitted on, `rules` the same with diversity and a limit for each category, `sparse` users known by a profile with a
 history of two items, `cold` users with a history of three items only. First at full speed over 1 to 64 connections
-(wrk), then at a steady rate (an open loop: a late response delays no request), then at that rate for a long time,
-watching memory. Each steady run is paired with a run against a server that does almost nothing (`bare_server.py`), and
-with the share of time that a virtual machine's host took away: they show how much of a latency comes from the machine.
+(wrk), then at a steady rate with events posted beside it (an open loop: a late response delays no request), then at
+that rate for a long time, watching memory. Each steady run is paired with a run against a server that does almost
+nothing (`bare_server.py`), and with the share of time that a virtual machine's host took away: they show how much of a
+latency comes from the machine.
 
     python benchmarks/serving.py --workspace FOLDER --soak 600  # the shop is kept for the next run
 """
@@ -42,6 +43,9 @@ create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' |
     ['kind ' || n % 50] as categories, '' as full_text, null::timestamptz as created_ts from range({items}) as t(n);
 create table fct_feedback (user_id varchar, item_id varchar, event_ts timestamptz, weight double)
 """
+
+
+SERVICE = "reclm serve"
 
 
 def settings_of(workspace: Path, port: int) -> Any:
@@ -212,7 +216,7 @@ async def run_at_rate(
                 writer.write(head.encode() + body)
                 about = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(re.search(rb"content-length: (\d+)", about)[1]))  # type: ignore[index]
-                bad += b" 200 " not in about.split(b"\r\n", 1)[0]
+                bad += b" 20" not in about.split(b"\r\n", 1)[0]
                 free.append((reader, writer))
                 break
             except (OSError, asyncio.IncompleteReadError):
@@ -238,23 +242,57 @@ def stolen_ticks() -> tuple[int, int]:
     return ticks[7], sum(ticks)
 
 
-def run_and_watch(port: int, path: str, payloads: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
-    """Run at a steady rate and measure the share of time that the host took away."""
+def event_bodies(n: int) -> list[bytes]:
+    """Return bodies of `/v1/events`: one event each, of users and items that repeat."""
+    now = datetime.now(UTC).isoformat()
+    return [
+        json.dumps(
+            {
+                "events": [
+                    {
+                        "event_id": f"{now} {number}",
+                        "type": "click",
+                        "user_id": f"u{number % 997}",
+                        "item_id": f"i{number % 991}",
+                        "event_ts": now,
+                    }
+                ]
+            }
+        ).encode()
+        for number in range(n)
+    ]
+
+
+def run_and_watch(
+    port: int, path: str, payloads: list[bytes], rate: float, seconds: float, events: float = 0.0
+) -> dict[str, Any]:
+    """Run at a steady rate, with events posted beside it, and measure the share of time that the host took away."""
+
+    async def run_both() -> tuple[dict[str, Any], ...]:
+        runs = [run_at_rate("127.0.0.1", port, path, payloads, rate, seconds)]
+        if events:
+            bodies = event_bodies(int(events * seconds))
+            runs.append(run_at_rate("127.0.0.1", port, "/v1/events", bodies, events, seconds))
+        return tuple(await asyncio.gather(*runs))
+
     before = stolen_ticks()
-    steady = asyncio.run(run_at_rate("127.0.0.1", port, path, payloads, rate, seconds))
+    steady, *posted = asyncio.run(run_both())
     taken, of = (now - then for now, then in zip(stolen_ticks(), before, strict=True))
+    steady |= {"events": posted[0]} if posted else {}
     return {**steady, "stolen_percent": round(100 * taken / max(of, 1), 1)}
 
 
 def in_rounds(
-    ports: dict[str, int], path: str, payloads_of: dict[str, list[bytes]], rate: float, seconds: float, rounds: int
+    ports: dict[str, int], path: str, payloads_of: dict[str, list[bytes]], arguments: argparse.Namespace
 ) -> None:
     """Run every mix at a steady rate in rounds, each also against the bare server; print all runs and the medians."""
+    rate, seconds, rounds = arguments.rate, arguments.seconds, arguments.rounds
     seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(1, rounds + 1):
         for mix, payloads in payloads_of.items():
             for name, port in ports.items():
-                steady = run_and_watch(port, path, payloads, rate, seconds)
+                events = arguments.events if name == SERVICE else 0.0
+                steady = run_and_watch(port, path, payloads, rate, seconds, events)
                 seen.setdefault((name, mix), []).append(steady)
                 about = {"run": f"{name}, steady", "mix": mix, "round": number}
                 print(json.dumps({**about, **steady}), flush=True)
@@ -301,6 +339,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
     parser.add_argument("--rate", type=float, default=200.0, help="requests per second of the steady runs")
+    parser.add_argument("--events", type=float, default=50.0, help="events posted per second beside the steady runs")
     parser.add_argument("--rounds", type=int, default=5, help="of the steady runs")
     parser.add_argument("--soak", type=int, default=0, help="seconds of the long run; 0: none")
     parser.add_argument("--port", type=int, default=6399, help="of Redis; use the same port in every run")
@@ -356,13 +395,13 @@ def measure(settings: Any, arguments: argparse.Namespace, root: Path, quiet: dic
         time.sleep(5)  # unanswered requests of wrk would delay the first payloads
         bare = [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(peer)]
         with process(bare, f"http://127.0.0.1:{peer}/", **quiet):
-            ports = {"reclm serve": port, "a bare server": peer}
-            in_rounds(ports, path, payloads_of, arguments.rate, arguments.seconds, arguments.rounds)
+            in_rounds({SERVICE: port, "a bare server": peer}, path, payloads_of, arguments)
         if arguments.soak:
             everybody = [one for group in zip(*payloads_of.values(), strict=True) for one in group]
             before, parts = resident_mb(server.pid), 5
             for part in range(parts):
-                steady = run_and_watch(port, path, everybody, arguments.rate, arguments.soak / parts)
+                seconds = arguments.soak / parts
+                steady = run_and_watch(port, path, everybody, arguments.rate, seconds, arguments.events)
                 memory = {"resident_mb": round(resident_mb(server.pid), 1), "at_first_mb": round(before, 1)}
                 print(json.dumps({"run": f"soak, part {part + 1} of {parts}", **steady, **memory}), flush=True)
     repository = Path(__file__).parent.parent / "feature_repo"

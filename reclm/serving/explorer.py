@@ -181,9 +181,10 @@ def side_by_side(
 def example_links(index: CandidateIndex) -> dict[str, list[Any]]:
     """Return a few users and items as a start for browsing."""
     users, items = index.examples
+    hidden = set(index.hidden.positions().tolist())
     return {
         "users": [{"user_id": str(index.backbone.fitted.user_ids[one]), "n": len(index.known(one))} for one in users],
-        "items": [describe_item(index, one) for one in items],
+        "items": [describe_item(index, one) for one in items if one not in hidden],
     }
 
 
@@ -195,10 +196,11 @@ def find(service: Service, index: CandidateIndex, text: str) -> dict[str, Any]:
     start = bisect_left(order, query)
     users = [one for one in order[start : start + MAX_FOUND] if one.startswith(query)]
     low = query.casefold()
+    hidden = set(index.hidden.positions().tolist())
     named = [
         row
         for row, (item, title) in enumerate(zip(index.item_ids.tolist(), index.catalogue.titles, strict=True))
-        if low in title.casefold() or item == query
+        if row not in hidden and (low in title.casefold() or item == query)
     ][:MAX_FOUND]
     near: list[int] = []
     if service.search.ready:

@@ -107,13 +107,32 @@ GARBAGE: dict[str, Row] = {
 }
 
 
+def events() -> list[Row]:
+    """A click on an item that the good log has already, and a skip of another one, by the user of its first row."""
+    first = good_log()[0]
+    return [
+        {**first, "event_ts": "2024-01-30T01:00:00Z", "event_type": "click", "event_id": "e1", "request_id": "r1"},
+        event(first["user_id"], "item 23", "2024-01-30T02:00:00Z", event_type="skip", event_id="e2"),
+    ]
+
+
+def impressions() -> list[Row]:
+    """An answer of the service to that user, with the two items of `events` and a third."""
+    about = {"request_id": "r1", "user_id": good_log()[0]["user_id"], "shown_at": "2024-01-30T00:00:00Z"}
+    model = {"model_version": "m1", "model": "als", "variant": "base", "arm": "champion", "source": "trained"}
+    shown = (good_log()[0]["item_id"], "item 23", "item 7")
+    return [{**about, **model, "item_id": item, "position": str(rank)} for rank, item in enumerate(shown, start=1)]
+
+
 def land_shop(workspace: Workspace) -> None:
-    """The good log and, in a later batch, one row of every garbage there is; an item table; a user without clicks."""
+    """The good log and, in a later batch, one row of every garbage there is; an item table; a user without clicks; and
+    what a service logged."""
     land(
         workspace,
         "temporal",
         has_event_ts=True,
-        interactions=[good_log(), list(GARBAGE.values())],
+        interactions=[good_log(), list(GARBAGE.values()), events()],
+        impressions=[impressions()],
         items=[good_items(), [{"item_id": "item 5", "title": "green kettle 5", "categories": "home"}]],
         users=[[{"user_id": "newcomer", "text": "Likes tea."}, {"user_id": ""}]],
     )

@@ -62,6 +62,25 @@ class TestQuarantine:
         assert query("select reason from quarantine_users") == [("missing_user_id",)]
 
 
+class TestFeedback:
+    def test_a_dislike_is_no_interaction_and_is_kept(self, query: Query) -> None:
+        user = dbt_world.good_log()[0]["user_id"]
+        assert query("select user_id, item_id, weight from fct_feedback where event_type = 'skip'") == [
+            (user, "item 23", -1.0)
+        ]
+        assert (user, "item 23") not in query("select user_id, item_id from int_interactions")
+
+    def test_each_event_names_the_impression_that_it_answers(self, query: Query) -> None:
+        found = query("select event_id, matched_by, shown_in, position from fct_feedback order by event_id")
+        assert found == [("e1", "request", "r1", 1), ("e2", "user_and_item", "r1", 2)]
+
+    def test_impressions_say_what_came_of_them_and_rates_add_them_up(self, query: Query) -> None:
+        shown = query("select position, was_clicked, was_disliked from fct_impressions order by position")
+        assert shown == [(1, True, False), (2, False, True), (3, False, False)]
+        results = query("select model_version, arm, answers, impressions, clicks, conversions from fct_online_results")
+        assert results == [("m1", "champion", 1, 3, 1, 0)]
+
+
 class TestTexts:
     def test_strange_ids_come_through_as_they_are(self, query: Query) -> None:
         users = {row[0] for row in query("select user_id from dim_users")}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from integration import serving_world as world
 from integration.serving_world import opened_client, recommend
 from unit import backbones_world as bw
 
+from reclm.features.online_writer import forget_user
 from reclm.serving.candidate_index import load_index
 from reclm.serving.impression_log import ImpressionLog
 from reclm.serving.offline import recommend_to_users
@@ -237,6 +239,13 @@ class TestTheNextAnswer:
         assert recommend(client, user_id="patient")["source"] == "folded_in"
 
 
+class TestForgetting:
+    def test_a_forgotten_user_has_no_recent_events(self, client: TestClient, shop: Settings) -> None:
+        send(client, event("gone", user_id="forgotten", item_id=WARM_OF_CIRCLE_1[0]))
+        assert forget_user(shop, "forgotten") > 0
+        assert recommend(client, user_id="forgotten")["source"] == "popularity"
+
+
 class TestDislikesOfTheBuild:
     def test_a_disliked_item_is_never_recommended_to_that_user(self, client: TestClient, shop: Settings) -> None:
         found = listed(recommend(client, user_id=world.FUSSY, k=bw.N_ITEMS))
@@ -267,6 +276,13 @@ class TestAvailability:
         assert {hidden, near}.isdisjoint(one["item_id"] for one in similar)
         set_available(client, hidden, True)
         assert listed(recommend(client, user_id=USER, k=1)) == [hidden]
+
+    def test_the_explorer_lists_no_hidden_item(self, client: TestClient) -> None:
+        links = ["/item?" + urlencode({"id": item(row)}) + '"' for row in range(bw.N_ITEMS)]
+        page = client.get("/", params={"q": "title"}).text
+        shown = next(row for row, link in enumerate(links) if link in page)
+        set_available(client, item(shown), False)
+        assert links[shown] not in client.get("/", params={"q": "title"}).text
 
     def test_hidden_items_are_listed(self, client: TestClient) -> None:
         set_available(client, "not yet a candidate", False)
