@@ -11,9 +11,9 @@ from reclm.schedule.parts import AS_OF, DRY_RUN, FEATURES, TUNING_DUE, WAREHOUSE
 DOC = """
 ### Features
 
-`ingest` copies new files of the inbox into landing. `build` lets dbt type, check and test them, using nothing that
-happened at or after the run's logical date, and publishes the read-only copy. `health` compares the result with its
-bounds (`fct_health`). `tuning_due` decides whether the language model should be tuned.
+`ingest` copies what services have logged and new files of the inbox into landing. `build` lets dbt type, check and
+test them, using nothing that happened at or after the run's logical date, and publishes the read-only copy. `health`
+compares the result with its bounds (`fct_health`). `tuning_due` decides whether the language model should be tuned.
 
 A run on the same data changes nothing, so a backfill gives the tables that daily runs would have given. A day without
 usable data ends here: the DAGs that follow are not started.
@@ -26,7 +26,7 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
 
     @task
     def ingest(params=None):
-        """Copy the new files of the inbox into landing."""
+        """Copy what services have logged and the new files of the inbox into landing."""
         result = tasks.ingest(params)
         if not tasks.has_data(params):
             raise AirflowSkipException("nothing has landed yet: the inbox is empty")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reclm.features.store import Store
     from reclm.settings.tree import Settings
 
-PAUSE_SECONDS = 0.02  # between two pushes: fewer and larger ones
+PAUSE_SECONDS = 0.1  # between two pushes: fewer and larger ones
 RETRY_SECONDS = 1.0
 MAX_USERS = 10_000  # users with events that wait for a push
 TIMEOUT_SECONDS = 1.0
