@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -33,9 +32,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+from serving_payloads import NEWCOMERS, bodies, event_bodies
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
-KNOWN_EACH, WIDTH, TEXT_WIDTH, NEWCOMERS = 20, 64, 384, 5000
+KNOWN_EACH, WIDTH, TEXT_WIDTH = 20, 64, 384
+SERVICE = "reclm serve"
 CONNECTIONS = (1, 4, 16, 64)
 MIXES = ("warm", "rules", "sparse", "cold")
 TABLES = """
@@ -43,9 +44,6 @@ create table dim_items as select 'i' || n as item_id, n as item_index, 'Item ' |
     ['kind ' || n % 50] as categories, '' as full_text, null::timestamptz as created_ts from range({items}) as t(n);
 create table fct_feedback (user_id varchar, item_id varchar, event_ts timestamptz, weight double)
 """
-
-
-SERVICE = "reclm serve"
 
 
 def settings_of(workspace: Path, port: int) -> Any:
@@ -161,22 +159,6 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     write_json(workspace.champion, {**parameters, "version": chosen.version, "measured": chosen.version, **moments})
 
 
-def bodies(mix: str, users: int, items: int, n: int = 2000) -> list[bytes]:
-    """Make the request bodies of one mix, as JSON."""
-    draw = random.Random(mix)
-
-    def history(k: int) -> list[str]:
-        return [f"i{draw.randrange(items)}" for _ in range(k)]
-
-    makers = {
-        "warm": lambda: {"user_id": f"u{draw.randrange(users)}", "k": 10},
-        "rules": lambda: {"user_id": f"u{draw.randrange(users)}", "k": 10, "diversity": 0.3, "max_per_category": 3},
-        "sparse": lambda: {"user_id": f"new{draw.randrange(NEWCOMERS)}", "history": history(2), "k": 10},
-        "cold": lambda: {"history": history(3), "k": 10},
-    }
-    return [json.dumps(makers[mix]()).encode() for _ in range(n)]
-
-
 def by_wrk(url: str, path: str, payloads: list[bytes], connections: int, seconds: int, folder: Path) -> dict[str, Any]:
     """Send requests at full speed over a number of connections (wrk)."""
     listed = ",\n".join(f"  [==[{one.decode()}]==]" for one in payloads)
@@ -240,27 +222,6 @@ def stolen_ticks() -> tuple[int, int]:
     """Read (time that the host took from this machine, total time), in ticks since the start."""
     ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return ticks[7], sum(ticks)
-
-
-def event_bodies(n: int) -> list[bytes]:
-    """Return bodies of `/v1/events`: one event each, of users and items that repeat."""
-    now = datetime.now(UTC).isoformat()
-    return [
-        json.dumps(
-            {
-                "events": [
-                    {
-                        "event_id": f"{now} {number}",
-                        "type": "click",
-                        "user_id": f"u{number % 997}",
-                        "item_id": f"i{number % 991}",
-                        "event_ts": now,
-                    }
-                ]
-            }
-        ).encode()
-        for number in range(n)
-    ]
 
 
 def run_and_watch(

@@ -14,6 +14,7 @@ import pytest
 from integration import dbt_world
 
 from reclm import stages
+from reclm.dataset import SNAPSHOTS
 from reclm.errors import HealthError
 from reclm.health.checks import require_healthy
 from reclm.settings.operations import CHECKS
@@ -170,7 +171,7 @@ class TestZeroArtifacts:
         }
         activity = pq.read_table(folder / "feast_user_activity.parquet")
         assert activity.schema.field("as_of").type.tz == "UTC"
-        assert activity.num_rows == 2 * (40 + 1)
+        assert activity.num_rows == len(SNAPSHOTS) * (40 + 1)
 
 
 class TestHealth:
