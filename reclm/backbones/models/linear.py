@@ -154,8 +154,8 @@ class LinearBackbone(Backbone):
     def _sums(self, history: sparse.csr_matrix, bias: Matrix, setting: EvaluationSetting) -> Matrix:
         """Add up the rows of weights of each history in the order of its items, so that a batch changes no digit."""
         by_source = self.fitted.vectors[setting].items.T
+        history = history[:, : len(by_source) - 1]  # items that came after the fit say nothing
         history.sort_indices()
-        history.resize(history.shape[0], len(by_source) - 1)
         scores: Matrix = np.asarray(history @ by_source[:-1], dtype=np.float32)
         return scores + bias * by_source[-1]
 
