@@ -122,7 +122,7 @@ class HiddenItemList(BaseModel):
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503)
+        status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
     }
 
     @app.post("/v1/events", status_code=202, responses=errors, openapi_extra=needs("events", MAX_BODY))
