@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
     from reclm.settings.tree import Settings
 
-NO_ITEMS = np.zeros(0, dtype=np.int64)
+NO_ITEMS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 DISLIKES = """
 select feedback.user_id, candidates.position
 from fct_feedback as feedback
