@@ -44,7 +44,8 @@ def explore(n_ranked: int, k: int, *, share: float, pool: int, request_id: str) 
         order = random_of("explored list", request_id).choice(size, k, replace=False)
     else:
         order = ranking
-    return ShownList(order, (1 - share) * (order < k) + share * k / size)
+    propensities = np.where(order < k, 1 - share, 0.0) + share * k / size
+    return ShownList(order, propensities.astype(np.float64))
 
 
 def fraction_of(purpose: str, key: str) -> float:
@@ -66,4 +67,4 @@ def is_explored(propensities: NDArray[np.float64]) -> NDArray[np.bool_]:
 
     Such a list holds, almost surely, an item from below the ranking's first `k`, whose propensity is under one half.
     """
-    return (propensities < MAX_SHARE).any(axis=1)
+    return np.asarray((propensities < MAX_SHARE).any(axis=1))

@@ -174,7 +174,7 @@ def _sum_by_group(log: LoggedLists, target_place: NDArray[np.int64]) -> _Sums:
     cell = (group[row] * k + here) * k + target_place[row, here]
     weight = 1 / log.propensities[row, here]
     weights, weighted = (
-        np.bincount(cell, values, n_groups * k * k).reshape(n_groups, k, k)
+        np.bincount(cell, values, n_groups * k * k).astype(np.float64).reshape(n_groups, k, k)
         for values in (weight, weight * log.clicked[row, here])
     )
     return _Sums(places, clicks, weights, weighted, np.bincount(group, minlength=n_groups).astype(np.float64))

@@ -71,7 +71,8 @@ def replay(settings: Settings, version: str) -> Replayed:
         f"{parameters['model']}/{parameters['variant']}",
         estimate_click_rate(log.lists, places),
         click_rate_of_shown(log.lists),
-        *log.items.shape,
+        log.items.shape[0],
+        log.items.shape[1],
         len(np.unique(log.lists.users)),
         since,
     )
@@ -86,8 +87,8 @@ def target_places(backbone: Backbone, log: ImpressionLog) -> NDArray[np.int64]:
     for start in range(0, len(log.items), BATCH):
         shown = log.items[start : start + BATCH]
         scores = np.require(backbone.score(log.lists.users[start : start + BATCH], SERVED), np.float32, ["C", "W"])
-        here = slice(*np.searchsorted(row, [start, start + len(shown)]))
-        scores[row[here] - start, item[here]] = -np.inf
+        first, last = np.searchsorted(row, [start, start + len(shown)])
+        scores[row[first:last] - start, item[first:last]] = -np.inf
         same = (shown[:, :, None] == top_k(scores, k)[:, None, :]) & (shown[:, :, None] >= 0)
         places[start : start + BATCH] = np.where(same.any(axis=2), same.argmax(axis=2), -1)
     return places
