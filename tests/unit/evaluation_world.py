@@ -234,15 +234,16 @@ def build_marts(world: World, evaluation: Artifact) -> None:
             "epoch bigint, loss double, setting varchar, metric varchar, value double",
             curves,
         )
-        _create(
-            connection,
-            "dim_user_profiles",
-            "user_id varchar, snapshot varchar, profile varchar, parse_status varchar",
-            [
-                (str(u), "final", f"User identity: reader <{n}>; User interests: maps", "ok")
-                for n, u in enumerate(USER_IDS)
-            ],
-        )
+        for table, snapshot in (("dim_user_profiles", "serve"), ("fct_user_profiles", "final")):
+            _create(
+                connection,
+                table,
+                "user_id varchar, version varchar, snapshot varchar, profile varchar, parse_status varchar",
+                [
+                    (str(u), "v", snapshot, f"User identity: reader <{n}>; User interests: maps", "ok")
+                    for n, u in enumerate(USER_IDS)
+                ],
+            )
         _create(
             connection,
             "fct_profile_quality",

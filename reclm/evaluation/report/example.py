@@ -117,7 +117,7 @@ def _has_tables(connection: DuckDBPyConnection) -> bool:
     rows = connection.execute(
         "select table_name, column_name from information_schema.columns where table_schema = 'main'"
     ).fetchall()
-    return {("dim_user_profiles", "parse_status"), ("dim_items", "title")} <= set(rows)
+    return {("fct_user_profiles", "parse_status"), ("dim_items", "title")} <= set(rows)
 
 
 def _lists(settings: Settings, variants: dict[str, Artifact], user_id: str, titles: dict[str, str]) -> list[Row]:

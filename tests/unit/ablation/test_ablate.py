@@ -239,7 +239,7 @@ class TestAnAblation:
         assert {(row["arm"], row["variant"]) for row in rows} == {
             (NO_ARM, "base"), ("extractive", "augment"), ("extractive", "shuffled"),
         }  # fmt: skip
-        assert {row["setting"] for row in rows} == {"full_shot", "zero_shot"}
+        assert {row["setting"] for row in rows} == set(EVALUATION_SETTINGS)
         assert Learner.made == 2 * 3 * 2  # two seeds, three columns, select and final
         assert Learner.calls == ["select", Learner.selection, "fold in"] * 6
         better = [row for row in rows if row["variant"] == "augment" and row["metric"] == "ndcg"]
@@ -286,6 +286,7 @@ class TestAnAblation:
         assert [plot.title for plot in shown["plots"]] == [
             "Writers of profiles, full-shot",
             "Writers of profiles, zero-shot",
+            "Writers of profiles, mixed",
         ]
 
 

@@ -14,6 +14,7 @@ from faulty_endpoint import FAULTS, Server, status
 from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm.ablation.arms import overridden
+from reclm.dataset import SNAPSHOTS
 from reclm.errors import InputError, ModelError
 from reclm.llm.engines import openai
 from reclm.llm.teacher.stage import Teacher, load_teacher, write_teacher
@@ -43,7 +44,7 @@ class TestTeacher:
 
 
 class TestKeywords:
-    def test_it_writes_both_snapshots_in_the_form_of_profiles(
+    def test_it_writes_every_snapshot_in_the_form_of_profiles(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, _ = workspace(tmp_path, monkeypatch)
@@ -52,7 +53,7 @@ class TestKeywords:
             table = pq.read_table(artifact.path / PROFILE_FILES[kind])
             assert table.schema.equals(profile_schema(kind))  # type: ignore[arg-type]
             assert set(table[f"{kind}_id"].to_pylist()) == set(ids)
-            assert table["snapshot"].to_pylist() == ["select"] * len(ids) + ["final"] * len(ids)
+            assert table["snapshot"].to_pylist() == [snapshot for snapshot in SNAPSHOTS for _ in ids]
         for profiles in teacher.profiles.values():
             assert all(grammar.parse(text).ok for text in profiles.values())
         assert "new" not in teacher.profiles["user", "final"]
