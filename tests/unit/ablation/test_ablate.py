@@ -22,6 +22,7 @@ from reclm.ablation.cells import NO_ARM, Cell, cell_name
 from reclm.ablation.diagnostics import spearman, spearman_interval
 from reclm.ablation.table import result_rows, table_of
 from reclm.backbones.fitted import ColdStart, Selection
+from reclm.dataset import EVALUATION_SETTINGS
 from reclm.errors import SettingsError, WorkspaceError
 from reclm.evaluation.evaluate import FinalSnapshot
 from reclm.evaluation.report import language
