@@ -157,10 +157,11 @@ class SplitSettings(Section):
         "cut-off.",
     )
     pseudo_cold_share: float = Field(
-        0.1,
+        0.2,
         ge=0,
         lt=0.9,
-        description="Share of train items treated as cold while models are selected, so that cold start is measured.",
+        description="Largest share of train items treated as cold while models are selected: as many as there are cold "
+        "items to evaluate on, at least half of this share.",
     )
 
 

@@ -18,6 +18,7 @@ trained as (
     item_id,
     bool_or(split = 'train') as in_train,
     bool_or(split = 'valid') as in_valid,
+    bool_or(split = 'zero_shot') as in_zero_shot,
   from interactions
   group by item_id
 ),
@@ -27,6 +28,7 @@ items as (
     catalogue.*,
     coalesce(trained.in_train, false) as in_train,
     coalesce(trained.in_valid, false) as in_valid,
+    bool_or(coalesce(trained.in_zero_shot, false)) over () as has_zero_shot_rows,
     bool_or(catalogue.full_shot_candidate is not null) over () as has_candidates,
   from catalogue
   left join trained on trained.item_id = catalogue.item_id
@@ -62,7 +64,13 @@ warm_or_cold as (
   cross join parameters
   where
     is_pseudo_cold
-    or (split_mode = 'temporal' and in_valid and not in_train and not is_zero_shot)
+    or (
+      in_valid
+      and not in_train
+      and not is_zero_shot
+      and (split_mode = 'temporal' or not has_zero_shot_rows)
+    )
+    or (is_zero_shot and first_seen_at is null)
 )
 
 select
