@@ -1,10 +1,10 @@
 """The part of `Backbone` that the five networks share: train on fused vectors, validate, stop early, keep the best.
 
 `select` validates before the first epoch and every few epochs after, on warm items, on cold items, and on both
-together. It keeps the vectors of the best epoch of each, where there are cold items together with the best cold start
-(`cold_start.py`), and stops when none has improved for a while. `refit` trains for the chosen epochs and keeps the
-vectors of each. Epoch 0 is a candidate like any other: there items are ranked by their biases (popularity, for cold
-items predicted popularity) and by what texts have in common.
+together. It keeps the vectors of the best epoch of each by a smoothed curve, where there are cold items together with
+the best cold start (`cold_start.py`), and stops when none has improved for a while. `refit` trains for the chosen
+epochs and keeps the vectors of each. Epoch 0 is a candidate like any other: there items are ranked by their biases
+(popularity, for cold items predicted popularity) and by what texts have in common.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from reclm.backbones.base import Backbone
+from reclm.backbones.best_epoch import BestEpoch
 from reclm.backbones.cold_start import ColdStartKernel, ColdStartTask
 from reclm.backbones.content_prior import choose_prior, take_prior
 from reclm.backbones.features import Matrix, present
@@ -135,10 +136,13 @@ class NeuralBackbone(Backbone):
     def _train_and_validate(
         self, trainer: Trainer, tasks: Sequence[ColdStartTask]
     ) -> tuple[Selection, dict[EvaluationSetting, State]]:
-        """Train until no task has improved for `train.patience` validations; keep the best state of each setting."""
+        """Train until no task has improved for `train.patience` validations; keep the best state of each setting.
+
+        Validations are smoothed (`best_epoch.py`), and training does not stop while the step size still grows.
+        """
         train = self.train
-        best: dict[EvaluationSetting, tuple[float, int]] = {}
-        states: dict[EvaluationSetting, State] = {}
+        warm_up = round(train.warmup * train.epochs)
+        best: dict[EvaluationSetting, BestEpoch[State]] = {task.setting: BestEpoch() for task in tasks}
         cold_starts: dict[int, ColdStart] = {}
         curve: list[CurveRow] = []
         for epoch in track(range(train.epochs + 1), f"{self.name}: epochs", train.epochs + 1):
@@ -157,14 +161,16 @@ class NeuralBackbone(Backbone):
                 if setting == "zero_shot":
                     cold_starts[epoch] = _naming_a_kernel(chosen.cold_start, tried)
                 curve += curve_rows(epoch, setting, chosen, loss)
-                if setting not in best or chosen.value > best[setting][0]:
-                    best[setting], states[setting] = (chosen.value, epoch), state
-            if all(epoch - at >= train.patience * train.validate_every for _, at in best.values()):
+                best[setting].add(epoch, chosen.value, state)
+            waited = epoch - max(warm_up, *(one.epoch for one in best.values()))
+            if waited >= train.patience * train.validate_every:
                 break
-        latest = max(best, key=lambda setting: best[setting][1])  # for a setting without a task
-        epochs = {setting: best.get(setting, best[latest])[1] for setting in EVALUATION_SETTINGS}
+        for one_best in best.values():
+            one_best.finish()
+        latest = max(best.values(), key=lambda one: one.epoch)  # for a setting without a task
+        epochs = {setting: best.get(setting, latest).epoch for setting in EVALUATION_SETTINGS}
         cold_start = {setting: cold_starts.get(epoch, ColdStart()) for setting, epoch in epochs.items()}
-        kept = {setting: states.get(setting, states[latest]) for setting in EVALUATION_SETTINGS}
+        kept = {setting: best.get(setting, latest).kept for setting in EVALUATION_SETTINGS}
         selection = Selection(epochs, cold_start, curve)
         for task in tasks:
             if task.setting == SERVED:
