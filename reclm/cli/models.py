@@ -48,9 +48,10 @@ def evaluate(
 ) -> None:
     """Measure models and baselines on the test slice.
 
-    Prints Recall@K and NDCG@K on known items (full-shot) and on new items (zero-shot), with 95 % intervals over users.
-    Needs `reclm train`. With --format json a row has: dataset, regime, setting, model, variant, seed, metric, k, value,
-    lo, hi.
+    Prints Recall@K and NDCG@K on known items (full-shot), on new items (zero-shot) and on both together, as they are
+    served (mixed), how well validation foretold them, and what each cold start gave there. Needs `reclm train`. With
+    --format json a row has: dataset, regime, setting, model, variant, seed, metric, k, value, and the bounds of a 95 %
+    interval over users, lo, hi.
 
     \b
     Example:

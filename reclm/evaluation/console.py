@@ -43,6 +43,8 @@ def comparison_table(evaluation: Artifact) -> str:
     if known:
         blocks.append(_published(known, rows))
     blocks += _random_list(evaluation.metrics.get("random_list", {}))
+    blocks += _foretold(evaluation.metrics.get("foretold", {}))
+    blocks += _cold_starts(evaluation.metrics.get("cold_starts_tried", []))
     blocks += [f"left out: {name} {reason}" for name, reason in evaluation.metrics.get("skipped_baselines", {}).items()]
     return "\n\n".join(blocks)
 
@@ -112,6 +114,26 @@ def _published(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
 
 def _pair(values: Sequence[float]) -> str:
     return "/".join(f"{value:.4f}" for value in values[:2])
+
+
+def _foretold(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How well validation foretold the test, a line per setting."""
+    return [
+        f"{setting.replace('_', '-')}: validation promised NDCG@20 {one['promised']:.4f} over {one['models']} models, "
+        f"the test gave {one['given']:.4f}; mean gap {one['gap']:.4f}, rank correlation "
+        + ("not measurable" if one["rank_correlation"] is None else f"{one['rank_correlation']:.2f}")
+        for setting, one in figures.items()
+    ]
+
+
+def _cold_starts(tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each cold start gave where warm and cold items are ranked together, a line per choice."""
+    lines = []
+    for choice in dict.fromkeys(one["choice"] for one in tried):
+        options = [one for one in tried if one["choice"] == choice]
+        listed = ", ".join(f"{one['option']:g}: {one['ndcg']:.4f}" for one in options)
+        lines.append(f"mixed, NDCG@20 on validation by {choice} of cold items (mean of models): {listed}")
+    return lines
 
 
 def _random_list(bands: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -28,6 +28,7 @@ from reclm.evaluation import checkpoints, results
 from reclm.evaluation.bands import band_rows
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.tracking import log_evaluation
+from reclm.evaluation.validation_figures import cold_starts_tried, foretold
 from reclm.progress import detail, say, track
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -168,6 +169,8 @@ def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draf
     results.write(rows, draft.path)
     draft.metrics = {
         "skipped_baselines": skipped,
+        "foretold": foretold(models, rows.results),
+        "cold_starts_tried": cold_starts_tried(models),
         "random_list": {
             task.setting: random_list_band(task, settings.seed) for task in final.tasks if not task.mask.nnz
         },

@@ -104,6 +104,7 @@ def context(found: Sources, settings: Settings, files: CsvFiles) -> dict[str, An
         "tables": sections.comparison_tables(found),
         "published": sections.published_table(found),
         "random_lists": sections.random_lists(found),
+        "foretold": sections.foretold(found),
         "skipped": found.evaluation.metrics.get("skipped_baselines", {}) if found.evaluation else {},
         "headline": sections.headline(found),
         "verdicts": files.fold("comparisons_of_profiles", sections.verdicts(found)),

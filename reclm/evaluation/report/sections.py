@@ -174,6 +174,14 @@ def random_lists(sources: Sources) -> list[Row]:
     ]
 
 
+def foretold(sources: Sources) -> list[Row]:
+    """Return how well the validation slice foretold the test slice, a row per setting."""
+    if sources.evaluation is None:
+        return []
+    figures = sources.evaluation.metrics.get("foretold", {})
+    return [{"title": SETTING_TITLES[setting]} | one for setting, one in figures.items()]
+
+
 def headline(sources: Sources) -> Row | None:
     """Return the paper's headline beside the relative gain of augment over base of each of our models.
 
