@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from reclm.backbones.metrics import VALIDATION_K
@@ -45,7 +46,7 @@ def foretold(models: Sequence[Artifact], results: Iterable[Mapping[str, Any]]) -
     return {setting: _agreement(np.array(values)) for setting, values in pairs.items()}
 
 
-def _agreement(pairs: np.ndarray) -> dict[str, float | None]:
+def _agreement(pairs: NDArray[np.float64]) -> dict[str, float | None]:
     promised, given = pairs.T
     ranked = len(pairs) >= MIN_MODELS and min(np.ptp(promised), np.ptp(given)) > 0
     return {

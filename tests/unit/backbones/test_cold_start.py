@@ -351,11 +351,11 @@ class TestItemsThatComeLater:
 
     @pytest.mark.parametrize("name", ["biasmf", "als"])
     def test_stand_on_the_level_of_the_other_cold_items(self, name: str) -> None:
-        level = {"cold_start": TEXTS_ALONE._replace(shift=2.0)}
+        level = TEXTS_ALONE._replace(shift=2.0)
         plain = bw.toy_fitted(name, epochs=4, cold_start=TEXTS_ALONE)
-        raised = bw.toy_fitted(name, epochs=4, **level)
+        raised = bw.toy_fitted(name, epochs=4, cold_start=level)
         found = raised.vectors_of_new_items(DATA) - plain.vectors_of_new_items(DATA)
-        shift = level_shift(plain.fitted.vectors[SERVED], ~bw.COLD, level["cold_start"])
+        shift = level_shift(plain.fitted.vectors[SERVED], ~bw.COLD, level)
         assert shift[-1] > 0
         np.testing.assert_allclose(found, np.tile(shift, (bw.N_ITEMS, 1)), atol=1e-5)
 
