@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from integration import dbt_world
 
+from reclm.dataset import SNAPSHOTS
 from reclm.errors import BuildError
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
@@ -153,12 +154,12 @@ class TestArtifactsArrive:
                 "select distinct version, snapshot, identity, interests, quality, has_embedding from dim_user_profiles"
             ).fetchall()
             vectors = connection.execute("select distinct embedding, flag from feast_user_profile").fetchall()
-        assert dict(versions) == {old: 2 * n_users, new: 2 * n_users}
-        assert current == [(new, "final", ["walker"], ["tea", "rope"], 1.0, True)]
-        assert count(shop, "feast_user_profile") == 2 * n_users
+        assert dict(versions) == {old: len(SNAPSHOTS) * n_users, new: len(SNAPSHOTS) * n_users}
+        assert current == [(new, "serve", ["walker"], ["tea", "rope"], 1.0, True)]
+        assert count(shop, "feast_user_profile") == len(SNAPSHOTS) * n_users
         assert [[round(x, 4) for x in vector] for vector, _ in vectors] == [[0.6, 0.8]]
         external = shop.paths.root / after["external_root"]
-        assert pq.read_metadata(external / "feast_user_activity.parquet").num_rows == 2 * n_users
+        assert pq.read_metadata(external / "feast_user_activity.parquet").num_rows == len(SNAPSHOTS) * n_users
         assert (
             pq.read_schema(external / "feast_user_profile.parquet").field("embedding").type.value_type == pa.float32()
         )
