@@ -17,7 +17,7 @@ import duckdb
 import pytest
 from integration import pipeline
 
-from reclm.dataset import EVALUATION_SETTINGS
+from reclm.dataset import EVALUATION_SETTINGS, VARIANTS
 from reclm.errors import ModelError
 from reclm.promotion.policy import validation_value
 from reclm.settings.loading import load
@@ -40,7 +40,7 @@ class TestNcfWithProfilesEndToEnd:
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in done.stdout.splitlines()]
         found = {(r["setting"], r["variant"]) for r in rows if r["model"] == "ncf" and r["metric"] == "recall"}
-        assert found == {(s, v) for s in ("full_shot", "zero_shot") for v in ("base", "augment", "shuffled")}
+        assert found == {(s, v) for s in EVALUATION_SETTINGS for v in VARIANTS}
         keys = ["dataset", "regime", "setting", "model", "variant", "seed", "metric", "k", "value", "lo", "hi"]
         assert all(list(row) == keys for row in rows)
         assert all(0 <= row["value"] <= 1 for row in rows if row["metric"] in ("recall", "ndcg"))
