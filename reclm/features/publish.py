@@ -7,8 +7,9 @@ link `offline/current` is switched and `published.json` is written. A process ki
 files in force, while some rows online are already new. The next run finds out which and completes the rest.
 
 Newer data is protected twice. A view whose latest as_of is before the published one is refused: an old build must not
-replace a new one. Within a view, a row older than the online row of the same key is not written, because SQLite, unlike
-Redis, would let it overwrite the newer one.
+replace a new one. And an online row that is later than all of a view, which a killed publish of a newer build has left,
+is not overwritten. Any other online row gives way, also to an earlier one: where a build has no row of somebody at its
+latest as_of (a profile that does not parse), the newest that it has is served, as training reads it.
 """
 
 from __future__ import annotations
@@ -47,10 +48,14 @@ EMBEDDED_VIEWS = ("user_profile", "item_profile", "item_content")
 
 @dataclass(frozen=True)
 class Change:
-    """Hold what publishing a view will do: its whole history, the rows to write online, the keys to delete online."""
+    """Hold what publishing a view will do: its whole history, the rows to write online, the keys to delete online.
+
+    Keys of `replace` are deleted before their rows are written, because Redis keeps the later of two rows.
+    """
 
     history: pa.Table
     write: pa.Table
+    replace: list[online.Key]
     delete: list[online.Key]
     unchanged: int
     kept_newer: int
@@ -87,6 +92,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
             online_writer.claim_online_store(settings)
         _write_offline(workspace, version, changes)
         for view, change in changes.items():
+            online_writer.delete_rows(feast, view, change.replace)
             online_writer.write_rows(feast, view, change.write)
             online_writer.delete_rows(feast, view, change.delete)
         _switch(workspace, version)
@@ -188,19 +194,23 @@ def _change(
     if published is not None and not rewind:
         _refuse_older_build(schema, table, published)
     stored = online_writer.stored_rows(feast, schema.name, keys) if feast else {}
+    watermark = pc.max(table["as_of_us"]).as_py() if table.num_rows else None
     write: list[int] = []
+    replace: list[online.Key] = []
     unchanged = kept_newer = 0
     rows = zip(keys, latest["as_of_us"].to_pylist(), latest["row_hash"].to_pylist(), strict=True)
     for row, (key, as_of_us, row_hash) in enumerate(rows):
         online_row = stored.get(key)
         if online_row is not None and online_row.row_hash == row_hash:
             unchanged += 1
-        elif online_row is not None and online_row.as_of_us > as_of_us and not rewind:
+        elif online_row is not None and online_row.as_of_us > watermark and not rewind:
             kept_newer += 1
         else:
             write.append(row)
+            if online_row is not None and online_row.as_of_us > as_of_us:
+                replace.append(key)
     deleted = sorted(set(_keys(schema.keys, published)) - set(keys)) if published is not None else []
-    return Change(table, latest.take(pa.array(write, pa.int64())), deleted, unchanged, kept_newer)
+    return Change(table, latest.take(pa.array(write, pa.int64())), replace, deleted, unchanged, kept_newer)
 
 
 def _refuse_older_build(schema: ViewSchema, table: pa.Table, published: pa.Table) -> None:

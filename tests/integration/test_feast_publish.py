@@ -160,13 +160,30 @@ class TestOlderData:
         with pytest.raises(PublishError, match="view item_content has no rows, but 6 are published"):
             world.publish_marts(settings, rows)
 
-    def test_a_row_older_than_the_one_online_does_not_overwrite_it(self, settings: Settings) -> None:
+    def test_the_newest_row_that_a_build_has_is_online_where_an_earlier_build_had_a_later_one(
+        self, settings: Settings
+    ) -> None:
         world.publish_marts(settings, world.marts())
         rows = world.marts()
         rows["user_profile"].remove(world.row_of(rows, "user_profile", "u1", T2))
         published = world.publish_marts(settings, rows)
-        assert published["views"]["user_profile"]["kept_newer"] == 1
-        assert world.read_profile(settings, "u1").as_of == T2
+        assert published["views"]["user_profile"]["kept_newer"] == 0
+        assert world.read_profile(settings, "u1").as_of == T1
+
+    def test_a_row_that_a_killed_publish_of_newer_data_left_online_is_not_overwritten(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.publish_marts(settings, world.marts(T1))
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(publish, "_switch", killed)
+            world.publish_marts(settings, world.marts(T2, T3))
+        published = world.publish_marts(settings, world.marts(T1, T2))
+        assert published["views"]["user_profile"]["kept_newer"] == len(world.USERS)
+        assert world.read_profile(settings, "u1").as_of == T3
 
 
 class TestFailures:
