@@ -192,7 +192,7 @@ class TestTheProcess:
         root = str(settings.paths.root)
         with served.service(settings.paths.root, FLAGS) as service:
             assert service.get("/v1/users/user%203").status_code == 200
-            made = pipeline.reclm("key", "add", "shop", "-w", root, folder=tmp_path)
+            made = pipeline.reclm("key", "add", "shop", "--scope", "explore", "-w", root, folder=tmp_path)
             assert made.returncode == 0
             assert service.get("/v1/users/user%203").status_code == 401
             headers = {"authorization": f"Bearer {made.stdout.strip()}"}
