@@ -55,7 +55,7 @@ def kind_of(shop: Path) -> str:
     """A kind of goods that is neither the most common nor the rarest."""
     kinds = sql(
         shop,
-        "select categories[1] from dim_items inner join fct_item_status using (item_id) where snapshot = 'final' "
+        "select categories[1] from dim_items inner join fct_item_status using (item_id) where snapshot = 'serve' "
         "and is_warm group by 1 order by count(*) desc",
     )
     return str(kinds[1][0])
@@ -67,7 +67,7 @@ def fond_of(shop: Path, kind: str, bounds: str) -> list[str]:
         row[0]
         for row in sql(
             shop,
-            "select user_id from fct_known_interactions inner join dim_items using (item_id) where snapshot = 'final' "
+            "select user_id from fct_known_interactions inner join dim_items using (item_id) where snapshot = 'serve' "
             f"group by user_id having count(*) >= 5 and avg((categories[1] = '{kind}')::int) {bounds} order by user_id",
         )
     ]
@@ -188,7 +188,7 @@ class TestANewItemInTheInbox:
         ((parts, text),) = sql(
             shop,
             "select categories, text from dim_items inner join fct_item_status using (item_id) "
-            f"where snapshot = 'final' and categories[1] = '{kind}' and is_warm "
+            f"where snapshot = 'serve' and categories[1] = '{kind}' and is_warm "
             "qualify ntile(2) over (order by n_interactions, item_id) = 2 order by n_interactions, item_id limit 1",
         )
         fans, others = fond_of(shop, kind, ">= 0.5"), fond_of(shop, kind, "< 0.1")
