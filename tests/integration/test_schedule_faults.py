@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 DAILY = {"schedule.features": "0 0 * * *", "schedule.retries": 6}
 WORSE = {
+    "train.variants": "augment",
     "train.models": "bpr",
     "train.bpr_iterations": 1,
     "train.bpr_learning_rate": 1e-9,
@@ -152,7 +153,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         known |= shop.drop(airflow.inbox, shop.day(3), shop.day(2), known)
         one_day(airflow, shop.day(2) + world.SECOND)
         acts["worse"] = seen(airflow)
-        airflow.set(**{"train.models": world.SHOP["train.models"]})
+        airflow.set(**{name: world.SHOP[name] for name in ("train.models", "train.variants")})
         airflow.wait("reclm_training", airflow.trigger("reclm_training"))
         acts["better"] = seen(airflow)
         back = airflow.reclm("rollback", "--reason", "a test")
