@@ -194,7 +194,7 @@ def _change(
     if published is not None and not rewind:
         _refuse_older_build(schema, table, published)
     stored = online_writer.stored_rows(feast, schema.name, keys) if feast else {}
-    watermark = pc.max(table["as_of_us"]).as_py() if table.num_rows else None
+    watermark = int(pc.max(table["as_of_us"]).as_py()) if table.num_rows else 0
     write: list[int] = []
     replace: list[online.Key] = []
     unchanged = kept_newer = 0
