@@ -7,17 +7,15 @@ killed in between is completed by the next one: a batch that is listed already i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from reclm.ingest.columns import drawn_split
-from reclm.ingest.files import quote_text
+from reclm.ingest.files import SourceFile, quote_text
 from reclm.ingest.landing import Batch, Plan, Table, land
 from reclm.settings.tree import Settings
 from reclm.storage.locks import alone
@@ -41,20 +39,10 @@ ROWS: Mapping[Table, str] = {
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(SourceFile):
     """A closed segment as the source of a batch. A line that is no JSON becomes an empty row, for the quarantine."""
 
-    path: Path
     fields: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def content(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def reading(self) -> dict[str, Any]:

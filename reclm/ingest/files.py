@@ -72,14 +72,29 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class LogFile:
+class SourceFile:
+    """A file whose rows land: `name` is that of the file, `content` the SHA-256 of its bytes, in hex."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def content(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class LogFile(SourceFile):
     """One file as a relation of text columns.
 
     `names` gives the columns of a file without a header line. `delimiter` and `quote` describe a CSV whose name does
     not tell them; `encoding` is `utf-8` or `latin-1`.
     """
 
-    path: Path
     names: Sequence[str] = ()
     delimiter: str = ""
     quote: str = '"'
@@ -92,16 +107,6 @@ class LogFile:
         object.__setattr__(self, "kind", KINDS.get(suffix_of(self.path) or "", "csv"))
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.path} is empty (0 bytes); export it again or remove it")
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def content(self) -> str:
-        """SHA-256 of the bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @cached_property
     def reading(self) -> dict[str, Any]:

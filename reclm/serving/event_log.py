@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reclm.serving.metrics import EVENTS
+from reclm.serving.queues import take
 from reclm.storage.segments import SegmentWriter
 
 if TYPE_CHECKING:
@@ -78,12 +79,9 @@ class EventLog:
 
     def _work(self) -> None:
         while True:
-            group = [self._requests.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(group) < MAX_GROUP:
-                    group.append(self._requests.get_nowait())
-            self._write([request for request in group if request is not None])
-            if None in group:  # `stop` was called
+            requests, stopping = take(self._requests, MAX_GROUP)
+            self._write(requests)
+            if stopping:
                 self._writer.close()
                 return
 

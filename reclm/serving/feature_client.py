@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from reclm.serving.metrics import STORE_AWAY, STORE_SECONDS
+from reclm.serving.queues import take
 
 if TYPE_CHECKING:
     from reclm.features.online import UserFeatures
@@ -161,14 +162,11 @@ class FeatureClient:
 
     def _work(self) -> None:
         while True:
-            requests = [self._requests.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(requests) < MAX_BATCH:
-                    requests.append(self._requests.get_nowait())
-            waiting = [request for request in requests if request is not None and not request.answer.done()]
+            requests, stopping = take(self._requests, MAX_BATCH)
+            waiting = [request for request in requests if not request.answer.done()]
             for version in {request.version for request in waiting}:
                 self._read([request for request in waiting if request.version == version], version)
-            if None in requests:  # `stop` was called
+            if stopping:
                 return
 
     def _read(self, requests: Sequence[FeatureRequest], version: str) -> None:

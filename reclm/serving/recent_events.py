@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from reclm.serving.metrics import PUSHES
+from reclm.serving.queues import take
 
 if TYPE_CHECKING:
     from reclm.features.online import RecentEvent
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 0.1  # between two pushes: fewer and larger ones
 RETRY_SECONDS = 1.0
+MAX_GROUP = 10_000  # requests in one push
 MAX_USERS = 10_000  # users with events that wait for a push
 TIMEOUT_SECONDS = 1.0
 log = logging.getLogger("reclm.serve")
@@ -67,13 +69,7 @@ class RecentEvents:
     def _work(self) -> None:
         stopping = False
         while not stopping:
-            group: list[_Request | None] = []
-            with contextlib.suppress(queue.Empty):
-                group.append(self._requests.get(timeout=RETRY_SECONDS if self._waiting else None))
-                while True:
-                    group.append(self._requests.get_nowait())
-            requests = [request for request in group if request is not None]
-            stopping = len(requests) < len(group)
+            requests, stopping = take(self._requests, MAX_GROUP, RETRY_SECONDS if self._waiting else None)
             for request in requests:
                 for user_id, events in request.events.items():
                     self._waiting.setdefault(user_id, []).extend(events)

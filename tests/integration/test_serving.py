@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -27,17 +26,6 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 
 USER = "user 3"
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return world.open_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
-def client(shop: Settings) -> Iterator[TestClient]:
-    with opened_client(shop) as opened:
-        yield opened
 
 
 class TestRecommendations:

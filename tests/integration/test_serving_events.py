@@ -27,17 +27,6 @@ from reclm.storage.segments import SegmentWriter, close_segments
 USER = "user 3"
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return world.open_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
-def client(shop: Settings) -> Iterator[TestClient]:
-    with opened_client(shop) as opened:
-        yield opened
-
-
 def event(event_id: str, **more: Any) -> dict[str, Any]:
     about = {"event_id": event_id, "type": "click", "user_id": USER, "item_id": "item '20'"}
     return {**about, "event_ts": "2025-01-03T02:00:00+02:00", **more}

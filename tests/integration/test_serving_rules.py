@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,17 +13,6 @@ from unit import backbones_world as bw
 from reclm.settings.tree import Settings
 
 USER = "user 3"
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return world.open_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
-def client(shop: Settings) -> Iterator[TestClient]:
-    with opened_client(shop) as opened:
-        yield opened
 
 
 class TestRules:

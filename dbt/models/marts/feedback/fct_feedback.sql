@@ -50,6 +50,14 @@ latest as (
     and impressions.item_id = feedback.item_id
     and impressions.shown_at <= feedback.event_ts
   where feedback.request_id is null
+),
+
+matched as (
+  select *
+  from by_request
+  union all by name
+  select * exclude (is_recent)
+  from latest
 )
 
 select
@@ -67,21 +75,4 @@ select
   arm,
   source_file,
   source_row,
-from by_request
-union all
-select
-  event_id,
-  event_type,
-  user_id,
-  item_id,
-  event_ts,
-  weight,
-  matched_by,
-  shown_in,
-  position,
-  shown_at,
-  model_version,
-  arm,
-  source_file,
-  source_row,
-from latest
+from matched
