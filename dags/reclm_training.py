@@ -1,4 +1,4 @@
-"""On new profiles: train recommenders, and promote one if it is better than the champion."""
+"""On new profiles: train recommenders, and let the promotion policy choose the champion."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ DOC = """
 ### Training and promotion
 
 `train` trains the recommenders on features from Feast. `evaluate` measures them and all baselines on the test slice,
-for people to read. `promote` compares the day's candidate with the champion on the validation slice and switches the
-pointer when the policy says so. Every decision is a row of `fct_promotions`. With `schedule.approval`, `propose` writes
-the report and describes a candidate that would be promoted, and `approve` asks a person, who sees its name and figures.
+for people to read. `promote` refits the champion's kind on the new data, or puts another kind in its place if that is
+better on the validation slice; the model that is served is fitted once more on everything known. Every decision is a
+row of `fct_promotions`. With `schedule.approval`, `propose` writes the report and describes a candidate that would be
+promoted, and `approve` asks a person, who sees its name and figures.
 
 **When it fails**: the champion stays. `reclm rollback` goes back to the one before.
 """

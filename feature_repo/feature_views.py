@@ -23,7 +23,7 @@ from sources import (
 
 USER_ID = Field(name="user_id", dtype=String, description="The user.")
 ITEM_ID = Field(name="item_id", dtype=String, description="The item.")
-MODEL_VERSION = Field(name="model_version", dtype=String, description="The backbone artifact the vector belongs to.")
+MODEL_VERSION = Field(name="model_version", dtype=String, description="The `served` artifact the vector belongs to.")
 STAMP = [
     Field(name="as_of_us", dtype=Int64, description="as_of in microseconds since 1970-01-01 UTC."),
     Field(name="row_hash", dtype=String, description="Fingerprint of the row without created_at."),

@@ -76,4 +76,4 @@ def replay(
     print(f", after {found.since:%Y-%m-%d %H:%M} UTC")
     for name, rate in (("shown", found.shown), (found.model, found.estimate)):
         print(f"{name:<12}{rate.value:.4f} [{rate.lo:.4f}, {rate.hi:.4f}] clicks a place")
-    print(f"{'told by':<12}{found.estimate.effective:,.0f} places of its own would tell as much")
+    print(f"{'evidence':<12}as much as from showing {found.estimate.effective:,.0f} places of this model's own lists")

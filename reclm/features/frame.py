@@ -42,7 +42,7 @@ with strongest as (
   from fct_feedback as feedback
   inner join int_snapshots as snapshots
     on snapshots.snapshot = $snapshot
-    and (snapshots.ts_is_synthetic or feedback.event_ts < snapshots.as_of)
+    and if(snapshots.ts_is_synthetic, snapshots.snapshot = 'serve', feedback.event_ts < snapshots.as_of)
   where feedback.weight > 0
   group by feedback.user_id, feedback.item_id
 )

@@ -2,7 +2,7 @@
 
 In: a warehouse. Out: a teacher, a base, a tuned, a reward and a refined model. Each model is made from the one before
 it, or reused when nothing it depends on has changed. All of them learn from snapshot `select` alone, so that what they
-write at either snapshot uses nothing later. What the teacher wrote about held-out users and items is in no prompt, no
+write at every snapshot uses nothing later. What the teacher wrote about held-out users and items is in no prompt, no
 corpus and no answer that a model is trained on. The order of the steps is RecLM's (arXiv 2412.19302, section 3).
 """
 

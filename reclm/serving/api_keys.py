@@ -35,7 +35,7 @@ KeyScope = Literal["recommend", "events", "explore", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 RouteScope = KeyScope | Literal["any"]
 SCOPES_OF_EARLIER_KEYS: dict[str, tuple[KeyScope, ...]] = {"read": ("recommend", "explore"), "admin": ("admin",)}
-"""Keys of reclm 0.2 have one scope, `read` or `admin`; they keep what they opened."""
+"""Keys made by reclm 0.1 have one scope, `read` or `admin`; they keep what they opened."""
 PREFIX = "reclm_"
 MAX_DAYS = 36_500
 

@@ -155,7 +155,8 @@ class CandidateIndex:
     @cached_property
     def hidden(self) -> HiddenItems:
         """Return the reader of the items that are hidden at the moment."""
-        return HiddenItems(self.settings.paths, self.item_position)
+        # not `self.item_position`: an index that holds itself would stay in memory when another replaces it
+        return HiddenItems(self.settings.paths, self.backbone.fitted.item_position.get)
 
     @cached_property
     def dislikes(self) -> Dislikes:

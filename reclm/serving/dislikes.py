@@ -1,8 +1,8 @@
 """Know what users did besides what the champion was fitted on: dislikes, and the latest events.
 
 In: the published warehouse (`fct_feedback`), and the events of a user's features. Out: positions of items. What a user
-disliked is never recommended to them. What they did lately moves their vector and is left out, unless the champion
-knows it already: it then stands among their known items and counts once.
+disliked is not recommended to them, unless a request wants items that they had, too. What they did lately moves their
+vector and is left out, unless the champion knows it already: it then stands among their known items and counts once.
 """
 
 from __future__ import annotations

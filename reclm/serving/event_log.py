@@ -86,7 +86,7 @@ class EventLog:
                 return
 
     def _write(self, requests: Sequence[_Request]) -> None:
-        lines: list[str] = []
+        lines: list[Event] = []
         new: list[str] = []
         answers: list[Appended | EventsNotWrittenError] = []
         for request in requests:
@@ -95,19 +95,20 @@ class EventLog:
                 if event["event_id"] not in self._seen:
                     self._seen[event["event_id"]] = None
                     new.append(event["event_id"])
-                    lines.append(json.dumps(event, ensure_ascii=False) + "\n")
+                    lines.append(event)
             accepted = len(new) - before
             answers.append(Appended(accepted, len(request.events) - accepted))
         try:
             if lines:
-                self._writer.write("".join(lines).encode())
+                text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in lines)
+                self._writer.write(text.encode())
             EVENTS.labels("accepted").inc(len(lines))
             EVENTS.labels("duplicate").inc(sum(len(request.events) for request in requests) - len(lines))
-        except OSError as error:
+        except Exception as error:  # whatever is wrong, the senders must hear that their events are not on the disk
             log.error("events cannot be written: %s", error)
             for event_id in new:
                 self._seen.pop(event_id, None)
-            answers = [EventsNotWrittenError(error.strerror or str(error))] * len(requests)
+            answers = [EventsNotWrittenError(getattr(error, "strerror", None) or str(error))] * len(requests)
         while len(self._seen) > REMEMBERED_IDS:
             self._seen.popitem(last=False)
         for request, answer in zip(requests, answers, strict=True):

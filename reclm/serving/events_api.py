@@ -53,7 +53,7 @@ class Event(Strict):
     request_id: Id | None = Field(None, description="`request_id` of the answer that showed the item, where known.")
     weight: float | None = Field(
         None,
-        ge=-MAX_WEIGHT,
+        gt=0,
         le=MAX_WEIGHT,
         allow_inf_nan=False,
         strict=True,

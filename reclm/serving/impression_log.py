@@ -24,7 +24,7 @@ from reclm.trials.assignment import CHALLENGER, CHAMPION
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_WAITING = 20_000  # answers
+MAX_WAITING = 2000  # answers, whole ones: ten seconds of 200 a second
 PAUSE_SECONDS = 0.25  # between two writes: fewer and larger ones
 log = logging.getLogger("reclm.serve")
 Answer = dict[str, Any]

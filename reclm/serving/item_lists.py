@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from reclm.storage.workspace import Workspace
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MAX_MASKS = 64  # kept in memory, the most recently used ones
+MAX_MASKS = 64  # of a list and an index; the newest ones are kept in memory
 Stamp = tuple[int, int]
 
 
@@ -59,7 +59,7 @@ class ItemLists:
 
     def __init__(self, workspace: Workspace) -> None:
         self.folder = workspace.root / "serve" / "lists"
-        self._masks: OrderedDict[str, _Mask] = OrderedDict()
+        self._masks: OrderedDict[tuple[str, int], _Mask] = OrderedDict()
         self._lock = threading.Lock()
 
     def write(self, name: str, item_ids: Sequence[str]) -> ItemListSummary:
@@ -81,7 +81,7 @@ class ItemLists:
 
     def known_mask(self, name: str, index: CandidateIndex) -> NDArray[np.bool_] | None:
         """Return the mask of a list when it is in memory and current; None when `mask` has to make it."""
-        kept = self._masks.get(name)
+        kept = self._masks.get((name, id(index)))
         if kept is None or kept.index() is not index or kept.stamp != self._stamp(name):
             return None
         return kept.mask
@@ -100,8 +100,8 @@ class ItemLists:
             mask = np.zeros(len(index.item_ids), dtype=bool)
             for batch in pq.ParquetFile(self._path(name)).iter_batches(10_000):
                 mask[[position[item] for item in batch["item_id"].to_pylist() if item in position]] = True
-            self._masks[name] = _Mask(stamp, weakref.ref(index), mask)
-            self._masks.move_to_end(name)
+            self._masks[name, id(index)] = _Mask(stamp, weakref.ref(index), mask)
+            self._masks.move_to_end((name, id(index)))
             if len(self._masks) > MAX_MASKS:
                 self._masks.popitem(last=False)
             return mask

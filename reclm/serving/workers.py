@@ -8,6 +8,7 @@ the index, the rate limits and the limit of requests in progress belong to each 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -72,9 +73,15 @@ def _work(settings: Settings, listener: socket.socket, folder: str, tells: Conne
     """Be one of the processes; runs in it."""
     threading.Thread(target=_stop_with_the_parent, name="parent-watch", daemon=True).start()
     try:
-        run_process(settings, listener, lambda: tells.send(None), folder)
+        run_process(settings, listener, lambda: _tell(tells, None), folder)
     except ReclmError as error:
-        tells.send(error)
+        log.error("a serving process could not load: %s", error)
+        _tell(tells, error)
+
+
+def _tell(tells: Connection, problem: ReclmError | None) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for a process that replaces another
+        tells.send(problem)
 
 
 def _stop_with_the_parent() -> None:

@@ -78,7 +78,10 @@ class PromotionSettings(Section):
         "champion's by more than this share, where both were measured.",
     )
     window_days: int = Field(
-        30, ge=1, description="Days over which a champion's value counts; longer ago it binds only if still in use."
+        30,
+        ge=1,
+        description="Days for which the value of a former champion counts as a bound; that of the current champion "
+        "always counts.",
     )
     max_below_baseline: float = Field(
         0.1,
@@ -108,7 +111,7 @@ class PromotionSettings(Section):
     min_interactions: int = Field(
         100,
         ge=0,
-        description="Smallest number of interactions known at the final snapshot, once a champion had so many.",
+        description="Smallest number of interactions known at the snapshot `final`, once a champion had so many.",
     )
     min_users: int = Field(
         20,
@@ -261,11 +264,14 @@ class ServeSettings(Section):
         0.0,
         ge=0,
         le=0.5,
-        description="Share of the requests of known users, without filters, that get a random list; `reclm replay` "
-        "needs some.",
+        description="Share of the requests of known users, without filters or rules, that get a random list; `reclm "
+        "replay` needs some. Rules set for all requests (serve.boosts and others) leave none.",
     )
     exploration_pool: int = Field(
-        50, ge=1, description="Number of best items that a random list is drawn from; more support more models."
+        50,
+        ge=1,
+        description="Number of best items that a random list is drawn from; a larger pool lets more models be "
+        "estimated.",
     )
     ann_above: int = Field(
         500_000,

@@ -1,1 +1,1 @@
-"""Train backbones on the snapshots of the warehouse: select on one, refit on the other, one artifact a model."""
+"""Train backbones: select on snapshot `select`, refit on `final` for measuring and on `serve` for serving."""

@@ -1,4 +1,4 @@
-"""The training data and evaluation tasks of both snapshots, read once from the feature store and the warehouse."""
+"""The data of `select` and `final` and the tasks of `select`, read once from the feature store and the warehouse."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ class TestAChampionThatCannotBeRead:
             assert recommend(client, user_id=USER)["model"]["version"] in (first, second.version)
             wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
             assert recommend(client, user_id=USER)["model"]["version"] == second.version
+
+
+class TestAnIndexThatWasReplaced:
+    def test_leaves_the_memory(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path)
+        with opened_client(settings) as client:
+            reloader = client.app.state.service.reloader  # type: ignore[attr-defined]
+            assert recommend(client, user_id=USER)["items"]
+            before = weakref.ref(reloader.index)
+            assert client.portal is not None
+            assert client.portal.call(reloader.refresh, True)
+            assert reloader.index is not before()
+            assert before() is None
 
 
 class TestAChampionPointerThatIsMissingForAMoment:

@@ -225,7 +225,7 @@ class TestTheNextAnswer:
             patched.setattr(recent, "push_recent", down)
             send(client, event("patient", user_id="patient"))
         send(client, event("other", user_id="other"))  # goes out together with what had to wait
-        assert recommend(client, user_id="patient")["source"] == "folded_in"
+        world.wait_until(lambda: recommend(client, user_id="patient")["source"] == "folded_in")
 
 
 class TestForgetting:

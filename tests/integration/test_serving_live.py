@@ -177,6 +177,10 @@ class TestTheProcess:
             os.kill(first[0], signal.SIGKILL)
             served.until(lambda: len(set(served.serving_processes(service.process.pid)) - set(first)) == 1)
             assert service.get("/health/ready").status_code == 200
+            os.kill(first[1], signal.SIGKILL)  # now only processes that replaced others can answer
+            served.until(lambda: not set(served.serving_processes(service.process.pid)) & set(first))
+            for _ in range(5):
+                assert service.get("/v1/users/user%203", headers=headers).status_code == 200
             last = served.serving_processes(service.process.pid)
             service.process.kill()
             served.until(lambda: not any(served.runs(pid) for pid in last))

@@ -1,4 +1,5 @@
--- Snapshot `serve` knows every accepted interaction, so nobody is recommended what they are known to have taken.
+-- Snapshot `serve` knows every accepted interaction but those of items that the user also disliked, so nobody is
+-- recommended what they are known to have taken.
 {{ config(tags=['features']) }}
 
 select
@@ -9,3 +10,7 @@ anti join {{ ref('fct_known_interactions') }} as known
   on known.snapshot = 'serve'
   and known.user_id = interactions.user_id
   and known.item_id = interactions.item_id
+anti join {{ ref('stg_feedback') }} as dislikes
+  on dislikes.weight < 0
+  and dislikes.user_id = interactions.user_id
+  and dislikes.item_id = interactions.item_id

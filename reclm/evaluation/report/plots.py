@@ -179,10 +179,10 @@ def _losses(losses: Mapping[str, Mapping[int, float]]) -> Callable[[Axes], None]
 
 
 def profile_quality(quality: Sequence[Row]) -> list[Plot]:
-    """Draw profile quality by the number of known interactions, one plot per metric, for the final snapshot."""
+    """Draw profile quality by the number of known interactions, one plot per metric, for snapshot `serve`."""
     metrics: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in quality:
-        if row["snapshot"] == "final" and _finite(row["value"]):
+        if row["snapshot"] == "serve" and _finite(row["value"]):
             metrics[row["metric"]][row["kind"]][row["severity"]] = row["value"]
     plots = []
     for metric, kinds in metrics.items():

@@ -18,6 +18,34 @@ interactions as (
   from {{ ref('int_interactions') }}
 ),
 
+likes as (
+  select user_id, item_id, event_ts
+  from {{ ref('stg_interactions') }}
+),
+
+dislikes as (
+  select user_id, item_id, event_ts
+  from {{ ref('stg_feedback') }}
+  where weight < 0
+),
+
+-- The newest event of a user and item counts: what was given back or rated low last is no like.
+taken_back as (
+  select
+    snapshots.snapshot,
+    dislikes.user_id,
+    dislikes.item_id,
+  from dislikes
+  inner join snapshots
+    on if(snapshots.ts_is_synthetic, snapshots.snapshot = 'serve', dislikes.event_ts < snapshots.as_of)
+  inner join likes
+    on likes.user_id = dislikes.user_id
+    and likes.item_id = dislikes.item_id
+    and (snapshots.ts_is_synthetic or likes.event_ts < snapshots.as_of)
+  group by snapshots.snapshot, dislikes.user_id, dislikes.item_id
+  having max(dislikes.event_ts) > max(likes.event_ts)
+),
+
 visible as (
   select
     snapshots.snapshot,
@@ -34,6 +62,10 @@ visible as (
   inner join items on items.item_id = interactions.item_id
   cross join parameters
   inner join snapshots on interactions.known_at < snapshots.as_of
+  anti join taken_back
+    on taken_back.snapshot = snapshots.snapshot
+    and taken_back.user_id = interactions.user_id
+    and taken_back.item_id = interactions.item_id
   where
     snapshots.snapshot = 'serve'
     or (

@@ -27,6 +27,7 @@ by_request as (
   left join impressions
     on impressions.request_id = feedback.request_id
     and impressions.item_id = feedback.item_id
+    and coalesce(impressions.user_id = feedback.user_id, true)
   where feedback.request_id is not null
 ),
 

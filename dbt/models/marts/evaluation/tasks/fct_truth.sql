@@ -8,6 +8,11 @@ interactions as (
   from {{ ref('int_interactions') }}
 ),
 
+items as (
+  select *
+  from {{ ref('dim_items') }}
+),
+
 candidates as (
   select *
   from {{ ref('fct_candidates') }}
@@ -20,7 +25,9 @@ candidate_interactions as (
     interactions.user_id,
     interactions.item_id,
     interactions.split,
+    items.is_pseudo_cold,
   from interactions
+  inner join items on items.item_id = interactions.item_id
   inner join candidates on candidates.item_id = interactions.item_id
 )
 
@@ -38,6 +45,7 @@ where
     -- The zero-shot rows of a log with a clock may lie before the cut-off: they are not what people do next.
     when 'final/mixed' then split = 'test' or (split = 'zero_shot' and parameters.split_mode = 'assigned')
     when 'select/full_shot' then split = 'valid'
-    when 'select/mixed' then split = 'valid'
+    when 'select/mixed'
+      then split = 'valid' or (is_pseudo_cold and split = 'train' and parameters.split_mode = 'assigned')
     when 'select/zero_shot' then split in ('train', 'valid')
   end
