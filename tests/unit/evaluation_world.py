@@ -215,7 +215,7 @@ def build_marts(world: World, evaluation: Artifact) -> None:
         for epoch in range(2, 41, 2)
     ]
     quality = [
-        ("v", "final", kind, severity, metric, float(rng.random()), 10, True)
+        ("v", "serve", kind, severity, metric, float(rng.random()), 10, True)
         for kind in ("user", "item")
         for metric in ("coverage", "distinct", "nearest_similarity", "faithfulness")
         for severity in ("0", "1-3", "4-10", "11-50", "51+", "all")
