@@ -39,8 +39,15 @@ class BackboneScorer:
         self.backbone, self.setting, self.n_items = backbone, setting, n_items
 
     def score(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Score all items (b, n_items); items that came after training are no candidates of evaluation: zero."""
+        """Score all items (b, n_items); items that came after training are no candidates of evaluation: zero.
+
+        Among warm items (full-shot) one without interactions ranks last, whatever its texts say: how it compares with
+        warm ones is chosen, and measured, in `mixed`.
+        """
         scores: NDArray[np.float32] = self.backbone.score(users, setting=self.setting)
+        if self.setting == "full_shot":
+            untouched = self.backbone.fitted.known.getnnz(axis=0) == 0
+            scores[:, untouched] = scores.min(axis=1, keepdims=True) - 1
         later = self.n_items - scores.shape[1]
         return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
 

@@ -38,9 +38,10 @@ class InteractionSampler:
         self.random = np.random.default_rng(seed)
 
     def positives(self, users: Ints) -> Ints:
-        """Draw one known item for each of `users` (b,), uniformly."""
+        """Draw one known item for each of `users` (b,), uniformly; returns its CSR entry, an index of `items`."""
         offset = (self.random.random(len(users)) * self.degrees[users]).astype(np.int64)
-        return self.items[self.indptr[users] + offset]
+        entries: Ints = self.indptr[users] + offset
+        return entries
 
     def negatives(self, users: Ints) -> Ints:
         """Draw one item that each of `users` (b,) does not know, uniformly over all such items."""
@@ -51,7 +52,10 @@ class InteractionSampler:
         return rank + known_before
 
     def triples(self, batch_size: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-        """Yield an epoch of (users, positives, negatives), each (b,): as many as interactions, users uniformly."""
+        """Yield an epoch of (users, positives, negatives), each (b,): as many as interactions, users uniformly.
+
+        A positive is a CSR entry, an index of `items`; a negative is an item.
+        """
         n_samples = len(self.items)
         for start in range(0, n_samples, batch_size):
             size = min(batch_size, n_samples - start)

@@ -4,6 +4,7 @@ Loss `softmax` is the multinomial likelihood of a user's items over a (sub)catal
 autoencoders for collaborative filtering", WWW 2018, eq. 2), in batches of users. Over a graph, or with histories, a
 part of what users know is observed and the rest is predicted. In each step a random share of items is treated as
 unseen: without id and without edges. Loss `bpr` is the pairwise loss of Rendle et al. (UAI 2009) on sampled triples.
+In both a pair counts by its weight, that of the strongest event behind it, which is 1 in a log without types of events.
 Both add weight decay on the initial vectors of the batch and the network's own contrastive term.
 """
 
@@ -55,6 +56,7 @@ class Trainer:
         self.recipe, self.settings, self.device = network.recipe, settings, device
         self.sampler = InteractionSampler(data.interactions, seed)
         self.warm_items = np.flatnonzero(data.warm_items).astype(np.int64)
+        self.weights = _weights_of_entries(data)
         self.graph = BipartiteGraph(data.interactions, device, self.recipe.item_exponent)
         weights = [*fusion.weights(), *network.parameters()]
         groups = [
@@ -106,7 +108,7 @@ class Trainer:
                 scores = scores.index_put((rows[masked], columns[masked]), scores.new_tensor(OBSERVED_SCORE))
             targets = is_candidate & ~observed
             rows, columns = rows[targets], columns[targets]
-            loss = -torch.log_softmax(scores, dim=1)[rows, columns].sum() / max(len(rows), 1)
+            loss = self._mean(-torch.log_softmax(scores, dim=1)[rows, columns], known[3], targets)
             contrast = self._contrast(graph, initial, batch, candidates[columns.cpu().numpy()])
             squares = (
                 self.recipe.user_decay * initial[2].square().sum(),
@@ -143,7 +145,8 @@ class Trainer:
         return history.read(csr(starts, items, ones, (size, graph.shape[1])))
 
     def _bpr_steps(self) -> Iterator[Step]:
-        for batch, positives, negatives in self.sampler.triples(self.settings.batch_size):
+        for batch, entries, negatives in self.sampler.triples(self.settings.batch_size):
+            positives = self.sampler.items[entries]
             batch_items, item_position = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
             batch_users, user_position = np.unique(batch, return_inverse=True)
             history = self._rest_of_history(batch_users, user_position, batch, positives)
@@ -153,10 +156,18 @@ class Trainer:
             user, (positive, negative) = self._tensor(user_position), self._tensor(item_position).chunk(2)
             margin = self.network.score_pairs(users[user], items[positive], bias[positive])
             margin = margin - self.network.score_pairs(users[user], items[negative], bias[negative])
-            loss = nn.functional.softplus(-margin).mean()
+            loss = self._mean(nn.functional.softplus(-margin), entries)
             contrast = self._contrast(self.graph, initial, batch_users, np.unique(positives))
             decayed = (initial[2][user], initial[3][positive], initial[3][negative])
             yield Step(loss + contrast, tuple(vectors.square().sum() for vectors in decayed), len(batch))
+
+    def _mean(self, losses: Tensor, entries: Rows, chosen: Tensor | None = None) -> Tensor:
+        """Return the mean of `losses` (n,) of the CSR entries (n,), or of the `chosen` ones, by their weights."""
+        if self.weights is None:
+            return losses.sum() / max(len(losses), 1)
+        weights = self._tensor(self.weights[entries])
+        weights = weights if chosen is None else weights[chosen]
+        return (weights * losses).sum() / weights.sum().clamp(min=1e-9)
 
     def _final(
         self,
@@ -201,7 +212,7 @@ class Trainer:
     def _random_mask(self, n: int, share: float) -> Tensor | None:
         return torch.rand(n, device=self.device) < share if share else None
 
-    def _tensor(self, rows: Rows) -> Tensor:
+    def _tensor(self, rows: Rows | Matrix) -> Tensor:
         return torch.from_numpy(rows).to(self.device)
 
     @torch.no_grad()
@@ -222,3 +233,13 @@ class Trainer:
         _, table = self.network.tables(users, items, self._bias(None, every_item))
         unseen: Matrix = table.float().cpu().numpy()
         return unseen
+
+
+def _weights_of_entries(data: TrainingData) -> Matrix | None:
+    """The weights of interactions in the order of the sampler's CSR entries, (n_interactions,); None: all are 1."""
+    if data.weights is None:
+        return None
+    weights = data.weights.tocsr().astype(np.float32)
+    weights.sort_indices()
+    entries: Matrix = weights.data
+    return entries

@@ -122,6 +122,7 @@ def _foretold(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"{setting.replace('_', '-')}: validation promised NDCG@20 {one['promised']:.4f} over {one['models']} models, "
         f"the test gave {one['given']:.4f}; mean gap {one['gap']:.4f}, rank correlation "
         + ("not measurable" if one["rank_correlation"] is None else f"{one['rank_correlation']:.2f}")
+        + f"; of {one['pairs']} pairs that the test tells apart, validation orders {one['ordered']} rightly"
         for setting, one in figures.items()
     ]
 

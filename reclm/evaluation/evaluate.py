@@ -38,6 +38,7 @@ from reclm.training import tasks
 KIND = "evaluation"
 BASELINE = "baseline"
 RANDOM_LISTS = 1000
+LAYOUT = 2  # raised when the same models would get other figures, so that an older evaluation is not taken over
 ROW_FIELDS = ("dataset", "regime", "setting", "model", "variant", "seed", "metric", "k", "value", "lo", "hi")
 
 
@@ -128,6 +129,7 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
     from reclm.warehouse.sources import set_current_artifacts
 
     parameters = {
+        "layout": LAYOUT,
         "evaluation": settings.evaluation.model_dump(mode="json", exclude={"batch_size"}),
         "regime": settings.data.regime,
         "seed": settings.seed,
@@ -169,7 +171,7 @@ def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draf
     results.write(rows, draft.path)
     draft.metrics = {
         "skipped_baselines": skipped,
-        "foretold": foretold(models, rows.results),
+        "foretold": foretold(models, rows.results, rows.told_apart),
         "cold_starts_tried": cold_starts_tried(models),
         "random_list": {
             task.setting: random_list_band(task, settings.seed) for task in final.tasks if not task.mask.nnz

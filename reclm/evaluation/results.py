@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reclm.backbones.metrics import metrics_per_user
+from reclm.backbones.metrics import VALIDATION_K, metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.checkpoints import RankingResult
 from reclm.evaluation.intervals import ITEM_METRICS, Column, Resamples, over_items, over_users, pair_gains
@@ -43,11 +44,16 @@ Ranked = tuple[RankedModel, RankingResult]
 
 @dataclass
 class Rows:
-    """The rows of the three tables."""
+    """The rows of the three tables, and which models the test tells apart.
+
+    `told_apart` has (setting, key of the better model, key of the worse one), where the 95 % interval of the difference
+    of their NDCG@20 over users leaves out zero.
+    """
 
     results: list[dict[str, Any]] = field(default_factory=list)
     bands: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    told_apart: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def write(rows: Rows, folder: Path) -> None:
@@ -87,6 +93,16 @@ def add_results(
                 | {"diff": means[column] - means[other_column], "lo_users": low, "hi_users": high}
                 | {"lo_items": low_items, "hi_items": high_items}
             )
+    if VALIDATION_K in ks:
+        models = [model.key for model, _ in ranked if model.variant != "baseline"]
+        rows.told_apart += [(task.setting, *pair) for pair in _told_apart(models, by_users)]
+
+
+def _told_apart(models: Sequence[str], by_users: Resamples) -> Iterator[tuple[str, str]]:
+    for one, other in combinations(models, 2):
+        low, high = by_users.difference((one, "ndcg", VALIDATION_K), (other, "ndcg", VALIDATION_K))
+        if low > 0 or high < 0:
+            yield (one, other) if low > 0 else (other, one)
 
 
 def _metric(column: Column) -> dict[str, Any]:

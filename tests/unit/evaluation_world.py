@@ -116,7 +116,8 @@ class Noisy:
         rng = np.random.default_rng([len(model), sum(map(ord, model + variant))])
         truth = interactions()[TEST] | interactions()[ZERO]
         self.table = (truth + NOISE[variant] * rng.standard_normal(truth.shape)).astype(np.float32)
-        self.fitted = SimpleNamespace(user_ids=user_ids, item_ids=ITEM_IDS)
+        known = sparse.csr_matrix(interactions()[KNOWN].astype(np.float32))
+        self.fitted = SimpleNamespace(user_ids=user_ids, item_ids=ITEM_IDS, known=known)
         self.calls = 0
 
     def score(self, users: np.ndarray, setting: str = "full_shot") -> np.ndarray:

@@ -24,6 +24,7 @@ from unit.backbones_world import (
 from reclm.backbones.base import Backbone
 from reclm.backbones.fusion.inputs import profiles_of
 from reclm.backbones.loading import load_backbone
+from reclm.backbones.ranking import BackboneScorer
 from reclm.dataset import EVALUATION_SETTINGS, SERVED
 from reclm.errors import ModelError
 from reclm.settings.recommenders import BACKBONES
@@ -79,6 +80,16 @@ class TestRecommending:
         assert row.shape == (1, N_ITEMS)
         assert row.dtype == np.float32
         np.testing.assert_allclose(scores[0], [row[0, ITEMS.index(item)] for item in ids[0]], rtol=1e-5)
+
+
+class TestFullShot:
+    def test_ranks_an_item_nobody_is_known_to_have_touched_last(self, backbone):
+        scores = BackboneScorer(backbone, "full_shot").score(np.arange(N_USERS))
+        assert (scores[:, COLD].max(axis=1) < scores[:, ~COLD].min(axis=1)).all()
+
+    def test_leaves_the_other_settings_as_they_are(self, backbone):
+        users = np.arange(N_USERS)
+        np.testing.assert_array_equal(BackboneScorer(backbone, SERVED).score(users), backbone.score(users, SERVED))
 
 
 class TestSimilarItems:

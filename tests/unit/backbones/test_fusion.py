@@ -280,7 +280,7 @@ class TestHistories:
 
         def noted_triples(size):
             for user_rows, positives, negatives in triples(size):
-                ask(user_rows, positives)
+                ask(user_rows, trainer.sampler.items[positives])
                 yield user_rows, positives, negatives
 
         def noted_batches(size):

@@ -20,7 +20,7 @@ class TestTriples:
     def test_never_hold_a_known_item_as_negative_nor_an_unknown_one_as_positive(self, known):
         sampler, dense = InteractionSampler(known, seed=1), known.toarray() > 0
         for users, positives, negatives in sampler.triples(64):
-            assert dense[users, positives].all()
+            assert dense[users, sampler.items[positives]].all()
             assert not dense[users, negatives].any()
 
     def test_leave_out_users_who_know_everything_or_nothing(self, known):

@@ -132,6 +132,7 @@ class TestItemsThatCameAfterTraining:
         whole = ew.Noisy("biasmf", "base")
         older = ew.Noisy("biasmf", "base")
         older.table, older.fitted.item_ids = older.table[:, :n_items], ew.ITEM_IDS[:n_items]
+        older.fitted.known = older.fitted.known[:, :n_items]
         for task in world.tasks:
             task.candidates[n_items:] = False
             lists = [rank(BackboneScorer(model, task.setting, ew.N_ITEMS), task, 20, 64) for model in (whole, older)]

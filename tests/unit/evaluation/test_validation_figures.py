@@ -37,20 +37,22 @@ def results(setting: str, **values: float) -> list[dict[str, Any]]:
 class TestForetelling:
     def test_compares_the_order_and_the_height_of_both(self) -> None:
         models = [model(name, {"mixed": value}) for name, value in (("a", 0.5), ("b", 0.4), ("c", 0.3))]
-        found = foretold(models, results("mixed", a=0.4, b=0.2, c=0.3))["mixed"]
+        apart = [("mixed", "a-base-42", "b-base-42"), ("mixed", "c-base-42", "b-base-42"), ("zero_shot", "a", "b")]
+        found = foretold(models, results("mixed", a=0.4, b=0.2, c=0.3), apart)["mixed"]
         assert found["models"] == 3
         assert found["promised"] == pytest.approx(0.4)
         assert found["given"] == pytest.approx(0.3)
         assert found["gap"] == pytest.approx(0.1)
         assert found["rank_correlation"] == pytest.approx(0.5)
+        assert (found["pairs"], found["ordered"]) == (2, 1)
 
     def test_two_models_have_a_gap_and_no_order(self) -> None:
         models = [model("a", {"mixed": 0.5}), model("b", {"mixed": 0.4})]
-        assert foretold(models, results("mixed", a=0.4, b=0.3))["mixed"]["rank_correlation"] is None
+        assert foretold(models, results("mixed", a=0.4, b=0.3), [])["mixed"]["rank_correlation"] is None
 
     def test_leaves_out_what_was_measured_on_one_side_alone(self) -> None:
         models = [model("a", {"mixed": None, "zero_shot": 0.2}), model("b", {"mixed": 0.4})]
-        assert foretold(models, results("mixed", a=0.4)) == {}
+        assert foretold(models, results("mixed", a=0.4), []) == {}
 
 
 class TestColdStartsTried:

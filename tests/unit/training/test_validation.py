@@ -23,7 +23,8 @@ TASKS = bw.toy_tasks(DATA)
 
 def model(table: np.ndarray) -> Backbone:
     """A backbone whose score of user u and item i is `table[u, i]`."""
-    return cast(Backbone, SimpleNamespace(score=lambda users, setting: table[users].astype(np.float32)))
+    fitted = SimpleNamespace(known=DATA.interactions)
+    return cast(Backbone, SimpleNamespace(score=lambda users, setting: table[users].astype(np.float32), fitted=fitted))
 
 
 KNOWS_WARM = model(TASKS[0].truth.toarray())
