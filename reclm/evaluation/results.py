@@ -46,8 +46,8 @@ Ranked = tuple[RankedModel, RankingResult]
 class Rows:
     """The rows of the three tables, and which models the test tells apart.
 
-    `told_apart` has (setting, key of the better model, key of the worse one), where the 95 % interval of the difference
-    of their NDCG@20 over users leaves out zero.
+    `told_apart` has (setting, key of the better model, key of the worse one), where the 95 % intervals of the difference
+    of their NDCG@20 over users and over items both leave out zero.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -95,14 +95,16 @@ def add_results(
             )
     if VALIDATION_K in ks:
         models = [model.key for model, _ in ranked if model.variant != "baseline"]
-        rows.told_apart += [(task.setting, *pair) for pair in _told_apart(models, by_users)]
+        rows.told_apart += [(task.setting, *pair) for pair in _told_apart(models, by_users, by_items)]
 
 
-def _told_apart(models: Sequence[str], by_users: Resamples) -> Iterator[tuple[str, str]]:
+def _told_apart(models: Sequence[str], *resamples: Resamples) -> Iterator[tuple[str, str]]:
+    """Yield (better, worse) of each pair whose difference has the same sign throughout every interval."""
     for one, other in combinations(models, 2):
-        low, high = by_users.difference((one, "ndcg", VALIDATION_K), (other, "ndcg", VALIDATION_K))
-        if low > 0 or high < 0:
-            yield (one, other) if low > 0 else (other, one)
+        columns = (one, "ndcg", VALIDATION_K), (other, "ndcg", VALIDATION_K)
+        bounds = [bound for means in resamples for bound in means.difference(*columns)]
+        if min(bounds) > 0 or max(bounds) < 0:
+            yield (one, other) if min(bounds) > 0 else (other, one)
 
 
 def _metric(column: Column) -> dict[str, Any]:
