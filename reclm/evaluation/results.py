@@ -46,8 +46,8 @@ Ranked = tuple[RankedModel, RankingResult]
 class Rows:
     """The rows of the three tables, and which models the test tells apart.
 
-    `told_apart` has (setting, key of the better model, key of the worse one), where the 95 % intervals of the difference
-    of their NDCG@20 over users and over items both leave out zero.
+    `told_apart` has (setting, key of the better model, key of the worse one), where the 95 % intervals of the
+    difference of their NDCG@20, over users and over items, both leave out zero.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)

@@ -24,8 +24,8 @@ from reclm.errors import ArtifactError, WorkspaceError
 from reclm.promotion import champion
 from reclm.promotion.new_items import with_new_items
 from reclm.serving.availability import HiddenItems
-from reclm.serving.dislikes import Dislikes, load_dislikes
 from reclm.serving.item_catalogue import ItemCatalogue, load_catalogue
+from reclm.serving.user_items import UserItems, load_dislikes, load_newer
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
@@ -159,9 +159,14 @@ class CandidateIndex:
         return HiddenItems(self.settings.paths, self.backbone.fitted.item_position.get)
 
     @cached_property
-    def dislikes(self) -> Dislikes:
+    def dislikes(self) -> UserItems:
         """Load what users disliked by the published build."""
         return load_dislikes(self.settings, self.item_ids)
+
+    @cached_property
+    def newer(self) -> UserItems:
+        """Load what the published build knows of users, and the champion does not."""
+        return load_newer(self.settings, self.version, self.backbone.fitted)
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
@@ -270,7 +275,7 @@ def load_index(
     index = CandidateIndex(settings, pointer, backbone, about, trained, ann, recall)
     index = replace(index, seconds=_ranking_seconds(index))
     index.directions, index.counts, index.catalogue.by_category  # noqa: B018  (compute them now, not during a request)
-    index.dislikes  # noqa: B018
+    index.dislikes, index.newer  # noqa: B018
     return index
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from reclm.promotion import champion
 from reclm.serving.availability import hidden_items
-from reclm.serving.dislikes import load_dislikes
+from reclm.serving.user_items import load_dislikes, load_newer
 from reclm.storage import artifacts
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ def recommend_to_users(
         positions = np.linspace(0, len(model.fitted.user_ids) - 1, sample).astype(int)
         user_ids = [str(model.fitted.user_ids[position]) for position in np.unique(positions)]
     store = open_store(settings)
-    dislikes = load_dislikes(settings, model.fitted.item_ids)
+    unwanted = load_dislikes(settings, model.fitted.item_ids), load_newer(settings, pointer["version"], model.fitted)
     left_out = [*exclude, *(item for item in hidden_items(settings.paths) if item in model.fitted.item_position)]
-    longest = max((len(dislikes.of(user_id)) for user_id in user_ids), default=0)
+    longest = max((sum(len(items.of(user_id)) for items in unwanted) for user_id in user_ids), default=0)
     ids, scores = model.recommend(user_ids, k=top_k + longest, filter=left_out)
     titles = _titles(settings, sorted({str(item) for row in ids for item in row if item}))
     for user_id, items, values in zip(user_ids, ids, scores, strict=True):
         features = read_user(store, str(user_id))
-        disliked = set(model.fitted.item_ids[dislikes.of(str(user_id))])
-        kept = [pair for pair in zip(items, values, strict=True) if pair[0] and pair[0] not in disliked]
+        left_out_here = {item for part in unwanted for item in model.fitted.item_ids[part.of(str(user_id))]}
+        kept = [pair for pair in zip(items, values, strict=True) if pair[0] and pair[0] not in left_out_here]
         yield {
             "user_id": str(user_id),
             "model": f"{pointer['model']}/{pointer['variant']}",

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
-from reclm.serving.dislikes import lately
 from reclm.serving.feature_client import FeatureClient, StoreUnavailableError
 from reclm.serving.filters import RankingRequest, allowed_items, positions_of, why_empty
 from reclm.serving.metrics import ANSWERS
 from reclm.serving.reranking import pinned_positions, pool_size, rerank
 from reclm.serving.trial import answering, one_answer
+from reclm.serving.user_items import lately
 from reclm.trials.exploration import explore
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def resolve_user(index: CandidateIndex, request: RankingRequest, features: UserF
     if not len(known):
         position = None  # training learned nothing about somebody without interactions
     liked, disliked = lately(features, index.item_position)
-    seen = np.union1d(known, np.concatenate([observed, liked])) if len(observed) + len(liked) else known
+    since = np.concatenate([observed, liked, index.newer.of(request.user_id)])
+    seen = np.union1d(known, since) if len(since) else known
     if len(disliked):
         seen = np.setdiff1d(seen, np.setdiff1d(disliked, observed))
     profile = features.profile if features else None

@@ -26,6 +26,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_json
+from reclm.warehouse.reading import features_fingerprint
 
 AS_OF = fw.T2
 EVIL = "<script>alert('&')</script>"
@@ -175,7 +176,8 @@ def promote(settings: Settings, chosen: Artifact) -> str:
 
 def served_of(settings: Settings, chosen: Artifact) -> Artifact:
     """The artifact `served` of a model that was fitted on all there is."""
-    parameters, parents = chosen.manifest["parameters"], {"features": "toy", "backbone": chosen.version}
+    parameters = chosen.manifest["parameters"]
+    parents = {"features": "toy", "warehouse": features_fingerprint(settings.paths), "backbone": chosen.version}
     version = artifacts.version_of("served", parameters, parents)
     if artifacts.find(settings.paths, "served", version) is None:
         with artifacts.writing(settings.paths, "served", parameters, parents) as draft:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -24,8 +25,9 @@ from reclm.features import online, online_writer
 from reclm.promotion.new_items import place_new_items
 from reclm.serving import api_keys
 from reclm.serving.api import create_app
+from reclm.serving.offline import recommend_to_users
 from reclm.storage import artifacts
-from reclm.storage.files import write_json, write_table
+from reclm.storage.files import read_json, write_json, write_table
 
 USER = "user 3"
 
@@ -82,6 +84,29 @@ class TestAnotherChampion:
             assert recommend(client, user_id=USER)["model"]["version"] == served
             world.promote(settings, second)
             wait_until(lambda: client.get("/health/ready").json()["status"] == "ready")
+
+
+@pytest.mark.parametrize("model", ["biasmf", "ease"])
+class TestANewerBuild:
+    def test_is_known_though_the_champion_stays(self, tmp_path: Path, model: str) -> None:
+        settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1", model=model)
+        with opened_client(settings) as client:
+            first = recommend(client, user_id=USER, k=1)
+            bought = first["items"][0]["item_id"]
+            assert recommend(client, user_id="walk-in")["source"] == "popularity"
+            with duckdb.connect(str(settings.paths.warehouse)) as connection:
+                for user in (USER, "walk-in"):
+                    row = ["serve", user, bought, world.fw.T2, 1]
+                    connection.execute("insert into fct_known_interactions values (?, ?, ?, ?, ?)", row)
+            build = read_json(settings.paths.current_build)
+            write_json(settings.paths.current_build, build | {"fingerprint": "of the next day"})
+            wait_until(lambda: recommend(client, user_id=USER)["source"] == "folded_in")
+            assert bought not in [one["item_id"] for one in recommend(client, user_id=USER, k=bw.N_ITEMS)["items"]]
+            assert recommend(client, user_id="walk-in")["source"] == "folded_in"
+            assert recommend(client, user_id="user 4")["source"] == "trained"
+            assert recommend(client, user_id=USER)["model"]["version"] == first["model"]["version"]
+        (found,) = recommend_to_users(settings, [USER], top_k=bw.N_ITEMS)
+        assert bought not in [one["item_id"] for one in found["items"]]
 
 
 @pytest.mark.parametrize(
