@@ -95,6 +95,7 @@ class TestThePipeline:
         assert {kind: newest(shop, kind).version for kind in KINDS} == before
 
 
+@pytest.mark.full
 class TestTooLittleToLearnFrom:
     def test_the_run_says_so_and_goes_on_with_keywords_and_tune_refuses_before_it_trains(self, tmp_path: Path) -> None:
         little = (*pipeline.LANGUAGE_MODEL, "demo.users=20", "demo.items=40", "demo.interactions=120")

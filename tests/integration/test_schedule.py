@@ -26,7 +26,7 @@ from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.files import read_json
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 
 @dataclass
