@@ -33,9 +33,13 @@ COEFFICIENTS: dict[str, dict[str, float]] = {
 """Seconds per unit of each size (see `sizes_of`) on the reference machine, for every part but `training`."""
 TRAINING_SECONDS = {
     **{"biasmf": 24, "ncf": 31, "lightgcn": 8.5, "sgl": 10, "simgcl": 20.4},
-    **{"als": 3.2, "bpr": 4.3, "itemknn": 1.5, "ease": 4, "kernel": 4},
+    **{"als": 3.2, "bpr": 4.3},
 }
 """Seconds of one training by one process on the demo shop of 1,500 users, 1,000 items and 45,000 interactions."""
+CLOSED_FORM_SECONDS = {"itemknn": 0.24, "ease": 0.55, "kernel": 0.68}
+"""Seconds of one closed form by one process with 1,000 items."""
+CLOSED_FORM_POWER = 2.7
+"""Power of the number of items that closed forms grow with, measured from 1,400 to 7,400 items."""
 TRAINING_SHARES = {"once": 0.49, "pairs": 0.29 / 1.5e6, "interactions": 0.22 / 45e3}
 """How a training grows with the data: with users times items (ranking for validation) and with interactions
 (epochs)."""
@@ -52,11 +56,12 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Landed:
-    """How many interactions, users and items have been landed."""
+    """How many interactions, users and items have been landed, and whether any item has a text."""
 
     interactions: int
     users: int
     items: int
+    has_texts: bool = True
 
 
 def count_landed(settings: Settings) -> Landed:
@@ -69,10 +74,11 @@ def count_landed(settings: Settings) -> Landed:
             "select count(*), count(distinct user_id), count(distinct item_id) from read_parquet(?)",
             [f"{landing}/interactions/*.parquet"],
         ).fetchall()[0]
-        (listed_items,) = connection.execute(
-            "select count(*) from read_parquet(?)", [f"{landing}/items/*.parquet"]
+        listed_items, has_texts = connection.execute(
+            "select count(*), bool_or(coalesce(title, text, categories) is not null) from read_parquet(?)",
+            [f"{landing}/items/*.parquet"],
         ).fetchall()[0]
-    return Landed(int(interactions), int(users), max(int(listed_items), int(logged_items)))
+    return Landed(int(interactions), int(users), max(int(listed_items), int(logged_items)), bool(has_texts))
 
 
 def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
@@ -87,7 +93,7 @@ def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
     learned = settings.profiles.engine in ("transformers", "vllm")
     dialogues = users * (1 + settings.tune.sparse_views / 2) + items
     train, refine = settings.train, settings.refine
-    trainings = len(train.models) * len(train.variants) * len(train.seeds)
+    trainings = len(train.models) * _trainings_each(settings, landed)
     return {
         "once": 1,
         "interactions": landed.interactions,
@@ -111,12 +117,23 @@ def training_seconds(settings: Settings, landed: Landed) -> float:
     from reclm.training.pool import processes
 
     train = settings.train
-    each = len(train.variants) * len(train.seeds)
+    each = _trainings_each(settings, landed)
     growth = TRAINING_SHARES["once"] + TRAINING_SHARES["pairs"] * landed.users * landed.items
     growth += TRAINING_SHARES["interactions"] * landed.interactions
+    closed_forms = (landed.items / 1000) ** CLOSED_FORM_POWER
     slowest = max(TRAINING_SECONDS.values())
-    seconds = growth * each * sum(TRAINING_SECONDS.get(model, slowest) for model in train.models)
+    seconds = each * sum(
+        closed_forms * CLOSED_FORM_SECONDS[model]
+        if model in CLOSED_FORM_SECONDS
+        else growth * TRAINING_SECONDS.get(model, slowest)
+        for model in train.models
+    )
     return seconds / processes(settings, each * len(train.models))
+
+
+def _trainings_each(settings: Settings, landed: Landed) -> int:
+    """How often each backbone is trained: once a variant and seed; without texts there is `base` alone."""
+    return (len(settings.train.variants) if landed.has_texts else 1) * len(settings.train.seeds)
 
 
 def estimate(settings: Settings, speed: float = 1.0) -> dict[str, float]:

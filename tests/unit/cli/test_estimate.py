@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,22 @@ class TestAnEstimate:
             for models in (("als",), ("als", "ncf"))
         )
         assert two > one > 0
+
+    def test_of_closed_forms_grows_faster_with_the_items(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = workspace_settings(train={"models": ("ease",), "jobs": 1})
+        small = estimate.estimate(settings)["training"]
+        monkeypatch.setattr(estimate, "count_landed", lambda settings: replace(SHOP, items=4000))
+        assert estimate.estimate(settings)["training"] > 16 * small
+
+    def test_without_texts_counts_one_variant(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = workspace_settings(train={"models": ("als",), "jobs": 1})
+        whole = estimate.estimate(settings)["training"]
+        monkeypatch.setattr(estimate, "count_landed", lambda settings: replace(SHOP, has_texts=False))
+        assert whole == pytest.approx(3 * estimate.estimate(settings)["training"])
 
     def test_is_scaled_by_the_speed_of_the_machine(self, workspace_settings: Callable[..., Settings]) -> None:
         settings = workspace_settings()
