@@ -131,7 +131,7 @@ def make_shop(settings: Any, users: int, items: int) -> None:
     fold_in = learn(vectors.users, vectors.items, known, unit(users, TEXT_WIDTH), 7)
     nothing = np.zeros((0, 1), np.float32)
     parameters = {"model": "biasmf", "variant": "augment", "seed": 7}
-    with artifacts.writing(workspace, "served", parameters, {}) as draft:
+    with artifacts.writing(workspace, "served", parameters, {"warehouse": build["fingerprint"]}) as draft:
         backbone = create_backbone("biasmf", settings.train, settings.fusion, settings.runtime)
         network = {
             f"{s}/network.{k}": v.numpy()
