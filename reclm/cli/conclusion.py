@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 METRIC = "recall"
 USUAL_K = 20
 SETTING_LABELS = {"full_shot": "warm", "zero_shot": "cold", "mixed": "all"}
+EASE = ("EASE", ("ease", "ease_tuned"))
+TEXT = ("best from texts", ("content_cosine", "content_knn", "content_knn_tuned", "ridge", "ridge_tuned"))
 BASELINES = {
-    "full_shot": {"popularity": "popularity", "ease": "EASE"},
-    "zero_shot": {"predicted_popularity": "predicted popularity", "content_knn": "content-kNN"},
-    "mixed": {"popularity": "popularity", "ease": "EASE"},
+    "full_shot": (("popularity", ("popularity",)), EASE),
+    "zero_shot": (("predicted popularity", ("predicted_popularity",)), TEXT),
+    "mixed": (("popularity", ("popularity",)), EASE, TEXT),
 }
+"""{setting: (what to call a group of baselines, the group)}; the best of a group is shown."""
 WRITTEN_AS = {"base": "without profiles", "augment": "with profiles", "shuffled": "with shuffled profiles"}
 VERDICTS = {
     (True, False): "profiles help on this data",
@@ -89,9 +92,9 @@ def _beside_baselines(results: list[dict[str, Any]], champion: Mapping[str, Any]
     if own is None:
         return ""
     baselines = [
-        f"{label} {value:.4f}"
-        for name, label in BASELINES[setting].items()
-        if (value := _value(results, setting, k, name, "baseline")) is not None
+        f"{label} {max(values):.4f}"
+        for label, names in BASELINES[setting]
+        if (values := [v for name in names if (v := _value(results, setting, k, name, "baseline")) is not None])
     ]
     beside = f" ({', '.join(baselines)})" if baselines else ""
     return f"{SETTING_LABELS[setting]} items {own:.4f}{beside}"

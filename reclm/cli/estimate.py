@@ -75,7 +75,8 @@ def count_landed(settings: Settings) -> Landed:
             [f"{landing}/interactions/*.parquet"],
         ).fetchall()[0]
         listed_items, has_texts = connection.execute(
-            "select count(*), bool_or(coalesce(title, text, categories) is not null) from read_parquet(?)",
+            "select count(distinct item_id), bool_or(coalesce(title, text, categories) is not null) "
+            "from read_parquet(?)",
             [f"{landing}/items/*.parquet"],
         ).fetchall()[0]
     return Landed(int(interactions), int(users), max(int(listed_items), int(logged_items)), bool(has_texts))
@@ -87,13 +88,14 @@ def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
     A language model from elsewhere, or on a GPU, is not known here: `tokens` are those of the small one trained from
     scratch.
     """
+    from reclm.backbones.closed_form import why_not
     from reclm.llm.models.tiny import token_budget
 
     users, items = landed.users, landed.items
-    learned = settings.profiles.engine in ("transformers", "vllm")
+    learned = landed.has_texts and settings.profiles.engine in ("transformers", "vllm")
     dialogues = users * (1 + settings.tune.sparse_views / 2) + items
-    train, refine = settings.train, settings.refine
-    trainings = len(train.models) * _trainings_each(settings, landed)
+    refine = settings.refine
+    trainings = len(_trained_models(settings, landed)) * _trainings_each(settings, landed)
     return {
         "once": 1,
         "interactions": landed.interactions,
@@ -108,7 +110,7 @@ def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
         "texts": 2 * users + 3 * items,
         "trainings": trainings,
         "ranked users": trainings * users,
-        "item pairs": items**2,
+        "item pairs": 0 if why_not("ease", items, landed.has_texts) else items**2,
     }
 
 
@@ -116,7 +118,7 @@ def training_seconds(settings: Settings, landed: Landed) -> float:
     """Return the seconds of all trainings on the reference machine, shared by as many processes as will be used."""
     from reclm.training.pool import processes
 
-    train = settings.train
+    models = _trained_models(settings, landed)
     each = _trainings_each(settings, landed)
     growth = TRAINING_SHARES["once"] + TRAINING_SHARES["pairs"] * landed.users * landed.items
     growth += TRAINING_SHARES["interactions"] * landed.interactions
@@ -126,9 +128,16 @@ def training_seconds(settings: Settings, landed: Landed) -> float:
         closed_forms * CLOSED_FORM_SECONDS[model]
         if model in CLOSED_FORM_SECONDS
         else growth * TRAINING_SECONDS.get(model, slowest)
-        for model in train.models
+        for model in models
     )
-    return seconds / processes(settings, each * len(train.models))
+    return seconds / processes(settings, max(each * len(models), 1))
+
+
+def _trained_models(settings: Settings, landed: Landed) -> list[str]:
+    """The backbones that can be fitted on such data."""
+    from reclm.backbones.closed_form import why_not
+
+    return [model for model in settings.train.models if why_not(model, landed.items, landed.has_texts) is None]
 
 
 def _trainings_each(settings: Settings, landed: Landed) -> int:

@@ -182,8 +182,8 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         _check_limits(
             service,
             request.k,
-            *(request.history, request.items or [], request.exclude, request.categories or []),
-            *(request.pin, request.boosts.categories, request.boosts.items),
+            *(request.history, request.categories or [], request.pin),
+            *(request.boosts.categories, request.boosts.items),
         )
         try:
             wanted = ranking_request(request, service.settings.serve)

@@ -117,6 +117,7 @@ def seconds_of(index: CandidateIndex, request: RankingRequest) -> float:
         return float("inf")
     position = None if request.user_id is None else index.user_position(request.user_id)
     history = len(request.history) + (0 if position is None else len(index.known(position)))
+    history += len(index.newer.of(request.user_id))
     others = pool_size(request.k) if request.rules else 0
     compared = request.k * (history + others) * index.directions.shape[1]
     return index.seconds + request.k * ITEM_SECONDS + compared / PAIRS_PER_SECOND

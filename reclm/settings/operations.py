@@ -215,7 +215,12 @@ class ServeSettings(Section):
     max_k: int = Field(
         200, ge=1, le=10_000, description="Largest number of items in an answer; a request for more is an error."
     )
-    max_history: int = Field(500, ge=1, description="Largest number of item ids in one list of a request.")
+    max_history: int = Field(
+        500,
+        ge=1,
+        description="Largest number of entries in one list of a request. `items` and `exclude` may be as long as "
+        "serve.max_body allows.",
+    )
     max_list_body: int = Field(
         33_554_432, ge=1024, description="Largest size of a list of items (`PUT /v1/lists/{name}`), in bytes."
     )

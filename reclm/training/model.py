@@ -33,7 +33,7 @@ SERVED_KIND = "served"
 METRIC = "ndcg"  # at 20: the validation figure that is recorded beside a model
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 """Keys of `settings.train` that say which models are trained, and change nothing in any one of them."""
-LAYOUT = 12
+LAYOUT = 13
 """The version of what a model's folder and metrics hold and of how it is made.
 
 Raise it when either changes: models of an older layout are then trained again.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PHASES = ("features", "profiles", "evaluation")
 INPUT_COLUMNS = {
     "stg_interactions": "user_id, item_id, event_ts, weight, split, in_sparse_train",
+    "(from stg_feedback where weight < 0)": "user_id, item_id, event_ts",
     "int_items": "* exclude (first_seen_at)",
     "stg_users": "user_id, text",
 }

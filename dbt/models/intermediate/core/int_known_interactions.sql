@@ -29,7 +29,8 @@ dislikes as (
   where weight < 0
 ),
 
--- The newest event of a user and item counts: what was given back or rated low last is no like.
+-- The newest event of a user and item counts: what was given back or rated low last is no like. A like without a time
+-- is older than any dislike with one.
 taken_back as (
   select
     snapshots.snapshot,
@@ -37,13 +38,14 @@ taken_back as (
     dislikes.item_id,
   from dislikes
   inner join snapshots
-    on if(snapshots.ts_is_synthetic, snapshots.snapshot = 'serve', dislikes.event_ts < snapshots.as_of)
+    on snapshots.snapshot = 'serve'
+    or (not snapshots.ts_is_synthetic and dislikes.event_ts < snapshots.as_of)
   inner join likes
     on likes.user_id = dislikes.user_id
     and likes.item_id = dislikes.item_id
-    and (snapshots.ts_is_synthetic or likes.event_ts < snapshots.as_of)
+    and (snapshots.snapshot = 'serve' or likes.event_ts < snapshots.as_of)
   group by snapshots.snapshot, dislikes.user_id, dislikes.item_id
-  having max(dislikes.event_ts) > max(likes.event_ts)
+  having max(dislikes.event_ts) > coalesce(max(likes.event_ts), timestamptz '-infinity')
 ),
 
 visible as (
