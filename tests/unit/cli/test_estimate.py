@@ -42,6 +42,14 @@ class TestAnEstimate:
         monkeypatch.setattr(estimate, "count_landed", lambda settings: replace(SHOP, items=4000))
         assert estimate.estimate(settings)["training"] > 16 * small
 
+    def test_leaves_out_what_cannot_be_fitted(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(estimate, "count_landed", lambda settings: replace(SHOP, items=60_000, has_texts=False))
+        found = estimate.estimate(workspace_settings(train={"models": ("ease", "kernel"), "jobs": 1}))
+        assert found["training"] == found["language model"] == 0
+        assert found["evaluation"] < 60
+
     def test_without_texts_counts_one_variant(
         self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
