@@ -2,8 +2,8 @@
 
 In: an `evaluation` artifact and the champion. Out: the two sentences. The first says which model is champion and how it
 compares with simple baselines, on known (warm), on new (cold) and on all items. The second says whether profiles help
-beyond the control, the same model with the profiles shuffled among users and items (RecLM, arXiv 2412.19302, compares
-with and without profiles; a shuffled control also removes the effect of more parameters).
+beyond no profiles, as RecLM (arXiv 2412.19302) compares, and beyond the control, the same model with the profiles
+shuffled among users and items, which removes the effect of more parameters.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Gain:
-    """The difference in Recall@K of a model with profiles and the same with shuffled ones, and its 95 % interval."""
+    """The difference in Recall@K of a model with profiles and another variant of it, and its 95 % interval."""
 
-    setting: str
     diff: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{SETTING_LABELS[self.setting]} {self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+Gains = dict[str, dict[str, Gain]]
+"""{other variant, `base` or `shuffled`: {evaluation setting: gain over it}}."""
 
 
 def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
@@ -62,24 +65,29 @@ def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
     return f"{first}\n{_profiles_sentence(gains(evaluation, champion, k), str(champion['model']), k)}"
 
 
-def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> list[Gain]:
-    """Compare the champion's model with profiles and with shuffled ones, one gain per evaluation setting."""
+def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> Gains:
+    """Compare the champion's model with profiles to the same without them, and with shuffled ones."""
     wanted = {"model": champion["model"], "variant": "augment", "other_model": champion["model"]}
-    wanted |= {"other_variant": "shuffled", "metric": METRIC, "k": k, "seed": champion["seed"]}
-    found = {
-        row["setting"]: Gain(row["setting"], row["diff"], row["lo_users"], row["hi_users"])
-        for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist()
-        if all(row[name] == value for name, value in wanted.items())
-    }
-    return [found[setting] for setting in SETTING_LABELS if setting in found]
+    wanted |= {"metric": METRIC, "k": k, "seed": champion["seed"]}
+    found: Gains = {"base": {}, "shuffled": {}}
+    for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist():
+        if row["other_variant"] in found and all(row[name] == value for name, value in wanted.items()):
+            found[row["other_variant"]][row["setting"]] = Gain(row["diff"], row["lo_users"], row["hi_users"])
+    return found
 
 
-def _profiles_sentence(found: list[Gain], model: str, k: int) -> str:
-    if not found:
-        return "Whether profiles help was not measured: that needs item texts, and train.variants augment and shuffled."
-    verdict = VERDICTS[any(gain.low > 0 for gain in found), any(gain.high < 0 for gain in found)]
-    listed = ", ".join(map(str, found))
-    return f"Profiles against shuffled profiles, Recall@{k} of {model} with 95 % intervals: {listed}: {verdict}."
+def _profiles_sentence(found: Gains, model: str, k: int) -> str:
+    """Profiles help where they beat both others, and hurt where they lose to none at all."""
+    settings = [setting for setting in SETTING_LABELS if all(setting in over for over in found.values())]
+    if not settings:
+        return "Whether profiles help was not measured: that needs item texts and all of train.variants."
+    helps = any(all(over[setting].low > 0 for over in found.values()) for setting in settings)
+    hurts = any(found["base"][setting].high < 0 for setting in settings)
+    listed = "; ".join(
+        f"{label} " + ", ".join(f"{SETTING_LABELS[setting]} {found[other][setting]}" for setting in settings)
+        for other, label in (("base", "against none"), ("shuffled", "against shuffled ones"))
+    )
+    return f"Profiles, Recall@{k} of {model} with 95 % intervals, {listed}: {VERDICTS[helps, hurts]}."
 
 
 def _shown_k(results: list[dict[str, Any]]) -> int:
