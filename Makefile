@@ -39,7 +39,7 @@ $(VLLM_STAMP): $(STAMP)
 demo: setup ## Run everything on the demo shop: data, language model, profiles, features, models, report
 	@$(BIN)/reclm demo --workspace $(WORKSPACE)
 
-test: setup lint $(VLLM_STAMP) ## Lint, check types, run the unit and integration tests (embedded default, with vLLM; half an hour on two cores)
+test: setup lint $(VLLM_STAMP) ## Lint, check types, run the unit and integration tests (embedded default, with vLLM; a quarter of an hour on two cores)
 	$(PYTEST) -m "not full"
 
 test-all: setup $(VLLM_STAMP) ## Run the tests that `make test` leaves out: servers, browser, long runs (fails where a server is missing)

@@ -39,7 +39,12 @@ class StandIn:
                 "timestamptz '2024-05-01 12:00:00.25+00' as as_of"
             )
             batches = [batch["batch"] for batch in read_json(settings.paths.dataset)["batches"]]
-            batches = [batch for batch in batches if batch != "garbage"]
+            connection.execute(
+                "create or replace table stg_feedback as select batch as user_id, 'i' as item_id, null as event_ts, "
+                "if(batch = 'return', -1, 0) as weight from (select unnest(?) as batch)",
+                [[batch for batch in batches if batch in ("return", "impression")]],
+            )
+            batches = [batch for batch in batches if batch not in ("garbage", "return", "impression")]
             connection.execute(
                 "create or replace table stg_interactions as select unnest(?) as user_id, 'i' as item_id, "
                 "null as event_ts, 1 as weight, null as split, false as in_sparse_train",
@@ -127,6 +132,13 @@ class TestWhatIsBuilt:
             after = build(settings, "features")
             assert not after["reused"]
             assert after["features_fingerprint"] == before["features_fingerprint"]
+
+    def test_a_dislike_changes_the_fingerprint_and_an_impression_does_not(self, shop: Settings, dbt: StandIn) -> None:
+        found = []
+        for batches in (("a",), ("a", "impression"), ("a", "impression", "return")):
+            land(shop.paths, *batches)
+            found.append(build(shop, "features")["features_fingerprint"])
+        assert found[0] == found[1] != found[2]
 
     def test_only_a_build_of_features_changes_the_as_of(self, shop: Settings, dbt: StandIn) -> None:
         moment = "2024-05-02T00:00:00+00:00"
