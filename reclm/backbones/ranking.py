@@ -8,6 +8,7 @@ over users.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,10 +47,14 @@ class BackboneScorer:
         """
         scores: NDArray[np.float32] = self.backbone.score(users, setting=self.setting)
         if self.setting == "full_shot":
-            untouched = self.backbone.fitted.known.getnnz(axis=0) == 0
-            scores[:, untouched] = scores.min(axis=1, keepdims=True) - 1
+            scores[:, self._untouched] = scores.min(axis=1, keepdims=True) - 1
         later = self.n_items - scores.shape[1]
         return np.pad(scores, ((0, 0), (0, later))) if later > 0 else scores
+
+    @cached_property
+    def _untouched(self) -> NDArray[np.int64]:
+        """The positions of the items without interactions."""
+        return np.flatnonzero(self.backbone.fitted.known.getnnz(axis=0) == 0)
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.int32]:

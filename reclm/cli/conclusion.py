@@ -9,10 +9,11 @@ shuffled among users and items, which removes the effect of more parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+
+from reclm.evaluation.verdicts import profiles_verdict
 
 if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
@@ -29,28 +30,19 @@ BASELINES = {
 }
 """{setting: (what to call a group of baselines, the group)}; the best of a group is shown."""
 WRITTEN_AS = {"base": "without profiles", "augment": "with profiles", "shuffled": "with shuffled profiles"}
+CONTROLS = {"base", "shuffled"}
+IN_WORDS = {
+    "yes": "better than both",
+    "not content": "better than none, not than shuffled ones",
+    "worse": "worse than none",
+    "unclear": "no clear difference",
+}
 VERDICTS = {
     (True, False): "profiles help on this data",
     (False, True): "profiles hurt on this data",
     (True, True): "profiles help in some settings and hurt in others on this data",
-    (False, False): "no difference that chance could not explain, so profiles bring no proven gain on this data",
+    (False, False): "profiles bring no proven gain on this data",
 }
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The difference in Recall@K of a model with profiles and another variant of it, and its 95 % interval."""
-
-    diff: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.diff:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-Gains = dict[str, dict[str, Gain]]
-"""{other variant, `base` or `shuffled`: {evaluation setting: gain over it}}."""
 
 
 def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
@@ -62,32 +54,28 @@ def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
     chosen = f"{champion['model']} {WRITTEN_AS[champion['variant']]}"
     compared = [text for setting in SETTING_LABELS if (text := _beside_baselines(results, champion, setting, k))]
     first = f"The champion is {chosen}" + (f". Its Recall@{k}: {'; '.join(compared)}" if compared else "") + "."
-    return f"{first}\n{_profiles_sentence(gains(evaluation, champion, k), str(champion['model']), k)}"
+    return f"{first}\n{_profiles_sentence(evaluation, champion, k)}"
 
 
-def gains(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> Gains:
-    """Compare the champion's model with profiles to the same without them, and with shuffled ones."""
+def _profiles_sentence(evaluation: Artifact, champion: Mapping[str, Any], k: int) -> str:
+    """Say what profiles gain the champion's model over no profiles and over shuffled ones, in each setting."""
     wanted = {"model": champion["model"], "variant": "augment", "other_model": champion["model"]}
     wanted |= {"metric": METRIC, "k": k, "seed": champion["seed"]}
-    found: Gains = {"base": {}, "shuffled": {}}
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist():
-        if row["other_variant"] in found and all(row[name] == value for name, value in wanted.items()):
-            found[row["other_variant"]][row["setting"]] = Gain(row["diff"], row["lo_users"], row["hi_users"])
-    return found
-
-
-def _profiles_sentence(found: Gains, model: str, k: int) -> str:
-    """Profiles help where they beat both others, and hurt where they lose to none at all."""
-    settings = [setting for setting in SETTING_LABELS if all(setting in over for over in found.values())]
-    if not settings:
+        if all(row[name] == value for name, value in wanted.items()):
+            rows.setdefault(row["setting"], {})[row["other_variant"]] = row
+    measured = {setting: rows[setting] for setting in SETTING_LABELS if rows.get(setting, {}).keys() >= CONTROLS}
+    if not measured:
         return "Whether profiles help was not measured: that needs item texts and all of train.variants."
-    helps = any(all(over[setting].low > 0 for over in found.values()) for setting in settings)
-    hurts = any(found["base"][setting].high < 0 for setting in settings)
+    found = {setting: profiles_verdict(pair) for setting, pair in measured.items()}
     listed = "; ".join(
-        f"{label} " + ", ".join(f"{SETTING_LABELS[setting]} {found[other][setting]}" for setting in settings)
-        for other, label in (("base", "against none"), ("shuffled", "against shuffled ones"))
+        f"{SETTING_LABELS[setting]} {pair['base']['diff']:+.4f} against none and {pair['shuffled']['diff']:+.4f} "
+        f"against shuffled ones ({IN_WORDS[found[setting]]})"
+        for setting, pair in measured.items()
     )
-    return f"Profiles, Recall@{k} of {model} with 95 % intervals, {listed}: {VERDICTS[helps, hurts]}."
+    verdict = VERDICTS["yes" in found.values(), "worse" in found.values()]
+    return f"Profiles, Recall@{k} of {champion['model']}: {listed}. By 95 % intervals over users and items, {verdict}."
 
 
 def _shown_k(results: list[dict[str, Any]]) -> int:

@@ -2,8 +2,8 @@
 
 In: the published warehouse (`fct_feedback`, `fct_known_interactions`), and the events of a user's features. Out:
 positions of items. What a user disliked is not recommended to them, unless a request wants items that they had, too.
-What they did since the champion was fitted moves their vector and is left out. That the build knows it matters until
-the day's model is promoted, and longer when that model is kept out or an older one is served again.
+What they did since the champion was fitted moves their vector and is left out. The build is newer than the champion
+until the day's model is promoted, and longer when that model is kept out or an older one is served again.
 """
 
 from __future__ import annotations
@@ -60,12 +60,10 @@ NOTHING = UserItems({}, np.zeros(1, dtype=np.int64), NO_ITEMS)
 
 
 def load_dislikes(settings: Settings, item_ids: NDArray[np.str_]) -> UserItems:
-    """Load all dislikes of the candidates; none from a warehouse of an earlier release, which recorded none."""
+    """Load all dislikes of the candidates."""
     from reclm.warehouse.reading import connect
 
     with closing(connect(settings)) as connection:
-        if not connection.execute("select 1 from duckdb_tables() where table_name = 'fct_feedback'").fetchall():
-            return NOTHING
         connection.register("candidates", _candidates(item_ids))
         return _by_user(connection.sql(DISLIKES).to_arrow_table())
 

@@ -42,7 +42,7 @@ INPUT_COLUMNS = {
     "int_items": "* exclude (first_seen_at)",
     "stg_users": "user_id, text",
 }
-"""{table: columns} whose rows determine the tables of the features phase."""
+"""{table or query in brackets: columns} whose rows determine the tables of the features phase."""
 
 
 def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class TestRunningAgain:
         lines = pipeline.demo(shop).stdout.splitlines()
         champion = next(row for row, line in enumerate(lines) if line.startswith("The champion is "))
         assert lines[champion].startswith("The champion is ncf with profiles. Its Recall@20: warm items 0.")
-        second = "Profiles, Recall@20 of ncf with 95 % intervals, against none warm "
+        second = "Profiles, Recall@20 of ncf: warm "
         assert lines[champion + 1].startswith(second)
 
 

@@ -20,9 +20,9 @@ from reclm.evaluation.report.findings import (
     model_with_profiles,
     own_comparisons,
     rows_of,
-    verdict,
 )
 from reclm.evaluation.report.sources import ZERO_SHOT_ITEMS, Sources
+from reclm.evaluation.verdicts import verdict
 
 ITEM_GROUPS = {WARM: "known items", COLD: "new items", SERVED: "items, known and new together,"}
 COMPARED_BASELINES = {

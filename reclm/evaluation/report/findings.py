@@ -1,23 +1,19 @@
 """Find what the report's first screen is about: the model, the metric, and whether profiles help in each setting.
 
-In: `Sources`, the rows of the newest evaluation. Out: `Findings`. Differences are judged by the paired bootstrap over
-users and over items (`reclm.evaluation.intervals`): better or worse only where both intervals exclude zero.
+In: `Sources`, the rows of the newest evaluation. Out: `Findings`. `reclm.evaluation.verdicts` judges differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from reclm.evaluation.report.sources import Sources
+from reclm.evaluation.verdicts import Row, profiles_verdict
 from reclm.settings.tree import Settings
 
 WARM, COLD = "full_shot", "zero_shot"
 METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG"}
 K = 20
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def findings(sources: Sources, settings: Settings) -> Findings:
         for setting in (WARM, COLD):
             rows = {row["other_variant"]: row for row in own_comparisons(sources, result, setting, model)}
             if "base" in rows:
-                result.profiles[setting] = _profiles_verdict(rows)
+                result.profiles[setting] = profiles_verdict(rows)
     return result
 
 
@@ -75,16 +71,6 @@ def _subject(sources: Sources, found: Findings) -> Subject | None:
         return None
     best = max(trained, key=lambda row: row["value"])
     return Subject(best["model"], best["variant"], best["seed"], False)
-
-
-def verdict(row: Row) -> str:
-    """Judge a paired comparison: `better` or `worse` where both intervals exclude zero, else `open`."""
-    bounds = [row[name] for name in ("lo_users", "hi_users", "lo_items", "hi_items")]
-    if any(bound is None for bound in bounds):
-        return "open"
-    if bounds[0] > 0 and bounds[2] > 0:
-        return "better"
-    return "worse" if bounds[1] < 0 and bounds[3] < 0 else "open"
 
 
 def difference(row: Row) -> str:
@@ -121,14 +107,6 @@ def own_comparisons(sources: Sources, found: Findings, setting: str, model: tupl
         and row["other_variant"] in ("base", "shuffled")
         and (model is None or (row["model"], row["seed"]) == model)
     ]
-
-
-def _profiles_verdict(rows: Mapping[str, Row]) -> str:
-    """`yes`, `worse`, `unclear`, or `not content`: better than base, but shuffled profiles do as well."""
-    against_base = verdict(rows["base"])
-    if against_base != "better":
-        return "worse" if against_base == "worse" else "unclear"
-    return "yes" if "shuffled" not in rows or verdict(rows["shuffled"]) == "better" else "not content"
 
 
 def rows_of(sources: Sources, found: Findings, setting: str) -> list[Row]:

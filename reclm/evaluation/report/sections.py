@@ -14,8 +14,8 @@ import numpy as np
 from reclm.evaluation import bands
 from reclm.evaluation.console import Values, shown_columns, values_by_model
 from reclm.evaluation.report import reference
-from reclm.evaluation.report.findings import verdict
 from reclm.evaluation.report.sources import Sources
+from reclm.evaluation.verdicts import verdict
 
 SETTING_TITLES = {
     "full_shot": "Full-shot: warm items",
