@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
 from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.serving import events_api, explorer, lists_api
@@ -24,6 +25,7 @@ from reclm.serving.feature_client import StoreUnavailableError
 from reclm.serving.filters import RankingRequest
 from reclm.serving.impression_log import new_request_id
 from reclm.serving.item_lists import NoItemListError
+from reclm.serving.links import OF_A_LIST_OF_ITEMS, followed_by, link
 from reclm.serving.lists_api import NO_LIST
 from reclm.serving.metrics import exposition
 from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
@@ -53,6 +55,25 @@ from reclm.storage.version import VERSION
 if TYPE_CHECKING:
     from reclm.settings.operations import ServeSettings
     from reclm.settings.tree import Settings
+
+AFTER_RECOMMENDATIONS = OF_A_LIST_OF_ITEMS | {
+    "event": link(
+        "events",
+        body={
+            "events": [
+                {
+                    "event_id": "$response.body#/request_id",
+                    "type": "click",
+                    "user_id": "$response.body#/user_id",
+                    "item_id": "$response.body#/items/0/item_id",
+                    "event_ts": "2026-01-31T12:00:00Z",
+                    "request_id": "$response.body#/request_id",
+                }
+            ]
+        },
+    ),
+    "user": link("user", user_id="$response.body#/user_id"),
+}
 
 
 def _error_responses(*more: int) -> dict[int | str, dict[str, Any]]:
@@ -92,6 +113,7 @@ def create_app(settings: Settings, metrics_folder: str = "") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     _add_errors(app)
@@ -131,7 +153,14 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         problem_text, _, remedy = str(error.detail).partition("; ")
-        return problem(error.status_code, problem_text, remedy or "see /openapi.json", headers=error.headers)
+        headers = {"allow": _methods(request)} if error.status_code == 405 else error.headers
+        return problem(error.status_code, problem_text, remedy or "see /openapi.json", headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods that the routes of this path take; the router names those of the first route alone."""
+    routes = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", ())}))
 
 
 def _error_location(error: Any) -> str:
@@ -174,7 +203,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/recommendations",
         response_model=None,
-        responses={200: {"model": Recommendations}, **_error_responses()},
+        responses={200: {"model": Recommendations, "links": AFTER_RECOMMENDATIONS}, **_error_responses()},
         openapi_extra=needs("recommend"),
     )
     async def recommendations(request: RecommendationRequest) -> JSONResponse:
@@ -194,7 +223,9 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         return JSONResponse(answer)
 
     @app.post(
-        "/v1/search", responses={200: {"model": ItemList}, **_error_responses()}, openapi_extra=needs("recommend")
+        "/v1/search",
+        responses={200: {"model": ItemList, "links": OF_A_LIST_OF_ITEMS}, **_error_responses()},
+        openapi_extra=needs("recommend"),
     )
     async def search(request: SearchRequest) -> ItemList:
         """Find the items whose text and profile are nearest in meaning to a free text."""
@@ -219,7 +250,12 @@ def _item_list(index: Any, positions: Any, scores: Any) -> ItemList:
 
 
 def _add_lookups(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/users/{user_id:path}", responses=_error_responses(404), openapi_extra=needs("explore"))
+    @app.get(
+        "/v1/users/{user_id:path}",
+        responses=_error_responses(404)
+        | followed_by(200, recommend=link("recommendations", body={"user_id": "$response.body#/user_id"})),
+        openapi_extra=needs("explore"),
+    )
     async def user(user_id: str) -> User:
         """Return what is published about a user: profile, activity, and whether the model was trained on them."""
         index, unavailable, features = service.reloader.index, "", None
@@ -256,7 +292,11 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             features=FeatureAges(**feature_ages(features)),
         )
 
-    @app.get("/v1/items/{item_id:path}/similar", responses=_error_responses(404), openapi_extra=needs("recommend"))
+    @app.get(
+        "/v1/items/{item_id:path}/similar",
+        responses=_error_responses(404) | followed_by(200, **OF_A_LIST_OF_ITEMS),
+        openapi_extra=needs("recommend"),
+    )
     async def similar(
         item_id: str, request: Request, k: Annotated[int, Query(ge=1, description="At most serve.max_k.")] = 10
     ) -> ItemList | ItemDetails:

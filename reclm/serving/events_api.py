@@ -10,15 +10,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.features.online import EPOCH, RecentEvent
 from reclm.features.recent import microseconds
 from reclm.serving import availability
 from reclm.serving.event_log import EventsNotWrittenError
+from reclm.serving.links import followed_by, link
 from reclm.serving.route_access import needs
-from reclm.serving.schemas import Id, Problem, Strict, is_valid_id
+from reclm.serving.schemas import Id, Moment, Problem, Strict, is_valid_id
 
 if TYPE_CHECKING:
     from reclm.serving.service import Service
@@ -47,7 +48,7 @@ class Event(Strict):
     type: EventType = Field(description="`skip` and `return` are dislikes; an `impression` alone is no interaction.")
     user_id: Id = Field(description="The user.")
     item_id: Id = Field(description="The item.")
-    event_ts: Annotated[AwareDatetime, AfterValidator(_not_in_the_future)] = Field(
+    event_ts: Annotated[Moment, AfterValidator(_not_in_the_future)] = Field(
         description="When it happened, with a time zone."
     )
     request_id: Id | None = Field(None, description="`request_id` of the answer that showed the item, where known.")
@@ -125,7 +126,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
     }
 
-    @app.post("/v1/events", status_code=202, responses=errors, openapi_extra=needs("events", MAX_BODY))
+    follow_up = followed_by(202, recommend=link("recommendations", body={"user_id": "$request.body#/events/0/user_id"}))
+
+    @app.post("/v1/events", status_code=202, responses=errors | follow_up, openapi_extra=needs("events", MAX_BODY))
     async def events(batch: EventBatch) -> EventsAccepted:
         """Take in what people did. Answered once the events are on the disk; sending them again changes nothing."""
         rows = [_row(event) for event in batch.events]
@@ -145,7 +148,16 @@ def add_routes(app: FastAPI, service: Service) -> None:
             await service.recent.push(recent)
         return EventsAccepted(accepted=appended.accepted, duplicates=appended.duplicates)
 
-    @app.put("/v1/items/{item_id:path}/availability", responses=errors, openapi_extra=needs("admin"))
+    @app.put(
+        "/v1/items/{item_id:path}/availability",
+        responses=errors
+        | followed_by(
+            200,
+            show_again=link("set_availability", item_id="$response.body#/item_id", body={"available": True}),
+            details=link("item", item_id="$response.body#/item_id"),
+        ),
+        openapi_extra=needs("admin"),
+    )
     async def set_availability(item_id: str, wanted: Availability) -> ItemAvailability:
         """Hide an item from every answer at once, or show it again; it stays so over restarts."""
         if not is_valid_id(item_id):

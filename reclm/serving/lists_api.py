@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.serving.item_lists import NAME, NoItemListError
+from reclm.serving.links import followed_by, link
 from reclm.serving.route_access import needs
 from reclm.serving.schemas import Problem, is_valid_id
 
@@ -44,8 +45,17 @@ def add_routes(app: FastAPI, service: Service) -> None:
     }
     max_body = service.settings.serve.max_list_body
 
-    @app.put("/v1/lists/{name}", responses=errors, openapi_extra={**needs("admin", max_body), **LINES})
-    async def write(name: ListName, request: Request) -> ListSummary:
+    use = {
+        "recommend": link("recommendations", body={"items_list": "$response.body#/name"}),
+        "delete": link("delete_list", name="$response.body#/name"),
+    }
+
+    @app.put(
+        "/v1/lists/{name}",
+        responses=errors | followed_by(200, **use),
+        openapi_extra={**needs("admin", max_body), **LINES},
+    )
+    async def write_list(name: ListName, request: Request) -> ListSummary:
         """Write a list, or replace it: one item id a line, as UTF-8 text. It is on the disk when this answers."""
         if not request.headers.get("content-type", "").startswith("text/plain"):
             raise HTTPException(415, "a list is text; send one item id a line with `content-type: text/plain`")
@@ -57,7 +67,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return [ListSummary.model_validate(one) for one in await asyncio.to_thread(service.lists.all)]
 
     @app.delete("/v1/lists/{name}", status_code=204, responses=errors, openapi_extra=needs("admin"))
-    async def delete(name: ListName) -> Response:
+    async def delete_list(name: ListName) -> Response:
         """Delete a list; requests that name it are refused from now on."""
         try:
             await asyncio.to_thread(service.lists.delete, name)

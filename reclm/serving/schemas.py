@@ -52,6 +52,14 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("the moment lies outside the calendar") from None
 
 
+def _as_iso_text(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | datetime):
+        raise ValueError("use ISO 8601 text with a time zone, for example 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_iso_text)]
+"""A moment with a time zone, as text: a bare number could be seconds or milliseconds."""
 Id = Annotated[
     str,
     BeforeValidator(_as_id),
@@ -133,7 +141,7 @@ class RecommendationRequest(Strict):
         description="Only items of one of these categories; upper and lower case do not matter. An empty list matches "
         "nothing.",
     )
-    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+    created_after: Annotated[Moment, AfterValidator(_in_utc)] | None = Field(
         None, description="Only items made after this moment, with a time zone."
     )
     items: list[Id] | None = Field(None, description="Only these items, ranked. An empty list matches nothing.")
