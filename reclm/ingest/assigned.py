@@ -11,18 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from reclm.errors import InputError
-from reclm.ingest.columns import find_files, item_batch, log_batch, user_batch
+from reclm.ingest.columns import item_batch, log_batch, user_batch
 from reclm.ingest.files import LogFile, quote_name, stem_of, tables_in
 from reclm.ingest.landing import Plan
+from reclm.ingest.tables import find_tables
 from reclm.settings.tree import Settings
 
 SPLIT_FILES = {"train": "train", "valid": "valid", "test": "test", "test_full_shot": "test"}
 FLAGS = ("zero_shot", "full_shot_candidate", "in_train", "in_test", "in_zero_shot")
 
 
-def has_split_column(path: Path) -> bool:
+def has_split_column(file: LogFile) -> bool:
     """Return whether a log has a split column."""
-    return "split" in LogFile(path).columns
+    return "split" in file.columns
 
 
 def _flag(file: LogFile, *names: str) -> str:
@@ -37,9 +38,8 @@ def _items(settings: Settings, file: LogFile, flags: dict[str, str]) -> dict[str
 
 def plan_presplit(settings: Settings, source: Path) -> Plan:
     """Plan the batches of one log with a split column."""
-    data, files = settings.data, find_files(settings.data, source)
-    logs, items = [LogFile(path) for path in files.interactions], [LogFile(path) for path in files.items]
-    for file in logs:
+    data, tables = settings.data, find_tables(settings.data, source)
+    for file in tables.interactions:
         if "split" not in file.columns:
             raise InputError(
                 f"{file.path} has no column 'split' (its columns are {', '.join(file.columns)}); "
@@ -50,10 +50,10 @@ def plan_presplit(settings: Settings, source: Path) -> Plan:
         "assigned",
         [
             log_batch(data, file, {"split": '"split"', "in_sparse_train": _flag(file, "in_sparse_train")})
-            for file in logs
+            for file in tables.interactions
         ]
-        + [item_batch(data, file, _items(settings, file, flags), flags=FLAGS, words=True) for file in items]
-        + [user_batch(data, LogFile(path)) for path in files.users],
+        + [item_batch(data, file, _items(settings, file, flags), flags=FLAGS, words=True) for file in tables.items]
+        + [user_batch(data, file) for file in tables.users],
     )
 
 
