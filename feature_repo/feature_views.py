@@ -1,8 +1,9 @@
 """Define the eight feature views: what is known of users and items, and the vectors that a trained model made of it.
 
 Publishing adds two columns at the end of each view: `as_of_us`, the as_of of the row for online readers (the timestamps
-of Feast's online stores are rounded or local), and `row_hash`, by which unchanged rows are recognised. No view has a
-time to live: a profile is valid until a newer one replaces it.
+of Feast's online stores are rounded or local), and `row_hash`, by which rows whose features have not changed are
+recognised: they are not written online again and keep their as_of. So no view may have a time to live, by which Feast
+would call them outdated: a feature is valid until another one replaces it.
 """
 
 from datetime import timedelta
@@ -25,8 +26,12 @@ USER_ID = Field(name="user_id", dtype=String, description="The user.")
 ITEM_ID = Field(name="item_id", dtype=String, description="The item.")
 MODEL_VERSION = Field(name="model_version", dtype=String, description="The `served` artifact the vector belongs to.")
 STAMP = [
-    Field(name="as_of_us", dtype=Int64, description="as_of in microseconds since 1970-01-01 UTC."),
-    Field(name="row_hash", dtype=String, description="Fingerprint of the row without created_at."),
+    Field(
+        name="as_of_us",
+        dtype=Int64,
+        description="as_of in microseconds since 1970-01-01 UTC; online: since when unchanged.",
+    ),
+    Field(name="row_hash", dtype=String, description="Fingerprint of the keys and features."),
 ]
 PROFILE = [
     Field(name="profile", dtype=String, description="Text of the profile."),
@@ -95,7 +100,9 @@ user_activity = FeatureView(
         USER_ID,
         Field(name="n_interactions", dtype=Int64, description="Interactions known before as_of."),
         Field(name="n_categories", dtype=Int64, description="Distinct categories among them."),
-        Field(name="days_since_last", dtype=Float64, description="Days from the last one to as_of."),
+        Field(
+            name="last_interaction_us", dtype=Int64, description="Time of the latest one, microseconds since 1970 UTC."
+        ),
         Field(name="activity", dtype=String, description="Band of n_interactions: 0, 1-3, 4-10, 11-50, 51+."),
         *STAMP,
     ],

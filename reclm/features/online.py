@@ -40,7 +40,10 @@ class ViewRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """Hold a published profile: text, embedding float32 (dim,) or None, and which engine wrote it."""
+    """Hold a published profile: text, embedding float32 (dim,) or None, and which engine wrote it.
+
+    `as_of`, here and in the other features, is the build since which the content is what it is.
+    """
 
     text: str
     embedding: NDArray[np.float32] | None
@@ -70,7 +73,7 @@ class UserFeatures:
     profile: Profile | None
     n_interactions: int | None
     n_categories: int | None
-    days_since_last: float | None
+    last_interaction: datetime | None
     activity: str | None
     activity_as_of: datetime | None
     vector: NDArray[np.float32] | None
@@ -159,7 +162,7 @@ def _user(user_id: str, row: dict[str, Any]) -> UserFeatures | None:
         profile=_profile(row, "user_profile"),
         n_interactions=row["user_activity__n_interactions"],
         n_categories=row["user_activity__n_categories"],
-        days_since_last=row["user_activity__days_since_last"],
+        last_interaction=_instant(row["user_activity__last_interaction_us"]),
         activity=row["user_activity__activity"],
         activity_as_of=_instant(row["user_activity__as_of_us"]),
         vector=_vector(row["user_fused__vector"]),

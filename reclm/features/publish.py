@@ -6,6 +6,11 @@ and compared with what is online; only then is anything written. The checked fil
 link `offline/current` is switched and `published.json` is written. A process killed in between leaves the old offline
 files in force, while some rows online are already new. The next run finds out which and completes the rest.
 
+A row whose features are those of the row online is not written again, however much later its as_of is. So the as_of of
+an online row is the build since which its features have been what they are; how fresh the store is as a whole says the
+as_of of each view in `published.json`. Offline every build has its rows with its own as_of, so that a point-in-time
+join finds the features of then.
+
 Newer data is protected twice. A view whose latest as_of is before the published one is refused: an old build must not
 replace a new one. And an online row that is later than all of a view, which a killed publish of a newer build has left,
 is not overwritten. Any other online row gives way, also to an earlier one: where a build has no row of somebody at its
@@ -139,7 +144,9 @@ def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
     """Hash the rows without their order and creation time, which change when the same data is built again."""
     digest = hashlib.sha256(store.repository_digest())
     for view in sorted(tables):
-        digest.update(view.encode() + "".join(sorted(tables[view][1]["row_hash"].to_pylist())).encode())
+        table = tables[view][1]
+        rows = sorted(zip(table["as_of_us"].to_pylist(), table["row_hash"].to_pylist(), strict=True))
+        digest.update(view.encode() + repr(rows).encode())
     return digest.hexdigest()[:16]
 
 
@@ -201,13 +208,14 @@ def _change(
     rows = zip(keys, latest["as_of_us"].to_pylist(), latest["row_hash"].to_pylist(), strict=True)
     for row, (key, as_of_us, row_hash) in enumerate(rows):
         online_row = stored.get(key)
-        if online_row is not None and online_row.row_hash == row_hash:
-            unchanged += 1
-        elif online_row is not None and online_row.as_of_us > watermark and not rewind:
+        later = online_row is not None and online_row.as_of_us > as_of_us
+        if online_row is not None and online_row.as_of_us > watermark and not rewind:
             kept_newer += 1
+        elif online_row is not None and online_row.row_hash == row_hash and not later:
+            unchanged += 1
         else:
             write.append(row)
-            if online_row is not None and online_row.as_of_us > as_of_us:
+            if later:
                 replace.append(key)
     deleted = sorted(set(_keys(schema.keys, published)) - set(keys)) if published is not None else []
     return Change(table, latest.take(pa.array(write, pa.int64())), replace, deleted, unchanged, kept_newer)

@@ -181,10 +181,14 @@ def _check_vectors(rows: _Rows, column: str, dimension: int | None) -> None:
 
 
 def add_stamps(schema: ViewSchema, table: pa.Table) -> pa.Table:
-    """Append `as_of_us` (microseconds since 1970 UTC) and `row_hash` (of all columns but created_at) to a table."""
+    """Append `as_of_us` (microseconds since 1970 UTC) and `row_hash` to a table.
+
+    The hash is of the keys and features. No time is in it, so a row that says the same at a later as_of has the same
+    hash.
+    """
     as_of_us = table["as_of"].cast(pa.int64())
-    plain = [c for c in schema.columns if c != "created_at" and c not in schema.vectors]
-    cells = [(as_of_us if c == "as_of" else table[c]).to_pylist() for c in plain]
+    plain = [c for c in schema.columns if c not in TIME_COLUMNS and c not in schema.vectors]
+    cells = [table[c].to_pylist() for c in plain]
     digests = [hashlib.blake2b(repr(row).encode(), digest_size=12) for row in zip(*cells, strict=True)]
     for column in schema.vectors:
         vectors = table[column].combine_chunks()

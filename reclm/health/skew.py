@@ -94,14 +94,19 @@ def _differing(feast: store.Store, schema: ViewSchema, rows: pa.Table) -> int:
     keys = list(zip(*(rows[key].to_pylist() for key in schema.keys), strict=True))
     served = online.rows_of(feast, schema.name, keys, list(schema.features))
     present = [index for index, row in enumerate(served) if row is not None]
-    hashes = _hashes(schema, [keys[index] for index in present], [served[index] or {} for index in present])
-    expected = rows["row_hash"].to_pylist()
-    return len(keys) - sum(expected[index] == found for index, found in zip(present, hashes, strict=True))
+    found = [served[index] or {} for index in present]
+    hashes = _hashes(schema, [keys[index] for index in present], found)
+    expected, as_of = rows["row_hash"].to_pylist(), rows["as_of_us"].to_pylist()
+    same = sum(
+        expected[index] == row_hash and row["as_of_us"].int64_val <= as_of[index]  # earlier where it has not changed
+        for index, row_hash, row in zip(present, hashes, found, strict=True)
+    )
+    return len(keys) - same
 
 
 def _hashes(schema: ViewSchema, keys: Sequence[online.Key], served: Sequence[dict[str, Any]]) -> list[str]:
     """The fingerprints of rows with the values that the online store returned."""
-    as_of = pa.array([row["as_of_us"].int64_val for row in served], pa.int64()).cast(TIMESTAMP)
+    as_of = pa.array([row["as_of_us"].int64_val for row in served], pa.int64()).cast(TIMESTAMP)  # not in the hash
     columns: dict[str, pa.Array] = {
         key: pa.array([parts[position] for parts in keys], pa.string()) for position, key in enumerate(schema.keys)
     }

@@ -28,7 +28,7 @@ from reclm.serving.item_lists import NoItemListError
 from reclm.serving.links import OF_A_LIST_OF_ITEMS, followed_by, link
 from reclm.serving.lists_api import NO_LIST
 from reclm.serving.metrics import exposition
-from reclm.serving.recommender import describe_item, describe_model, feature_ages, interests_of
+from reclm.serving.recommender import days_since, describe_item, describe_model, feature_ages, interests_of
 from reclm.serving.reloading import NoIndexError
 from reclm.serving.reranking import Rules
 from reclm.serving.route_access import needs
@@ -286,7 +286,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             profile=profile,
             activity=features.activity if features else None,
             n_interactions=features.n_interactions if features else None,
-            days_since_last=features.days_since_last if features else None,
+            days_since_last=days_since(features.last_interaction) if features else None,
             degraded=unavailable or None,
             model=Model(**describe_model(index)),
             features=FeatureAges(**feature_ages(features)),

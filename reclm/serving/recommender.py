@@ -270,12 +270,21 @@ def describe_model(index: CandidateIndex) -> dict[str, Any]:
 
 
 def feature_ages(features: UserFeatures | None) -> dict[str, Any]:
-    """Return the as-of moment of each feature of a user, and the seconds since the newest."""
+    """Return since which build each feature of a user is what it is, and the seconds since the newest of them."""
     found = {
         "profile_as_of": features.profile.as_of if features and features.profile else None,
         "activity_as_of": features.activity_as_of if features else None,
         "vector_as_of": features.vector_as_of if features else None,
     }
     times = [moment for moment in found.values() if moment is not None]
-    age = (datetime.now(UTC) - max(times)).total_seconds() if times else None
+    age = _seconds_since(max(times)) if times else None
     return {**{key: None if at is None else at.isoformat() for key, at in found.items()}, "age_seconds": age}
+
+
+def days_since(moment: datetime | None) -> float | None:
+    """Return the days from a moment until now; None without one."""
+    return None if moment is None else _seconds_since(moment) / 86_400
+
+
+def _seconds_since(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()

@@ -221,7 +221,10 @@ class RecommendedItem(Item):
 
 
 class FeatureAges(BaseModel):
-    """Give the as-of moments of the user's features, and the seconds since the newest."""
+    """Give the as-of moment since which each of the user's features has not changed, and the seconds since the newest.
+
+    An old moment means that nothing changed, not that the feature is out of date.
+    """
 
     profile_as_of: str | None
     activity_as_of: str | None
@@ -280,6 +283,7 @@ class User(BaseModel):
     """Return what is published about a user.
 
     `known_items` is the number of their items that the champion knows; `trained` is true when there are any.
+    `days_since_last` counts from the latest published interaction until now.
     """
 
     user_id: str

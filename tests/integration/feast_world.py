@@ -34,7 +34,7 @@ PROFILE = [
 USER_COUNTS = [
     ("n_interactions", pa.int64()),
     ("n_categories", pa.int64()),
-    ("days_since_last", pa.float64()),
+    ("last_interaction_us", pa.int64()),
     ("activity", pa.string()),
 ]
 ITEM_COUNTS = [
@@ -79,7 +79,7 @@ def marts(*moments: datetime) -> Marts:
         clocks = {"as_of": as_of, "created_at": as_of}
         for number, user in enumerate(USERS):
             rows["user_profile"].append(profile_row("user_id", user, as_of))
-            about = {"n_interactions": number, "n_categories": 1, "days_since_last": 0.5, "activity": "1-3"}
+            about = {"n_interactions": number, "n_categories": 1, "last_interaction_us": 1, "activity": "1-3"}
             rows["user_activity"].append({"user_id": user, **clocks, **about})
         for number, item in enumerate(ITEMS):
             rows["item_profile"].append(profile_row("item_id", item, as_of))
@@ -94,6 +94,11 @@ def row_of(rows: Marts, view: str, one: str, as_of: datetime) -> Row:
     """The row of one id at one moment, to be changed in place."""
     key = "user_id" if view.startswith("user") else "item_id"
     return next(row for row in rows[view] if row[key] == one and row["as_of"] == as_of)
+
+
+def at(rows: Marts, as_of: datetime) -> Marts:
+    """The same features as a build of another moment would have them."""
+    return {view: [row | {"as_of": as_of, "created_at": as_of} for row in mart] for view, mart in rows.items()}
 
 
 def write_marts(settings: Settings, rows: Marts, schemas: dict[str, pa.Schema] | None = None) -> None:

@@ -92,7 +92,7 @@ def marts(data: TrainingData) -> fw.Marts:
     users_of_circles = [*zip(data.user_ids.tolist(), bw.USER_CIRCLE.tolist(), data.user_profile, strict=True)]
     for user, circle, vector in [*users_of_circles, (NEWCOMER, 1, data.user_profile[bw.USERS_EACH])]:
         rows["user_profile"].append({"user_id": user, "profile": interests(circle), "embedding": vector, **about})
-        counts = {"n_interactions": 7, "n_categories": 1, "days_since_last": 0.5, "activity": "4-10"}
+        counts = {"n_interactions": 7, "n_categories": 1, "last_interaction_us": 1, "activity": "4-10"}
         rows["user_activity"].append({"user_id": user, **clocks, **counts})
     for row, (item, circle) in enumerate(zip(data.item_ids.tolist(), bw.ITEM_CIRCLE.tolist(), strict=True)):
         text = {"profile": interests(circle), "embedding": data.item_profile[row]}

@@ -50,7 +50,7 @@ class TestPublishedFeatures:
     def test_unknown_values_come_back_as_none(self, settings: Settings) -> None:
         rows = world.marts()
         world.row_of(rows, "user_profile", "u1", T2).update(embedding=None, quality=None, flag="no_text")
-        world.row_of(rows, "user_activity", "u1", T2).update(days_since_last=None, n_categories=None)
+        world.row_of(rows, "user_activity", "u1", T2).update(last_interaction_us=None, n_categories=None)
         world.publish_marts(settings, rows)
         features = world.read_user(settings, "u1")
         assert features is not None
@@ -58,7 +58,7 @@ class TestPublishedFeatures:
         assert features.profile.embedding is None
         assert features.profile.quality is None
         assert features.profile.flag == "no_text"
-        assert features.days_since_last is None
+        assert features.last_interaction is None
         assert features.n_categories is None
         assert features.n_interactions == 0
 
@@ -109,6 +109,38 @@ class TestPublishingAgain:
         assert [view["written"] for view in second["views"].values()] == [1, 0, 0, 0, 0]
         assert second["version"] != first["version"]
 
+    def test_rows_whose_features_have_not_changed_are_not_written_by_a_later_build(self, settings: Settings) -> None:
+        rows = world.marts(T1)
+        first = world.publish_marts(settings, rows)
+        later = world.at(rows, T3)
+        world.row_of(later, "user_profile", "u1", T3)["profile"] = "User identity: new; User interests: new"
+        second = world.publish_marts(settings, later)
+        assert [view["written"] for view in second["views"].values()] == [1, 0, 0, 0, 0]
+        assert second["version"] != first["version"]
+        assert {view["as_of"] for view in second["views"].values()} == {T3.isoformat()}
+
+    def test_the_as_of_of_an_online_row_is_the_build_since_which_its_features_have_not_changed(
+        self, settings: Settings
+    ) -> None:
+        rows = world.marts(T1)
+        world.publish_marts(settings, rows)
+        later = world.at(rows, T3)
+        world.row_of(later, "user_profile", "u1", T3)["profile"] = "User identity: new; User interests: new"
+        world.publish_marts(settings, later)
+        assert (world.read_profile(settings, "u1").as_of, world.read_profile(settings, "4").as_of) == (T3, T1)
+
+    def test_offline_every_row_has_the_as_of_of_its_build(self, settings: Settings) -> None:
+        rows = world.marts(T1)
+        for build in (rows, world.at(rows, T3)):
+            world.publish_marts(settings, build)
+        file = store.offline_path(settings.paths) / "current" / "user_profile.parquet"
+        assert pq.read_table(file)["as_of"].unique().to_pylist() == [T3]
+
+    def test_a_view_may_not_have_a_time_to_live(self, settings: Settings) -> None:
+        world.publish_marts(settings, world.marts())
+        views = store.open_store(settings).views
+        assert {name for name, view in views.items() if view.ttl} == set()
+
     def test_a_corrected_row_of_the_same_as_of_reaches_readers(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts())
         rows = world.marts()
@@ -151,6 +183,12 @@ class TestOlderData:
     def test_going_back_on_purpose_is_possible(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts(T2, T3))
         world.publish_marts(settings, world.marts(T1, T2), rewind=True)
+        assert world.read_profile(settings, "u1").as_of == T2
+
+    def test_an_unchanged_row_gets_back_its_earlier_as_of(self, settings: Settings) -> None:
+        rows = world.marts(T2)
+        world.publish_marts(settings, world.at(rows, T3))
+        world.publish_marts(settings, rows, rewind=True)
         assert world.read_profile(settings, "u1").as_of == T2
 
     def test_an_empty_view_does_not_replace_one_with_rows(self, settings: Settings) -> None:
@@ -250,12 +288,13 @@ def _crash_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _undisturbed(settings: Settings) -> tuple[list[Any], list[Any]]:
-    """What readers see after publishing T2 and T3 without an interruption."""
+    """What readers see when nothing interrupts the second publish."""
     fresh = settings.model_copy(update={"workspace": settings.workspace.with_name("fresh")})
     if settings.feast.online_store == "redis":
         url = settings.feast.redis_url.replace("db=3", "db=4")
         fresh = fresh.model_copy(update={"feast": settings.feast.model_copy(update={"redis_url": url})})
-    world.publish_marts(fresh, world.marts(T2, T3))
+    for moments in ((T1, T2), (T2, T3)):
+        world.publish_marts(fresh, world.marts(*moments))
     return world.read_everything(fresh)
 
 

@@ -144,8 +144,7 @@ class TestTrainServeSkew:
         [
             (
                 "user_activity",
-                "update {table} set value = (select value from {table} where feature_name = 'n_interactions' limit 1) "
-                "where feature_name = 'as_of_us'",
+                "update {table} set value = x'20ffffffffffffff7f' where feature_name = 'as_of_us'",  # the year 4253
             ),
             ("item_content", "delete from {table} where entity_key = (select min(entity_key) from {table})"),
             (

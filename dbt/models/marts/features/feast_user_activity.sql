@@ -51,7 +51,7 @@ select
   {{ build_time() }} as created_at,
   status.n_interactions,
   coalesce(category_counts.n_categories, 0) as n_categories,
-  epoch(snapshots.as_of - latest.last_known_at) / 86400.0 as days_since_last,
+  if(snapshots.ts_is_synthetic, null, epoch_us(latest.last_known_at)) as last_interaction_us,
   status.activity,
 from status
 inner join snapshots on snapshots.snapshot = status.snapshot
