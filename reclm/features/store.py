@@ -120,7 +120,10 @@ def redis_address(url: str) -> tuple[str, int, dict[str, str]]:
 
 
 def online_name(settings: Settings) -> str:
-    """Name the online store of the settings for records and messages, without its password."""
+    """Name the online store of the settings, for messages and to know it again: host, port and database.
+
+    User, password and encryption are not part of the name: they may change while the features stay where they are.
+    """
     if settings.feast.online_store == "sqlite":
         return "sqlite"
     host, port, options = redis_address(settings.feast.redis_url)
@@ -291,7 +294,7 @@ def repository_digest() -> bytes:
 
 
 def _fingerprint(settings: Settings) -> str:
-    about = "\n".join([metadata.version("feast"), settings.feast.online_store, settings.feast.redis_url])
+    about = "\n".join([metadata.version("feast"), online_name(settings)])
     return hashlib.sha256(about.encode() + repository_digest()).hexdigest()[:16]
 
 

@@ -312,6 +312,23 @@ class TestRedis:
         with pytest.raises(PublishError, match="holds the features of another workspace"):
             world.publish_marts(two, world.marts())
 
+    def test_a_rotated_password_changes_nothing(self, redis_port: int, tmp_path: Path) -> None:
+        client = world.redis_client(redis_port)
+        client.flushall()
+        before, after = (
+            load([*self.flags(redis_port, 3)[:1], f"feast.redis_url=127.0.0.1:{redis_port},db=3,username=u,{password}"],
+                 workspace=tmp_path / "ws", environment={})
+            for password in ("password=old", "password=new")
+        )  # fmt: skip
+        client.execute_command("acl", "setuser", "u", "on", ">old", "~*", "+@all")
+        try:
+            world.publish_marts(before, world.marts())
+            client.execute_command("acl", "setuser", "u", "resetpass", ">new")
+            assert world.read_profile(after, "u1").as_of == T2
+            assert publish.publish(after)["reused"]
+        finally:
+            client.execute_command("acl", "deluser", "u")
+
     def test_a_server_that_does_not_answer_is_named_without_its_password(self, tmp_path: Path) -> None:
         flags = ["feast.online_store=redis", "feast.redis_url=127.0.0.1:1,password=hush"]
         with pytest.raises(WorkspaceError, match=r"redis 127\.0\.0\.1:1 db 0 does not answer") as error:
