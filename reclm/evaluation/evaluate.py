@@ -38,7 +38,6 @@ from reclm.training import tasks
 KIND = "evaluation"
 BASELINE = "baseline"
 RANDOM_LISTS = 1000
-LAYOUT = 2  # raised when the same models would get other figures, so that an older evaluation is not taken over
 ROW_FIELDS = ("dataset", "regime", "setting", "model", "variant", "seed", "metric", "k", "value", "lo", "hi")
 
 
@@ -129,7 +128,6 @@ def evaluate(settings: Settings, models: Sequence[Artifact]) -> Artifact:
     from reclm.warehouse.sources import set_current_artifacts
 
     parameters = {
-        "layout": LAYOUT,
         "evaluation": settings.evaluation.model_dump(mode="json", exclude={"batch_size"}),
         "regime": settings.data.regime,
         "seed": settings.seed,

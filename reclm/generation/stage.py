@@ -32,7 +32,6 @@ from reclm.progress import detail, say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.storage.schemas import PROFILE_FILE_FORMAT
 from reclm.warehouse.reading import features_fingerprint
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ def _write_all(settings: Settings, fingerprint: str, *, full: bool, model: Artif
             "engine_version": keywords.ENGINE_VERSION,
             "max_text_length": settings.features.max_text_length,
             "seed": settings.seed,
-            "file_format": PROFILE_FILE_FORMAT,
         }
 
         def write(connection: DuckDBPyConnection, folder: Path, version: str) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from reclm.llm.prompts.requests import PromptBatch, TokenCount
 from reclm.profiles import grammar
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.storage.schemas import PROFILE_FILE_FORMAT
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -67,7 +66,6 @@ def find_writer(settings: Settings, warehouse: str, model: Artifact | None = Non
         "style": style_of(settings, endpoint=profiles.engine == "openai"),
         "prompt": llm.model_dump(include={"history", "neighbours", "neighbour_items", "max_prompt_tokens"}),
         "model_version": version,
-        "file_format": PROFILE_FILE_FORMAT,
     }
     if profiles.engine == "openai":
         parameters |= {"base_url": endpoint.base_url, "model": served_model(settings)}

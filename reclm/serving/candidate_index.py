@@ -190,9 +190,7 @@ class CandidateIndex:
         mine = about.manifest["parameters"]
         for other in artifacts.all_of(self.settings.paths, "backbone"):
             its = other.manifest["parameters"]
-            same = (
-                all(its.get(key) == mine.get(key) for key in ("model", "seed", "layout")) and its["variant"] == "base"
-            )
+            same = all(its.get(key) == mine.get(key) for key in ("model", "seed")) and its["variant"] == "base"
             if same and other.version != about.version and other.manifest["parents"] == about.manifest["parents"]:
                 from reclm.backbones.loading import load_backbone
 

@@ -1,8 +1,9 @@
 """Versioned artifact folders: `<artifacts>/<kind>/<version>/` with a `manifest.json`, written whole or not at all.
 
-A version is the hash of what made the artifact (parameters, seed, parents, code version), so running a stage again on
-the same inputs finds its result instead of making it twice. Work is done in `<artifacts>/.partial/<kind>-<version>/`.
-A killed run leaves that folder behind and the next run continues or clears it; the last step is one rename.
+A version is the hash of what made the artifact (parameters, seed, parents, layout of the kind), so running a stage
+again on the same inputs finds its result instead of making it twice. Work is done in the folder
+`<artifacts>/.partial/<kind>-<version>/`. A killed run leaves it behind and the next run continues or clears it; the
+last step is one rename.
 """
 
 from __future__ import annotations
@@ -20,25 +21,10 @@ from typing import Any
 
 from reclm.errors import ArtifactError
 from reclm.storage.files import read_json, write_json
-from reclm.storage.version import VERSION
+from reclm.storage.version import ARTIFACT_LAYOUTS, VERSION
 from reclm.storage.workspace import Workspace
 
-KINDS = (
-    "teacher",
-    "base",
-    "sft",
-    "reward",
-    "refine",
-    "profiles",
-    "embeddings",
-    "backbone",
-    "baselines",
-    "served",
-    "evaluation",
-    "ablation",
-    "promotion",
-    "health",
-)
+KINDS = tuple(ARTIFACT_LAYOUTS)
 RECORDED_PACKAGES = (
     "duckdb",
     "dbt-duckdb",
@@ -86,7 +72,8 @@ class Draft:
 
 def version_of(kind: str, parameters: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """Return the version of an artifact of this kind: a hash of everything that determines it."""
-    return content_hash({"kind": kind, "code": VERSION, "parameters": parameters, "parents": parents})
+    layout = ARTIFACT_LAYOUTS[kind]
+    return content_hash({"kind": kind, "layout": layout, "parameters": parameters, "parents": parents})
 
 
 def find(workspace: Workspace, kind: str, version: str) -> Artifact | None:
@@ -154,6 +141,7 @@ def writing(
     manifest = {
         "kind": kind,
         "version": version,
+        "layout": ARTIFACT_LAYOUTS[kind],
         "parameters": dict(parameters),
         "parents": dict(parents),
         "metrics": draft.metrics,

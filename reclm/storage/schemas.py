@@ -52,8 +52,6 @@ CURRENT_ARTIFACTS = pa.schema(_columns("kind version encoder", TEXT))
 """`current_artifacts.parquet`: the artifacts that the warehouse's current tables show."""
 
 PROFILE_FILES = {"user": "user_profiles.parquet", "item": "item_profiles.parquet"}
-PROFILE_FILE_FORMAT = 2
-"""Part of a profile artifact's version. Format 2 added the list columns `identity` and `interests`."""
 
 
 def profile_schema(kind: str) -> pa.Schema:

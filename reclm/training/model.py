@@ -33,11 +33,6 @@ SERVED_KIND = "served"
 METRIC = "ndcg"  # at 20: the validation figure that is recorded beside a model
 NOT_PART_OF_A_MODEL = {"models", "variants", "seeds", "jobs"}
 """Keys of `settings.train` that say which models are trained, and change nothing in any one of them."""
-LAYOUT = 13
-"""The version of what a model's folder and metrics hold and of how it is made.
-
-Raise it when either changes: models of an older layout are then trained again.
-"""
 
 
 def identity_of(settings: Settings, model: str, variant: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -50,7 +45,6 @@ def identity_of(settings: Settings, model: str, variant: str, seed: int) -> tupl
         "fusion": settings.fusion.model_dump(mode="json"),
         "device": settings.runtime.device,
         "dtype": settings.runtime.dtype,
-        "layout": LAYOUT,
     }
     return parameters, parents_of(settings)
 
@@ -139,7 +133,7 @@ def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
     from reclm.warehouse.reading import snapshot_as_of
 
     trained = model.manifest["parameters"]
-    parameters = {name: trained[name] for name in ("model", "variant", "seed", "layout")}
+    parameters = {name: trained[name] for name in ("model", "variant", "seed")}
     parents = {**parents_of(settings), KIND: model.version}
     version = artifacts.version_of(SERVED_KIND, parameters, parents)
     found = artifacts.find(settings.paths, SERVED_KIND, version)

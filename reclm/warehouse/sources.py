@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash, find
 from reclm.storage.files import ensure_empty_table, write_rows
 from reclm.storage.locks import alone
-from reclm.storage.version import VERSION
+from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     """Return {phase: hash of everything that the phase is made from}."""
     workspace = settings.paths
     read = {"parameters": _parameters(settings), "landing": _landing_state(workspace)}
-    features = content_hash({"read": read, "project": _project_files(), "reclm": VERSION})
+    features = content_hash({"read": read, "project": _project_files(_digest), "layout": LAYOUT})
 
     def phase(*kinds: str) -> str:
         return content_hash({"features": features, "artifacts": _artifact_state(workspace, kinds)})
@@ -155,20 +156,20 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 def content_fingerprint(settings: Settings, rows: Any) -> str:
     """Return a hash of what determines the tables of the features phase: code, settings, digests of known `rows`.
 
-    It stays the same when rows land that are rejected or not known yet.
+    It stays the same when rows land that are rejected or not known yet, and when comments of the SQL change.
     """
     parameters = {name: value for name, value in _parameters(settings).items() if name != "as_of"}
-    code = {name: digest for name, digest in _project_files().items() if _is_features_code(name)}
+    code = {name: digest for name, digest in _project_files(_code_digest).items() if _is_features_code(name)}
     return content_hash({"code": code, "parameters": parameters, "rows": rows})
 
 
-def _project_files() -> dict[str, str]:
+def _project_files(digest: Callable[[Path], str]) -> dict[str, str]:
     """Return {path: digest} of all files of the dbt project, and of the modules that its models import."""
     root = dbt_project()
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.suffix in PROJECT_FILES}
     project = {name.as_posix(): path for name, path in files.items() if name.parts[0] not in ("target", "logs")}
     imported = {f"reclm/{name}": Path(__file__).parents[1] / name for name in IMPORTED_BY_MODELS}
-    return {name: _digest(path) for name, path in {**project, **imported}.items()}
+    return {name: digest(path) for name, path in {**project, **imported}.items()}
 
 
 def _is_features_code(name: str) -> bool:
@@ -191,6 +192,14 @@ def _landing_state(workspace: Workspace) -> Any:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _code_digest(path: Path) -> str:
+    """Return a digest of what a file computes: of SQL without comments and with blanks and line ends as one blank."""
+    if path.suffix != ".sql":
+        return _digest(path)
+    code = re.sub(r"\{#.*?#\}|--[^\n]*", " ", path.read_text(), flags=re.DOTALL)
+    return hashlib.sha256(" ".join(code.split()).encode()).hexdigest()
 
 
 def _artifact_state(workspace: Workspace, kinds: Iterable[str]) -> list[Any]:

@@ -27,10 +27,23 @@ class TestWriting:
         assert found.manifest["parents"] == {"warehouse": "w1"}
         assert found.manifest["parameters"] == {"seed": 3}
         assert found.metrics == {"n": 1}
+        assert found.manifest["layout"] == artifacts.ARTIFACT_LAYOUTS["profiles"]
         assert found.manifest["packages"]["duckdb"]
 
     def test_the_version_depends_on_parameters_and_parents_alone(self, workspace: Workspace) -> None:
         assert make(workspace, "a", seed=3) == make(workspace, "b", seed=3) != make(workspace, "a", seed=4)
+
+    def test_a_release_changes_no_version_and_a_raised_layout_that_of_its_kind_alone(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def versions() -> dict[str, str]:
+            return {kind: artifacts.version_of(kind, {"seed": 3}, {}) for kind in artifacts.KINDS}
+
+        before = versions()
+        monkeypatch.setattr(artifacts, "VERSION", "99.0")
+        assert versions() == before
+        monkeypatch.setattr(artifacts, "ARTIFACT_LAYOUTS", {**artifacts.ARTIFACT_LAYOUTS, "sft": 99})
+        assert [kind for kind, version in versions().items() if version != before[kind]] == ["sft"]
 
     def test_an_exception_or_interrupt_leaves_no_artifact(self, workspace: Workspace) -> None:
         for failure in (RuntimeError, KeyboardInterrupt):

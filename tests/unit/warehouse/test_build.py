@@ -314,7 +314,7 @@ class TestTheProject:
         with pytest.raises(WorkspaceError, match="clone"):
             dbt_project()
 
-    def test_editing_a_model_makes_features_new_and_editing_a_description_does_not(
+    def test_editing_a_model_makes_features_new_and_editing_a_description_or_a_comment_does_not(
         self, shop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import shutil
@@ -322,9 +322,14 @@ class TestTheProject:
         shutil.copytree(dbt_project(), tmp_path / "dbt")
         monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
         before = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
-        for name, same_data in (("models/columns.md", True), ("models/marts/core/dim_users.sql", False)):
+        model = "models/marts/core/dim_users.sql"
+        for name, added, same_data in (
+            ("models/columns.md", "\n", True),
+            (model, "\n{# why\n it is so #}\n  -- and how\n", True),
+            (model, "limit 1", False),
+        ):
             with (tmp_path / "dbt" / name).open("a") as file:
-                file.write("\n")
+                file.write(added)
             after = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
             assert (after[0] == before[0]) is same_data
             assert after[1]["features"] != before[1]["features"]
