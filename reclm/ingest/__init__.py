@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from reclm.errors import InputError
 from reclm.ingest import assigned, columns, demo, mind, movielens
-from reclm.ingest.files import stem_of, tables_in
+from reclm.ingest.files import stem_of
 from reclm.ingest.landing import Plan, land
-from reclm.ingest.tables import find_tables
+from reclm.ingest.tables import find_tables, tables_in
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json
 from reclm.storage.schemas import LANDING
@@ -47,7 +47,7 @@ def ingest(
         raise InputError(f"{source} does not exist; --data names a folder with a log in it, or the log itself")
     name = folder.name if folder.is_dir() else stem_of(folder)
     existing = read_json(settings.paths.dataset) if delivery and settings.paths.dataset.exists() else None
-    if existing and not find_tables(settings.data, folder, log_needed=False).interactions:
+    if existing and not find_tables(settings, folder, log_needed=False).interactions:
         importer, plan = "columns", columns.plan_additions(settings, folder, existing["split_mode"])
     else:
         importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
@@ -77,5 +77,5 @@ def importer_of(settings: Settings, source: Path) -> str:
         stems = {stem_of(path) for path in tables_in(source)}
         if "train" in stems and stems & {"test", "test_full_shot"}:
             return "mind"
-    logs = find_tables(settings.data, source).interactions
+    logs = find_tables(settings, source).interactions
     return "presplit" if assigned.has_split_column(logs[0]) else "columns"

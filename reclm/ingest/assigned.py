@@ -12,9 +12,9 @@ from pathlib import Path
 
 from reclm.errors import InputError
 from reclm.ingest.columns import item_batch, log_batch, user_batch
-from reclm.ingest.files import LogFile, quote_name, stem_of, tables_in
+from reclm.ingest.files import LogFile, quote_name, stem_of
 from reclm.ingest.landing import Plan
-from reclm.ingest.tables import find_tables
+from reclm.ingest.tables import find_tables, open_file, tables_in
 from reclm.settings.tree import Settings
 
 SPLIT_FILES = {"train": "train", "valid": "valid", "test": "test", "test_full_shot": "test"}
@@ -38,7 +38,7 @@ def _items(settings: Settings, file: LogFile, flags: dict[str, str]) -> dict[str
 
 def plan_presplit(settings: Settings, source: Path) -> Plan:
     """Plan the batches of one log with a split column."""
-    data, tables = settings.data, find_tables(settings.data, source)
+    data, tables = settings.data, find_tables(settings, source)
     for file in tables.interactions:
         if "split" not in file.columns:
             raise InputError(
@@ -62,7 +62,7 @@ def plan_mind(settings: Settings, source: Path) -> Plan:
     tables = {stem_of(path): path for path in tables_in(source)}
     if "test_full_shot" in tables:
         tables.pop("test", None)
-    logs = {label: LogFile(tables[stem]) for stem, label in SPLIT_FILES.items() if stem in tables}
+    logs = {label: open_file(settings, tables[stem]) for stem, label in SPLIT_FILES.items() if stem in tables}
     if not {"train", "test"} <= set(logs):
         raise InputError(
             f"{source} lacks train or test: looked for train.parquet with test.parquet or test_full_shot.parquet, "
@@ -70,7 +70,7 @@ def plan_mind(settings: Settings, source: Path) -> Plan:
         )
     batches = [log_batch(settings.data, file, {"split": f"'{label}'"}) for label, file in logs.items()]
     if "items" in tables:
-        file = LogFile(tables["items"])
+        file = open_file(settings, tables["items"])
         flags = _items(settings, file, {"zero_shot": "in_zero_shot", "full_shot_candidate": "in_test"})
         if {"category", "subcategory"} <= set(file.columns):
             flags["categories"] = "nullif(concat_ws('|', category, subcategory), '')"

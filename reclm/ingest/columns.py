@@ -99,7 +99,7 @@ def drawn_split(settings: Settings, user: str, item: str) -> str:
 
 def plan(settings: Settings, source: Path) -> Plan:
     """Plan the batches of interactions, and of items and users where there are such tables."""
-    data, tables = settings.data, find_tables(settings.data, source)
+    data, tables = settings.data, find_tables(settings, source)
     logs = tables.interactions
     has_clock = any(find_column(file, "timestamp", data.timestamp_column) for file in logs)
     if not has_clock:
@@ -117,7 +117,7 @@ def plan(settings: Settings, source: Path) -> Plan:
 
 def plan_additions(settings: Settings, source: Path, split_mode: SplitMode) -> Plan:
     """Plan the batches of items and users alone, for a data set whose log has landed before."""
-    tables = find_tables(settings.data, source, log_needed=False)
+    tables = find_tables(settings, source, log_needed=False)
     return Plan(
         split_mode,
         [item_batch(settings.data, file) for file in tables.items]

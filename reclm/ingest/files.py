@@ -1,46 +1,59 @@
-"""Read input files with DuckDB: CSV, TSV, parquet, JSON lines.
+"""Read input files with DuckDB: CSV and its kin, parquet, JSON.
 
 In: a file. Out: a relation whose columns are all text, exactly as in the file, so that nothing is lost or guessed
 before the warehouse types it. A file that cannot be read at all raises InputError with the file, what is wrong and what
-to do; single lines of a CSV that cannot be read are set apart with their number (`rejects`), never dropped in silence.
+to do; single lines that cannot be read are set apart with their number and their text, never dropped in silence. What
+DuckDB cannot read itself (another encoding, another compression) is read from a copy that goes when the file is done.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import json
 import re
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import duckdb
 
 from reclm.errors import InputError
+from reclm.ingest import jsonlines, values
+from reclm.ingest.dialect import Dialect, find_dialect, sample
+from reclm.ingest.encoding import (
+    UTF8,
+    Text,
+    compression_of,
+    member_of,
+    opened,
+    read_text,
+    write_uncompressed,
+    write_utf8,
+)
+from reclm.ingest.header import column_names
+from reclm.ingest.scratch import folder_for_copies
 
 Kind = Literal["csv", "parquet", "json"]
 
 KINDS: Mapping[str, Kind] = {
     ".csv": "csv",
     ".tsv": "csv",
-    ".csv.gz": "csv",
-    ".tsv.gz": "csv",
+    ".tab": "csv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".txt": "csv",
     ".parquet": "parquet",
+    ".pq": "parquet",
     ".jsonl": "json",
     ".ndjson": "json",
     ".json": "json",
-    ".jsonl.gz": "json",
-    ".ndjson.gz": "json",
 }
-DELIMITERS = (",", "\t", ";", "|")
-HEADER_BYTES = 1 << 20
+COMPRESSED = (".gz", ".zip", ".xz", ".bz2", ".zst")
 LONGEST_LINES = (2 << 20, 64 << 20, 512 << 20)
-LONGEST_JSON_ROW = 64 << 20
+MOST_UNREADABLE = 0.1
+MOST_OF_A_TABLE = 0.8
 
 
 def quote_name(name: str) -> str:
@@ -53,22 +66,22 @@ def quote_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _uncompressed(name: str) -> str:
+    return next((name[: -len(suffix)] for suffix in COMPRESSED if name.lower().endswith(suffix)), name)
+
+
 def suffix_of(path: Path) -> str | None:
-    """Return the suffix in KINDS that the file's name ends with, or None."""
-    name = path.name.lower()
-    return next((suffix for suffix in sorted(KINDS, key=len, reverse=True) if name.endswith(suffix)), None)
+    """Return the suffix that can be read, such as `.csv`, `.csv.gz` or `.zip`, or None."""
+    inner = _uncompressed(path.name)
+    suffix = Path(inner).suffix.lower()
+    if suffix in KINDS:
+        return path.name[len(inner) - len(suffix) :].lower()
+    return ".zip" if path.name.lower().endswith(".zip") else None
 
 
 def stem_of(path: Path) -> str:
     """Return the lower-case file name without the suffix."""
     return path.name.lower().removesuffix(suffix_of(path) or "")
-
-
-def tables_in(folder: Path) -> list[Path]:
-    """Return the files of a folder with a readable suffix, by name. Raises InputError when there is no such folder."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; name a folder with a log in it, or the log itself")
-    return sorted(path for path in folder.iterdir() if path.is_file() and suffix_of(path))
 
 
 @dataclass(frozen=True)
@@ -91,78 +104,151 @@ class SourceFile:
 class LogFile(SourceFile):
     """One file as a relation of text columns.
 
-    `names` gives the columns of a file without a header line. `delimiter` and `quote` describe a CSV whose name does
-    not tell them; `encoding` is `utf-8` or `latin-1`.
+    `names` gives the columns of a file without a header line, or with one that is to be skipped (`header`). What is
+    None or '' of `delimiter`, `quote`, `escape`, `encoding` and `header` is told from the file; a `quote` of '' means
+    that nothing is quoted. `label` is what the file is called within the folder given to ingest, `partition` the
+    columns that its folders name (`day=2025-01-01`). With `nested`, each entry of that list column is a row. `scratch`
+    is the folder for copies, the system's temporary one when None.
     """
 
     names: Sequence[str] = ()
     delimiter: str = ""
-    quote: str = '"'
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    kind: Kind = field(init=False)
+    quote: str | None = None
+    escape: str | None = None
+    encoding: str = ""
+    header: bool | None = None
+    label: str = ""
+    partition: tuple[tuple[str, str], ...] = ()
+    nested: str = ""
+    scratch: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise InputError(f"{self.path} does not exist")
-        object.__setattr__(self, "kind", KINDS.get(suffix_of(self.path) or "", "csv"))
         if self.path.stat().st_size == 0:
             raise InputError(f"{self.path} is empty (0 bytes); export it again or remove it")
+
+    @property
+    def name(self) -> str:
+        return self.label or self.path.name
+
+    @cached_property
+    def kind(self) -> Kind:
+        with self.path.open("rb") as file:
+            if file.read(4) == b"PAR1":
+                return "parquet"
+        is_archive = self._compression == "zip" and suffix_of(self.path) == ".zip"
+        name = member_of(self.path) if is_archive else self.path.name
+        suffix = Path(_uncompressed(name)).suffix.lower()
+        if suffix in (".txt", ".dat", ".data") and self._starts_like_json():
+            return "json"
+        return KINDS.get(suffix, "csv")
 
     @cached_property
     def reading(self) -> dict[str, Any]:
         """What determines the rows besides the bytes."""
-        return {
-            "kind": self.kind,
-            "names": list(self.names),
-            "delimiter": self.delimiter,
-            "quote": self.quote,
-            "encoding": self.encoding,
-        }
+        about: dict[str, Any] = {"kind": self.kind, "partition": list(self.partition), "nested": self.nested}
+        if self.kind != "parquet":
+            about["encoding"] = self.text.encoding
+        if self.kind == "csv":
+            dialect = self.dialect
+            about |= {"names": list(self._header[0]), "header": self._header[1]}
+            about |= {"delimiter": dialect.delimiter, "quote": dialect.quote, "escape": dialect.escape}
+        return about
+
+    @cached_property
+    def text(self) -> Text:
+        """The encoding and the first lines of a text file."""
+        return read_text(self.path, self.encoding)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed of the file, in sentences for people."""
+        notes = []
+        if self.kind != "parquet" and self.text.guess:
+            notes.append(
+                f"not UTF-8: read as {self.text.encoding}, for example {self.text.guess!r}; if that looks wrong, set "
+                "data.encoding"
+            )
+        if self.nested:
+            fields = ", ".join(self.lists[self.nested])
+            notes.append(f"one row for each entry of the list {self.nested!r} ({fields})")
+        return notes
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How a CSV separates, quotes and escapes its fields."""
+        return find_dialect(
+            self.text.start,
+            self.text.escapes,
+            delimiter=self.delimiter,
+            quote=self.quote,
+            escape=self.escape,
+            tabs=_uncompressed(self.path.name).lower().endswith((".tsv", ".tab")),
+        )
 
     @cached_property
     def types(self) -> dict[str, str]:
         """Return {column: DuckDB type} in file order. Raises InputError when it is not what its name says."""
-        if self.kind == "csv":
-            return dict.fromkeys(self.names or self._header(), "VARCHAR")
-        reader = "read_parquet({path})"
-        if self.kind == "json":
-            reader = f"read_json({{path}}, sample_size=-1, maximum_object_size={LONGEST_JSON_ROW}{self._json_format()})"
-        with duckdb.connect() as con:
-            try:
-                rows = con.execute(f"describe select * from {reader.format(path=self._literal)}").fetchall()
-            except duckdb.Error as error:
-                raise self.unreadable(error) from None
-        return {name: kind for name, kind, *_ in rows}
+        found = self._own_types
+        if self.nested:
+            inner = values.fields_of(found[self.nested])
+            found = {name: kind for name, kind in found.items() if name != self.nested}
+            found |= {self._inner_name(name): kind for name, kind in inner.items()}
+        return found | {name: "VARCHAR" for name, _ in self.partition if name not in found}
 
     @property
     def columns(self) -> list[str]:
         return list(self.types)
 
+    @cached_property
+    def lists(self) -> dict[str, list[str]]:
+        """Return {column: fields} of the columns that hold lists of objects, such as the events of a session."""
+        return {name: list(fields) for name, kind in self._own_types.items() if (fields := values.fields_of(kind))}
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first line of a text file names its columns."""
+        return self.kind == "csv" and self._header[1]
+
+    @cached_property
+    def unreadable_lines(self) -> list[jsonlines.Unreadable]:
+        """The lines of a JSON file that hold no object. (Those of a CSV are found while it is read.)"""
+        return self._json.unreadable if self.kind == "json" else []
+
     def relation(self, rejects: str, longest_line: int = LONGEST_LINES[0], path: Path | None = None) -> str:
-        """Return SQL of a relation of the file; unreadable lines of a CSV go to the temporary table `rejects`."""
-        literal = quote_text(str(path)) if path else self._literal
-        if self.kind == "parquet":
-            return f"read_parquet({literal})"
-        if self.kind == "json":
-            options = f"maximum_object_size={LONGEST_JSON_ROW}{self._json_format()}"
-            return f"read_json({literal}, columns={self._text_columns()}, {options})"
-        header = "false" if self.names else "true"
-        return (
-            f"read_csv({literal}, auto_detect=false, header={header}, columns={self._text_columns()}, "
-            f"delim={quote_text(self._delimiter)}, quote={quote_text(self.quote)}, escape={quote_text(self.quote)}, "
-            f"comment='', strict_mode=true, encoding='{self.encoding}', max_line_size={longest_line}, "
-            f"store_rejects=true, rejects_limit=0, rejects_table='{rejects}', rejects_scan='{rejects}_scans')"
-        )
+        """Return SQL of a relation of the file; unreadable lines of a CSV go to the temporary table `rejects`.
+
+        Columns are VARCHAR, or VARCHAR[] where `types` is a list. `path` is a copy to read in place of the file.
+        """
+        base = self._reader(rejects, longest_line, path)
+        types = {name: kind for name, kind in self._own_types.items() if name != self.nested}
+        write = {"csv": lambda value, _: value, "json": values.json_text, "parquet": values.parquet_text}[self.kind]
+        columns = [f"{write(quote_name(name), kind)} as {quote_name(name)}" for name, kind in types.items()]
+        if self.nested:
+            kind = self._own_types[self.nested]
+            columns += [
+                f"{values.field_of('reclm_entry', name, field_kind)} as {quote_name(self._inner_name(name))}"
+                for name, field_kind in values.fields_of(kind).items()
+            ]
+            listed = write(quote_name(self.nested), kind)
+            base = f"(select *, unnest({listed}) as reclm_entry from {base})"
+        columns += [f"{quote_text(value)} as {quote_name(name)}" for name, value in self.partition if name not in types]
+        if self.kind == "csv" and not self.partition:
+            return base
+        return f"(select {', '.join(columns)} from {base})"
+
+    def with_plain_line_ends(self, copy: Path) -> Path:
+        """Write a copy in UTF-8 with every line end as `\\n`, for files that mix them; return it."""
+        return write_utf8(self.path, copy, self.text.encoding)
 
     def unreadable(self, error: Exception) -> InputError:
         """Return the InputError that says in one line what is wrong with the file, and the remedy."""
         text = str(error)
-        line = self._first_bad_json_line() if self.kind == "json" else _digits(r"CSV Error on Line: (\d+)", text)
+        line = _digits(r"CSV Error on Line: (\d+)", text)
         where = f"{self.path}, line {line}" if line else str(self.path)
-        if re.search(r"utf-?8|unicode|encod", text, re.IGNORECASE):
-            return InputError(f"{where} is not UTF-8 text; convert the file to UTF-8 and ingest it again")
         first = re.sub(r"^[\w ]+ Error: ", "", text.strip().splitlines()[0]) if text.strip() else "unknown"
-        first = re.sub(r' in file ".*", at byte \d+ in [\w/ ]+ \d+', "", first)
+        first = re.sub(r' in file ".*", (at byte \d+ )?in [\w/ ]+ \d+', "", first)
         remedy = {
             "parquet": "it is not a whole parquet file; copy or export it again",
             "json": "write one JSON object per line",
@@ -170,85 +256,128 @@ class LogFile(SourceFile):
         }[self.kind]
         return InputError(f"{where} cannot be read: {first.strip()}; {remedy}")
 
-    def _first_bad_json_line(self) -> int:
-        """Return the line number, 0 when there is none; releases of DuckDB count lines from different starts."""
-        if "format='auto'" in self._json_format():
-            return 0
-        with _opened(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    json.loads(line if line.strip() else "null")
-                except ValueError:
-                    return number
-        return 0
+    @cached_property
+    def _compression(self) -> str:
+        return compression_of(self.path)
 
-    @property
-    def _literal(self) -> str:
-        return quote_text(str(self.path))
-
-    @property
-    def _delimiter(self) -> str:
-        if self.delimiter:
-            return self.delimiter
-        return max(DELIMITERS, key=self._first_line.count) if ".csv" in self.name.lower() else "\t"
+    def _starts_like_json(self) -> bool:
+        with opened(self.path) as stream:
+            return stream.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
     @cached_property
-    def _first_line(self) -> str:
-        """Return the header line. Raises InputError when it is not text."""
+    def _own_types(self) -> dict[str, str]:
+        if self.kind == "csv":
+            return dict.fromkeys(self._header[0], "VARCHAR")
+        if self.kind == "parquet":
+            try:
+                return self._described(f"read_parquet({quote_text(str(self._readable))})")
+            except duckdb.Error as error:
+                raise self.unreadable(error) from None
+        return self._json.types
+
+    def _described(self, reader: str) -> dict[str, str]:
+        with duckdb.connect() as con:
+            rows = con.execute(f"describe select * from {reader}").fetchall()
+        return {name: kind for name, kind, *_ in rows}
+
+    def _reader(self, rejects: str, longest_line: int, path: Path | None) -> str:
+        if self.kind == "parquet":
+            return f"read_parquet({quote_text(str(self._readable))})"
+        kinds = self._own_types
+        if self.kind == "json":
+            types = ", ".join(f"{quote_text(name)}: '{values.json_type(kind)}'" for name, kind in kinds.items())
+            return f"read_json({self._json_options(self._json.path)}, columns={{{types}}}, records='true')"
+        dialect = self.dialect
+        names = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in kinds)
+        compression = "gzip" if not path and self._readable == self.path and self._compression == "gzip" else "none"
+        nulls = "''" if dialect.escape == "\\" else "['', '\\N']"  # DuckDB takes no escape in a null
+        return (
+            f"read_csv({quote_text(str(path or self._readable))}, auto_detect=false, columns={{{names}}}, "
+            f"header={str(self._header[1]).lower()}, compression='{compression}', nullstr={nulls}, "
+            f"delim={quote_text(dialect.delimiter)}, quote={quote_text(dialect.quote)}, "
+            f"escape={quote_text(dialect.escape)}, comment='', strict_mode=true, max_line_size={longest_line}, "
+            f"store_rejects=true, rejects_limit=0, rejects_table='{rejects}', rejects_scan='{rejects}_scans')"
+        )
+
+    @cached_property
+    def _header(self) -> tuple[list[str], bool]:
+        rows = [fields for _, fields in self.dialect.rows(sample(self.text.start)) if fields]
+        return column_names(self.path, rows, self.names, self.header)
+
+    @cached_property
+    def _json(self) -> _Json:
+        """What DuckDB reads of a JSON file; a copy without the lines that hold no object where there are such."""
+        jsonlines.require_json(self.path, self.text.start)
+        failure: Exception | None = None
         try:
-            with _opened(self.path) as file:
-                start = file.read(HEADER_BYTES)
-        except (OSError, EOFError) as error:
-            raise InputError(f"{self.path} cannot be read: {error}; export it again") from None
-        line = start.lstrip(b"\r\n").split(b"\n", 1)[0].split(b"\r", 1)[0]
+            types = self._described(f"read_json({self._json_options(self._readable)}, sample_size=-1)")
+            if list(types) != ["json"]:
+                return _Json(self._readable, types, [])
+        except duckdb.Error as error:
+            failure = error
+        bad: list[jsonlines.Unreadable] = []
+        n_lines = 0
+        if jsonlines.arrangement(self.text.start) == "newline_delimited":
+            n_lines, bad = jsonlines.unreadable_lines(self._readable)
+        if len(bad) > MOST_UNREADABLE * n_lines:
+            raise jsonlines.not_json(self.path, bad)
+        if not bad:
+            raise self.unreadable(failure or InputError("no objects with fields"))
+        copy = jsonlines.without_lines(self._readable, self._copies / "lines", {line.line for line in bad})
         try:
-            return line.decode("utf-8-sig" if self.encoding == "utf-8" else self.encoding)
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{self.path}, line 1 is not UTF-8 text; convert the file to UTF-8 and ingest it again"
-            ) from None
+            return _Json(copy, self._described(f"read_json({self._json_options(copy)}, sample_size=-1)"), bad)
+        except duckdb.Error as error:
+            raise self.unreadable(error) from None
 
-    def _header(self) -> list[str]:
-        reader = csv.reader(io.StringIO(self._first_line), delimiter=self._delimiter, quotechar=self.quote or None)
-        names: list[str] = []
-        taken: set[str] = set()
-        for position, given in enumerate(next(reader, []), start=1):
-            name = given.strip() or f"column_{position}"
-            while name.lower() in taken:
-                name += "_"
-            taken.add(name.lower())
-            names.append(name)
-        if not names:
-            raise InputError(f"{self.path} has no header line; its first line must name the columns")
-        return names
+    def _json_options(self, path: Path) -> str:
+        compression = "gzip" if path == self.path and self._compression == "gzip" else "none"
+        arrangement = jsonlines.arrangement(self.text.start)
+        return (
+            f"{quote_text(str(path))}, format='{arrangement}', compression='{compression}', "
+            f"maximum_object_size={jsonlines.LONGEST_ROW}"
+        )
 
-    def _text_columns(self) -> str:
-        pairs = []
-        for name, kind in self.types.items():
-            text = "VARCHAR[]" if self.kind == "json" and kind.endswith("[]") else "VARCHAR"
-            pairs.append(f"{quote_text(name)}: '{text}'")
-        return "{" + ", ".join(pairs) + "}"
+    @cached_property
+    def _readable(self) -> Path:
+        """The file that DuckDB reads: this one where it can, else a copy of it."""
+        if self.kind == "parquet":
+            if not self._compression:
+                return self.path
+            return write_uncompressed(self.path, self._copies / "plain.parquet")
+        in_utf8 = UTF8 if self.kind == "csv" else UTF8[:1]
+        if self._compression in ("", "gzip") and self.text.encoding in in_utf8:
+            return self.path
+        return write_utf8(self.path, self._copies / "plain", self.text.encoding)
 
-    def _json_format(self) -> str:
-        return ", format='auto'" if self.name.lower().endswith(".json") else ", format='newline_delimited'"
+    @cached_property
+    def _copies(self) -> Path:
+        folder, remove = folder_for_copies(self.scratch)
+        weakref.finalize(self, remove)
+        return folder
+
+    def _inner_name(self, name: str) -> str:
+        return f"{self.nested}_{name}" if name in self._own_types else name
+
+
+def looks_like_a_table(path: Path) -> bool:
+    """Return whether a file of any name holds lines of as many fields, or objects, rather than prose."""
+    try:
+        file = LogFile(path)
+        if file.kind != "csv":
+            return True
+        widths = [len(fields) for _, fields in file.dialect.rows(sample(file.text.start))]
+    except InputError:
+        return False
+    return len(widths) > 1 and max(widths) > 1 and widths.count(max(widths)) > MOST_OF_A_TABLE * len(widths)
+
+
+@dataclass(frozen=True)
+class _Json:
+    path: Path
+    types: dict[str, str]
+    unreadable: list[jsonlines.Unreadable]
 
 
 def _digits(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     return int(found[1]) if found else 0
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
-def with_plain_line_ends(path: Path, copy: Path) -> Path:
-    """Write `path` with every line end as `\\n`, for files that mix them (or end CRLF files with blank lines)."""
-    with _opened(path) as source, copy.open("wb") as target:
-        carried = b""
-        while chunk := source.read(1 << 24):
-            chunk = carried + chunk
-            carried = b"\r" if chunk.endswith(b"\r") else b""
-            target.write(chunk[: len(chunk) - len(carried)].replace(b"\r\n", b"\n"))
-        target.write(carried)
-    return copy

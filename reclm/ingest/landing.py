@@ -10,6 +10,7 @@ run and is deleted.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ import duckdb
 from filelock import FileLock
 
 from reclm.errors import InputError, WorkspaceError
-from reclm.ingest.files import LONGEST_LINES, LogFile, quote_text, with_plain_line_ends
+from reclm.ingest.files import LogFile, quote_text
+from reclm.ingest.rows import copy_rows, copy_to, count_rows, with_unreadable
+from reclm.ingest.scratch import READING, sweep
 from reclm.progress import detail, say, track
 from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
@@ -31,10 +34,6 @@ from reclm.storage.workspace import Workspace
 
 Table = Literal["interactions", "items", "users", "impressions"]
 SplitMode = Literal["temporal", "assigned"]
-
-MOST_UNREADABLE = 0.1
-REJECTS = "reclm_rejects"
-PARQUET = "(format parquet, compression zstd)"
 
 
 class Source(Protocol):
@@ -111,6 +110,7 @@ def land(
         workspace.require_current_layout()
         before = _listed_batches(workspace, name, None if delivery else importer)
         shutil.rmtree(partial, ignore_errors=True)
+        sweep(landing / READING)
         partial.mkdir(parents=True)
         try:
             listed = {entry["batch"] for entry in before}
@@ -120,6 +120,7 @@ def land(
                 _write_empty(landing)
                 writer = _BatchWriter(con, partial, workspace)
                 entries = [writer.write(batch) for batch in track(fresh, "landing")]
+                _require_rows(writer.rows_read, entries, before)
                 if plan.truth and (fresh or not workspace.truth.exists()):
                     (partial / "truth").mkdir()
                     plan.truth(con, partial / "truth")
@@ -132,6 +133,17 @@ def land(
             shutil.rmtree(partial, ignore_errors=True)
     _report(name, entries, len(wanted) - len(fresh))
     return content
+
+
+def _require_rows(read: Counter[str], entries: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Raise InputError for a table of which no file has a row; an empty part beside others is no fault."""
+    known = {entry["table"] for entry in before}
+    for entry in entries:
+        if not read[entry["table"]] and entry["table"] not in known:
+            raise InputError(
+                f"{entry['source_file']} gives no rows for {entry['table']}: it is empty but for a header, or has none "
+                "of the kind; export it again or remove it"
+            )
 
 
 def _require_one_clock(
@@ -211,92 +223,37 @@ class _BatchWriter:
         self.con = con
         self.partial = partial
         self.forgotten = _read_forgotten(workspace)
+        self.rows_read = Counter[str]()
 
     def write(self, batch: Batch) -> dict[str, Any]:
         """Write `.partial/<table>/<name>.parquet`; return the batch's entry of `dataset.json`."""
         path = self.partial / batch.table / f"{batch.name}.parquet"
         path.parent.mkdir(exist_ok=True)
         n_rejected = self._stage(batch, path)
-        n_read = self._count(path) + n_rejected
-        if n_read == 0:
-            raise InputError(
-                f"{batch.source.name} gives no rows for {batch.table}: it is empty but for a header, "
-                "or has none of the kind; "
-                "export it again or remove it"
-            )
+        self.rows_read[batch.table] += count_rows(self.con, path) + n_rejected
         self._filter_rows(batch, path, n_rejected)
         is_log = batch.table == "interactions"
-        n_rows = self._count(path)
+        n_rows = count_rows(self.con, path)
         entry: dict[str, Any] = {"table": batch.table, "batch": batch.name, "rows": n_rows}
         entry |= {"source_file": batch.source.name, "content": batch.source.content, "unreadable": n_rejected}
         if batch.collected:
             return entry | {"collected": True}
         if is_log:
-            entry |= {"with_event_ts": self._count(path, "event_ts")}
-            entry |= {"below_min_weight": self._count(path, f"case when event_type = '{LOW_RATING}' then 1 end")}
+            is_low = f"case when event_type = '{LOW_RATING}' then 1 end"
+            entry |= {"with_event_ts": count_rows(self.con, path, "event_ts")}
+            entry |= {"below_min_weight": count_rows(self.con, path, is_low)}
         return entry
 
     def _stage(self, batch: Batch, path: Path) -> int:
         """Write every readable row of the batch, unfiltered; return how many lines could not be read."""
-        if not isinstance(batch.source, LogFile):
-            self._copy(_landing_sql(batch, batch.source.register(self.con)), path)
-            return 0
-        for source in (None, self.partial / f"{batch.name}.lines"):
-            if source:
-                with_plain_line_ends(batch.source.path, source)
-            for longest in LONGEST_LINES:
-                try:
-                    self._drop_rejects()
-                    self._copy(_landing_sql(batch, batch.source.relation(REJECTS, longest, source)), path)
-                except duckdb.Error as error:
-                    failure = error
-                    break
-                if longest == LONGEST_LINES[-1] or not self._has_longer_lines():
-                    return self._count_rejects(batch, path)
-            if "invalid state" not in str(failure):
-                break
-        raise batch.source.unreadable(failure) from None
+        if isinstance(batch.source, LogFile):
+            kept = self._unreadable(batch)
+            return copy_rows(self.con, batch.source, batch.table, lambda rows: _landing_sql(batch, rows), path, kept)
+        copy_to(self.con, _landing_sql(batch, batch.source.register(self.con)), path)
+        return 0
 
-    def _drop_rejects(self) -> None:
-        for table in (REJECTS, f"{REJECTS}_scans"):
-            self._query(f"drop table if exists {table}")
-
-    def _rejects(self, query: str) -> list[tuple[Any, ...]]:
-        """Query the lines of the last file that could not be read; DuckDB has a table of them for a CSV alone."""
-        if not self._query(f"select 1 from duckdb_tables() where table_name = '{REJECTS}'"):
-            return []
-        return self._query(query)
-
-    def _has_longer_lines(self) -> bool:
-        return bool(self._rejects(f"select 1 from {REJECTS} where error_type = 'LINE SIZE OVER MAXIMUM' limit 1"))
-
-    def _count_rejects(self, batch: Batch, path: Path) -> int:
-        """Keep the unreadable lines for the quarantine; raise InputError when they are more than single lines."""
-        worst = self._rejects(
-            "select line, any_value(error_message), "
-            "bool_or(contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))) as runs_on "
-            f"from {REJECTS} group by line order by runs_on desc, line limit 1"
-        )
-        if not worst:
-            return 0
-        assert isinstance(batch.source, LogFile)
-        first_row = 0 if batch.source.names else 1
-        kept = self.partial / "rejected" / f"{batch.name}.parquet"
-        kept.parent.mkdir(exist_ok=True)
-        self._copy(
-            f"select '{batch.table}' as \"table\", {quote_text(batch.source.name)} as source_file, "
-            f"line::bigint - {first_row} as source_row, any_value(error_message) as reason "
-            f"from {REJECTS} group by line order by line",
-            kept,
-        )
-        n_rejected = self._count(kept)
-        line, reason, runs_on = worst[0]
-        if runs_on or n_rejected > MOST_UNREADABLE * (self._count(path) + n_rejected):
-            raise InputError(
-                f"{batch.source.path}, line {line} cannot be read: {reason} ({n_rejected:,} such lines). "
-                "Fix it, or export the file again as CSV in UTF-8 with quoted fields"
-            )
-        return n_rejected
+    def _unreadable(self, batch: Batch) -> Path:
+        return self.partial / "rejected" / f"{batch.name}.parquet"
 
     def _filter_rows(self, batch: Batch, path: Path, n_rejected: int) -> None:
         """Insert empty rows for unreadable lines and remove forgotten users."""
@@ -305,25 +262,15 @@ class _BatchWriter:
             return
         rows = f"select * from {quote_text(str(path))}"
         if n_rejected:
-            rows = _with_unreadable(rows, quote_text(str(self.partial / "rejected" / f"{batch.name}.parquet")))
+            rows = with_unreadable(rows, self._unreadable(batch))
         known = "true"
         if forget:
             digest = f"sha256({quote_text(self.forgotten['salt'])} || user_id)"
             listed = ", ".join(quote_text(digest) for digest in self.forgotten["digests"]) or "''"
             known = f"(user_id is null or {digest} not in ({listed}))"
         filtered = path.with_suffix(".filtered")
-        self._copy(f"select * from ({rows}) where {known}", filtered)
+        copy_to(self.con, f"select * from ({rows}) where {known}", filtered)
         filtered.replace(path)
-
-    def _copy(self, query: str, path: Path) -> None:
-        self._query(f"copy ({query}) to {quote_text(str(path))} {PARQUET}")
-
-    def _count(self, path: Path, column: str = "*") -> int:
-        return int(self._query(f"select count({column}) from read_parquet({quote_text(str(path))})")[0][0])
-
-    def _query(self, query: str) -> list[tuple[Any, ...]]:
-        """Run a query and return all rows: a half-read result would block the connection."""
-        return self.con.execute(query).fetchall()
 
 
 def _landing_sql(batch: Batch, relation: str) -> str:
@@ -338,19 +285,6 @@ def _landing_sql(batch: Batch, relation: str) -> str:
         f"picked as ({batch.rows}) "
         f"select {', '.join(fields)}, {quote_text(batch.source.name)} as source_file, reclm_row::bigint as source_row "
         "from picked"
-    )
-
-
-def _with_unreadable(rows: str, rejected: str) -> str:
-    """Return SQL of the rows, renumbered with the unreadable lines counted, and of those lines with null values."""
-    return (
-        f"with good as ({rows}), "
-        "bad as (select source_file, source_row, row_number() over (order by source_row) as n_before "
-        f"from {rejected}), "
-        "shifts as (select source_row - n_before as after_row, max(n_before) as shift from bad group by all), "
-        "moved as (select good.* replace (good.source_row + coalesce(shift, 0) as source_row) "
-        "from good asof left join shifts on good.source_row > shifts.after_row) "
-        "from (from moved union all by name select source_file, source_row from bad) order by source_row"
     )
 
 

@@ -15,12 +15,14 @@ import duckdb
 
 from reclm.errors import InputError
 from reclm.ingest.files import LogFile, quote_name, quote_text
+from reclm.ingest.values import is_list
 
 SYNONYMS: Mapping[str, str] = {
     "user": "user_id user uid customer_id customer member_id visitor_id account_id client_id reviewer_id person_id",
     "item": "item_id item iid movie_id movie product_id product sku asin parent_asin article_id news_id book_id "
     "track_id song_id business_id place_id game_id anime_id content_id",
-    "timestamp": "event_ts timestamp ts time when event_time datetime date event_timestamp created_at unix_review_time",
+    "timestamp": "event_ts timestamp ts time when event_time datetime date event_timestamp created_at unix_review_time "
+    "event_date dt ds day",
     "weight": "weight rating score stars overall strength value",
     "event": "event_type",
     "title": "title name item_name item_title product_title product_name movie_title headline",
@@ -75,18 +77,11 @@ def _missing(file: LogFile, role: str, named: str) -> InputError:
 
 
 def as_text(file: LogFile, column: str) -> str:
-    """Return SQL of a column as text; whole numbers that a table holds as floats (`7.0`) lose the `.0`."""
+    """Return SQL of a column as text; a list is joined by blanks."""
     if not column:
         return "null::varchar"
-    name, kind = quote_name(column), file.types[column]
-    if kind.endswith("[]"):
-        return f"array_to_string({name}::varchar[], ' ')"
-    if kind in ("DOUBLE", "FLOAT"):
-        return (
-            f"case when {name} = trunc({name}) and abs({name}) < 9e15 then {name}::bigint::varchar "
-            f"else {name}::varchar end"
-        )
-    return f"{name}::varchar"
+    name = quote_name(column)
+    return f"array_to_string({name}, ' ')" if is_list(file.types[column]) else name
 
 
 def joined_text(columns: Sequence[str]) -> str:

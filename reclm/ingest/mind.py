@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from reclm.errors import InputError
-from reclm.ingest.files import LogFile
 from reclm.ingest.landing import Batch, Plan
+from reclm.ingest.tables import open_file
 from reclm.settings.tree import Settings
 
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
@@ -64,8 +64,9 @@ def plan(settings: Settings, folder: Path) -> Plan:
         if not (folder / name).is_file():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) if folder.is_dir() else "no such folder"
             raise InputError(f"{folder} lacks {name}: MIND needs {BEHAVIORS} and {NEWS}; found {found}")
-    log = LogFile(folder / BEHAVIORS, BEHAVIOR_NAMES, "\t", quote="")
-    news = LogFile(folder / NEWS, NEWS_NAMES, "\t", quote="")
+    without_header = {"delimiter": "\t", "quote": "", "header": False, "encoding": "utf-8"}
+    log = open_file(settings, folder / BEHAVIORS, names=BEHAVIOR_NAMES, **without_header)
+    news = open_file(settings, folder / NEWS, names=NEWS_NAMES, **without_header)
     clicks = {"user_id": "user_id", "item_id": "item_id", "event_ts": "event_ts"}
     categories = "nullif(concat_ws('|', category, subcategory), '')"
     texts = {"item_id": "item_id", "title": "title", "text": "abstract", "categories": categories}

@@ -7,11 +7,13 @@ Times stay epoch seconds, which staging understands. The 100K and 1M files are L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from reclm.errors import InputError
 from reclm.ingest.files import LogFile
 from reclm.ingest.landing import Batch, Plan
+from reclm.ingest.tables import open_file
 from reclm.settings.tree import Settings
 
 LIKE = 4.0
@@ -43,13 +45,13 @@ def plan(settings: Settings, folder: Path) -> Plan:
         raise InputError(f"{folder} is no MovieLens folder: looked for {wanted}; found {found}")
     least = LIKE if settings.data.min_weight is None else settings.data.min_weight
     make = {"u.data": _100k, "ratings.dat": _1m, "ratings.csv": _latest}[log]
-    return Plan("temporal", make(folder, least))
+    return Plan("temporal", make(settings, folder, least))
 
 
-def _100k(folder: Path, least: float) -> list[Batch]:
-    log = LogFile(folder / "u.data", RATING_NAMES, "\t", quote="")
+def _100k(settings: Settings, folder: Path, least: float) -> list[Batch]:
+    log = _without_header(settings, folder / "u.data", RATING_NAMES, "\t")
     names = ("item_id", "title", "release_date", "video_release_date", "url", *GENRES_100K.split())
-    items = LogFile(folder / "u.item", names, "|", quote="", encoding="latin-1")
+    items = _without_header(settings, folder / "u.item", names, "|")
     genres = ", ".join(
         f"""case when "{name}" = '1' then '{name.replace("'", "''")}' end""" for name in GENRES_100K.split()
     )
@@ -57,15 +59,15 @@ def _100k(folder: Path, least: float) -> list[Batch]:
     return [Batch("interactions", log, LIKES, min_weight=least), Batch("items", items, films)]
 
 
-def _1m(folder: Path, least: float) -> list[Batch]:
-    log = LogFile(folder / "ratings.dat", RATING_NAMES, "::", quote="", encoding="latin-1")
-    items = LogFile(folder / "movies.dat", ("item_id", "title", "genres"), "::", quote="", encoding="latin-1")
+def _1m(settings: Settings, folder: Path, least: float) -> list[Batch]:
+    log = _without_header(settings, folder / "ratings.dat", RATING_NAMES, "::")
+    items = _without_header(settings, folder / "movies.dat", ("item_id", "title", "genres"), "::")
     films = {"item_id": "item_id", "title": TITLE, "text": YEAR, "categories": GENRES}
     return [Batch("interactions", log, LIKES, min_weight=least), Batch("items", items, films)]
 
 
-def _latest(folder: Path, least: float) -> list[Batch]:
-    log, items = LogFile(folder / "ratings.csv"), LogFile(folder / "movies.csv")
+def _latest(settings: Settings, folder: Path, least: float) -> list[Batch]:
+    log, items = (open_file(settings, folder / name) for name in ("ratings.csv", "movies.csv"))
     films = {"item_id": '"movieId"', "title": TITLE, "text": YEAR, "categories": GENRES}
     return [
         Batch(
@@ -73,6 +75,11 @@ def _latest(folder: Path, least: float) -> list[Batch]:
         ),
         Batch("items", _with_columns(items, "movieId", "title", "genres"), films),
     ]
+
+
+def _without_header(settings: Settings, path: Path, names: Sequence[str], delimiter: str) -> LogFile:
+    about = {"names": names, "header": False, "delimiter": delimiter, "quote": "", "encoding": "latin-1"}
+    return open_file(settings, path, **about)
 
 
 def _with_columns(file: LogFile, *names: str) -> LogFile:

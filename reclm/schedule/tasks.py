@@ -64,7 +64,7 @@ def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
     An empty inbox is no error.
     """
     from reclm import stages
-    from reclm.ingest.files import tables_in
+    from reclm.ingest.tables import tables_in
 
     settings = load(params)
     folder = inbox(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from datetime import UTC, datetime
 from typing import Literal
@@ -46,6 +47,33 @@ class DataSettings(Section):
     )
     users: str = Field(
         "", description="File of the user table; empty: the file whose name begins with `users`, if any."
+    )
+    header: bool | None = Field(
+        None,
+        description="Whether the first line of the log names its columns. Not set: it does, unless `columns` is set; a "
+        "first line that looks like data is refused.",
+    )
+    columns: Names = Field(
+        (),
+        description="Names of the log's columns in the order of the file, for a log without a header line, or, with "
+        "`header` true, in place of that line.",
+    )
+    encoding: str = Field(
+        "",
+        description="Encoding of text files, such as latin-1, cp1252 or gb18030. Empty: told from each file, and said "
+        "when it was assumed.",
+    )
+    delimiter: str = Field(
+        "",
+        description="What separates the fields of a text file, such as `;`, `::` or `\\t`. Empty: told from each file.",
+    )
+    quote: str | None = Field(
+        None, description="What quotes fields of a text file; empty: nothing does. Not set: told from each file."
+    )
+    escape: str | None = Field(
+        None,
+        description="What stands before a quote within a quoted field: the quote itself, or a backslash. Not set: told "
+        "from each file.",
     )
     user_column: str = Field("", description="Column of the user id; empty: user_id, or a usual synonym.")
     item_column: str = Field("", description="Column of the item id; empty: item_id, or a usual synonym.")
@@ -109,6 +137,29 @@ class DataSettings(Section):
         """Return {type of event: weight}: the defaults with the settings' changes."""
         stated = (entry.partition("=") for entry in self.event_weights)
         return EVENT_WEIGHTS | {name.strip().lower(): float(number) for name, _, number in stated}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        try:
+            return codecs.lookup(name).name if name else ""
+        except LookupError:
+            raise ValueError(f"{name!r} is no encoding; use for example utf-8, latin-1, cp1252 or utf-16") from None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _unescaped(cls, text: str) -> str:
+        text = text.replace("\\t", "\t")
+        if len(text.encode()) > 4 or "\n" in text:
+            raise ValueError(f"{text!r} cannot separate fields; use 1 to 4 characters, for example ';' or '::'")
+        return text
+
+    @field_validator("quote", "escape")
+    @classmethod
+    def _one_character(cls, text: str | None) -> str | None:
+        if text is not None and len(text.encode()) > 1:
+            raise ValueError(f"{text!r} is not one character, such as a quote or a backslash")
+        return text
 
     @field_validator("as_of")
     @classmethod

@@ -78,14 +78,6 @@ class TestWrongInputIsExplained:
         (folder / "log.jsonl").write_text('{"user_id": 1, "item_id": 2}\n{"user_id": 1, \n')
         self.check(settings, folder, "log.jsonl, line 2", "one JSON object per line")
 
-    def test_a_header_that_is_not_utf8(self, folder: Path, settings: Settings) -> None:
-        (folder / "log.csv").write_bytes("usér,item\na,b\n".encode("latin-1"))
-        self.check(settings, folder, "log.csv, line 1", "UTF-8")
-
-    def test_a_file_in_another_encoding(self, folder: Path, settings: Settings) -> None:
-        (folder / "log.csv").write_bytes("user,item,ts\nRené,thé,1\n".encode("latin-1"))
-        self.check(settings, folder, "log.csv, line 2", "utf-8")
-
     def test_a_quote_that_never_closes(self, folder: Path, settings: Settings) -> None:
         (folder / "log.csv").write_text(LOG + 'cy,"tea,2025-01-03\n' + "dee,tea,2025-01-04\n" * 100)
         self.check(settings, folder, "log.csv, line 4", "unterminated quote")
