@@ -368,7 +368,6 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
         result = clean_up(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
-        about["made"] = f"{result['artifacts']:,} artifacts removed"
     return result
 
 
@@ -389,7 +388,8 @@ def forget(settings: Settings, user_id: str) -> dict[str, int]:
 @contextmanager
 def one_at_a_time(settings: Settings) -> Iterator[None]:
     """Let one `run`, `ablate`, `maintain` or `forget` at a time work in a workspace; a second one waits and says so."""
-    with alone(settings.paths.locks / "run.lock", f"another run is at work in {settings.paths.root}"):
+    busy = f"another run is at work in {settings.paths.root}"
+    with alone(settings.paths.locks / "run.lock", busy, settings.paths.lock_timeout):
         yield
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from filelock import FileLock
-
 from reclm.features.online import EPOCH, RecentEvent, read_recent
 from reclm.features.store import Store
+from reclm.storage.locks import alone
 
 PUSH_SOURCE = "user_recent_push"
 KEPT_EVENTS = 50
 """Events kept of each user, the latest ones."""
+LOCK_SECONDS = 30.0
+"""Longest wait for another process's push, which takes milliseconds; the service tries again later."""
 
 
 def push_recent(store: Store, events: Mapping[str, Sequence[RecentEvent]]) -> None:
@@ -26,7 +27,8 @@ def push_recent(store: Store, events: Mapping[str, Sequence[RecentEvent]]) -> No
     from feast.data_source import PushMode
 
     user_ids = list(events)
-    with FileLock(store.settings.paths.locks / "recent.lock"):
+    locks = store.settings.paths.locks
+    with alone(locks / "recent.lock", "another process writes what users did lately", LOCK_SECONDS):
         rows = [
             merged(stored, events[user_id])
             for user_id, stored in zip(user_ids, read_recent(store, user_ids), strict=True)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
-from filelock import FileLock
 
 from reclm.dataset import ENTITY_KINDS, EntityKind
 from reclm.errors import WorkspaceError
@@ -34,6 +33,7 @@ from reclm.features.row_checks import ViewSchema
 from reclm.progress import detail
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_json
+from reclm.storage.locks import alone
 from reclm.storage.workspace import Workspace, in_repository
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def remove_other_versions(workspace: Workspace) -> None:
 @contextmanager
 def writing(workspace: Workspace) -> Iterator[None]:
     """Hold the write lock of the feature store; waits for another process to release it."""
-    workspace.locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.locks / "feast.lock"):
+    with alone(workspace.locks / "feast.lock", "another process writes the feature store", workspace.lock_timeout):
         yield
 
 

@@ -63,7 +63,7 @@ def land_collected(settings: Settings) -> dict[str, Any]:
     """
     workspace = settings.paths
     dataset = workspace.require_dataset()
-    with alone(workspace.locks / "events.lock", "another process lands the events"):
+    with alone(workspace.locks / "events.lock", "another process lands the events", workspace.lock_timeout):
         batches = [
             _batch(settings, table, path, dataset["split_mode"])
             for table in LINES

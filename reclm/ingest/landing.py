@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import duckdb
-from filelock import FileLock
 
 from reclm.errors import InputError, WorkspaceError
 from reclm.ingest.files import LogFile, quote_text
@@ -28,6 +27,7 @@ from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import ensure_empty_table, read_json, write_json
+from reclm.storage.locks import alone
 from reclm.storage.schemas import LANDING
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
@@ -103,10 +103,9 @@ def land(
     Raises InputError when a file cannot be read (nothing is changed then) and WorkspaceError when the workspace holds
     another data set.
     """
-    workspace = Workspace(settings.workspace.resolve())
+    workspace = settings.paths
     landing, partial = workspace.landing, workspace.landing / ".partial"
-    workspace.locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.locks / "landing.lock"):
+    with alone(workspace.locks / "landing.lock", "another process lands files", workspace.lock_timeout):
         workspace.require_current_layout()
         before = _listed_batches(workspace, name, None if delivery else importer)
         shutil.rmtree(partial, ignore_errors=True)

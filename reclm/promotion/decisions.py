@@ -132,7 +132,7 @@ def roll_back(settings: Settings, *, reason: str = "") -> Artifact:
 @contextmanager
 def deciding(workspace: Workspace) -> Iterator[None]:
     """Let one process at a time change which models are served."""
-    with alone(workspace.locks / "champion.lock", "another decision is being made"):
+    with alone(workspace.locks / "champion.lock", "another decision is being made", workspace.lock_timeout):
         yield
 
 

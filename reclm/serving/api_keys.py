@@ -113,7 +113,7 @@ def add(workspace: Workspace, name: str, scopes: Sequence[str], days: float | No
     now = datetime.now(UTC)
     expires = "" if days is None else (now + timedelta(days=days)).isoformat()
     key = ApiKey(name, tuple(known), _digest(token), now.isoformat(), expires)
-    with alone(workspace.locks / "keys.lock", "the keys are being changed"):
+    with alone(workspace.locks / "keys.lock", "the keys are being changed", workspace.lock_timeout):
         keys = ApiKeys(workspace).all()
         if any(other.name == name for other in keys):
             raise InputError(
@@ -125,7 +125,7 @@ def add(workspace: Workspace, name: str, scopes: Sequence[str], days: float | No
 
 def remove(workspace: Workspace, name: str) -> None:
     """Remove a key; its token is refused from now on. Raises InputError when no key has this name."""
-    with alone(workspace.locks / "keys.lock", "the keys are being changed"):
+    with alone(workspace.locks / "keys.lock", "the keys are being changed", workspace.lock_timeout):
         keys = ApiKeys(workspace).all()
         remaining = [key for key in keys if key.name != name]
         if len(remaining) == len(keys):

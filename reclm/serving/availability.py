@@ -60,7 +60,7 @@ def hidden_items(workspace: Workspace) -> dict[str, str]:
 
 def set_available(workspace: Workspace, item_id: str, available: bool) -> None:
     """Show an item in answers, or hide it from them. Either twice changes nothing."""
-    with alone(workspace.locks / "hidden.lock", "the hidden items are being changed"):
+    with alone(workspace.locks / "hidden.lock", "the hidden items are being changed", workspace.lock_timeout):
         before = hidden_items(workspace)
         after = {key: since for key, since in before.items() if key != item_id}
         if not available:

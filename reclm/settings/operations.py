@@ -40,6 +40,17 @@ class ScheduleSettings(Section):
     maintenance: str = Field("0 1 * * *", description="Cron of reclm_maintenance; empty: only by hand.")
     retries: int = Field(2, ge=0, description="How often a failed task is tried again.")
     retry_seconds: int = Field(60, ge=0, description="Seconds before the first retry; doubled each time.")
+    task_minutes: float = Field(
+        240.0,
+        gt=0,
+        description="Minutes after which a task is ended, and tried again as after any failure. Tasks of the pool "
+        "`accelerator` have training_minutes.",
+    )
+    training_minutes: float = Field(
+        1440.0,
+        gt=0,
+        description="The same for tasks that train, or that write with a language model (pool `accelerator`).",
+    )
     deadline_minutes: int = Field(
         720, ge=1, description="Minutes after which a DAG run that has not ended is reported, from when it was queued."
     )
@@ -336,6 +347,9 @@ class FeastSettings(Section):
 class RuntimeSettings(Section):
     """The machine."""
 
+    lock_minutes: float = Field(
+        120.0, gt=0, description="Minutes to wait for another process that works on the same files, then give up."
+    )
     threads: int = Field(0, ge=0, description="Threads for torch, implicit and DuckDB; 0: all cores.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device for torch; auto takes CUDA when present."

@@ -92,4 +92,4 @@ class Settings(BaseSettings):
 
     @property
     def paths(self) -> Workspace:
-        return Workspace(self.workspace.expanduser().resolve())
+        return Workspace(self.workspace.expanduser().resolve(), self.runtime.lock_minutes * 60)

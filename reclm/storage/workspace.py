@@ -7,12 +7,13 @@ In: the folder. Out: paths in it. The folder is named by `--workspace`, else `RE
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reclm.errors import WorkspaceError
 from reclm.storage.files import read_json
+from reclm.storage.locks import TIMEOUT
 from reclm.storage.version import LAYOUT, VERSION
 
 REPOSITORY_VARIABLE = "RECLM_REPOSITORY"
@@ -34,9 +35,10 @@ def in_repository(folder: str, marker: str) -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder layout. Every path is absolute."""
+    """The folder layout. Every path is absolute. `lock_timeout` are the seconds to wait for one of its locks."""
 
     root: Path
+    lock_timeout: float = field(default=TIMEOUT, compare=False)
 
     @property
     def landing(self) -> Path:

@@ -90,7 +90,8 @@ def prepare_sources(workspace: Workspace) -> None:
 @contextmanager
 def warehouse_lock(workspace: Workspace) -> Iterator[None]:
     """Hold the lock of the warehouse and of the files its builds read; wait, with a message, while a build runs."""
-    with alone(workspace.locks / "warehouse.lock", f"another build is writing {workspace.build_database}"):
+    busy = f"another build is writing {workspace.build_database}"
+    with alone(workspace.locks / "warehouse.lock", busy, workspace.lock_timeout):
         yield
 
 
