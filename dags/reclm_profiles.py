@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, FEATURES, MODEL, PROFILES, WAREHOUSE, announced, checked, request, shared
+from reclm.schedule.parts import FEATURES, MODEL, PROFILES, WAREHOUSE, accelerated, announced, checked, request, shared
 
 DOC = """
 ### Profiles
@@ -21,7 +21,7 @@ While there is no language model (the first day) the run is skipped: reclm_tunin
 
 with DAG("reclm_profiles", schedule=(FEATURES | MODEL), **shared(DOC)) as dag:
 
-    @task(pool=ACCELERATOR)
+    @task(**accelerated())
     def generate(params=None, triggering_asset_events=None):
         """Write profiles, measure their quality, embed them."""
         if not tasks.can_write_profiles(request(params, triggering_asset_events)):

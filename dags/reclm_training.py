@@ -8,7 +8,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, task
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, CHAMPION, PROFILES, WAREHOUSE, announced, request, schedule, shared, skip
+from reclm.schedule.parts import CHAMPION, PROFILES, WAREHOUSE, accelerated, announced, request, schedule, shared, skip
 
 DOC = """
 ### Training and promotion
@@ -27,7 +27,7 @@ MODELS = {
 
 with DAG("reclm_training", schedule=[PROFILES], **shared(DOC, more=MODELS)) as dag:
 
-    @task(pool=ACCELERATOR)
+    @task(**accelerated())
     def train(params=None, triggering_asset_events=None):
         """Select on the validation slice, then train again on all data before the as-of."""
         return tasks.train(request(params, triggering_asset_events))["versions"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import ACCELERATOR, MODEL, TUNING_DUE, announced, request, schedule, shared, tunable
+from reclm.schedule.parts import MODEL, TUNING_DUE, accelerated, announced, request, schedule, shared, tunable
 
 DOC = """
 ### Language model
@@ -29,22 +29,22 @@ def when():
 
 with DAG("reclm_tuning", schedule=when(), **shared(DOC)) as dag:
 
-    @task(pool=ACCELERATOR)
+    @task(**accelerated())
     def teach(params=None, triggering_asset_events=None):
         """Write the example profiles that the language model learns from."""
         return tasks.teach(tunable(params, triggering_asset_events))
 
-    @task(pool=ACCELERATOR)
+    @task(**accelerated())
     def tune(params=None, triggering_asset_events=None):
         """Train the base model and tune it on two-turn dialogues."""
         return tasks.tune(tunable(params, triggering_asset_events))
 
-    @task(pool=ACCELERATOR)
+    @task(**accelerated())
     def reward(params=None, triggering_asset_events=None):
         """Train the model that scores profiles."""
         return tasks.reward(request(params, triggering_asset_events))
 
-    @task(pool=ACCELERATOR, inlets=[MODEL], outlets=[MODEL])
+    @task(**accelerated(), inlets=[MODEL], outlets=[MODEL])
     def refine(params=None, triggering_asset_events=None, inlet_events=None):
         """Refine by reinforcement learning with guards, and merge the model."""
         yield from announced(MODEL, tasks.refine(request(params, triggering_asset_events)), inlet_events)

@@ -43,9 +43,10 @@ def plan(settings: Settings) -> Plan:
 def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
     """Remove what the settings `retention.*` do not keep; return counts by kind, `bytes` and the lists below.
 
-    `removed` lists the artifacts, `orphans` the inconsistencies that were left alone. `postponed` names a running stage
-    of another process: nothing is removed then. A `dry_run` reports the same, takes no lock and changes nothing. Waits
-    for a running build. Raises WorkspaceError when the feature store cannot remove vectors.
+    `removed` lists the artifacts, `orphans` the inconsistencies that were left alone, `made` says it in words.
+    `postponed` names a running stage of another process: nothing is removed then. A `dry_run` reports the same, takes
+    no lock and changes nothing. Waits for a running build. Raises WorkspaceError when the feature store cannot remove
+    vectors.
     """
     from reclm.warehouse.sources import warehouse_lock
 
@@ -55,7 +56,8 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
         return _summary(chosen, dry_run=True)
     if busy := runs.at_work(settings.paths):
         say(f"{busy}: nothing is removed; run `reclm maintain` again after it")
-        return {**_summary(Plan([], [], []), dry_run=False), "postponed": busy}
+        nothing = _summary(Plan([], [], []), dry_run=False)
+        return {**nothing, "postponed": busy, "made": f"postponed, {busy}"}
     with ExitStack() as held:
         held.enter_context(warehouse_lock(settings.paths))  # a build reads every artifact there is
         chosen = plan(settings)
@@ -98,6 +100,7 @@ def _summary(chosen: Plan, *, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
         "postponed": "",
+        "made": f"{len(removed):,} artifacts removed",
         "artifacts": len(removed),
         **{what: counts[what] for what in leftovers.KINDS},
         "fused_rows": 0,

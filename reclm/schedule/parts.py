@@ -79,9 +79,15 @@ def shared(doc: str, *, more: Mapping[str, Param] | None = None, tags: tuple[str
             "retry_delay": timedelta(seconds=settings.retry_seconds),
             "retry_exponential_backoff": True,
             "max_retry_delay": timedelta(hours=1),
+            "execution_timeout": timedelta(minutes=settings.task_minutes),
             "on_failure_callback": callbacks.failed,
         },
     }
+
+
+def accelerated() -> dict[str, Any]:
+    """Return the arguments of a task that trains or runs a language model: its pool, and a time that is longer."""
+    return {"pool": ACCELERATOR, "execution_timeout": timedelta(minutes=schedule().training_minutes)}
 
 
 def request(params: Mapping[str, Any], triggering_asset_events: Any) -> dict[str, Any]:

@@ -216,6 +216,17 @@ class TestWhileOthersWork:
         assert result["artifacts"] == removed
         assert bool(result["postponed"]) is not bool(removed)
 
+    def test_being_postponed_is_in_the_record_and_in_the_line_of_the_stage(
+        self, world: World, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = {"stage": "train", "started": datetime.now(UTC).isoformat(), "status": "running", "pid": os.getppid()}
+        write_json(world.settings.paths.runs / "20240101-train.json", other)
+        busy = f"stage train of process {os.getppid()} is at work"
+        assert stages.maintain(world.settings)["postponed"] == busy
+        record = runs.history(world.settings.paths)[-1]
+        assert (record["stage"], record["about"]["postponed"]) == ("maintain", busy)
+        assert f"postponed, {busy}" in capsys.readouterr().err.splitlines()[-1]
+
     def test_the_stage_is_recorded_with_what_it_did(self, world: World) -> None:
         for _ in range(5):
             world.make("evaluation")

@@ -38,7 +38,9 @@ for path in sys.argv[2:]:
         "tasks": {
             task.task_id: {
                 "owner": task.owner, "retries": task.retries, "pool": task.pool, "doc": task.doc_md or task.doc,
-                "notifies": bool(task.on_failure_callback), "after": sorted(task.upstream_task_ids),
+                "notifies": bool(task.on_failure_callback),
+                "minutes": task.execution_timeout and task.execution_timeout.total_seconds() / 60,
+                "after": sorted(task.upstream_task_ids),
                 "emits": [asset.name for asset in task.outlets],
             }
             for task in dag.tasks
@@ -95,6 +97,14 @@ class TestTheChain:
         assert set(pools["reclm_tuning"].values()) == {"accelerator"}
         assert pools["reclm_features"]["build"] == pools["reclm_cold_items"]["add"] == "warehouse"
         assert pools["reclm_maintenance"] == {"maintain": "warehouse"}
+
+    def test_no_task_may_hang_for_ever_and_training_may_take_longer(self, tmp_path: Path) -> None:
+        environment = {"RECLM_SCHEDULE__TASK_MINUTES": "3", "RECLM_SCHEDULE__TRAINING_MINUTES": "7"}
+        dags = load(tmp_path, environment)["dags"]
+        found = {
+            (task["pool"] == "accelerator", task["minutes"]) for dag in dags.values() for task in dag["tasks"].values()
+        }
+        assert found == {(False, 3), (True, 7)}
 
     def test_assets_link_what_follows(self, loaded: dict[str, Any]) -> None:
         emitted = {
