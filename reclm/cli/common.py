@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -89,17 +90,42 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(workspace: Path | None, flags: list[str] | None, file: Path | None, *, any_layout: bool = False) -> Settings:
+def load(
+    workspace: Path | None,
+    flags: list[str] | None,
+    file: Path | None,
+    *,
+    any_layout: bool = False,
+    uses: Collection[str] = (),
+) -> Settings:
     """Load the settings of a command and prepare this process for them: libraries, environment of dbt and Feast.
 
-    A workspace made by an older version is refused, except with `any_layout`, for commands that read no data of it.
+    Says which settings of the sections `uses` are remembered or have changed. A workspace made by an older version is
+    refused, except with `any_layout`, for commands that read no data of it.
     """
+    from reclm.progress import say
     from reclm.settings.loading import load
     from reclm.settings.machine import bound_libraries
+    from reclm.settings.memory import notes
 
     loaded = load(flags or (), workspace=workspace, file=file)
     if not any_layout:
         loaded.paths.require_current_layout()
+    for note in notes(loaded, uses):
+        say(note)
     bound_libraries(loaded.runtime)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # dbt's profiles.yml and Feast's definitions read it
     return loaded
+
+
+@contextmanager
+def making(workspace: Path | None, flags: list[str] | None, file: Path | None) -> Iterator[Settings]:
+    """Load the settings of a command that makes something; the workspace remembers them when the block has ended well.
+
+    So a wrong value, such as a column that the log does not have, is not remembered.
+    """
+    from reclm.settings.memory import MADE_BY, remember
+
+    loaded = load(workspace, flags, file, uses=MADE_BY)
+    yield loaded
+    remember(loaded)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, making
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +43,8 @@ def ingest(
 
     if (data is None) != events:
         raise InputError("give either --data FOLDER or --events")
-    settings = load(workspace, overrides, settings_file)
-    dataset = stages.ingest_events(settings) if events else stages.ingest(settings, data)
+    with making(workspace, overrides, settings_file) as settings:
+        dataset = stages.ingest_events(settings) if events else stages.ingest(settings, data)
     for batch in dataset["batches"]:
         print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
 
@@ -74,8 +74,8 @@ def build(
     from reclm import stages
     from reclm.warehouse.build import docs as build_docs
 
-    settings = load(workspace, overrides, settings_file)
-    result = stages.build(settings, phase, force=force)
+    with making(workspace, overrides, settings_file) as settings:
+        result = stages.build(settings, phase, force=force)
     print(f"build {result['build_id']}: {settings.paths.warehouse}")
     if docs:
         print(f"docs: {build_docs(settings)}")
@@ -101,7 +101,8 @@ def publish(
     """
     from reclm import stages
 
-    result = stages.publish(load(workspace, overrides, settings_file), rewind=rewind)
+    with making(workspace, overrides, settings_file) as settings:
+        result = stages.publish(settings, rewind=rewind)
     for view, counts in result["views"].items():
         print(f"{view:<15}{counts['rows']:>10} rows, {counts['written']} written online")
     print(f"features {result['version']}{' (reused)' if result['reused'] else ''}")

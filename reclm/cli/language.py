@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, load, making
 
 if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
@@ -46,11 +46,14 @@ def tune(
     """
     from reclm import stages
 
-    settings = load(workspace, overrides, settings_file)
-    stages.teach(settings, dry_run=dry_run)
-    if not dry_run:
+    if dry_run:
+        stages.teach(load(workspace, overrides, settings_file), dry_run=True)
+        return
+    with making(workspace, overrides, settings_file) as settings:
+        stages.teach(settings)
         stages.base(settings)
-        _print_model(stages.tune(settings))
+        tuned = stages.tune(settings)
+    _print_model(tuned)
 
 
 @guarded
@@ -68,7 +71,9 @@ def reward(
     """
     from reclm import stages
 
-    _print_model(stages.reward(load(workspace, overrides, settings_file)))
+    with making(workspace, overrides, settings_file) as settings:
+        model = stages.reward(settings)
+    _print_model(model)
 
 
 @guarded
@@ -86,7 +91,9 @@ def refine(
     """
     from reclm import stages
 
-    _print_model(stages.refine(load(workspace, overrides, settings_file)))
+    with making(workspace, overrides, settings_file) as settings:
+        model = stages.refine(settings)
+    _print_model(model)
 
 
 @guarded
@@ -113,10 +120,10 @@ def profile(
     """
     from reclm import stages
 
-    settings = load(workspace, overrides, settings_file)
-    profiles = stages.profile(settings, full=full, items=items)
-    embeddings = stages.embed(settings)
-    stages.build(settings, "profiles")
+    with making(workspace, overrides, settings_file) as settings:
+        profiles = stages.profile(settings, full=full, items=items)
+        embeddings = stages.embed(settings)
+        stages.build(settings, "profiles")
     print(f"profiles   {profiles.path}\nembeddings {embeddings.path}")
 
 
@@ -148,11 +155,11 @@ def ablate(
     from reclm.ablation.run import plan
     from reclm.ablation.table import ablation_table
 
-    settings = load(workspace, overrides, settings_file)
     if dry_run:
-        print("\n".join(plan(settings)))
+        print("\n".join(plan(load(workspace, overrides, settings_file))))
         return
-    ablation = stages.ablate(settings, reward_of=reward_of)
+    with making(workspace, overrides, settings_file) as settings:
+        ablation = stages.ablate(settings, reward_of=reward_of)
     print(ablation_table(ablation))
     print(f"\nablation {ablation.path}")
 

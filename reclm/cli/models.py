@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load, making
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,9 @@ def train(
     """
     from reclm import stages
 
-    for artifact in stages.train(load(workspace, overrides, settings_file)):
+    with making(workspace, overrides, settings_file) as settings:
+        trained = stages.train(settings)
+    for artifact in trained:
         parameters = artifact.manifest["parameters"]
         print(f"{parameters['model']}/{parameters['variant']} seed {parameters['seed']}: {artifact.path}")
 
@@ -61,9 +63,9 @@ def evaluate(
     from reclm.evaluation.console import comparison_table
     from reclm.evaluation.evaluate import result_rows
 
-    settings = load(workspace, overrides, settings_file)
-    evaluation = stages.evaluate(settings)
-    stages.build(settings, "evaluation")
+    with making(workspace, overrides, settings_file) as settings:
+        evaluation = stages.evaluate(settings)
+        stages.build(settings, "evaluation")
     if output == "json":
         for row in result_rows(evaluation):
             print(json.dumps(row))
@@ -118,6 +120,6 @@ def recommend(
 
     if not users and not sample:
         raise typer.BadParameter("give user ids, or --sample N")
-    settings = load(workspace, overrides, settings_file)
+    settings = load(workspace, overrides, settings_file, uses=("feast",))
     for result in recommend_to_users(settings, users or [], top_k=top_k, sample=sample, exclude=exclude or []):
         print(json.dumps(result) if output == "json" else format_recommendations(result))

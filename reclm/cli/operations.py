@@ -148,28 +148,25 @@ def list_settings(
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,
 ) -> None:
-    """Print every setting and what it does.
+    """Print every setting, where its value comes from, and what it does.
 
-    Order of precedence: reclm.toml < environment (RECLM_TRAIN__EPOCHS=20) < --set train.epochs=20.
+    Order of precedence: default < remembered by the workspace < reclm.toml < environment (RECLM_TRAIN__EPOCHS=20) <
+    --set train.epochs=20. A workspace remembers what its commands were given; a password or key never.
 
     \b
     Example:
       reclm settings --set train.epochs=20
     """
-    from functools import reduce
-
     from reclm.settings.loading import describe
+    from reclm.settings.memory import value_of
 
     settings = load(workspace, overrides, settings_file, any_layout=True)
     for key, kind, default, description in describe():
-        value = reduce(getattr, key.split("."), settings)
+        value = value_of(settings, key)
+        source = settings.given[key].source if key in settings.given else "default"
         if output == "json":
-            print(
-                json.dumps(
-                    {"key": key, "type": kind, "default": default, "value": value, "description": description},
-                    default=str,
-                )
-            )
+            about = {"key": key, "type": kind, "default": default, "value": value, "from": source}
+            print(json.dumps(about | {"description": description}, default=str))
         else:
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            print(f"{key} = {shown}\n    {description}")
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{key} = {shown}" + ("" if source == "default" else f"   ({source})") + f"\n    {description}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import FormatOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load, making
 
 if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
@@ -48,11 +48,11 @@ def promote(
     """
     from reclm import stages
 
-    settings = load(workspace, overrides, settings_file)
     if version is None and reason:
         raise typer.BadParameter("--reason goes with a VERSION: the policy gives its own")
-    decision = stages.promote_by_hand(settings, version, reason=reason) if version else stages.promote(settings)
-    stages.build(settings, "evaluation")
+    with making(workspace, overrides, settings_file) as settings:
+        decision = stages.promote_by_hand(settings, version, reason=reason) if version else stages.promote(settings)
+        stages.build(settings, "evaluation")
     _print_decision(decision)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from reclm.cli.common import DataOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, load
+from reclm.cli.common import DataOption, SetOption, SettingsFileOption, WorkspaceOption, guarded, making
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -40,11 +40,7 @@ def run(
       reclm run --data my-logs
       reclm run --data my-logs --set data.user_column=customer --set train.models=lightgcn,als
     """
-    from reclm import stages
-    from reclm.cli.estimate import announce
-
-    settings = load(workspace, overrides, settings_file)
-    _print_end(settings, stages.run(settings, data, on_ingested=announce))
+    _run_everything(data, workspace, overrides, settings_file)
 
 
 @guarded
@@ -63,11 +59,23 @@ def demo(
       reclm demo --workspace workspace-demo
       reclm demo --set profiles.engine=extractive --set train.models=lightgcn,als
     """
+    _run_everything(None, workspace, overrides, settings_file)
+
+
+def _run_everything(
+    data: Path | None, workspace: Path | None, overrides: list[str] | None, settings_file: Path | None
+) -> None:
     from reclm import stages
     from reclm.cli.estimate import announce
+    from reclm.settings.memory import remember
 
-    settings = load(workspace, ["data.importer=demo", *(overrides or [])], settings_file)
-    _print_end(settings, stages.run(settings, None, on_ingested=announce))
+    def landed(settings: Settings) -> None:
+        remember(settings)  # so that what a killed run has made is found by commands without its --set
+        announce(settings)
+
+    with making(workspace, overrides, settings_file) as settings:
+        evaluation = stages.run(settings, data, on_ingested=landed)
+    _print_end(settings, evaluation)
 
 
 def _print_end(settings: Settings, evaluation: Artifact) -> None:

@@ -51,7 +51,7 @@ def serve(
     wanted = [f"serve.host={host}"] if host is not None else []
     wanted += [f"serve.port={port}"] if port is not None else []
     wanted += [f"serve.workers={workers}"] if workers is not None else []
-    run(load(workspace, [*(overrides or []), *wanted], settings_file))
+    run(load(workspace, [*(overrides or []), *wanted], settings_file, uses=("feast",)))
 
 
 @guarded

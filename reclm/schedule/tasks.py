@@ -24,12 +24,16 @@ Result = dict[str, Any]
 
 
 def load(params: Params) -> Settings:
-    """Load the settings of this deployment (file, environment), overridden by the run's parameters."""
+    """Load the settings of this deployment (file, environment), overridden by the run's parameters.
+
+    What people set by the command line and the workspace remembers counts where these say nothing. No task changes it.
+    """
     import os
 
-    from reclm.progress import set_verbose
+    from reclm.progress import say, set_verbose
     from reclm.settings.loading import load
     from reclm.settings.machine import bound_libraries
+    from reclm.settings.memory import notes
 
     overrides = {key: value for key, value in (params.get("settings") or {}).items() if value is not None}
     flags = [f"{key}={json.dumps(v) if isinstance(v, list) else v}" for key, v in overrides.items()]
@@ -38,6 +42,8 @@ def load(params: Params) -> Settings:
     workspace = params.get("workspace")
     loaded = load(flags, workspace=Path(workspace) if workspace else None)
     loaded.paths.require_current_layout()
+    for note in notes(loaded):
+        say(note)
     bound_libraries(loaded.runtime)
     os.environ["RECLM_WORKSPACE"] = str(loaded.paths.root)  # Feast's definitions and dbt's profile read it
     set_verbose(True)  # a task's log is read when something is wrong

@@ -1,4 +1,4 @@
-"""Reading the settings: a TOML file < `RECLM_…` environment variables < `--set key=value` flags.
+"""Read the settings: remembered by the workspace < TOML file < `RECLM_…` environment variables < `--set key=value`.
 
 An unknown key, wherever it comes from, is an error that names the nearest right one.
 """
@@ -16,9 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from reclm.dataset import VARIANTS
 from reclm.errors import SettingsError
+from reclm.settings.memory import MEMORY, recall
 from reclm.settings.recommenders import ARMS, BACKBONES, BASELINES, EXTRAS
 from reclm.settings.section import Section
-from reclm.settings.tree import ENVIRONMENT_PREFIX, Settings
+from reclm.settings.tree import ENVIRONMENT_PREFIX, Given, Settings
+from reclm.storage.workspace import Workspace
 
 SETTINGS_FILE = "reclm.toml"
 NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA", "RECLM_VERBOSE"}
@@ -111,18 +113,13 @@ def load(
         file = Path(environment[f"{ENVIRONMENT_PREFIX}SETTINGS"])
     if file is None and Path(SETTINGS_FILE).exists():
         file = Path(SETTINGS_FILE)
-    tree: dict[str, Any] = {}
-    for source in (_from_file(file), _from_environment(environment), _from_flags(flags)):
-        for key, value in source:
-            _plant(tree, key, value)
+    sources = {"file": _from_file(file), "environment": _from_environment(environment), "flag": _from_flags(flags)}
+    given = {key: Given(value, source) for source, pairs in sources.items() for key, value in pairs}
     if workspace is not None:
-        tree["workspace"] = workspace
-    try:
-        settings = Settings(**tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"settings key {key!r}: {first['msg']} (given: {first['input']!r})") from None
+        given["workspace"] = Given(workspace, "flag")
+    settings = _validated({key: one for key, one in given.items() if key == "workspace"})
+    given = _recalled(settings.paths, replaced_by_file=file is not None) | given
+    settings = _validated(given)
     _check_names("train.models", settings.train.models, BACKBONES)
     _check_names("train.variants", settings.train.variants, VARIANTS)
     _check_names("evaluation.baselines", settings.evaluation.baselines, BASELINES)
@@ -131,6 +128,33 @@ def load(
     _check_names("ablate.extras", settings.ablate.extras, EXTRAS)
     if settings.split.train_share + settings.split.valid_share >= 1:
         raise SettingsError("split.train_share + split.valid_share must stay below 1, or no test slice is left")
+    return settings
+
+
+def _recalled(workspace: Workspace, *, replaced_by_file: bool) -> dict[str, Given]:
+    """Return the remembered settings. Where a settings file is in force, what an earlier one said is void; so is a key
+    that this version of reclm does not know."""
+    known = known_keys()
+    return {
+        key: Given(about.value, MEMORY)
+        for key, about in recall(workspace).items()
+        if key in known and not (replaced_by_file and about.source == "file")
+    }
+
+
+def _validated(given: Mapping[str, Given]) -> Settings:
+    tree: dict[str, Any] = {}
+    for key, about in given.items():
+        _plant(tree, key, about.value)
+    try:
+        settings = Settings(**tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        source = given[key].source if key in given else ""
+        where = f"; it is remembered by the workspace: give another with --set {key}=…" if source == MEMORY else ""
+        raise SettingsError(f"settings key {key!r}: {first['msg']} (given: {first['input']!r}{where})") from None
+    settings._given = given
     return settings
 
 

@@ -5,9 +5,11 @@ Every key has a default that works and a description; `reclm settings` prints th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from reclm.settings.data import DataSettings, DemoSettings, FeatureSettings, SplitSettings
@@ -36,6 +38,13 @@ from reclm.settings.recommenders import AblateSettings, EvaluationSettings, Fusi
 from reclm.storage.workspace import Workspace
 
 ENVIRONMENT_PREFIX = "RECLM_"
+
+
+class Given(NamedTuple):
+    """A value that a person gave, as it was written, and where: `remembered`, `file`, `environment` or `flag`."""
+
+    value: Any
+    source: str
 
 
 class Settings(BaseSettings):
@@ -78,6 +87,7 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
     serve: ServeSettings = ServeSettings()
+    _given: Mapping[str, Given] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -89,6 +99,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # `load` merges file, environment and flags itself, to name the nearest key in errors
+
+    @property
+    def given(self) -> Mapping[str, Given]:
+        """The settings that are not by default: {key: what was given, and where}."""
+        return self._given
 
     @property
     def paths(self) -> Workspace:

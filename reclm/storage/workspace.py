@@ -65,6 +65,11 @@ class Workspace:
         return self.root / "parameters.parquet"
 
     @property
+    def remembered_settings(self) -> Path:
+        """The settings that people gave to commands of this workspace (`reclm/settings/memory.py`)."""
+        return self.root / "settings.json"
+
+    @property
     def build_database(self) -> Path:
         """The DuckDB file that dbt writes. Only `reclm build` (or a bare `dbt build`) opens it."""
         return self.root / "warehouse" / "build.duckdb"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from reclm.errors import WorkspaceError
 from reclm.progress import detail, say, track
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -23,11 +24,58 @@ from reclm.training.snapshots import Snapshots
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
+SETTING_OF = {
+    "model": "train.models",
+    "variant": "train.variants",
+    "seed": "train.seeds",
+    "device": "runtime.device",
+    "dtype": "runtime.dtype",
+}
+"""{parameter of a model: the setting it is from}, where the names differ."""
+
 
 def finished_backbones(settings: Settings) -> list[Artifact]:
-    """Return the finished artifacts of the models that the settings name, for the current features."""
-    found = (artifacts.find(settings.paths, KIND, version) for version in _identities(settings))
-    return [artifact for artifact in found if artifact is not None]
+    """Return the finished artifacts of the models that the settings name, for the current features.
+
+    Raises WorkspaceError when there is none, naming the settings that differ from those of the models there are.
+    """
+    identities = _identities(settings)
+    found = [artifacts.find(settings.paths, KIND, version) for version in identities]
+    finished = [artifact for artifact in found if artifact is not None]
+    if not finished:
+        raise WorkspaceError(
+            f"{settings.paths.root} has no trained models of these settings and the current features"
+            f"{_differences(settings, list(identities.values()))}; `reclm train` trains them"
+        )
+    return finished
+
+
+def _differences(settings: Settings, wanted: Sequence[Identity]) -> str:
+    """Say in which settings the finished models of the current features differ from the wanted ones, '' without any."""
+    of_now = [
+        artifact.manifest["parameters"]
+        for artifact in artifacts.all_of(settings.paths, KIND)
+        if any(artifact.manifest["parents"] == parents for _, parents in wanted)
+    ]
+    if not of_now:
+        return ""
+    differing = []
+    for key in dict.fromkeys(key for parameters in of_now for key in _flat(parameters)):
+        there = {_flat(parameters).get(key) for parameters in of_now}
+        asked = {_flat(parameters).get(key) for parameters, _ in wanted}
+        if not there & asked:
+            shown = (",".join(sorted(map(str, values))) for values in (there, asked))
+            differing.append(f"{SETTING_OF.get(key, key)}={next(shown)} there, {next(shown)} here")
+    return f" (there are {len(of_now)} of other settings: {'; '.join(differing)})"
+
+
+def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """{`section.name`: value} of a model's parameters."""
+    return {
+        f"{key}.{name}" if isinstance(value, Mapping) else key: inner
+        for key, value in parameters.items()
+        for name, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
 
 
 def train_all(settings: Settings) -> tuple[list[Artifact], int]:

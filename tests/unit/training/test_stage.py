@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 from unit import backbones_world as bw
 
+from reclm.errors import WorkspaceError
 from reclm.features import frame
 from reclm.settings.recommenders import BACKBONES
 from reclm.settings.tree import Settings
+from reclm.storage import artifacts
 from reclm.storage.files import write_json
-from reclm.training import baselines, stage, tasks
+from reclm.training import baselines, model, stage, tasks
 from reclm.training.baselines import find_baselines, measure_baselines
 from reclm.training.stage import trained_variants
 from reclm.training.validation import mean_metric, metric_per_user
@@ -76,3 +78,35 @@ class TestAModelThatTheDataDoNotAllow:
         wanted = {parameters["names"][0] for parameters, _ in stage._identities(settings).values()}
         assert wanted == set(BACKBONES) - left_out
         assert stage.left_out_models(settings).keys() == left_out
+
+
+class TestModelsOfOtherSettings:
+    @pytest.fixture(autouse=True)
+    def of_monday(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "parents_of", lambda settings: PARENTS)
+        monkeypatch.setattr(tasks, "count_items", lambda settings: (30, 12))
+        monkeypatch.setattr(stage, "trained_variants", lambda settings: settings.train.variants)
+
+    def trained(self, settings: Settings, name: str) -> str:
+        with artifacts.writing(settings.paths, "backbone", *model.identity_of(settings, name, "base", 42)):
+            pass
+        return stage.finished_backbones(settings)[0].version
+
+    def test_are_not_found_and_the_settings_that_differ_are_named(
+        self, settings: Settings, workspace_settings: Callable[..., Settings]
+    ) -> None:
+        self.trained(workspace_settings(train={"epochs": 3, "models": ("als",)}), "als")
+        with pytest.raises(WorkspaceError) as refused:
+            stage.finished_backbones(settings)
+        assert "(there are 1 of other settings: train.epochs=3 there, 40 here)" in str(refused.value)
+
+    def test_are_told_apart_by_their_names_too(self, workspace_settings: Callable[..., Settings]) -> None:
+        self.trained(workspace_settings(train={"models": ("als",)}), "als")
+        with pytest.raises(WorkspaceError, match=r"train\.models=als there, ease,ncf here\)"):
+            stage.finished_backbones(workspace_settings(train={"models": ("ncf", "ease")}))
+
+    def test_of_other_features_are_not_mentioned(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trained(settings, "als")
+        monkeypatch.setattr(model, "parents_of", lambda settings: PARENTS | {"features": "of tuesday"})
+        with pytest.raises(WorkspaceError, match=r"current features; `reclm train`"):
+            stage.finished_backbones(settings)

@@ -1,0 +1,124 @@
+"""Remember the settings that a person gave for a workspace, so that later commands need not repeat them.
+
+In: the settings with which a command of the command line has done its work. Out: `settings.json` in the workspace,
+{key: {"value", "from"}}, which `load` reads below the settings file, the environment and flags. The schedule reads it
+and never writes it: the settings of a deployment are in force at each of its tasks, and the parameters of one DAG run
+are for that run alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import reduce
+from typing import Any
+
+from reclm.errors import SettingsError
+from reclm.progress import say
+from reclm.settings.tree import Given, Settings
+from reclm.storage.files import read_json, write_json
+from reclm.storage.workspace import Workspace
+
+MEMORY = "remembered"
+MADE_BY = {
+    "data": "ingest",
+    "demo": "demo",
+    "seed": "build",
+    "split": "build",
+    "features": "build",
+    "llm": "tune",
+    "teacher": "tune",
+    "tune": "tune",
+    "reward": "reward",
+    "refine": "refine",
+    "profiles": "profile",
+    "openai": "profile",
+    "embedding": "profile",
+    "feast": "publish",
+    "fusion": "train",
+    "train": "train",
+    "runtime": "train",
+    "evaluation": "evaluate",
+    "promotion": "promote",
+    "ablate": "ablate",
+}
+"""{section that decides what the workspace holds: the first command whose result depends on it}. The others are about
+a process or a machine (`serve`, `schedule`, …) and are not remembered."""
+NOT_REMEMBERED = {"data.as_of", "runtime.threads", "train.jobs"}
+"""The as-of belongs to a build, which records it; threads and processes belong to the machine."""
+SECRET = re.compile(
+    r"://[^/\s]*@|(password|passwd|pwd|token|secret|api_?key|authorization)\W{0,3}[=:]|bearer\s", re.IGNORECASE
+)
+"""What a value that holds a secret looks like: user and password in a URL, or the name of one with its value."""
+
+
+def recall(workspace: Workspace) -> dict[str, Given]:
+    """Return what is remembered. Raises SettingsError when the file is not what `remember` writes."""
+    if not workspace.remembered_settings.exists():
+        return {}
+    try:
+        stored = read_json(workspace.remembered_settings)
+        return {key: Given(about["value"], about["from"]) for key, about in stored.items() if is_remembered(key)}
+    except (TypeError, AttributeError, KeyError):
+        raise SettingsError(
+            f"{workspace.remembered_settings} does not hold remembered settings; delete it and give them again"
+        ) from None
+
+
+def is_remembered(key: str) -> bool:
+    """Return whether the setting is of a kind that is remembered."""
+    return key.split(".")[0] in MADE_BY and key not in NOT_REMEMBERED
+
+
+def remember(settings: Settings) -> None:
+    """Remember the settings that a person gave, now or before, in place of those remembered so far.
+
+    Values that are the default need no memory; those that hold a secret are never written.
+    """
+    before, kept = recall(settings.paths), {}
+    for key, given in settings.given.items():
+        value = value_of(settings, key)
+        if not is_remembered(key) or value == value_of(Settings(), key):
+            continue
+        if SECRET.search(str(value)):
+            say(f"{key} holds a password or key and is not remembered: give it each time, best by the environment")
+        else:
+            kept[key] = {"value": value, "from": before[key].source if given.source == MEMORY else given.source}
+    path = settings.paths.remembered_settings
+    if not path.exists() or read_json(path) != kept:
+        write_json(path, kept)
+
+
+def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> list[str]:
+    """Return what a person should know before work begins, of these sections: which settings are remembered, and which
+    differ from those that the results in the workspace were made with."""
+    if not settings.paths.remembered_settings.exists():
+        return []
+    before, default = recall(settings.paths), Settings()
+    used = [
+        f"{key}={_shown(value_of(settings, key))}"
+        for key, given in settings.given.items()
+        if given.source == MEMORY and key.split(".")[0] in sections
+    ]
+    lines = [f"settings remembered from earlier commands: {', '.join(sorted(used))}"] if used else []
+    for key in sorted(before.keys() | settings.given.keys()):
+        section = key.split(".")[0]
+        old = before[key].value if key in before else value_of(default, key)
+        new = value_of(settings, key)
+        if section in sections and is_remembered(key) and new != old:
+            lines.append(
+                f"{key}={_shown(new)}, until now {_shown(old)}: `reclm {MADE_BY[section]}` and the stages after it "
+                "make new results"
+            )
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """Write a value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """Return the value of a setting in force as JSON has it: a list for several names."""
+    value = reduce(getattr, key.split("."), settings)
+    return list(value) if isinstance(value, tuple) else value
