@@ -19,10 +19,12 @@ from typing import Any, Literal, Protocol
 import duckdb
 
 from reclm.errors import InputError, WorkspaceError
+from reclm.ingest.entries import is_current, mark_older_logs
 from reclm.ingest.files import LogFile, quote_text
+from reclm.ingest.report import report
 from reclm.ingest.rows import copy_rows, copy_to, count_rows, with_unreadable
 from reclm.ingest.scratch import READING, sweep
-from reclm.progress import detail, say, track
+from reclm.progress import track
 from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
@@ -124,13 +126,14 @@ def land(
                     (partial / "truth").mkdir()
                     plan.truth(con, partial / "truth")
             kept = [
-                entry for entry in before if _is_current(entry, wanted, entries, importer == "demo" and not delivery)
+                entry for entry in before if is_current(entry, wanted, entries, importer == "demo" and not delivery)
             ]
+            mark_older_logs(before, kept, entries)
             _require_one_clock(workspace, plan, entries, kept)
             content = _publish(workspace, kept + entries, plan, name, importer, source)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    _report(name, entries, len(wanted) - len(fresh))
+    report(name, entries, len(wanted) - len(fresh))
     return content
 
 
@@ -188,16 +191,6 @@ def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
     for path in (workspace.landing / "rejected").glob("*.parquet"):
         if path.stem not in names:
             path.unlink()
-
-
-def _is_current(
-    entry: dict[str, Any], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]], new_demo: bool
-) -> bool:
-    """Return False for a batch replaced by the same content under another mapping, and for an earlier demo shop."""
-    if entry["batch"] in wanted:
-        return True
-    replaced = {(new["table"], new["content"]) for new in fresh}
-    return (entry.get("collected") or not new_demo) and (entry["table"], entry["content"]) not in replaced
 
 
 def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
@@ -317,16 +310,3 @@ def _publish(
         write_json(workspace.dataset, content)
     _sweep(workspace, entries)
     return content
-
-
-def _report(name: str, entries: list[dict[str, Any]], n_unchanged: int) -> None:
-    for entry in entries:
-        notes = [f"{entry['rows']:,} {entry['table']}"]
-        if entry["unreadable"]:
-            notes.append(f"{entry['unreadable']:,} unreadable lines, landed empty for the quarantine")
-        if entry.get("below_min_weight"):
-            notes.append(f"{entry['below_min_weight']:,} rows below data.min_weight: not likes")
-        tell = say if len(notes) > 1 else detail
-        tell(f"{entry['source_file']}: {'; '.join(notes)}")
-    if not entries:
-        detail(f"{name}: nothing new beside {n_unchanged} batches that landed before")

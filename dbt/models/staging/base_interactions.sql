@@ -36,6 +36,14 @@ accepted_items as (
   where status = 'accepted'
 ),
 
+-- Items of the log that was there before the first item table: they stay known, without a text.
+known_before as (
+  select distinct ordered.item_id
+  from ordered
+  inner join batches on batches.batch_number = ordered.batch_number
+  where batches.before_items
+),
+
 item_table as (
   select count(*) > 0 as landed
   from items
@@ -86,13 +94,14 @@ judged as (
         parameters.split_mode = 'assigned'
         and coalesce(split_label not in ('train', 'valid', 'test', 'zero_shot'), true)
         then 'unknown_split'
-      when item_table.landed and accepted_items.item_id is null then 'unknown_item'
+      when item_table.landed and accepted_items.item_id is null and known_before.item_id is null then 'unknown_item'
     end as fault,
     coalesce(event_at >= parameters.known_until, false) as is_pending,
   from weighed
   cross join parameters
   cross join item_table
   left join accepted_items on accepted_items.item_id = weighed.item_id
+  left join known_before on known_before.item_id = weighed.item_id
 ),
 
 numbered as (

@@ -6,7 +6,7 @@ with dataset as (
 ),
 
 listed as (
-  select from_json(content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR"}]') as batches
+  select from_json(content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR", "before_items": "BOOLEAN"}]') as batches
   from dataset
 ),
 
@@ -21,5 +21,6 @@ select
   entry.table as table_name,
   replace(entry.batch, '.parquet', '') as batch,
   min(batch_number) as batch_number,
+  coalesce(bool_or(entry.before_items), false) as before_items,
 from numbered
 group by all

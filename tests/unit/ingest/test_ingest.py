@@ -303,3 +303,23 @@ class TestADelivery:
         assert len(landed(settings, "interactions")) == 2 and len(landed(settings, "items")) == 1
         ingest(settings, folder, delivery=True)
         assert len(landed(settings, "interactions")) == 3
+
+    def test_of_the_first_item_table_leaves_the_items_of_older_logs_known(
+        self, folder: Path, workspace_settings: Make
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(workspace_settings(), folder)
+        (folder / "items.csv").write_text(self.ITEMS)
+        (folder / "interactions-2.csv").write_text("user_id,item_id,event_ts\nann,cocoa,2025-01-03\n")
+        content = ingest(workspace_settings(), folder, delivery=True)
+        older = {b["source_file"]: b.get("before_items", False) for b in content["batches"]}
+        assert older == {"interactions.csv": True, "interactions-2.csv": False, "items.csv": False}
+        again = ingest(workspace_settings(data={"min_weight": 0, "weight_column": "item_id"}), folder, delivery=True)
+        assert {b["source_file"]: b.get("before_items", False) for b in again["batches"]} == older
+
+    def test_of_a_further_item_table_marks_no_log(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        (folder / "items.csv").write_text("item_id,title\ntea,Tea\n")
+        ingest(settings, folder)
+        (folder / "items-2.csv").write_text(self.ITEMS)
+        assert not any("before_items" in batch for batch in ingest(settings, folder, delivery=True)["batches"])

@@ -26,11 +26,12 @@ from_item_table as (
   from landed_items
 ),
 
--- A log without an item table: its items in natural order, numbers before other ids.
+-- Items that only the log has, since it came without an item table or before one: in natural order after those of the
+-- item table, numbers before other ids.
 logged_ids as (
   select distinct item_id
   from first_interactions
-  where (select count(*) = 0 from landed_items)
+  anti join landed_items on landed_items.item_id = first_interactions.item_id
 ),
 
 from_log as (
@@ -42,7 +43,8 @@ from_log as (
     null::timestamptz as created_ts,
     null::boolean as zero_shot,
     null::boolean as full_shot_candidate,
-    row_number() over (order by try_cast(item_id as double) nulls last, item_id) - 1 as item_index,
+    (select count(*) from landed_items)
+    + row_number() over (order by try_cast(item_id as double) nulls last, item_id) - 1 as item_index,
   from logged_ids
 )
 
