@@ -68,8 +68,8 @@ def training_settings(settings: Settings) -> Settings:
 
 def cell_name(settings: Settings, parents: dict[str, str], **about: Any) -> str:
     """Return the hash of everything that determines a cell: `about` it, settings and parent versions."""
-    from reclm.text.encoder import model_name
     from reclm.storage.version import ARTIFACT_LAYOUTS
+    from reclm.text.encoder import model_name
     from reclm.training.model import NOT_PART_OF_A_MODEL
 
     trained = training_settings(settings)
