@@ -6,7 +6,10 @@ with dataset as (
 ),
 
 listed as (
-  select from_json(content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR", "before_items": "BOOLEAN"}]') as batches
+  select
+    from_json(
+      content -> '$.batches', '[{"table": "VARCHAR", "batch": "VARCHAR", "before_items": "BOOLEAN"}]'
+    ) as batches,
   from dataset
 ),
 
