@@ -1,7 +1,7 @@
 """A log of which a known share is garbage of six kinds, for tests of what is set apart and why.
 
-Kinds are named by the quarantine's reasons. Good rows are distinct by their second, so every other row is garbage for
-one reason only.
+Kinds are named by the quarantine's reasons, but for `repeat`, a row that landed before. Good rows are distinct by their
+second, so every other row is garbage for one reason only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-KINDS = ("missing_user_id", "missing_item_id", "bad_timestamp", "future_event", "unknown_item", "duplicate")
+KINDS = ("missing_user_id", "missing_item_id", "bad_timestamp", "future_event", "unknown_item", "repeat")
 FIRST_SECOND = 1_735_689_600  # 2025-01-01T00:00:00Z
 WRITE_ROW = """
     select
@@ -44,7 +44,7 @@ def write_garbage_log(
     at = FIRST_SECOND + np.arange(n_rows)
     copied = rng.choice(n_good, n_each, replace=False)
     for column in (user, item, at):
-        column[kind == KINDS.index("duplicate")] = column[copied]
+        column[kind == KINDS.index("repeat")] = column[copied]
     order = rng.permutation(n_rows)
     rows = pa.table({"kind": kind[order], "u": user[order], "i": item[order], "second": at[order]})
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,10 +28,9 @@ case
     when reason = 'missing_item_id' or reason = 'unknown_item' then item_id
     when reason = 'id_too_long' and length(user_id) > 512 then user_id
     when reason = 'id_too_long' then item_id
-    when reason in ('missing_timestamp', 'bad_timestamp', 'future_event') then event_ts
+    when reason = 'future_event' or ends_with(reason, '_timestamp') then event_ts
     when reason = 'bad_weight' then weight
     when reason = 'unknown_event_type' then event_type
     when reason = 'unknown_split' then split
-    when reason = 'duplicate' then concat_ws(' / ', user_id, item_id, event_ts, event_id)
   end
 {%- endmacro %}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from datetime import UTC, datetime
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator
 
-from reclm.settings.section import Names, Section
+from reclm.settings.section import Names, Section, Texts
 
 LOW_RATING = "low_rating"
 EVENT_WEIGHTS = {
@@ -24,6 +26,10 @@ EVENT_WEIGHTS = {
     LOW_RATING: -1.0,
 }
 """{type of event: its weight}. Above 0: an interaction. Below 0: a dislike. 0: neither."""
+
+NUMBER_FORMS = ("epoch_s", "epoch_ms", "excel")
+DIRECTIVES = "aAbBcdfgGHIjmMnpSuUVwWxXyYzZ%"
+"""What may follow % in a format of times: what DuckDB's strptime knows."""
 
 
 class DataSettings(Section):
@@ -80,6 +86,17 @@ class DataSettings(Section):
     timestamp_column: str = Field(
         "", description="Column of the event time; empty: event_ts, or a usual synonym; a log may have none."
     )
+    timestamp_format: Texts = Field(
+        (),
+        description="Form of times that are not read rightly by themselves: a format of strptime (%d/%m/%Y %H:%M), or "
+        f"{', '.join(NUMBER_FORMS[:-1])} or {NUMBER_FORMS[-1]} for numbers; several as a JSON list. Empty, or where it "
+        "does not fit: ISO 8601, seconds to nanoseconds since 1970, 20240501, and dates as people write them.",
+    )
+    time_zone: str = Field(
+        "UTC",
+        description="Zone of times that name none, such as Europe/Berlin; they are stored as UTC. Of an hour that "
+        "comes twice the second is meant.",
+    )
     weight_column: str = Field(
         "", description="Column of a rating or weight; empty: weight, or a usual synonym; a log may have none."
     )
@@ -131,6 +148,30 @@ class DataSettings(Section):
             if not valid:
                 raise ValueError(f"{entry!r} is not of the form type=weight, for example wishlist=1.5")
         return entries
+
+    @field_validator("timestamp_format")
+    @classmethod
+    def _readable(cls, forms: tuple[str, ...]) -> tuple[str, ...]:
+        for form in forms:
+            if form in NUMBER_FORMS:
+                continue
+            unknown = [mark for mark in re.findall(r"%-?(.?)", form) if not mark or mark not in DIRECTIVES]
+            if "%" not in form or unknown:
+                problem = f"has %{unknown[0]}, which strptime does not know" if unknown else "is no format of strptime"
+                raise ValueError(f"{form!r} {problem}; write e.g. %d/%m/%Y %H:%M, or one of {', '.join(NUMBER_FORMS)}")
+        return forms
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+            known = name != "localtime"  # the zone of the machine, which no table may depend on
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            known = False
+        if not known:
+            raise ValueError(f"{name!r} is no time zone; write e.g. Europe/Berlin or UTC")
+        return name
 
     @property
     def weight_of_event(self) -> dict[str, float]:

@@ -41,6 +41,7 @@ PARAMETERS = pa.schema(
         *_columns("neighbours recent_items prompt_history prompt_neighbours max_text_length sparse_views", INTEGER),
         *_columns("as_of event_weights", TEXT),
         ("answer_days", REAL),
+        *_columns("timestamp_format time_zone", TEXT),
     ]
 )
 """`parameters.parquet`: one row, the settings that dbt's models depend on."""

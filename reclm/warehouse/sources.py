@@ -66,6 +66,8 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         "as_of": settings.data.as_of,
         "event_weights": json.dumps(settings.data.weight_of_event, sort_keys=True),
         "answer_days": settings.data.answer_days,
+        "timestamp_format": json.dumps(settings.data.timestamp_format),
+        "time_zone": settings.data.time_zone,
     }
 
 

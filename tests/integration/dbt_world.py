@@ -98,11 +98,11 @@ GARBAGE: dict[str, Row] = {
     "id_too_long": event("x" * 513, "item 1", "2024-01-01"),
     "missing_timestamp": event("user 1", "item 1", None),
     "bad_timestamp": event("user 1", "item 1", "the day before"),
+    "suspect_timestamp": event("user 1", "item 1", "13306"),
     "future_event": event("user 1", "item 1", "2999-01-01"),
     "bad_weight": event("user 1", "item 1", "2024-01-01", weight="heavy"),
     "unknown_event_type": event("user 1", "item 1", "2024-01-01", event_type="dance"),
     "unknown_item": event("user 1", "nowhere", "2024-01-01"),
-    "duplicate": good_log()[0],
     "unreadable_line": {},
 }
 
@@ -125,13 +125,13 @@ def impressions() -> list[Row]:
 
 
 def land_shop(workspace: Workspace) -> None:
-    """The good log and, in a later batch, one row of every garbage there is; an item table; a user without clicks; and
-    what a service logged."""
+    """The good log; in a later batch, one row of every garbage there is, and one that repeats; an item table; a user
+    without clicks; and what a service logged."""
     land(
         workspace,
         "temporal",
         has_event_ts=True,
-        interactions=[good_log(), list(GARBAGE.values()), events()],
+        interactions=[good_log(), [*GARBAGE.values(), good_log()[0]], events()],
         impressions=[impressions()],
         items=[good_items(), [{"item_id": "item 5", "title": "green kettle 5", "categories": "home"}]],
         users=[[{"user_id": "newcomer", "text": "Likes tea."}, {"user_id": ""}]],

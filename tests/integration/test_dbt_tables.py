@@ -59,6 +59,11 @@ class TestQuarantine:
             assert value is None or len(value) <= 200
         assert {row[0]: row[2] for row in rows}["bad_timestamp"] == "the day before"
 
+    def test_a_row_that_repeats_is_no_fault_and_counts_once(self, query: Query) -> None:
+        assert query("select count(*), any_value(source_file) from base_interactions where status = 'repeat'") == [
+            (1, "interactions7.csv")
+        ]
+
     def test_a_user_without_an_id_is_set_apart_too(self, query: Query) -> None:
         assert query("select reason from quarantine_users") == [("missing_user_id",)]
 

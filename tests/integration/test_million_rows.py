@@ -24,5 +24,5 @@ class TestAMillionRows:
             found = dict(
                 connection.execute("select reason, count(*) from quarantine_interactions group by 1").fetchall()
             )
-            (accepted,) = connection.execute("select count(*) from stg_interactions").fetchall()[0]
-        assert {**found, "good": accepted} == planted
+            statuses = dict(connection.execute("select status, count(*) from base_interactions group by 1").fetchall())
+        assert {**found, "good": statuses["accepted"], "repeat": statuses["repeat"]} == planted

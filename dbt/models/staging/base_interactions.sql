@@ -4,7 +4,7 @@
   'user_id', 'item_id', 'event_ts', 'weight', 'split', 'in_sparse_train', 'event_type', 'event_id', 'request_id'
 ] %}
 
-with landed as (
+with landed as not materialized (
   select *
   from {{ source('landing', 'interactions') }}
 ),
@@ -30,6 +30,8 @@ ordered as (
   {{ with_batch_number('interactions') }}
 ),
 
+{{ read_times('event_ts', time_settings()) }},
+
 accepted_items as (
   select distinct item_id
   from items
@@ -52,14 +54,12 @@ item_table as (
 typed as (
   select
     *,
-    nullif(trim(event_ts), '') as event_text,
-    {{ parse_timestamp('event_text') }} as event_at,
     nullif(trim(weight), '') as weight_text,
     try_cast(weight_text as double) as weight_value,
     lower(nullif(trim(split), '')) as split_label,
     coalesce(try_cast(nullif(trim(in_sparse_train), '') as boolean), false) as is_sparse_train,
     lower(nullif(trim(event_type), '')) as event_name,
-  from ordered
+  from timed
 ),
 
 weighed as (
@@ -84,10 +84,12 @@ judged as (
       when weighed.user_id is null or not regexp_matches(weighed.user_id, '\S') then 'missing_user_id'
       when weighed.item_id is null or not regexp_matches(weighed.item_id, '\S') then 'missing_item_id'
       when length(weighed.user_id) > 512 or length(weighed.item_id) > 512 then 'id_too_long'
-      when parameters.has_event_ts and event_text is null then 'missing_timestamp'
-      when event_text is not null and coalesce(event_at < timestamptz '1970-01-01 00:00:00+00', true)
+      when parameters.has_event_ts and time_text is null then 'missing_timestamp'
+      when time_form = 'suspect' then 'suspect_timestamp'
+      when time_form = 'ambiguous' then 'ambiguous_timestamp'
+      when time_text is not null and coalesce(time_at < timestamptz '1970-01-01 00:00:00+00', true)
         then 'bad_timestamp'
-      when event_at > current_timestamp then 'future_event'
+      when time_at > current_timestamp then 'future_event'
       when weight_text is not null and not coalesce(isfinite(weight_value), false) then 'bad_weight'
       when event_name is not null and type_weight is null then 'unknown_event_type'
       when
@@ -96,7 +98,7 @@ judged as (
         then 'unknown_split'
       when item_table.landed and accepted_items.item_id is null and known_before.item_id is null then 'unknown_item'
     end as fault,
-    coalesce(event_at >= parameters.known_until, false) as is_pending,
+    coalesce(time_at >= parameters.known_until, false) as is_pending,
   from weighed
   cross join parameters
   cross join item_table
@@ -114,7 +116,7 @@ numbered as (
         is_log_row,
         coalesce(event_id, user_id),
         case when is_log_row then item_id end,
-        case when is_log_row then event_at end,
+        case when is_log_row then time_at end,
         case when is_log_row then weight_value end,
         case when is_log_row then split_label end,
         case when is_log_row then is_sparse_train end,
@@ -127,7 +129,8 @@ numbered as (
 select
   user_id,
   item_id,
-  event_at as event_ts,
+  time_at as event_ts,
+  time_form,
   event_weight as weight,
   split_label as split,
   is_sparse_train as in_sparse_train,
@@ -137,18 +140,16 @@ select
   batch_number,
   source_file,
   source_row,
+  fault as reason,
   case
-    when fault is not null then fault
-    when nth_copy > 1 then 'duplicate'
-  end as reason,
-  case
-    when reason is not null then 'quarantined'
+    when fault is not null then 'quarantined'
+    when nth_copy > 1 then 'repeat'
     when is_pending then 'pending'
     when event_weight < 0 or event_weight = 0 and event_name is not null then 'not_a_like'
     else 'accepted'
   end as status,
   {{ faulty_interaction_value() }} as faulty_value,
   case
-    when reason is not null then {{ raw_values(columns) }}
+    when fault is not null then {{ raw_values(columns) }}
   end as raw,
 from numbered

@@ -2,7 +2,7 @@
 
 {% set columns = ['item_id', 'title', 'text', 'categories', 'created_ts', 'zero_shot', 'full_shot_candidate'] %}
 
-with landed as (
+with landed as not materialized (
   select *
   from {{ source('landing', 'items') }}
 ),
@@ -16,14 +16,14 @@ ordered as (
   {{ with_batch_number('items') }}
 ),
 
+{{ read_times('created_ts', time_settings()) }},
+
 typed as (
   select
     *,
-    nullif(trim(created_ts), '') as created_text,
-    {{ parse_timestamp('created_text') }} as created_at,
     try_cast(nullif(trim(zero_shot), '') as boolean) as zero_shot_flag,
     try_cast(nullif(trim(full_shot_candidate), '') as boolean) as candidate_flag,
-  from ordered
+  from timed
 ),
 
 judged as (
@@ -34,7 +34,9 @@ judged as (
         then 'unreadable_line'
       when item_id is null or not regexp_matches(item_id, '\S') then 'missing_item_id'
       when length(item_id) > 512 then 'id_too_long'
-      when created_text is not null and created_at is null then 'bad_created_ts'
+      when time_form = 'suspect' then 'suspect_created_ts'
+      when time_form = 'ambiguous' then 'ambiguous_created_ts'
+      when time_form = 'unreadable' then 'bad_created_ts'
       when
         (nullif(trim(zero_shot), '') is not null and zero_shot_flag is null)
         or (nullif(trim(full_shot_candidate), '') is not null and candidate_flag is null)
@@ -66,7 +68,7 @@ select
     list_transform(string_split({{ clean_text('categories') }}, '|'), lambda c: trim(c)),
     lambda c: c <> ''
   ) as categories,
-  created_at as created_ts,
+  time_at as created_ts,
   zero_shot_flag as zero_shot,
   candidate_flag as full_shot_candidate,
   first_landed,
@@ -81,9 +83,9 @@ select
     when batch_number < last_batch then 'superseded'
     else 'accepted'
   end as status,
-  case reason
-    when 'bad_created_ts' then created_ts
-    when 'bad_flag' then concat_ws(' / ', zero_shot, full_shot_candidate)
+  case
+    when ends_with(reason, '_created_ts') then created_ts
+    when reason = 'bad_flag' then concat_ws(' / ', zero_shot, full_shot_candidate)
     else item_id
   end as faulty_value,
   case

@@ -18,7 +18,7 @@ typed as (
     try_cast(position as bigint) as position,
     try_cast(score as double) as score,
     try_cast(propensity as double) as propensity,
-    {{ parse_timestamp('shown_at') }} as shown_at,
+    try_cast(shown_at as timestamptz) as shown_at,
     model_version,
     model,
     variant,

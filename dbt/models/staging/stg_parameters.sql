@@ -23,5 +23,7 @@ select
   sparse_views,
   event_weights,
   answer_days,
+  timestamp_format,
+  time_zone,
   try_cast(nullif(as_of, '') as timestamptz) as known_until,
 from parameters

@@ -1,4 +1,4 @@
--- Landed rows = accepted + superseded + pending + not likes + quarantined, for each landing table.
+-- Landed rows = accepted + superseded + pending + not likes + repeats + quarantined, for each landing table.
 {{ config(tags=['features']) }}
 
 with counts as (
@@ -11,7 +11,7 @@ with counts as (
     (
       select count(*)
       from {{ ref('base_' ~ table) }}
-      where status in ('superseded', 'pending', 'not_a_like')
+      where status in ('superseded', 'pending', 'not_a_like', 'repeat')
     ) as n_other,
   {{ 'union all' if not loop.last }}
   {% endfor %}

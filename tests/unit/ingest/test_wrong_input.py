@@ -147,5 +147,5 @@ class TestAMillionRowsWithGarbage:
             )
             .fetchall()[0]
         )
-        n_each = counts["duplicate"]
+        n_each = counts["repeat"]
         assert found == (n_each, n_each, n_each, n_each, n_each, 0)

@@ -30,6 +30,11 @@ class TestPrecedence:
         assert load(["train.seeds=1,2"], environment={}).train.seeds == (1, 2)
         assert load(['train.models=["als","ncf"]'], environment={}).train.models == ("als", "ncf")
 
+    def test_a_format_of_times_may_hold_commas_and_several_are_json(self) -> None:
+        assert load(["data.timestamp_format=%m %d, %Y"], environment={}).data.timestamp_format == ("%m %d, %Y",)
+        several = load(['data.timestamp_format=["%d.%m.%Y","epoch_s"]'], environment={}).data.timestamp_format
+        assert several == ("%d.%m.%Y", "epoch_s")
+
 
 class TestMistakes:
     @pytest.mark.parametrize(
@@ -41,6 +46,10 @@ class TestMistakes:
             (["train.models=lightgnc"], {}, "did you mean 'lightgcn'"),
             (["train.epochs=0"], {}, "train.epochs"),
             (["train.epochs"], {}, "key=value"),
+            (["data.timestamp_format=dd.mm.yyyy"], {}, "no format of strptime"),
+            (["data.timestamp_format=%Q"], {}, "%Q, which strptime does not know"),
+            (["data.time_zone=Mars"], {}, "no time zone; write e.g. Europe/Berlin"),
+            (["data.time_zone=localtime"], {}, "no time zone"),
             (["split.train_share=0.95"], {}, "no test slice"),
         ],
     )
