@@ -3,7 +3,7 @@
 {% macro with_batch_number(table_name) -%}
 select
   landed.*,
-  coalesce(batches.batch_number, 1000000) as batch_number,
+  batches.batch_number,
 from landed
 left join batches
   on batches.table_name = '{{ table_name }}'

@@ -62,11 +62,16 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema)
     write_table(path, pa.Table.from_pylist(list(rows), schema=schema))
 
 
-def ensure_empty_table(path: Path, schema: pa.Schema) -> None:
-    """Make `path` an empty parquet file of these columns, unless it has them; an older release wrote others."""
+def has_columns(path: Path, schema: pa.Schema) -> bool:
+    """Return whether `path` is a parquet file of exactly these columns; False when it does not exist."""
     import pyarrow.parquet as pq
 
-    if not path.exists() or not pq.read_schema(path).equals(schema):
+    return path.exists() and pq.read_schema(path).equals(schema)
+
+
+def ensure_empty_table(path: Path, schema: pa.Schema) -> None:
+    """Make `path` an empty parquet file of these columns, unless it has them; an older release wrote others."""
+    if not has_columns(path, schema):
         write_table(path, schema.empty_table())
 
 

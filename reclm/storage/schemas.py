@@ -46,6 +46,9 @@ PARAMETERS = pa.schema(
 )
 """`parameters.parquet`: one row, the settings that dbt's models depend on."""
 
+BATCHES = pa.schema([*_columns("table_name batch", TEXT), ("batch_number", INTEGER), ("before_items", pa.bool_())])
+"""`batches.parquet`: the landed batches that the tables are made of, in the order of `dataset.json`."""
+
 ITEM_LIST = pa.schema(_columns("item_id", TEXT))
 """`serve/lists/<name>.parquet`: the items of a list that requests name, such as those in stock."""
 

@@ -63,9 +63,10 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     workspace = settings.paths
     if phase in ("profiles", "evaluation"):
         settings = settings_of_build(settings)  # only a build of the features phase changes the as-of
-    write_parameters(settings)
-    prepare_sources(workspace)
-    previous, now = _finished_build(workspace), fingerprints(settings)
+    dataset = workspace.require_dataset()
+    write_parameters(settings, dataset)
+    prepare_sources(workspace, dataset)
+    previous, now = _finished_build(workspace), fingerprints(settings, dataset)
     recorded = previous["phases"] if previous else {}
     requested = PHASES if phase == "all" else PHASES[: PHASES.index(phase) + 1]
     stale = [name for name in requested if recorded.get(name) != now[name] or (force and phase in (name, "all"))]
@@ -82,7 +83,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     if previous and "features" not in phases:
         features = previous["features_fingerprint"]
     else:
-        features = content_fingerprint(settings, _input_digests(workspace))
+        features = content_fingerprint(settings, dataset, _input_digests(workspace))
     _publish_copy(workspace)
     current = {
         "build_id": build_id,

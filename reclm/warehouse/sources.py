@@ -1,8 +1,9 @@
 """Write the files that dbt reads besides the landing zone, and compute the fingerprints of a build.
 
-Settings and artifacts come in. Out go `parameters.parquet`, `current_artifacts.parquet` and an empty file of each
-artifact kind, so that all models can be built before there are artifacts; and for each phase of the build a fingerprint
-of everything it is made from.
+Settings, artifacts and the content of `dataset.json` come in. Out go `parameters.parquet`, `batches.parquet`,
+`current_artifacts.parquet` and an empty file of each artifact kind, so that all models can be built before there are
+artifacts; and for each phase of the build a fingerprint of everything it is made from. A build reads `dataset.json`
+once: what lands while it runs is for the next one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import WorkspaceError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash, find
-from reclm.storage.files import ensure_empty_table, write_rows
+from reclm.storage.files import ensure_empty_table, has_columns, write_rows
 from reclm.storage.locks import alone
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace, in_repository
@@ -26,6 +27,8 @@ from reclm.storage.workspace import Workspace, in_repository
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
+Dataset = Mapping[str, Any]
+"""The content of `dataset.json`."""
 LATER_MODELS = ("models/marts/profiles/", "models/marts/evaluation/results/")
 PROJECT_FILES = {".sql", ".py", ".csv", ".yml", ".md"}
 IMPORTED_BY_MODELS = ("text/tfidf.py",)
@@ -37,15 +40,14 @@ def dbt_project() -> Path:
     return in_repository("dbt", "dbt_project.yml")
 
 
-def write_parameters(settings: Settings) -> None:
+def write_parameters(settings: Settings, dataset: Dataset) -> None:
     """Write `parameters.parquet`, one row with the settings that dbt's models depend on."""
     from reclm.storage.schemas import PARAMETERS
 
-    write_rows(settings.paths.parameters, [_parameters(settings)], PARAMETERS)
+    write_rows(settings.paths.parameters, [_parameters(settings, dataset)], PARAMETERS)
 
 
-def _parameters(settings: Settings) -> dict[str, Any]:
-    dataset = settings.paths.require_dataset()
+def _parameters(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     split, features = settings.split, settings.features
     return {
         "dataset": str(dataset["name"]),
@@ -71,22 +73,31 @@ def _parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
-def prepare_sources(workspace: Workspace) -> None:
-    """Write empty landing and artifact files and an empty list of current artifacts, for dbt to read before there are
-    any, and where an older release wrote files with fewer columns.
+def prepare_sources(workspace: Workspace, dataset: Dataset) -> None:
+    """Write the list of landed batches to read, and empty landing and artifact files and an empty list of current
+    artifacts, for dbt to read before there are any, and where an older release wrote files with fewer columns.
 
     Also makes the folder to which a bare `dbt build` writes external marts.
     """
-    from reclm.storage.schemas import CURRENT_ARTIFACTS, LANDING, READ_BY_DBT
+    from reclm.storage.schemas import BATCHES, CURRENT_ARTIFACTS, LANDING, READ_BY_DBT
 
+    write_rows(workspace.root / "batches.parquet", _batches(dataset), BATCHES)
     for table, schema in LANDING.items():
         ensure_empty_table(workspace.landing / table / "_empty.parquet", schema)
     for name, schema in READ_BY_DBT.items():
         kind, file = name.split("/")
         ensure_empty_table(workspace.artifacts / kind / "_schema" / f"{file}.parquet", schema)
-    if not _current_path(workspace).exists():
-        write_rows(_current_path(workspace), [], CURRENT_ARTIFACTS)
+    if not has_columns(_current_path(workspace), CURRENT_ARTIFACTS):
+        write_rows(_current_path(workspace), _current_artifacts(workspace), CURRENT_ARTIFACTS)
     (workspace.external / "manual").mkdir(parents=True, exist_ok=True)
+
+
+def _batches(dataset: Dataset) -> list[dict[str, Any]]:
+    listed = {(entry["table"], entry["batch"]): entry for entry in dataset["batches"]}
+    return [
+        {"table_name": table, "batch": batch, "batch_number": n, "before_items": bool(entry.get("before_items"))}
+        for n, ((table, batch), entry) in enumerate(listed.items(), start=1)
+    ]
 
 
 @contextmanager
@@ -140,10 +151,10 @@ def _current_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist() if path.exists() else []
 
 
-def fingerprints(settings: Settings) -> dict[str, str]:
+def fingerprints(settings: Settings, dataset: Dataset) -> dict[str, str]:
     """Return {phase: hash of everything that the phase is made from}."""
     workspace = settings.paths
-    read = {"parameters": _parameters(settings), "landing": _landing_state(workspace)}
+    read = {"parameters": _parameters(settings, dataset), "landing": _landing_state(workspace, dataset)}
     features = content_hash({"read": read, "project": _project_files(_digest), "layout": LAYOUT})
 
     def phase(*kinds: str) -> str:
@@ -156,12 +167,12 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     }
 
 
-def content_fingerprint(settings: Settings, rows: Any) -> str:
+def content_fingerprint(settings: Settings, dataset: Dataset, rows: Any) -> str:
     """Return a hash of what determines the tables of the features phase: code, settings, digests of known `rows`.
 
     It stays the same when rows land that are rejected or not known yet, and when comments of the SQL change.
     """
-    parameters = {name: value for name, value in _parameters(settings).items() if name != "as_of"}
+    parameters = {name: value for name, value in _parameters(settings, dataset).items() if name != "as_of"}
     code = {name: digest for name, digest in _project_files(_code_digest).items() if _is_features_code(name)}
     return content_hash({"code": code, "parameters": parameters, "rows": rows})
 
@@ -180,15 +191,16 @@ def _is_features_code(name: str) -> bool:
     return is_code and not name.startswith(LATER_MODELS)
 
 
-def _landing_state(workspace: Workspace) -> Any:
+def _landing_state(workspace: Workspace, dataset: Dataset) -> Any:
     """Return what identifies the landed rows: names of batches (hashes of their content), file sizes and the list of
     forgotten users, which change when rows are removed from a batch."""
-    dataset, forgotten = workspace.require_dataset(), workspace.landing / "forgotten.json"
-    files = [
-        (b["table"], b["batch"], workspace.landing / b["table"] / f"{b['batch']}.parquet") for b in dataset["batches"]
-    ]
+    forgotten = workspace.landing / "forgotten.json"
+    batches = _batches(dataset)
+    files = [workspace.landing / row["table_name"] / f"{row['batch']}.parquet" for row in batches]
     return {
-        "batches": [(table, batch, path.stat().st_size if path.exists() else 0) for table, batch, path in files],
+        "batches": [
+            [row, file.stat().st_size if file.exists() else 0] for row, file in zip(batches, files, strict=True)
+        ],
         "forgotten": _digest(forgotten) if forgotten.exists() else "",
     }
 

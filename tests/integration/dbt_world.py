@@ -126,7 +126,8 @@ def impressions() -> list[Row]:
 
 def land_shop(workspace: Workspace) -> None:
     """The good log; in a later batch, one row of every garbage there is, and one that repeats; an item table; a user
-    without clicks; and what a service logged."""
+    without clicks; and what a service logged. A file in each folder is not listed: it is about to land, or was left by
+    a killed run."""
     land(
         workspace,
         "temporal",
@@ -136,6 +137,8 @@ def land_shop(workspace: Workspace) -> None:
         items=[good_items(), [{"item_id": "item 5", "title": "green kettle 5", "categories": "home"}]],
         users=[[{"user_id": "newcomer", "text": "Likes tea."}, {"user_id": ""}]],
     )
+    for table, columns in COLUMNS.items():
+        _write(workspace.landing / table / "unlisted.parquet", columns, [{columns[0]: "unlisted"}])
 
 
 def settings(folder: Path, **more: Any) -> Settings:

@@ -68,6 +68,20 @@ class TestQuarantine:
         assert query("select reason from quarantine_users") == [("missing_user_id",)]
 
 
+class TestAFileThatIsNotListed:
+    @pytest.mark.parametrize(
+        ("table", "key"),
+        [
+            ("base_interactions", "user_id"),
+            ("base_items", "item_id"),
+            ("base_users", "user_id"),
+            ("stg_impressions", "request_id"),
+        ],
+    )
+    def test_it_is_in_no_table(self, table: str, key: str, query: Query) -> None:
+        assert query(f"select * from {table} where {key} = 'unlisted'") == []
+
+
 class TestFeedback:
     def test_a_dislike_is_no_interaction_and_is_kept(self, query: Query) -> None:
         user = dbt_world.good_log()[0]["user_id"]
@@ -148,8 +162,8 @@ class TestNeighbours:
     def test_two_builds_agree_to_the_last_digit(self, shop: Workspace, tmp_path: Path) -> None:
         again = dbt_world.settings(tmp_path / "again")
         shutil.copytree(shop.landing, again.paths.landing)
-        write_parameters(again)
-        prepare_sources(again.paths)
+        write_parameters(again, again.paths.require_dataset())
+        prepare_sources(again.paths, again.paths.require_dataset())
         built = dbt_world.dbt(again.paths, "build")
         assert built.returncode == 0, built.stdout[-3000:]
         assert "unit_test.reclm" in (again.paths.root / "warehouse" / "dbt" / "bare" / "run_results.json").read_text()

@@ -143,9 +143,9 @@ class TestCheckingTwice:
         write_json(
             world.settings.paths.dataset, {"name": "x", "split_mode": "temporal", "has_event_ts": True, "batches": []}
         )
-        before = sources.fingerprints(world.settings)
+        before = sources.fingerprints(world.settings, world.settings.paths.require_dataset())
         checks.check_health(world.settings)
-        after = sources.fingerprints(world.settings)
+        after = sources.fingerprints(world.settings, world.settings.paths.require_dataset())
         assert {name for name in before if before[name] != after[name]} == {"evaluation"}
 
 

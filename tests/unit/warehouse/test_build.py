@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
@@ -16,6 +17,7 @@ from reclm.errors import BuildError, WorkspaceError
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts, locks
 from reclm.storage.files import read_json, write_json
+from reclm.storage.schemas import CURRENT_ARTIFACTS
 from reclm.storage.workspace import REPOSITORY_VARIABLE, Workspace
 from reclm.warehouse import dbt as dbt_process
 from reclm.warehouse import sources
@@ -30,9 +32,12 @@ class StandIn:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.failure: Exception | None = None
+        self.meanwhile: Callable[[], None] | None = None
 
     def __call__(self, settings: Settings, external: Path, arguments: Sequence[str]) -> None:
         self.calls.append(list(arguments))
+        if self.meanwhile:
+            self.meanwhile()
         with duckdb.connect(str(settings.paths.build_database)) as connection:
             connection.execute(
                 "create or replace table int_snapshots as select 'final' as snapshot, "
@@ -278,7 +283,27 @@ class TestOneBuildAtATime:
         assert len(dbt.calls) == 1
 
 
+class TestABatchThatLandsWhileABuildRuns:
+    def test_it_is_for_the_next_build(self, shop: Settings, dbt: StandIn) -> None:
+        dbt.meanwhile = lambda: land(shop.paths, "a", "b")
+        build(shop)
+        assert [row["batch"] for row in pq.read_table(shop.paths.root / "batches.parquet").to_pylist()] == ["a"]
+        dbt.meanwhile = None
+        assert not build(shop)["reused"]
+        assert pq.read_table(shop.paths.root / "batches.parquet").to_pylist() == [
+            {"table_name": "interactions", "batch": "a", "batch_number": 1, "before_items": False},
+            {"table_name": "interactions", "batch": "b", "batch_number": 2, "before_items": False},
+        ]
+
+
 class TestCurrentArtifacts:
+    def test_a_list_of_an_older_release_gets_the_columns_of_this_one(self, shop: Settings, dbt: StandIn) -> None:
+        path = shop.paths.root / "current_artifacts.parquet"
+        pq.write_table(pa.table({"kind": ["profiles"], "version": ["v"]}), path)
+        build(shop)
+        assert pq.read_schema(path).equals(CURRENT_ARTIFACTS)
+        assert sources.current_versions(shop.paths, "profiles") == {"v"}
+
     def test_do_not_change_under_a_build_that_runs(self, shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         waiting = threading.Event()
         monkeypatch.setattr(locks, "say", lambda message: waiting.set())
@@ -321,7 +346,8 @@ class TestTheProject:
 
         shutil.copytree(dbt_project(), tmp_path / "dbt")
         monkeypatch.setenv(REPOSITORY_VARIABLE, str(tmp_path))
-        before = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
+        dataset = shop.paths.require_dataset()
+        before = sources.content_fingerprint(shop, dataset, []), sources.fingerprints(shop, dataset)
         model = "models/marts/core/dim_users.sql"
         for name, added, same_data in (
             ("models/columns.md", "\n", True),
@@ -330,7 +356,7 @@ class TestTheProject:
         ):
             with (tmp_path / "dbt" / name).open("a") as file:
                 file.write(added)
-            after = sources.content_fingerprint(shop, []), sources.fingerprints(shop)
+            after = sources.content_fingerprint(shop, dataset, []), sources.fingerprints(shop, dataset)
             assert (after[0] == before[0]) is same_data
             assert after[1]["features"] != before[1]["features"]
             before = after
