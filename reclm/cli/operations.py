@@ -1,4 +1,4 @@
-"""Commands of operation: health, maintenance, forgetting a user, status, settings. Registered by `reclm.cli.app`."""
+"""Commands of operation, from `status` to `migrate`. Registered by `reclm.cli.app`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(health)
     app.command()(maintain)
     app.command()(forget)
+    app.command()(migrate)
     app.command("settings")(list_settings)
 
 
@@ -139,6 +140,32 @@ def forget(
         typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
     for place, count in stages.forget(settings, user).items():
         print(f"{place:<12}{count:>10} rows removed")
+
+
+@guarded
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the steps.")] = False,
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Bring a workspace that an earlier release made up to date.
+
+    Stop services and the schedule first. Nothing is trained again by it; the next build writes the tables anew. A
+    migration that was killed goes on when the command is given again. One that is up to date stays as it is.
+
+    \b
+    Example:
+      reclm migrate --dry-run
+    """
+    from reclm.storage import migrations
+
+    paths = load(workspace, overrides, settings_file, any_layout=True).paths
+    steps = migrations.pending(paths) if dry_run else migrations.migrate(paths)
+    for step in steps:
+        print(f"layout {step.to}: {step.what}")
+    if not steps:
+        print(f"{paths.root} is up to date")
 
 
 @guarded

@@ -187,10 +187,10 @@ class CandidateIndex:
         It was fitted on the snapshot `final`, so it does not know the newest interactions.
         """
         about = artifacts.load(self.settings.paths, "backbone", self.pointer["measured"])
-        mine = about.manifest["parameters"]
+        mine = about.manifest["parameters"] | {"layout": about.manifest["layout"]}
         for other in artifacts.all_of(self.settings.paths, "backbone"):
-            its = other.manifest["parameters"]
-            same = all(its.get(key) == mine.get(key) for key in ("model", "seed")) and its["variant"] == "base"
+            its = other.manifest["parameters"] | {"layout": other.manifest["layout"]}
+            same = all(its[key] == mine[key] for key in ("model", "seed", "layout")) and its["variant"] == "base"
             if same and other.version != about.version and other.manifest["parents"] == about.manifest["parents"]:
                 from reclm.backbones.loading import load_backbone
 

@@ -6,9 +6,11 @@ A release alone changes neither: what was made before stays usable until a numbe
 from collections.abc import Mapping
 
 VERSION = "0.2.0"
-LAYOUT = 3
+LAYOUT = 4
 """What a workspace's files are called and hold; `dataset.json` records it. Raise it when older ones cannot be read, and
 add the step to `reclm/storage/migrations.py`."""
+OLDEST_LAYOUT = 3
+"""The oldest layout that `reclm migrate` brings to the current one."""
 
 ARTIFACT_LAYOUTS: Mapping[str, int] = {
     "teacher": 1,  # other example profiles would be written from the same tables

@@ -14,7 +14,7 @@ from typing import Any
 from reclm.errors import WorkspaceError
 from reclm.storage.files import read_json
 from reclm.storage.locks import TIMEOUT
-from reclm.storage.version import LAYOUT, VERSION
+from reclm.storage.version import LAYOUT, OLDEST_LAYOUT, VERSION
 
 REPOSITORY_VARIABLE = "RECLM_REPOSITORY"
 
@@ -119,21 +119,34 @@ class Workspace:
     def locks(self) -> Path:
         return self.root / "locks"
 
-    def require_current_layout(self) -> None:
-        """Raise WorkspaceError when an older version of reclm made this workspace; one that holds no data passes.
+    @property
+    def layout(self) -> int | None:
+        """The layout number of the version of reclm that made this workspace; None where it holds no data."""
+        dataset = read_json(self.dataset) if self.dataset.exists() else {}
+        return int(dataset.get("layout", 1)) if "importer" in dataset else None
 
-        A path with a comma is refused too: DuckDB would look for files elsewhere.
+    def require_current_layout(self) -> None:
+        """Raise WorkspaceError when another version of reclm made this workspace; one that holds no data passes.
+
+        The message names the command that brings it up to date, or makes a new one where none can. A path with a comma
+        is refused too: DuckDB would look for files elsewhere.
         """
         if "," in str(self.root):
             raise WorkspaceError(f"the path of a workspace must hold no comma: {self.root}")
-        dataset = read_json(self.dataset) if self.dataset.exists() else {}
-        if "importer" not in dataset or dataset.get("layout") == LAYOUT:
+        layout = self.layout
+        if layout is None or layout == LAYOUT:
             return
-        demo = dataset["importer"] == "demo"
-        command = "reclm demo" if demo else f"reclm run --data {dataset['source']}"
+        if layout > LAYOUT:
+            remedy = "Use the version of reclm that made it, or a newer one"
+        elif layout >= OLDEST_LAYOUT:
+            remedy = f"Bring it up to date: `reclm migrate --workspace {self.root}` (`--dry-run` only lists the steps)"
+        else:
+            dataset = read_json(self.dataset)
+            command = "reclm demo" if dataset["importer"] == "demo" else f"reclm run --data {dataset['source']}"
+            remedy = f"Make a new workspace from the same log: `{command} --workspace {self.root}-new`"
         raise WorkspaceError(
-            f"{self.root} was made by another version of reclm (layout {dataset.get('layout', 1)}; reclm {VERSION} "
-            f"reads layout {LAYOUT}). Make a new workspace from the same log: `{command} --workspace {self.root}-new`"
+            f"{self.root} was made by another version of reclm (layout {layout}; reclm {VERSION} reads layout "
+            f"{LAYOUT}). {remedy}"
         )
 
     def require_dataset(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Workspaces that another version of reclm made are refused, with the command that makes a new one."""
+"""Workspaces that another version of reclm made are refused, with the command that helps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reclm.errors import WorkspaceError
 from reclm.ingest import ingest
 from reclm.settings.loading import load
 from reclm.storage.files import read_json, write_json
-from reclm.storage.version import LAYOUT
+from reclm.storage.version import LAYOUT, OLDEST_LAYOUT
 from reclm.storage.workspace import Workspace
 
 DEMO = {"name": "demo", "importer": "demo", "source": "demo", "batches": [], "split_mode": "temporal"}
@@ -39,6 +39,14 @@ class TestAWorkspaceOfAnOlderVersion:
     ) -> None:
         with pytest.raises(WorkspaceError, match=f"layout 1.*{command}"):
             workspace_of(tmp_path, **dataset).require_dataset()
+
+    def test_one_that_can_be_migrated_is_refused_with_the_command_that_does_it(self, tmp_path: Path) -> None:
+        with pytest.raises(WorkspaceError, match=f"layout {OLDEST_LAYOUT}.*reclm migrate --workspace {tmp_path}"):
+            workspace_of(tmp_path, layout=OLDEST_LAYOUT).require_dataset()
+
+    def test_one_of_a_newer_version_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(WorkspaceError, match=f"layout {LAYOUT + 1}.*a newer one"):
+            workspace_of(tmp_path, layout=LAYOUT + 1).require_dataset()
 
     def test_commands_python_and_ingestion_refuse_it(self, tmp_path: Path) -> None:
         workspace_of(tmp_path)
