@@ -65,7 +65,7 @@ def migrate(workspace: Workspace) -> list[Migration]:
     """
     with ExitStack() as held:
         for lock in ("run.lock", "landing.lock", "warehouse.lock"):
-            held.enter_context(alone(workspace.locks / lock, BUSY))
+            held.enter_context(alone(workspace.locks / lock, BUSY, workspace.lock_timeout))
         needed = pending(workspace)
         if needed and (busy := runs.at_work(workspace)):
             raise WorkspaceError(f"{busy} in {workspace.root}; run `reclm migrate` when it has ended")
