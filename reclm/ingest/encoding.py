@@ -209,16 +209,20 @@ def _lines(path: Path, start: bytes, encoding: str) -> list[str]:
     else:
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(start, final=len(start) < START)
-        except UnicodeDecodeError as error:
-            raise _undecodable(path, encoding, error, start[: error.start].count(b"\n") + 1) from None
+        except UnicodeError as error:
+            raise _undecodable(path, encoding, error) from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if len(start) == START and len(lines) > 1 else lines
 
 
-def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError, line: int) -> InputError:
+def _undecodable(path: Path, encoding: str, error: UnicodeError, n_lines: int = 0) -> InputError:
+    """Return the error for bytes after `n_lines` lines that are not of the encoding."""
+    line, reason = n_lines + 1, str(error)
+    if isinstance(error, UnicodeDecodeError):
+        line, reason = line + error.object[: error.start].count(b"\n"), error.reason
     return InputError(
-        f"{path}, line {line} is not text in {encoding}: {error.reason}; convert the file to UTF-8, or name its "
-        "encoding in data.encoding (latin-1 reads any byte)"
+        f"{path}, line {line} is not text in {encoding}: {reason}; convert the file to UTF-8, or name its encoding in "
+        "data.encoding (latin-1 reads any byte)"
     )
 
 
@@ -231,19 +235,18 @@ def write_utf8(path: Path, copy: Path, encoding: str) -> Path:
     if encoding in UTF8:
         return write_uncompressed(path, copy, plain_line_ends=True)
     decoder = codecs.getincrementaldecoder(encoding)()
-    line = 1
+    n_lines = 0
     carried = ""
     with opened(path) as source, copy.open("w", encoding="utf-8", newline="") as target:
         while True:
             chunk = source.read(CHUNK)
             try:
                 text = carried + decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                before = error.object[: error.start].count(b"\n")
-                raise _undecodable(path, encoding, error, line + before) from None
+            except UnicodeError as error:
+                raise _undecodable(path, encoding, error, n_lines) from None
             carried = "\r" if chunk and text.endswith("\r") else ""
             text = text[: len(text) - len(carried)].replace("\r\n", "\n")
-            line += text.count("\n")
+            n_lines += text.count("\n")
             target.write(text)
             if not chunk:
                 return copy

@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
 COMPRESSED = (".gz", ".zip", ".xz", ".bz2", ".zst")
 LONGEST_LINES = (2 << 20, 64 << 20, 512 << 20)
 MOST_UNREADABLE = 0.1
-MOST_OF_A_TABLE = 0.8
+MOST_OF_A_TABLE = 0.6
 
 
 def quote_name(name: str) -> str:
@@ -140,9 +140,8 @@ class LogFile(SourceFile):
         is_archive = self._compression == "zip" and suffix_of(self.path) == ".zip"
         name = member_of(self.path) if is_archive else self.path.name
         suffix = Path(_uncompressed(name)).suffix.lower()
-        if suffix in (".txt", ".dat", ".data") and self._starts_like_json():
-            return "json"
-        return KINDS.get(suffix, "csv")
+        kind = KINDS.get(suffix, "csv")
+        return "json" if kind == "csv" and self._starts_like_json() else kind
 
     @cached_property
     def reading(self) -> dict[str, Any]:
@@ -207,9 +206,9 @@ class LogFile(SourceFile):
         return {name: list(fields) for name, kind in self._own_types.items() if (fields := values.fields_of(kind))}
 
     @property
-    def has_header(self) -> bool:
-        """Whether the first line of a text file names its columns."""
-        return self.kind == "csv" and self._header[1]
+    def first_line(self) -> int:
+        """The number of the first line of a text file that is a row, counted from 1."""
+        return self._blank_lines + int(self._header[1]) + 1
 
     @cached_property
     def unreadable_lines(self) -> list[jsonlines.Unreadable]:
@@ -242,7 +241,7 @@ class LogFile(SourceFile):
         """Write a copy in UTF-8 with every line end as `\\n`, for files that mix them; return it."""
         return write_utf8(self.path, copy, self.text.encoding)
 
-    def unreadable(self, error: Exception) -> InputError:
+    def unreadable(self, error: Exception | str) -> InputError:
         """Return the InputError that says in one line what is wrong with the file, and the remedy."""
         text = str(error)
         line = _digits(r"CSV Error on Line: (\d+)", text)
@@ -262,7 +261,7 @@ class LogFile(SourceFile):
 
     def _starts_like_json(self) -> bool:
         with opened(self.path) as stream:
-            return stream.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+            return bool(re.match(rb'(\xef\xbb\xbf)?\s*(\{\s*"|\[\s*\{)', stream.read(1 << 10)))
 
     @cached_property
     def _own_types(self) -> dict[str, str]:
@@ -293,8 +292,8 @@ class LogFile(SourceFile):
         nulls = "''" if dialect.escape == "\\" else "['', '\\N']"  # DuckDB takes no escape in a null
         return (
             f"read_csv({quote_text(str(path or self._readable))}, auto_detect=false, columns={{{names}}}, "
-            f"header={str(self._header[1]).lower()}, compression='{compression}', nullstr={nulls}, "
-            f"delim={quote_text(dialect.delimiter)}, quote={quote_text(dialect.quote)}, "
+            f"header={str(self._header[1]).lower()}, skip={self._blank_lines}, compression='{compression}', "
+            f"nullstr={nulls}, delim={quote_text(dialect.delimiter)}, quote={quote_text(dialect.quote)}, "
             f"escape={quote_text(dialect.escape)}, comment='', strict_mode=true, max_line_size={longest_line}, "
             f"store_rejects=true, rejects_limit=0, rejects_table='{rejects}', rejects_scan='{rejects}_scans')"
         )
@@ -304,17 +303,24 @@ class LogFile(SourceFile):
         rows = [fields for _, fields in self.dialect.rows(sample(self.text.start)) if fields]
         return column_names(self.path, rows, self.names, self.header)
 
+    @property
+    def _blank_lines(self) -> int:
+        """Lines before the first that is not blank."""
+        return next((number for number, line in enumerate(self.text.start) if line.strip()), 0)
+
     @cached_property
     def _json(self) -> _Json:
         """What DuckDB reads of a JSON file; a copy without the lines that hold no object where there are such."""
         jsonlines.require_json(self.path, self.text.start)
-        failure: Exception | None = None
+        failure = "no objects with fields"
         try:
             types = self._described(f"read_json({self._json_options(self._readable)}, sample_size=-1)")
+            if values.is_by_column(types):
+                raise jsonlines.by_column(self.path, list(types))
             if list(types) != ["json"]:
                 return _Json(self._readable, types, [])
         except duckdb.Error as error:
-            failure = error
+            failure = str(error)
         bad: list[jsonlines.Unreadable] = []
         n_lines = 0
         if jsonlines.arrangement(self.text.start) == "newline_delimited":
@@ -322,7 +328,7 @@ class LogFile(SourceFile):
         if len(bad) > MOST_UNREADABLE * n_lines:
             raise jsonlines.not_json(self.path, bad)
         if not bad:
-            raise self.unreadable(failure or InputError("no objects with fields"))
+            raise self.unreadable(failure)
         copy = jsonlines.without_lines(self._readable, self._copies / "lines", {line.line for line in bad})
         try:
             return _Json(copy, self._described(f"read_json({self._json_options(copy)}, sample_size=-1)"), bad)

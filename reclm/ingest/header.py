@@ -28,6 +28,8 @@ def column_names(
     """
     if not rows:
         raise InputError(f"{path} has no header line; its first line must name the columns")
+    if re.match(r"<[!?a-zA-Z]", rows[0][0].strip()):
+        raise InputError(f"{path} is a web page or XML, not a table ({_shown(rows[0])}); export it as CSV")
     if re.fullmatch(r"\d+:", rows[0][0].strip()) and len(rows[0]) == 1:
         raise _ids_on_lines_of_their_own(path, rows)
     if given:
@@ -72,9 +74,12 @@ def _padded(path: Path, rows: list[list[str]]) -> list[str]:
         return header
     if width == len(header) + 1 and all(not row[-1].strip() for row in below if len(row) == width):
         return [*header, ""]
+    remedy = f"For a log {_naming(below, header=True)}; for an item or user table name each column in line 1"
+    if not looks_like_data(below):
+        remedy = "If the names of the columns come later, remove the lines above them"
     raise InputError(
         f"{path}, line 1 has {len(header)} fields ({_shown(header)}) and the lines below it have {width} "
-        f"({_shown(rows[1])}). If line 1 is no header, remove it; for a log {_naming(rows[1:], header=True)}"
+        f"({_shown(below[0])}). {remedy}"
     )
 
 

@@ -34,9 +34,9 @@ class Unreadable:
 
 def arrangement(lines: list[str]) -> Arrangement:
     """Tell from the first lines of a file how its objects stand in it."""
-    first = next((line.strip() for line in lines if line.strip()), "")
+    first, *more = [line.strip() for line in lines if line.strip()][:2] or [""]
     if first.startswith("["):
-        return "array"
+        return "newline_delimited" if more and first.endswith("]") else "array"
     if first.startswith("{"):
         try:
             json.loads(first)
@@ -71,6 +71,14 @@ def not_json(path: Path, bad: Sequence[Unreadable]) -> InputError:
     return InputError(
         f"{path}, line {bad[0].line} cannot be read: {bad[0].reason}: {bad[0].text[:80]!r} ({len(bad):,} such lines); "
         "write one JSON object per line"
+    )
+
+
+def by_column(path: Path, fields: Sequence[str]) -> InputError:
+    """Return the error for a table that is one object of columns."""
+    return InputError(
+        f"{path} holds one object of columns ({', '.join(fields[:10])}), not one object per row; write it with "
+        "df.to_json(path, orient='records', lines=True)"
     )
 
 

@@ -115,7 +115,11 @@ def land(
         partial.mkdir(parents=True)
         try:
             listed = {entry["batch"] for entry in before}
-            wanted = {batch.name: batch for batch in plan.batches}
+            wanted: dict[str, Batch] = {}
+            for batch in plan.batches:
+                first = wanted.setdefault(batch.name, batch)
+                if first is not batch:
+                    say(f"{batch.source.name}: the same rows as {first.source.name}, landed once")
             fresh = [batch for key, batch in wanted.items() if key not in listed]
             with _connect(settings, partial) as con:
                 _write_empty(landing)

@@ -19,6 +19,7 @@ from reclm.progress import say
 
 REJECTS = "reclm_rejects"
 PARQUET = "(format parquet, compression zstd)"
+TEXT = "trim(csv_line, chr(10) || chr(13))"
 LONGEST_TEXT = 2000
 """Characters kept of a line that cannot be read."""
 
@@ -119,7 +120,7 @@ def _lines_of_csv(con: duckdb.DuckDBPyConnection, file: LogFile, path: Path) -> 
     worst = _rejects(
         con,
         "select line, any_value(error_message), "
-        "bool_or(contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))) as runs_on, any_value(csv_line), "
+        f"bool_or(contains({TEXT}, chr(10))) as runs_on, any_value({TEXT}), "
         f"(select count(distinct line) from {REJECTS}) "
         f"from {REJECTS} group by line order by runs_on desc, line limit 1",
     )
@@ -129,13 +130,13 @@ def _lines_of_csv(con: duckdb.DuckDBPyConnection, file: LogFile, path: Path) -> 
     if runs_on or n_lines > MOST_UNREADABLE * (count_rows(con, path) + n_lines):
         dialect = file.dialect
         raise InputError(
-            f"{file.path}, line {line} cannot be read: {reason} ({n_lines:,} such lines): {text.strip()[:80]!r}. "
+            f"{file.path}, line {line} cannot be read: {reason} ({n_lines:,} such lines): {text[:80]!r}. "
             f"Its fields were taken to be separated by {dialect.delimiter!r} and "
             f"{f'quoted by {dialect.quote!r}, escaped by {dialect.escape!r}' if dialect.quote else 'not quoted'}: "
             "if they are not, set data.delimiter, data.quote and data.escape; else fix the line, or export the file "
             "again as CSV in UTF-8 with quoted fields"
         )
     return (
-        f"select line::bigint - {int(file.has_header)} as source_row, any_value(error_message) as reason, "
-        f"any_value(rtrim(csv_line, chr(10) || chr(13))) as line from {REJECTS} group by line order by line"
+        f"select line::bigint - {file.first_line - 1} as source_row, any_value(error_message) as reason, "
+        f"any_value({TEXT}) as line from {REJECTS} group by line order by line"
     )

@@ -7,6 +7,7 @@ is null, nested values are JSON, and lists stay lists, of text. Every expression
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 LARGEST_EXACT = "9e15"
 """Doubles from here on are not exact to the unit: they are written as they are."""
@@ -19,6 +20,13 @@ def is_list(kind: str) -> bool:
 def is_nested(kind: str) -> bool:
     """Return whether a type holds named parts (STRUCT, MAP), or lists of lists."""
     return kind.startswith(("STRUCT", "MAP", "UNION", "VARIANT")) or kind.endswith("]")
+
+
+def is_by_column(types: Mapping[str, str]) -> bool:
+    """Return whether every field is an object, or the fields are those of a frame: a table written by column."""
+    return set(types) == {"columns", "index", "data"} or (
+        len(types) > 1 and all(kind.startswith(("STRUCT", "MAP")) and not is_list(kind) for kind in types.values())
+    )
 
 
 def parquet_text(value: str, kind: str) -> str:
@@ -61,14 +69,14 @@ def json_text(value: str, kind: str) -> str:
 
 
 def _number(text: str) -> str:
-    return f"nullif(regexp_replace({text}, '^(-?\\d+)\\.0$', '\\1'), 'NaN')"
+    return f"nullif(regexp_replace({text}, '^(-?\\d+)\\.0+$', '\\1'), 'NaN')"
 
 
 def field_of(element: str, name: str, kind: str) -> str:
     """Return SQL of a field of an object given as JSON text."""
     path = "$." + '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     value = f"{element}::json ->> '{path.replace(chr(39), chr(39) * 2)}'"
-    return _number(f"({value})") if kind == "DOUBLE" else value
+    return _number(f"({value})") if kind.startswith(("DOUBLE", "FLOAT", "DECIMAL")) else value
 
 
 def fields_of(kind: str) -> dict[str, str]:
