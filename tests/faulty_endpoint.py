@@ -27,6 +27,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self, faults: Sequence[Fault] = (), port: int = 0, owner: str = "test", upstream: str = "") -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.faults, self.owner, self.upstream = list(faults), owner, upstream
+        self.about: dict[str, Any] = {}  # what the list of models says besides
+        self.wording: Callable[[str], str] = lambda profile: profile  # what the model says around its profile
+        self.listings = 0
         self.bodies: list[dict[str, Any]] = []
         self.answered: Counter[str] = Counter()
         self.begun: list[float] = []
@@ -59,7 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.upstream:
             self.send(self.forwarded(None))
             return
-        self.send({"object": "list", "data": [{"id": "m-1", "object": "model", "owned_by": self.server.owner}]})
+        self.server.listings += 1
+        about = {name: value() if callable(value) else value for name, value in self.server.about.items()}
+        model = {"id": "m-1", "object": "model", "owned_by": self.server.owner, **about}
+        self.send({"object": "list", "data": [model]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -76,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
                 fault(self)
                 return
             prompt = body["messages"][-1]["content"]
-            profile = completion(f"User identity: reader; User interests: {prompt}")
+            profile = completion(server.wording(f"User identity: reader; User interests: {prompt}"))
             self.send(self.forwarded(body) if server.upstream else profile)
             with server.lock:
                 server.answered[prompt] += 1
@@ -103,11 +109,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def completion(text: str | None) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
+def completion(text: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    message |= {"role": "assistant", "content": text}
     return {
         "id": "c", "object": "chat.completion", "created": 1, "model": "m-1",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }  # fmt: skip
 
@@ -115,6 +121,12 @@ def completion(text: str | None) -> dict[str, Any]:
 def status(code: int, **headers: str) -> Fault:
     body = {"error": {"message": f"said {KEY}"}}
     return lambda handler: handler.send(body, code, **headers)  # type: ignore[attr-defined]
+
+
+def refuses(field: str, message: str, code: int = 400) -> Fault:
+    """A model that does not know a request field."""
+    body = {"error": {"message": f"{message} {KEY}", "type": "invalid_request_error", "param": field, "code": None}}
+    return lambda handler: handler.send(body, code)  # type: ignore[attr-defined]
 
 
 def says(body: Any) -> Fault:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.dataset import EntityKind, Snapshot
-from reclm.errors import ArtifactError, WorkspaceError
+from reclm.errors import ArtifactError, ModelError, WorkspaceError
 from reclm.llm.engines.answers import GenerationRow, earlier_answers, generate
 from reclm.llm.engines.opening import open_engine
 from reclm.llm.lineage import newest_model, preferred
@@ -25,6 +25,7 @@ from reclm.llm.models.training_cutoff import within_cutoff
 from reclm.llm.prompts.messages import Facts, estimated_tokens
 from reclm.llm.prompts.requests import PromptBatch, TokenCount
 from reclm.profiles import grammar
+from reclm.progress import say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 
@@ -53,10 +54,9 @@ def find_writer(settings: Settings, warehouse: str, model: Artifact | None = Non
 
     Raises WorkspaceError naming the command that makes the model when there is none.
     """
-    from reclm.llm.engines.openai import served_model
     from reclm.llm.prompts.shape import style_of
 
-    profiles, llm, endpoint = settings.profiles, settings.llm, settings.openai
+    profiles, llm = settings.profiles, settings.llm
     if profiles.engine != "openai":
         model = newest_model(settings, warehouse) if model is None else model
     version = "" if model is None else writer_version(model)
@@ -68,8 +68,46 @@ def find_writer(settings: Settings, warehouse: str, model: Artifact | None = Non
         "model_version": version,
     }
     if profiles.engine == "openai":
-        parameters |= {"base_url": endpoint.base_url, "model": served_model(settings)}
+        parameters |= endpoint_parameters(settings)
     return Writer(model, version, {} if model is None else {model.kind: model.version}, parameters)
+
+
+def endpoint_parameters(settings: Settings) -> dict[str, Any]:
+    """Return which model of which endpoint writes: its address, the model's name and its revision where one is known.
+
+    Says so when the model is in another state than it was when it wrote last. When a named model cannot be asked about,
+    it counts as unchanged.
+    """
+    from reclm.llm.engines.openai import ServedModel, served_model
+
+    about, before = settings.openai, _last_written_by(settings)
+    last = ServedModel(before["model"], before.get("revision", "")) if before else None
+    try:
+        served = served_model(settings, retries=0 if last and about.model else None)
+    except ModelError as error:
+        if not last or not about.model:
+            raise
+        say(f"{error}")
+        say(f"the model {about.model!r} counts as the one that wrote before")
+        served = last
+    if last and last.model == served.model and last.revision != served.revision:
+        say(
+            f"{about.base_url} serves another state of {served.model!r} ({served.revision or 'it does not say which'}) "
+            f"than when it wrote before ({last.revision or 'not recorded'}): profiles are written anew. With "
+            "openai.revision you decide when"
+        )
+    revision = {"revision": served.revision} if served.revision else {}
+    return {"base_url": about.base_url, "model": served.model, **revision}
+
+
+def _last_written_by(settings: Settings) -> dict[str, Any] | None:
+    """Return the parameters of the newest profiles by the endpoint, and by the model if one is named."""
+    about = settings.openai
+    for artifact in reversed(artifacts.all_of(settings.paths, "profiles")):
+        parameters = artifact.manifest["parameters"]
+        if parameters.get("base_url") == about.base_url and about.model in ("", parameters["model"]):
+            return dict(parameters)
+    return None
 
 
 def writer_version(model: Artifact) -> str:
@@ -84,11 +122,14 @@ def writer_version(model: Artifact) -> str:
 
 def decoding_parameters(settings: Settings) -> dict[str, Any]:
     """Return the settings that the answer to a prompt depends on."""
+    from reclm.llm.engines.openai import request_parameters
+
     return {
         "temperature": settings.profiles.temperature,
         "retries": settings.profiles.retries,
         "max_tokens": settings.llm.max_profile_tokens,
         "seed": settings.seed,
+        **(request_parameters(settings) if settings.profiles.engine == "openai" else {}),
     }
 
 

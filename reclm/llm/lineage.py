@@ -98,13 +98,12 @@ def _parameters_outside_sections(settings: Settings) -> dict[str, Any]:
 
 
 def _teacher_matches(settings: Settings, parameters: Mapping[str, Any]) -> bool:
-    """Compare a teacher's parameters without asking an endpoint: if no model is named, any of its models matches."""
+    """Compare a teacher's parameters without asking an endpoint: if no model or revision is named, any matches."""
     from reclm.llm.teacher.parameters import teacher_parameters
 
     endpoint = settings.openai
-    named = settings.model_copy(
-        update={"openai": endpoint.model_copy(update={"model": endpoint.model or parameters.get("model", "")})}
-    )
+    recorded = {name: getattr(endpoint, name) or parameters.get(name, "") for name in ("model", "revision")}
+    named = settings.model_copy(update={"openai": endpoint.model_copy(update=recorded)})
     with suppress(InputError):
         return bool(teacher_parameters(named) == parameters)
     return True  # its table was deleted, so there is nothing to compare with

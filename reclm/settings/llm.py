@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reclm.settings.section import Section
+from reclm.settings.section import JsonObject, Section
 
 
 class LlmSettings(Section):
@@ -107,6 +107,22 @@ class OpenAISettings(Section):
     concurrency: int = Field(8, ge=1, description="Requests sent at the same time.")
     requests_per_minute: int = Field(0, ge=0, description="Largest number of requests a minute; 0: no limit.")
     timeout: float = Field(60.0, gt=0, description="Seconds to wait for an answer.")
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        description="Largest number of tokens in an answer of the endpoint; 0: llm.max_profile_tokens. A model that "
+        "reasons needs some thousands. The temperature is profiles.temperature.",
+    )
+    extra: JsonObject = Field(
+        {},
+        description='Further fields of each request, as a JSON object: `{"reasoning_effort": "low"}`. They replace '
+        "fields of reclm; null leaves one out.",
+    )
+    revision: str = Field(
+        "",
+        description="Which state of the model is served, in your words; another one makes all profiles anew. Empty: "
+        "what the endpoint says of its model (`root`, `created`).",
+    )
     retries: int = Field(
         6,
         ge=0,

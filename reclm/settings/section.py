@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import NoDecode
 
@@ -32,6 +32,17 @@ def _whole(value: Any) -> Any:
     return json.loads(text) if text.startswith("[") else [text] if text else []
 
 
+def _parse(value: Any) -> Any:
+    """Read a JSON object from a flag or variable; a table of a file is one already."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f'not a JSON object ({error}), such as {{"top_p": 0.9}}') from None
+
+
+JsonObject = Annotated[dict[str, JsonValue], NoDecode, BeforeValidator(_parse)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Numbers = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_split)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_whole)]

@@ -2,8 +2,9 @@
 
 In: requests. Out: one answer per distinct prompt. Identical prompts are answered once. Prompts without an answer are
 divided into shards by length and hash, which depends on the prompts alone. A shard appears whole or not at all, so a
-killed run repeats at most one shard and ends with the same answers as an undisturbed run. An answer that does not parse
-is requested again with sampling; an answer that never parses is kept as it is and counted.
+killed run repeats at most one shard and ends with the same answers as an undisturbed run. What a model says around a
+profile is removed (`profiles/extraction.py`). An answer that holds no profile is requested again with sampling; one
+that never does is kept as it is, counted and said.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 from reclm.llm.engines.base import Engine
 from reclm.llm.prompts.requests import Request, prompt_hash
 from reclm.profiles import grammar
-from reclm.progress import detail, track
+from reclm.profiles.extraction import profile_in
+from reclm.progress import detail, say, track
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import GENERATIONS
 
@@ -75,14 +77,21 @@ def generate(
         detail(f"{len(finished)} of {len(shards)} shards were finished by an interrupted run")
     pending = {shard: keys for shard, keys in shards.items() if shard not in finished}
     started = time.monotonic()
+    without: list[GenerationRow] = []
     for shard, keys in track(list(pending.items()), "writing profiles"):
         rows = _answer(settings, engine, {key: distinct[key] for key in keys})
         write_rows(shard, map(vars, rows.values()), GENERATIONS)
         answered |= rows
+        without += [row for row in rows.values() if row.parse_status != grammar.OK]
     n_new = sum(map(len, pending.values()))
     if n_new:
         seconds = time.monotonic() - started
         detail(f"{engine.name} wrote {n_new:,} texts in {seconds:.1f} s ({n_new / max(seconds, 1e-9):.1f} a second)")
+    if without:
+        say(
+            f"{len(without):,} of {n_new:,} answers hold no profile after {without[0].attempts} tries; the first: "
+            f"{without[0].text[:200]!r} ({without[0].parse_status})"
+        )
     return {key: answered[key] for key in distinct}
 
 
@@ -132,7 +141,7 @@ def _answer(settings: Settings, engine: Engine, requests: Mapping[str, Request])
             structured=True,
         )
         for position, answer in answers:
-            key, text = pending[position], answer.text.strip()
+            key, text = pending[position], profile_in(answer.text)
             before = rows.get(key)
             rows[key] = GenerationRow(
                 prompt_hash=key,

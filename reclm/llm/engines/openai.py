@@ -3,8 +3,9 @@
 In: prompts. Out: answers, as the servers return them. Requests run concurrently, start no faster than
 `openai.requests_per_minute`, and go to the endpoint with the fewest open requests. Failures that may pass are retried
 after the time that the server names (Retry-After) or a time that doubles: time-outs, 408, 409, 429, 5xx, connections
-refused or dropped, replies without an answer. Any other failure ends the run; finished answers are kept. The API key is
-read from the environment when it is used and appears in no message.
+refused or dropped, replies without an answer. A request field that the model refuses is changed once and for all
+(`replies.py`). Any other failure ends the run, and so do first answers of which none is a profile; finished answers are
+kept. The API key is read from the environment when it is used and appears in no message.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reclm.dataset import EntityKind
 from reclm.errors import ModelError
 from reclm.llm.engines.base import Answer
+from reclm.llm.engines.replies import FirstAnswers, RequestFields, is_page, message_of
 from reclm.llm.prompts.messages import Message
 from reclm.profiles import grammar
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from openai.types import Model
     from openai.types.chat import ChatCompletion
 
     from reclm.settings.tree import Settings
@@ -38,6 +41,17 @@ LONGEST_RETRY_AFTER = 600.0
 """Seconds that a server's Retry-After may ask for at most."""
 RETRIED_STATUSES = {408, 409, 429}
 NO_KEY = "none"
+YOUNG = 86_400.0
+"""Age in seconds below which a model's `created` may be the time of the request: some servers put their clock there."""
+CLOCK_PAUSE = 1.1
+"""Seconds after which such a clock shows another time."""
+
+
+class ServedModel(NamedTuple):
+    """The model that an endpoint serves: its name, and which state of it (`openai.revision`), '' when unknown."""
+
+    model: str
+    revision: str
 
 
 class _NoAnswerError(Exception):
@@ -51,6 +65,7 @@ class _Endpoint:
     base_url: str
     client: AsyncOpenAI
     model: str = ""
+    revision: str = ""
     is_vllm: bool = False
     open_requests: int = 0
     refused: int = 0
@@ -93,7 +108,7 @@ class OpenAIEngine:
         from openai import AsyncOpenAI
 
         self.settings = settings.openai
-        self.version = "chat-completions"
+        self._fields = RequestFields(self.settings.extra, self._describe)
         key = os.environ.get(self.settings.api_key_env) or NO_KEY
         self._key = key
         self._runner = asyncio.Runner()
@@ -113,22 +128,39 @@ class OpenAIEngine:
             self.close()
             raise
         self.model_version = self._endpoints[0].model
+        self.revision = "; ".join(sorted({endpoint.revision for endpoint in self._endpoints}))
+        self.version = f"chat-completions {self.revision}".strip()  # answers of another revision are not its own
+        self._first = FirstAnswers(f"{self.model_version!r} at {self.settings.base_url}")
 
     async def _find_models(self) -> None:
         """Find the model of each endpoint, and whether vLLM serves it. All endpoints must serve the same model."""
         for endpoint in self._endpoints:
-            listed = await self._until_answered(endpoint, lambda one: one.client.models.list())
-            models = listed.data or []
+            models = await self._until_answered(endpoint, _listed)
             model_id = self.settings.model or (models[0].id if models else "")
             if not model_id:
                 raise ModelError(f"{endpoint.base_url} lists no model; name one as openai.model")
             endpoint.model = model_id
-            endpoint.is_vllm = any(model.id == model_id and model.owned_by == VLLM for model in models)
-        served = {endpoint.model for endpoint in self._endpoints}
-        if len(served) > 1:
+            served = next((model for model in models if model.id == model_id), None)
+            endpoint.is_vllm = served is not None and served.owned_by == VLLM
+            endpoint.revision = self.settings.revision or await self._revision(endpoint, served)
+        names = {endpoint.model for endpoint in self._endpoints}
+        if len(names) > 1:
             raise ModelError(
-                f"the endpoints serve different models ({', '.join(sorted(served))}); name one as openai.model"
+                f"the endpoints serve different models ({', '.join(sorted(names))}); name one as openai.model"
             )
+
+    async def _revision(self, endpoint: _Endpoint, model: Model | None) -> str:
+        """Return what the server says about the state of its model: where it comes from, and since when it exists."""
+        root, created = getattr(model, "root", None), getattr(model, "created", None)
+        if endpoint.is_vllm:
+            created = None  # the time of the request
+        elif created and time.time() - created < YOUNG:
+            await asyncio.sleep(CLOCK_PAUSE)
+            again = await self._until_answered(endpoint, _listed)
+            if not any(one.id == endpoint.model and one.created == created for one in again):
+                created = None
+        about = {"root": root if root != endpoint.model else None, "created": created}
+        return ", ".join(f"{name} {value}" for name, value in about.items() if value)
 
     def answer(
         self,
@@ -142,7 +174,7 @@ class OpenAIEngine:
     ) -> Iterator[tuple[int, Answer]]:
         waiting = iter(range(len(prompts)))
         ready: list[tuple[int, Answer]] = []
-        body: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        body: dict[str, Any] = {"temperature": temperature, "max_tokens": self.settings.max_tokens or max_tokens}
 
         async def work() -> None:
             for row in waiting:
@@ -176,26 +208,39 @@ class OpenAIEngine:
 
     async def _ask(self, messages: list[Message], body: dict[str, Any], seed: int, structured: bool) -> Answer:
         async def once(endpoint: _Endpoint) -> ChatCompletion:
-            extra: dict[str, Any] = {}
             # vLLM on a CPU takes no seed per request; its answers are greedy, or sampled by the server's own state
-            options = {} if endpoint.is_vllm else {"seed": seed}
+            options: dict[str, Any] = {} if endpoint.is_vllm else {"seed": seed}
             if structured and endpoint.is_vllm:
-                extra["structured_outputs"] = {"regex": grammar.pattern()}
-            reply = await endpoint.client.chat.completions.create(
-                model=endpoint.model, messages=[dict(one) for one in messages], extra_body=extra, **body, **options
-            )  # type: ignore[call-overload]
+                options["structured_outputs"] = {"regex": grammar.pattern()}
+            reply = await self._complete(endpoint, messages, body | options)
             if not getattr(reply, "choices", None) or reply.choices[0].message is None:
-                raise _NoAnswerError("a reply without a choice")
-            return reply  # type: ignore[no-any-return]
+                raise _NoAnswerError(_what_else(reply))
+            return reply
 
         started = time.monotonic()
         reply = await self._until_answered(None, once)
         elapsed = (time.monotonic() - started) * 1000
+        if structured:
+            self._first.see(reply.choices[0])
         text = (reply.choices[0].message.content or "").strip()
         tokens = reply.usage.completion_tokens if reply.usage else 0
         self._usage.prompt_tokens += reply.usage.prompt_tokens if reply.usage else 0
         self._usage.answer_tokens += tokens
         return Answer(text, tokens, elapsed)
+
+    async def _complete(self, endpoint: _Endpoint, messages: list[Message], fields: dict[str, Any]) -> ChatCompletion:
+        """Send one request; again with other fields while the model refuses some of these."""
+        import openai
+
+        while True:
+            sent = self._fields.of(fields)
+            try:
+                return await endpoint.client.chat.completions.create(
+                    model=endpoint.model, messages=[dict(one) for one in messages], extra_body=sent
+                )  # type: ignore[call-overload, no-any-return]
+            except openai.APIStatusError as error:
+                if not self._fields.adapt(error, sent):
+                    raise
 
     async def _until_answered(self, fixed: _Endpoint | None, once: Any) -> Any:
         """Return the result of `once`, retried while failures may pass; each try goes to the least busy endpoint."""
@@ -247,7 +292,7 @@ class OpenAIEngine:
 
     def _describe(self, error: Exception) -> str:
         """Return the error in one line, without the API key."""
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        line = message_of(error)
         return line if self._key == NO_KEY else line.replace(self._key, "…")
 
     def usage(self) -> dict[str, int]:
@@ -268,18 +313,39 @@ class OpenAIEngine:
         self._runner.close()
 
 
-def served_model(settings: Settings, *, retries: int | None = None) -> str:
-    """Return `openai.model`, or else the model that the endpoint serves.
+async def _listed(endpoint: _Endpoint) -> list[Model]:
+    """Return the models that an endpoint lists."""
+    listed = await endpoint.client.models.list()
+    if not hasattr(listed, "data"):
+        raise _NoAnswerError(_what_else(listed))
+    return listed.data or []
 
-    Raises ModelError when the endpoint names none after `retries` retries (default: `openai.retries`).
+
+def _what_else(reply: Any) -> str:
+    if isinstance(reply, str) and is_page(reply):
+        return "an HTML page and no JSON; check openai.base_url"
+    return "a reply of another form"
+
+
+def served_model(settings: Settings, *, retries: int | None = None) -> ServedModel:
+    """Return the model and revision of the settings, or else what the endpoint serves.
+
+    Raises ModelError when the endpoint does not answer after `retries` retries (default: `openai.retries`), or names no
+    model.
     """
-    if settings.openai.model:
-        return settings.openai.model
+    if settings.openai.model and settings.openai.revision:
+        return ServedModel(settings.openai.model, settings.openai.revision)
     if retries is not None:
         settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"retries": retries})})
     engine = OpenAIEngine(settings)
     engine.close()
-    return engine.model_version
+    return ServedModel(engine.model_version, engine.revision)
+
+
+def request_parameters(settings: Settings) -> dict[str, Any]:
+    """Return the settings of the section `openai` that an answer depends on besides the model."""
+    extra = {"extra": settings.openai.extra} if settings.openai.extra else {}
+    return {"max_tokens": settings.openai.max_tokens or settings.llm.max_profile_tokens, **extra}
 
 
 _REMEDIES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from reclm.llm.engines.openai import request_parameters
 from reclm.llm.prompts.messages import Shape
 from reclm.llm.prompts.shape import ENDPOINT_TOKENS
 from reclm.llm.teacher.table import find_tables
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def teacher_parameters(settings: Settings) -> dict[str, Any]:
     """Return what the settings' teacher depends on besides the warehouse.
 
-    The endpoint's model is given as the settings name it. Raises InputError when the teacher's table cannot be read.
+    The endpoint's model and revision are given as the settings name them. Raises InputError when the teacher's table
+    cannot be read.
     """
     return {**settings.teacher.model_dump(exclude={"table"}), **_PARAMETERS[settings.teacher.engine](settings)}
 
@@ -50,9 +52,10 @@ def _endpoint_parameters(settings: Settings) -> dict[str, Any]:
     return {
         "base_url": settings.openai.base_url,
         "model": settings.openai.model,
+        **({"revision": settings.openai.revision} if settings.openai.revision else {}),
         "shape": vars(endpoint_shape(settings)),
         "temperature": settings.profiles.temperature,
-        "max_tokens": settings.llm.max_profile_tokens,
+        **request_parameters(settings),
         "seed": settings.seed,
     }
 

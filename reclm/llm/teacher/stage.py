@@ -11,7 +11,7 @@ they were brought into the form of the grammar.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +101,17 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
     parents = {"warehouse": features_fingerprint(workspace)}
-    if engine == "openai" and not settings.openai.model:
+    if engine == "openai":
         reusable = _differing_in_model_only(settings, parents["warehouse"])
         try:
-            model = served_model(settings, retries=0 if reusable else None)
+            served = served_model(settings, retries=0 if reusable else None)
         except ModelError as error:
             if not reusable:
                 raise
             say(f"{error}")
             say(f"reusing teacher {reusable[-1].version}: nothing else that it depends on has changed")
             return reusable[-1]
-        settings = settings.model_copy(update={"openai": settings.openai.model_copy(update={"model": model})})
+        settings = settings.model_copy(update={"openai": settings.openai.model_copy(update=served._asdict())})
     parameters = teacher_parameters(settings)
     version = artifacts.version_of(KIND, parameters, parents)
     if found := find_reusable(settings, KIND, parameters, parents):
@@ -137,9 +137,9 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     workspace, engine = settings.paths, settings.teacher.engine
     warehouse = features_fingerprint(workspace)
     if engine == "openai":
-        wanted = {**teacher_parameters(settings), "model": ""}  # profiles are only counted, so any model's will do
+        wanted = _without_model(teacher_parameters(settings))  # profiles are only counted, so any model's will do
         found = [
-            one for one in artifacts.all_of(workspace, KIND) if {**one.manifest["parameters"], "model": ""} == wanted
+            one for one in artifacts.all_of(workspace, KIND) if _without_model(one.manifest["parameters"]) == wanted
         ]
         found.sort(key=lambda one: one.manifest["parents"].get("warehouse") == warehouse)
         return load_teacher(settings, found[-1]) if found else None
@@ -158,14 +158,24 @@ def preview_teacher(settings: Settings) -> Teacher | None:
 
 
 def _differing_in_model_only(settings: Settings, warehouse: str) -> list[Artifact]:
-    """Return a warehouse's teachers that differ from the settings' at most in the endpoint's model, oldest first."""
-    wanted = {**teacher_parameters(settings), "model": ""}
-    found = artifacts.all_of(settings.paths, KIND)
+    """Return a warehouse's teachers that differ at most in what settings leave to the endpoint, oldest first.
+
+    That is its model, where none is named, and the revision.
+    """
+    wanted = teacher_parameters(settings)
+    of_build = [
+        one for one in artifacts.all_of(settings.paths, KIND) if one.manifest["parents"] == {"warehouse": warehouse}
+    ]
     return [
         one
-        for one in found
-        if one.manifest["parents"] == {"warehouse": warehouse} and {**one.manifest["parameters"], "model": ""} == wanted
+        for one in of_build
+        if _without_model(one.manifest["parameters"]) == _without_model(wanted)
+        and wanted["model"] in ("", one.manifest["parameters"]["model"])
     ]
+
+
+def _without_model(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in ("model", "revision")}
 
 
 def _write_by_keywords(settings: Settings, connection: DuckDBPyConnection, folder: Path) -> WrittenTeacher:

@@ -19,6 +19,7 @@ from reclm.dataset import ENTITY_KINDS, SNAPSHOTS, EntityKind
 from reclm.errors import InputError
 from reclm.llm.teacher.entries import TeacherProfile, sample_ids
 from reclm.profiles import grammar
+from reclm.profiles.extraction import profile_in
 from reclm.storage.schemas import PROFILE_FILES
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ _PARTS = re.compile(r"identit(?:y|ies)\W*:(?P<identity>.*?)interests?\W*:(?P<int
 def normalised(text: str) -> str:
     """Return `text` in the form of the grammar where this needs no invention, else the stripped text.
 
-    A text that parses loses only white space and a final full stop. In any other text the two labels are found in upper
-    or lower case, what follows each is split at commas, semicolons and line ends, brackets and bullets are removed, and
-    phrases are cleaned, shortened to the grammar's length and made distinct.
+    A text that holds one profile (`profile_in`) loses only what is around it. In any other text the two labels are
+    found in upper or lower case, what follows each is split at commas, semicolons and line ends, brackets and bullets
+    are removed, and phrases are cleaned, shortened to the grammar's length and made distinct.
     """
-    parsed = grammar.parse(text)
+    parsed = grammar.parse(profile_in(text))
     if parsed.profile is not None:
         return grammar.render(parsed.profile)
     parts = _PARTS.search(text)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_endpoint import FAULTS, KEY, Fault, Server, completion, says, status
+from faulty_endpoint import FAULTS, KEY, Fault, Server, completion, refuses, says, status
 
-from reclm.errors import ModelError
+from reclm.errors import ModelError, SettingsError
 from reclm.llm.engines import openai
 from reclm.llm.engines.answers import generate
 from reclm.llm.engines.openai import OpenAIEngine
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.requests import Request
 from reclm.profiles import grammar
+from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
 PROMPTS = [f"taste {number}" for number in range(30)]
@@ -206,3 +207,183 @@ class TestRequests:
         assert engine.usage() == {"requests": 6, "retries": 1, "prompt_tokens": 40, "answer_tokens": 20}
         assert engine.cost() == pytest.approx((40 * 2 + 20 * 4) / 1e6)
         engine.close()
+
+
+class TestTalkativeModels:
+    @pytest.mark.parametrize(
+        "wording",
+        ["<think>Hm.</think>\n{}", "```\n{}\n```", "**{}**", 'Sure: {{"profile": "{}"}}', "Here it is.\n\n{}"],
+    )
+    def test_the_profile_is_taken_from_what_they_say(
+        self, wording: str, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start()
+        server.wording = wording.format
+        assert ask(settings(server), tmp_path) == expected()
+        assert server.answered.total() == len(PROMPTS)
+
+
+class TestFirstAnswersWithoutAProfile:
+    @pytest.mark.parametrize(
+        ("answer", "cause"),
+        [
+            (
+                completion("", reasoning_content="They like"),
+                "content is empty and the reasoning is not: raise openai.max",
+            ),
+            (completion(None, reasoning="They like"), "turn reasoning off with openai.extra"),
+            (completion("<think>They", "length"), "cut off: raise openai.max_tokens"),
+            (completion(None, refusal="I cannot help."), "refuses to answer: I cannot help"),
+            (completion("", "content_filter"), "refuses to answer: content filter"),
+            (completion("<!DOCTYPE html><p>Log in"), "HTML page: check openai.base_url"),
+            (completion(""), "it is empty"),
+            (completion("It rains."), "try another model"),
+        ],
+    )
+    def test_end_the_run_with_one_of_them_and_the_likely_cause(
+        self, answer: dict[str, Any], cause: str, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start(*[says(answer)] * 500)
+        with pytest.raises(ModelError, match="none of the first 20 answers of 'm-1'") as raised:
+            ask(settings(server, concurrency=1), tmp_path)
+        assert cause in str(raised.value)
+        assert repr(answer["choices"][0]["message"]["content"] or "") in str(raised.value)
+        assert len(server.bodies) == 20
+
+    def test_do_not_end_it_where_one_was_good(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        bad = says(completion("It rains."))
+        server = start(says(completion("User identity: a; User interests: b")), *[bad] * 60)
+        answers = ask(settings(server, concurrency=1), tmp_path)
+        assert len(answers) == len(PROMPTS)
+
+    def test_that_are_fewer_are_counted_and_one_is_said(
+        self, start: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server = start(*[says(completion("It rains."))] * 19)
+        ask(settings(server), tmp_path, PROMPTS[:3])
+        tries = Settings().profiles.retries + 1
+        said = f"3 of 3 answers hold no profile after {tries} tries; the first: 'It rains.'"
+        assert said in capsys.readouterr().err
+
+    def test_are_an_html_page_that_is_named(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start(*[says(b"<html><body>Please log in</body></html>")] * 9)
+        with pytest.raises(ModelError, match="an HTML page and no JSON: <html><body>Please log in"):
+            ask(settings(server, retries=1), tmp_path, PROMPTS[:1])
+
+
+class TestRequestFields:
+    UNSUPPORTED = "Unsupported parameter: {!r} is not supported with this model."
+
+    def test_a_model_that_wants_another_name_for_max_tokens_gets_it_and_is_told_once(
+        self, start: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        message = self.UNSUPPORTED.format("max_tokens") + " Use 'max_completion_tokens' instead."
+        server = start(refuses("max_tokens", message))
+        assert ask(settings(server, concurrency=1), tmp_path) == expected()
+        refused, *others = server.bodies
+        assert refused["max_tokens"] == others[0]["max_completion_tokens"] == Settings().llm.max_profile_tokens
+        assert not any("max_tokens" in body for body in others)
+        said = capsys.readouterr().err
+        assert (
+            said.count("the model refuses the request field 'max_tokens'; it is sent as 'max_completion_tokens'") == 1
+        )
+        assert KEY not in said
+
+    @pytest.mark.parametrize("field", ["temperature", "seed"])
+    def test_a_model_with_its_own_value_is_left_it(
+        self, field: str, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        message = f"Unsupported value: {field!r} does not support 0 with this model. Only the default is supported."
+        server = start(refuses(field, message))
+        assert ask(settings(server, concurrency=1), tmp_path) == expected()
+        assert field in server.bodies[0]
+        assert not any(field in body for body in server.bodies[1:])
+
+    def test_one_request_may_need_several_changes_and_many_may_be_refused_at_once(
+        self, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start()
+
+        def choosy(handler: Any) -> None:
+            body = server.bodies[-1]
+            field = next((name for name in ("max_tokens", "temperature", "seed") if name in body), None)
+            if field:
+                refuses(field, self.UNSUPPORTED.format(field), 422)(handler)
+            else:
+                says(completion("User identity: reader; User interests: " + body["messages"][-1]["content"]))(handler)
+
+        server.faults += [choosy] * 500
+        server.pause = 0.02
+        chosen = settings(server, concurrency=1)
+        assert ask(chosen, tmp_path) == expected()
+        assert len(server.bodies) == len(PROMPTS) + 3
+
+    @pytest.mark.parametrize("message", ["max_tokens is too large", "the prompt is too long"])
+    def test_another_fault_of_a_field_ends_the_run(
+        self, message: str, start: Callable[..., Server], tmp_path: Path
+    ) -> None:
+        server = start(refuses("max_tokens", message))
+        with pytest.raises(ModelError, match=message):
+            ask(settings(server, concurrency=1), tmp_path, PROMPTS[:1])
+
+    def test_settings_add_and_replace_and_leave_out_fields(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start()
+        extra = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}, "seed": None}
+        ask(settings(server, max_tokens=4000, extra=extra), tmp_path, PROMPTS[:1])
+        body = server.bodies[0]
+        assert (body["max_tokens"], body["reasoning_effort"]) == (4000, "low")
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+        assert "seed" not in body
+
+    def test_they_are_read_from_a_flag(self) -> None:
+        assert load(['openai.extra={"top_p": 0.9}'], environment={}).openai.extra == {"top_p": 0.9}
+        with pytest.raises(SettingsError, match="not a JSON object"):
+            load(["openai.extra=top_p"], environment={})
+
+
+class TestRevision:
+    def of(self, chosen: Settings) -> str:
+        engine = OpenAIEngine(chosen)
+        engine.close()
+        return engine.revision
+
+    def test_is_where_the_model_comes_from_and_since_when_it_exists(self, start: Callable[..., Server]) -> None:
+        server = start()
+        server.about = {"root": "/models/tuned-7", "created": 1_700_000_000}
+        assert self.of(settings(server)) == "root /models/tuned-7, created 1700000000"
+
+    def test_is_empty_where_the_server_says_nothing(self, start: Callable[..., Server]) -> None:
+        server = start()
+        server.about = {"root": "m-1"}
+        assert self.of(settings(server)) == ""
+
+    def test_a_young_model_is_believed_and_a_clock_is_not(
+        self, start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(openai, "CLOCK_PAUSE", 0)
+        server, now = start(), int(time.time())
+        server.about = {"created": now}
+        assert self.of(settings(server)) == f"created {now}"
+        server.about = {"created": lambda: now + server.listings}
+        assert self.of(settings(server)) == ""
+
+    def test_a_vllm_server_has_the_time_of_the_request_there(self, start: Callable[..., Server]) -> None:
+        server = start(owner="vllm")
+        server.about = {"root": "/models/tuned-7", "created": 1_700_000_000}
+        assert self.of(settings(server)) == "root /models/tuned-7"
+
+    def test_that_the_settings_name_needs_no_server(self, start: Callable[..., Server]) -> None:
+        server = start()
+        server.about = {"created": 1_700_000_000}
+        assert self.of(settings(server, revision="of May")) == "of May"
+        assert openai.served_model(settings(server, model="m-1", revision="of May")) == ("m-1", "of May")
+        assert server.listings == 1
+
+    def test_answers_of_another_one_are_not_reused(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        server = start()
+        first, second = settings(server, revision="of May"), settings(server, revision="of June")
+        ask(first, tmp_path)
+        ask(first, tmp_path)
+        assert server.answered.total() == len(PROMPTS)
+        ask(second, tmp_path)
+        assert server.answered.total() == 2 * len(PROMPTS)

@@ -231,7 +231,20 @@ class TestEndpoint:
         first = written_teacher(settings)[0]
         assert first.manifest["parameters"]["model"] == "m-1"
         assert written_teacher(settings)[0].version == first.version
-        monkeypatch.setattr("reclm.llm.teacher.stage.served_model", lambda settings, retries: "m-2")
+        monkeypatch.setattr(
+            "reclm.llm.teacher.stage.served_model", lambda settings, retries: openai.ServedModel("m-2", "")
+        )
+        assert written_teacher(settings)[0].version != first.version
+
+    def test_another_state_of_the_model_is_another_teacher_also_under_a_name_of_the_settings(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    ) -> None:
+        settings = self.with_endpoint(tmp_path, monkeypatch, server, model="m-1")
+        server.about = {"created": 1_700_000_000}
+        first = written_teacher(settings)[0]
+        assert first.manifest["parameters"]["revision"] == "created 1700000000"
+        assert written_teacher(settings)[0].version == first.version
+        server.about = {"created": 1_700_000_001}
         assert written_teacher(settings)[0].version != first.version
 
     def test_a_finished_teacher_of_any_model_is_reused_while_the_endpoint_is_down(
