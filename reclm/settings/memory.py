@@ -8,6 +8,7 @@ are for that run alone.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from functools import reduce
@@ -44,8 +45,8 @@ MADE_BY = {
 }
 """{section that decides what the workspace holds: the first command whose result depends on it}. The others are about
 a process or a machine (`serve`, `schedule`, …) and are not remembered."""
-NOT_REMEMBERED = {"data.as_of", "runtime.threads", "train.jobs"}
-"""The as-of belongs to a build, which records it; threads and processes belong to the machine."""
+NOT_REMEMBERED = {"data.as_of", "runtime.threads", "runtime.lock_minutes", "train.jobs"}
+"""The as-of belongs to a build, which records it; threads, processes and waiting belong to the machine."""
 SECRET = re.compile(
     r"://[^/\s]*@|(password|passwd|pwd|token|secret|api_?key|authorization)\W{0,3}[=:]|bearer\s", re.IGNORECASE
 )
@@ -115,6 +116,8 @@ def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> lis
 
 def _shown(value: Any) -> str:
     """Write a value as `--set` takes it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

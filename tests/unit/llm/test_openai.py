@@ -335,8 +335,12 @@ class TestRequestFields:
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
         assert "seed" not in body
 
-    def test_they_are_read_from_a_flag(self) -> None:
-        assert load(['openai.extra={"top_p": 0.9}'], environment={}).openai.extra == {"top_p": 0.9}
+    def test_they_are_read_from_a_flag_a_variable_and_a_file(self, tmp_path: Path) -> None:
+        file, value = tmp_path / "reclm.toml", '{"top_p": 0.9}'
+        file.write_text("[openai.extra]\ntop_p = 0.9\n")
+        by_flag, by_file = load([f"openai.extra={value}"], environment={}), load(file=file, environment={})
+        by_variable = load(environment={"RECLM_OPENAI__EXTRA": value})
+        assert by_flag.openai.extra == by_file.openai.extra == by_variable.openai.extra == {"top_p": 0.9}
         with pytest.raises(SettingsError, match="not a JSON object"):
             load(["openai.extra=top_p"], environment={})
 
