@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from reclm.errors import HealthError
-from reclm.health import interactions, profiles, skew, vectors
+from reclm.health import interactions, landed, profiles, skew, vectors
 from reclm.health.check_result import BREACHES
 from reclm.progress import detail, say
 from reclm.settings.operations import DRIFT_CHECKS
@@ -43,11 +43,14 @@ def check_health(settings: Settings) -> Artifact:
     from reclm.warehouse.sources import set_current_artifact
 
     workspace = settings.paths
+    with closing(connect(settings)) as connection:
+        staged = landed.measure(connection, settings.health)
     compared = skew.compare(settings, settings.health.skew_sample)
     embeddings = vectors.embeddings_to_check(workspace)
     parameters = {
         "health": settings.health.model_dump(mode="json"),
         "seed": settings.seed,
+        "staged": [[result.name, result.subject, result.value] for result in staged],
         "skew": compared.counts,
         "skew_unknown": compared.unknown,
         "before": embeddings.before.version if embeddings.before else "",
@@ -60,6 +63,7 @@ def check_health(settings: Settings) -> Artifact:
             artifacts.writing(workspace, KIND, parameters, parents) as draft,
         ):
             results = [
+                *staged,
                 *interactions.measure(connection, settings),
                 *profiles.measure(settings),
                 *vectors.measure(connection, settings, embeddings),

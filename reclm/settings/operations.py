@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 from reclm.settings.section import Names, Section
 
 CHECKS = (
+    "set_apart",
+    "concentration",
     "volume",
     "category_mix",
     "new_item_share",
@@ -144,6 +146,12 @@ class HealthSettings(Section):
     fail: Names = Field(
         ("profile_format", "embedding_norm", "train_serve_skew"),
         description=f"Checks whose breach fails the run; the others warn. Any of {', '.join(CHECKS)}.",
+    )
+    max_set_apart: float = Field(
+        0.05, ge=0, le=1, description="Largest share of a landing table's rows, without repeats, that may be set apart."
+    )
+    max_concentration: float = Field(
+        0.5, ge=0, le=1, description="Largest share of the interactions that one user or one item may hold."
     )
     window_days: int = Field(7, ge=1, description="Number of latest days that are compared with the time before them.")
     min_volume: float = Field(

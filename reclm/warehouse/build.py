@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.errors import BuildError, WorkspaceError
+from reclm.errors import BuildError, InputError, WorkspaceError
 from reclm.progress import detail
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
+from reclm.warehouse.counts import nothing_usable, say_counts
 from reclm.warehouse.dbt import run_dbt, target_path
 from reclm.warehouse.reading import settings_of_build
 from reclm.warehouse.sources import (
@@ -50,7 +51,8 @@ def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[s
 
     Returns the content of `current.json`, and `reused`: True when nothing had to be built. Waits while another build
     runs. With `force` the phase is built even when nothing has changed. Raises BuildError with the models and tests
-    that failed, and WorkspaceError when nothing has been ingested; the published copy then stays as it was.
+    that failed, InputError when no interaction can be used, and WorkspaceError when nothing has been ingested; the
+    published copy then stays as it was.
     """
     if phase != "all" and phase not in PHASES:
         raise BuildError(f"no build phase is called {phase!r}; the phases are all, {', '.join(PHASES)}")
@@ -83,6 +85,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     if previous and "features" not in phases:
         features = previous["features_fingerprint"]
     else:
+        _say_counts(settings)
         features = content_fingerprint(settings, dataset, _input_digests(workspace))
     _publish_copy(workspace)
     current = {
@@ -112,9 +115,32 @@ def _run_phases(settings: Settings, external: Path, phases: tuple[str, ...], *, 
     external.mkdir(parents=True)
     try:
         run_dbt(settings, external, ["build", "--exclude-resource-type", "unit_test", *parsing, *select])
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(external, ignore_errors=True)
+        if isinstance(error, BuildError) and (reason := _nothing_usable(settings)):
+            raise InputError(reason) from None
         raise
+
+
+def _say_counts(settings: Settings) -> None:
+    import duckdb
+
+    with duckdb.connect(str(settings.paths.build_database), read_only=True) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        say_counts(settings, connection)
+
+
+def _nothing_usable(settings: Settings) -> str:
+    """Return why a build that failed had no interaction to use; empty where staging failed itself, or had some."""
+    import duckdb
+
+    if not settings.paths.build_database.exists():
+        return ""
+    with duckdb.connect(str(settings.paths.build_database), read_only=True) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        built = {name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
+        staged = {"base_interactions", "base_items", "base_users", "quarantine_reasons"} <= built
+        return nothing_usable(settings, connection) if staged else ""
 
 
 def _marker(workspace: Workspace) -> Path:

@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from unit.staging_world import stage
 
 from reclm.health import checks
 from reclm.settings.tree import Settings
@@ -62,6 +63,7 @@ class World:
                 "create table fct_known_interactions "
                 "(snapshot varchar, user_id varchar, item_id varchar, event_ts timestamptz)"
             )
+            stage(connection)
             connection.execute("create table dim_items (item_id varchar, categories varchar[], full_text varchar)")
             connection.execute(
                 "create table fct_user_status (snapshot varchar, user_id varchar, n_interactions bigint)"

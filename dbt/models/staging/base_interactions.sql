@@ -26,7 +26,7 @@ items as (
   from {{ ref('base_items') }}
 ),
 
-ordered as (
+ordered as not materialized (
   {{ with_batch_number('interactions') }}
 ),
 

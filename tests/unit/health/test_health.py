@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 from unit.health_world import CUT_OFF, TEXTS, World, log, vectors
+from unit.staging_world import faulty, stage
 
 from reclm.errors import HealthError, SettingsError
 from reclm.health import checks, interactions
@@ -40,6 +41,27 @@ class TestEveryCheck:
         assert {(row["dataset"], row["as_of"], row["version"]) for row in checks.check_rows(artifact)} == {
             ("by_hand", CUT_OFF, artifact.version)
         }
+
+
+class TestLandedRows:
+    def test_the_share_set_apart_leaves_repeats_out_and_names_the_main_reason(self, world: World) -> None:
+        rows = [{"user_id": "u1"}] * 8 + [{"status": "repeat"}] * 30 + [faulty("bad_weight", "x")] * 2
+        with duckdb.connect(str(world.settings.paths.warehouse)) as connection:
+            stage(connection, interactions=rows)
+        row = world.one("set_apart")
+        assert (row["subject"], row["value"], row["status"]) == ("interactions", 0.2, "warn")
+        assert row["advice"].endswith("above all bad_weight.")
+        assert world.one("set_apart", max_set_apart=0.3)["status"] == "ok"
+
+    def test_a_user_who_holds_most_is_named(self, world: World) -> None:
+        rows = [{"user_id": f"u{n}", "item_id": f"i{n}"} for n in range(4)]
+        rows += [{"user_id": "crawler", "item_id": f"i{n}"} for n in range(8)]
+        with duckdb.connect(str(world.settings.paths.warehouse)) as connection:
+            stage(connection, interactions=rows)
+        artifact = checks.check_health(world.settings)
+        users, items = (row for row in checks.check_rows(artifact) if row["name"] == "concentration")
+        assert (users["status"], items["status"]) == ("warn", "ok")
+        assert "The user 'crawler' holds most" in users["advice"]
 
 
 class TestVolume:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from unit.staging_world import faulty, stage
 
-from reclm.errors import BuildError, WorkspaceError
+from reclm.errors import BuildError, InputError, WorkspaceError
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts, locks
 from reclm.storage.files import read_json, write_json
@@ -33,6 +34,7 @@ class StandIn:
         self.calls: list[list[str]] = []
         self.failure: Exception | None = None
         self.meanwhile: Callable[[], None] | None = None
+        self.staged: list[dict[str, Any]] = [{"user_id": "u", "item_id": "i"}]
 
     def __call__(self, settings: Settings, external: Path, arguments: Sequence[str]) -> None:
         self.calls.append(list(arguments))
@@ -43,6 +45,7 @@ class StandIn:
                 "create or replace table int_snapshots as select 'final' as snapshot, "
                 "timestamptz '2024-05-01 12:00:00.25+00' as as_of"
             )
+            stage(connection, interactions=self.staged)
             batches = [batch["batch"] for batch in read_json(settings.paths.dataset)["batches"]]
             connection.execute(
                 "create or replace table stg_feedback as select batch as user_id, 'i' as item_id, null as event_ts, "
@@ -96,6 +99,19 @@ def make(settings: Settings, kind: str, **parameters: Any) -> str:
 def n_calls(settings: Settings) -> int:
     with connect(settings) as connection:
         return len(connection.execute("select * from calls").fetchall())
+
+
+class TestABuildWithoutAUsableRow:
+    def test_says_why_in_one_sentence_in_place_of_what_dbt_says(self, shop: Settings, dbt: StandIn) -> None:
+        dbt.failure, dbt.staged = BuildError("a contract failed"), [faulty("bad_timestamp", "soon")]
+        with pytest.raises(InputError, match=r"^0 of 1 interactions can be used: 1 bad_timestamp"):
+            build(shop)
+        assert not shop.paths.current_build.exists()
+
+    def test_a_failure_of_another_kind_stays_what_it_is(self, shop: Settings, dbt: StandIn) -> None:
+        dbt.failure = BuildError("a contract failed")
+        with pytest.raises(BuildError, match="a contract failed"):
+            build(shop)
 
 
 class TestWhatIsBuilt:

@@ -7,11 +7,21 @@ is its own neighbour. Similarities are sparse; they are computed for a block of 
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from reclm.text.tfidf import smoothed_tfidf
 
 BLOCK = 1024
-COLUMNS = {"snapshot": "str", "item_id": "str", "neighbour_id": "str", "score": "float64", "rank": "int64"}
+SCHEMA = pa.schema(
+    [
+        ("snapshot", pa.string()),
+        ("item_id", pa.string()),
+        ("neighbour_id", pa.string()),
+        ("score", pa.float64()),
+        ("rank", pa.int64()),
+    ]
+)
+"""DuckDB would type the columns of an empty pandas frame NULL, which no contract accepts."""
 
 
 def top_of_block(similarities, top_k):
@@ -76,5 +86,6 @@ def model(dbt, session):
         for part in neighbours_of(snapshot, rows, top_k)
         if len(part)
     ]
-    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    if not parts:
+        return SCHEMA.empty_table()
+    return pa.Table.from_pandas(pd.concat(parts, ignore_index=True), SCHEMA, preserve_index=False)

@@ -14,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import faiss
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from implicit.als import AlternatingLeastSquares
 from scipy import sparse
 from threadpoolctl import threadpool_limits
@@ -22,14 +23,17 @@ FACTORS = 48
 ITERATIONS = 8
 REGULARIZATION = 0.05
 EXACT_SEARCH_BELOW = 20_000
-COLUMNS = {
-    "snapshot": "str",
-    "user_id": "str",
-    "dialogue_id": "str",
-    "neighbour_id": "str",
-    "score": "float64",
-    "rank": "int64",
-}
+SCHEMA = pa.schema(
+    [
+        ("snapshot", pa.string()),
+        ("user_id", pa.string()),
+        ("dialogue_id", pa.string()),
+        ("neighbour_id", pa.string()),
+        ("score", pa.float64()),
+        ("rank", pa.int64()),
+    ]
+)
+"""DuckDB would type the columns of an empty pandas frame NULL, which no contract accepts."""
 
 
 def unit(factors):
@@ -138,5 +142,6 @@ def model(dbt, session):
         if rows["user_id"].nunique() > 1
         for part in neighbours_of(snapshot, rows, seen[seen["snapshot"] == snapshot], settings)
     ]
-    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    if not parts:
+        return SCHEMA.empty_table()
+    return pa.Table.from_pandas(pd.concat(parts, ignore_index=True), SCHEMA, preserve_index=False)
