@@ -118,7 +118,7 @@ def checked(params: Mapping[str, Any]) -> list[str]:
     try:
         return list(tasks.health(params)["drifted"])
     except HealthError as error:
-        raise AirflowFailException(str(error)) from None
+        raise AirflowFailException(str(error)) from error
 
 
 def skip(reason: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reclm.errors import WorkspaceError
+from reclm.errors import PublishError, WorkspaceError
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.files import write_json
@@ -205,15 +205,47 @@ class TestCallbacks:
         thread.start()
         instance = SimpleNamespace(dag_id="reclm_training", task_id="train", run_id="r")
         monkeypatch.setenv("RECLM_SCHEDULE__WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
-        callbacks.failed({"task_instance": instance, "exception": ValueError("no room")})
+        callbacks.failed({"task_instance": instance, "exception": WorkspaceError("no room")})
         server.shutdown()
         thread.join()
         server.server_close()
         assert heard == [
-            {"event": "task_failed", "dag_id": "reclm_training", "task_id": "train", "run_id": "r", "error": "no room"}
+            {
+                "event": "task_failed",
+                "dag_id": "reclm_training",
+                "task_id": "train",
+                "run_id": "r",
+                "error": "WorkspaceError: no room",
+            }
         ]
-        callbacks.failed({"task_instance": instance, "exception": ValueError("no room")})
+        callbacks.failed({"task_instance": instance, "exception": WorkspaceError("no room")})
         assert "could not notify by webhook" in caplog.text
+
+
+class TestAMessageThatLeavesTheHouse:
+    @pytest.mark.parametrize(
+        ("text", "sent"),
+        [
+            (
+                "view user_profile, column as_of, row 7 (user_id 'ann'): NaN; run `reclm build`",
+                "view user_profile, column as_of, row 7 (user_id '…'): NaN; run `reclm build`",
+            ),
+            ('user "o\'neil" of bob@example.org has 4711', "user '…' of … has …"),
+            (
+                "/inbox/events-2026-01-01.csv, line 3 cannot be read: it's odd\nOriginal Line: ann,x",
+                "/inbox/events-2026-01-01.csv, line 3 cannot be read: it's odd",
+            ),
+        ],
+    )
+    def test_names_no_user(self, text: str, sent: str) -> None:
+        from reclm.schedule import callbacks
+
+        assert callbacks.without_values(PublishError(text)) == f"PublishError: {sent}"
+
+    def test_of_another_library_is_the_name_of_the_error_alone(self) -> None:
+        from reclm.schedule import callbacks
+
+        assert callbacks.without_values(ValueError("could not convert string to float: ann")) == "ValueError"
 
 
 class TestTheParametersOfARun:
