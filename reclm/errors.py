@@ -49,6 +49,12 @@ class ModelError(ReclmError):
     exit_code = 8
 
 
+class ErasureError(ReclmError):
+    """An erased user whose id is still in files that only their owner may change; the message names them."""
+
+    exit_code = 10
+
+
 class HealthError(ReclmError):
     """A health check named in `health.fail` found a value out of bounds; the message has check, value and advice."""
 

@@ -7,14 +7,12 @@ The command line and the schedule run the stages through these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclm.progress import say
-from reclm.storage.locks import alone
-from reclm.storage.runs import recorded
+from reclm.storage.runs import no_stage_running, one_at_a_time, recorded
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -292,7 +290,7 @@ def run(settings: Settings, source: Path | None, *, on_ingested: Callable[[Setti
 
     `on_ingested` is called once the data has landed: the command line says there how long the rest will take.
     """
-    with one_at_a_time(settings):
+    with one_at_a_time(settings.paths):
         ingest(settings, source)
         if on_ingested is not None:
             on_ingested(settings)
@@ -342,7 +340,10 @@ def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
     from reclm.ablation.run import ablate as compare
     from reclm.llm.pipeline import has_texts
 
-    with one_at_a_time(settings), recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about:
+    with (
+        one_at_a_time(settings.paths),
+        recorded(settings.paths, "ablate", arms=",".join(settings.ablate.arms)) as about,
+    ):
         if (settings.ablate.extras or set(settings.ablate.arms) != {"extractive"}) and has_texts(settings):
             teach(settings)  # whether there is enough to learn from is known once the teacher has written
         ablation = compare(with_possible_arms(settings), reward_of=reward_of)
@@ -365,32 +366,28 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
 
     if dry_run:
         return clean_up(settings, dry_run=True)
-    with one_at_a_time(settings), recorded(settings.paths, "maintain") as about:
+    with one_at_a_time(settings.paths), recorded(settings.paths, "maintain") as about:
         result = clean_up(settings)
         about |= {key: value for key, value in result.items() if isinstance(value, int | str)}
     return result
 
 
-def forget(settings: Settings, user_id: str) -> dict[str, int]:
+def forget(settings: Settings, user_id: str | None) -> dict[str, int]:
     """Remove every row of a user from the workspace and rebuild the warehouse. Returns the removed rows by folder.
 
-    Raises InputError when no row carries the id.
+    None: of all who were erased, where an older copy of the workspace has brought them back. Waits until no stage runs;
+    none begins meanwhile. Raises InputError when no row carries the id, and ErasureError, when all else is done, for
+    delivered files that hold it.
     """
-    from reclm.maintenance.forget import remove_user
+    from reclm.maintenance.deliveries import require_no_delivery
+    from reclm.maintenance.forget import remove_again, remove_user
     from reclm.warehouse.reading import settings_of_build
 
-    with one_at_a_time(settings):
-        removed = remove_user(settings, user_id)
+    with one_at_a_time(settings.paths), no_stage_running(settings.paths):
+        removed = remove_again(settings) if user_id is None else remove_user(settings, user_id)
         build(settings_of_build(settings), force=True)
+    require_no_delivery(settings, user_id)
     return removed
-
-
-@contextmanager
-def one_at_a_time(settings: Settings) -> Iterator[None]:
-    """Let one `run`, `ablate`, `maintain` or `forget` at a time work in a workspace; a second one waits and says so."""
-    busy = f"another run is at work in {settings.paths.root}"
-    with alone(settings.paths.locks / "run.lock", busy, settings.paths.lock_timeout):
-        yield
 
 
 def _finish(about: dict[str, Any], artifact: Artifact, made: str) -> Artifact:

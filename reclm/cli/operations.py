@@ -118,7 +118,10 @@ def status(
 
 @guarded
 def forget(
-    user: Annotated[str, typer.Argument(help="The user id to remove.")],
+    user: Annotated[str | None, typer.Argument(help="The user id to remove.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Remove everybody erased before, from a restored copy.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     workspace: WorkspaceOption = None,
     overrides: SetOption = None,
@@ -126,18 +129,23 @@ def forget(
 ) -> None:
     """Remove a user everywhere. Cannot be undone.
 
-    Every row of the user goes from landing, artifacts, warehouse and feature store, and later deliveries cannot bring
-    the user back. Networks trained with the user's data are replaced by the next training.
+    Every row of the user goes from landing, artifacts, warehouse, feature store and messages, and later deliveries and
+    events cannot bring the user back. Waits for stages that run. Networks trained with the user's data are replaced by
+    the next training. Fails with code 10 as long as delivered files in the inbox hold the id; it names them.
 
     \b
     Example:
       reclm forget u42
     """
     from reclm import stages
+    from reclm.errors import InputError
 
+    if (user is None) != again:
+        raise InputError("name the user to remove, or give --again and no user")
     settings = load(workspace, overrides, settings_file)
+    who = f"user {user!r}" if user is not None else "everybody who was erased before"
     if not yes:
-        typer.confirm(f"Remove every row of user {user!r} from {settings.paths.root}?", abort=True)
+        typer.confirm(f"Remove every row of {who} from {settings.paths.root}?", abort=True)
     for place, count in stages.forget(settings, user).items():
         print(f"{place:<12}{count:>10} rows removed")
 

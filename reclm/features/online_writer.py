@@ -7,6 +7,7 @@ Redis directly, in Feast's own key encoding.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from reclm.progress import track
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json, write_table
 
+SERVER_SECONDS = 600.0
 OWNER_KEY = "reclm:workspace"
 
 
@@ -87,6 +89,43 @@ def forget_user(settings: Settings, user_id: str) -> int:
         removed += sum(_drop_user(file, user_id) for file in files if file.exists())
         remove_other_versions(workspace)
     return removed
+
+
+def rewrite_server_files(settings: Settings) -> None:
+    """Have a Redis server write its files again, so that they no longer hold deleted rows; wait until it has.
+
+    Raises WorkspaceError when the server refuses or fails. A SQLite file overwrites deleted rows by itself.
+    """
+    if settings.feast.online_store != "redis" or not applied_path(settings.paths).exists():
+        return
+    with redis_client(settings) as client:
+        begin = []
+        if client.info("persistence")["aof_enabled"]:
+            begin.append((client.bgrewriteaof, "aof_last_bgrewrite_status"))
+        if client.config_get("save").get("save"):
+            begin.append((client.bgsave, "rdb_last_bgsave_status"))
+        for write, outcome in begin:
+            _when_idle(client)
+            write()
+            about = _when_idle(client)
+            if about[outcome] != "ok":
+                raise WorkspaceError(
+                    f"{online_name(settings)} could not write its files again ({outcome} {about[outcome]}), and they "
+                    "still hold deleted rows; read its log, then run this again"
+                )
+
+
+def _when_idle(client: Any) -> dict[str, Any]:
+    """Wait until a Redis server writes none of its files; return what it says about them."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        about = dict(client.info("persistence"))
+        writing = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
+        if not any(about[name] for name in writing):
+            return about
+        if time.monotonic() > deadline:
+            raise WorkspaceError(f"Redis is still writing its files after {SERVER_SECONDS:g} seconds; run this again")
+        time.sleep(0.05)
 
 
 def claim_online_store(settings: Settings) -> None:

@@ -37,6 +37,7 @@ from reclm.features import online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows, latest_rows
 from reclm.progress import detail, say
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import erased_users
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
 
@@ -173,10 +174,12 @@ def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, 
     schemas = store.schemas(settings)
     dimension = ENCODER_DIMENSIONS.get(settings.embedding.model)
     tables: dict[str, tuple[ViewSchema, pa.Table]] = {}
-    for view, file in files.items():
+    with erased_users(settings.paths) as erased:
+        rows = {view: erased.without(pq.read_table(file)) for view, file in files.items()}
+    for view in files:
         schema = schemas[view]
         embedded = view in EMBEDDED_VIEWS
-        table, dropped = check_rows(schema, pq.read_table(file), dimension if embedded else None)
+        table, dropped = check_rows(schema, rows[view], dimension if embedded else None)
         if dropped and table.num_rows:
             say(f"warning: {view}: {dropped} rows without an id are left out")
         if embedded and dimension is None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from reclm.features.online import EPOCH, RecentEvent, read_recent
 from reclm.features.store import Store
+from reclm.storage.erasures import erased_users
 from reclm.storage.locks import alone
 
 PUSH_SOURCE = "user_recent_push"
@@ -22,13 +23,16 @@ LOCK_SECONDS = 30.0
 
 
 def push_recent(store: Store, events: Mapping[str, Sequence[RecentEvent]]) -> None:
-    """Add events to those of their users, `{user_id: events}`. Adding an event again changes nothing."""
+    """Add events to those of their users, `{user_id: events}`, but erased ones. Adding one again changes nothing."""
     import pandas as pd
     from feast.data_source import PushMode
 
-    user_ids = list(events)
-    locks = store.settings.paths.locks
-    with alone(locks / "recent.lock", "another process writes what users did lately", LOCK_SECONDS):
+    workspace = store.settings.paths
+    busy = "another process writes what users did lately"
+    with alone(workspace.locks / "recent.lock", busy, LOCK_SECONDS), erased_users(workspace) as erased:
+        user_ids = [user_id for user_id in events if user_id not in erased]
+        if not user_ids:
+            return
         rows = [
             merged(stored, events[user_id])
             for user_id, stored in zip(user_ids, read_recent(store, user_ids), strict=True)

@@ -28,6 +28,7 @@ from reclm.progress import track
 from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
+from reclm.storage.erasures import Erasures, erased_users, identify, users_of
 from reclm.storage.files import ensure_empty_table, read_json, write_json
 from reclm.storage.locks import alone
 from reclm.storage.schemas import LANDING
@@ -121,9 +122,10 @@ def land(
                 if first is not batch:
                     say(f"{batch.source.name}: the same rows as {first.source.name}, landed once")
             fresh = [batch for key, batch in wanted.items() if key not in listed]
-            with _connect(settings, partial) as con:
+            identify(workspace)
+            with erased_users(workspace) as erased, _connect(settings, partial) as con:
                 _write_empty(landing)
-                writer = _BatchWriter(con, partial, workspace)
+                writer = _BatchWriter(con, partial, erased)
                 entries = [writer.write(batch) for batch in track(fresh, "landing")]
                 _require_rows(writer.rows_read, entries, before)
                 if plan.truth and (fresh or not workspace.truth.exists()):
@@ -215,10 +217,10 @@ def _write_empty(landing: Path) -> None:
 class _BatchWriter:
     """Writes batches under `.partial`, one at a time."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, partial: Path, workspace: Workspace) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, partial: Path, erased: Erasures) -> None:
         self.con = con
         self.partial = partial
-        self.forgotten = _read_forgotten(workspace)
+        self.erased = erased
         self.rows_read = Counter[str]()
 
     def write(self, batch: Batch) -> dict[str, Any]:
@@ -252,21 +254,20 @@ class _BatchWriter:
         return self.partial / "rejected" / f"{batch.name}.parquet"
 
     def _filter_rows(self, batch: Batch, path: Path, n_rejected: int) -> None:
-        """Insert empty rows for unreadable lines and remove forgotten users."""
-        forget = bool(self.forgotten) and "user_id" in LANDING[batch.table].names
-        if not n_rejected and not forget:
+        """Insert empty rows for unreadable lines and remove erased users."""
+        gone = self._erased_users(path) if "user_id" in LANDING[batch.table].names else ()
+        if not n_rejected and not gone:
             return
         rows = f"select * from {quote_text(str(path))}"
         if n_rejected:
             rows = with_unreadable(rows, self._unreadable(batch))
-        known = "true"
-        if forget:
-            digest = f"sha256({quote_text(self.forgotten['salt'])} || user_id)"
-            listed = ", ".join(quote_text(digest) for digest in self.forgotten["digests"]) or "''"
-            known = f"(user_id is null or {digest} not in ({listed}))"
+        known = f"coalesce(user_id not in ({', '.join(map(quote_text, gone))}), true)" if gone else "true"
         filtered = path.with_suffix(".filtered")
         copy_to(self.con, f"select * from ({rows}) where {known}", filtered)
         filtered.replace(path)
+
+    def _erased_users(self, path: Path) -> list[str]:
+        return sorted(self.erased.among(users_of(path))) if self.erased else []
 
 
 def _landing_sql(batch: Batch, relation: str) -> str:
@@ -282,11 +283,6 @@ def _landing_sql(batch: Batch, relation: str) -> str:
         f"select {', '.join(fields)}, {quote_text(batch.source.name)} as source_file, reclm_row::bigint as source_row "
         "from picked"
     )
-
-
-def _read_forgotten(workspace: Workspace) -> dict[str, Any]:
-    path = workspace.landing / "forgotten.json"
-    return read_json(path) if path.exists() else {}
 
 
 def _publish(

@@ -1,108 +1,166 @@
-"""Removing a person: every row that carries their id, in every file of the workspace, then the tables made from them.
+"""Remove a user: every row that carries the id, in every file of the workspace, then the tables made from them.
 
-Landing and artifacts are parquet, so removal is one rule: a file with a `user_id` column loses the person's rows, and
-is replaced whole. The warehouse is rebuilt from what is left, from an empty file, so that no freed block keeps a
-trace. Networks trained on many people keep their weights until the next training, which no longer sees the person; a
-salted digest in `landing/forgotten.json` keeps later deliveries of old logs from bringing them back. Vectors of
-profile texts stay, keyed by a hash of the text: they carry no id, and several people may share one text.
+In: a user id. Out: files and stores without it. The user is listed as erased first (`reclm.storage.erasures`), so that
+everything written from then on, also by running services, leaves the user out. Parquet files lose the user's rows and
+are replaced whole; answers and vectors that were made for the user alone go too. The warehouse is deleted, and the
+caller builds it again from what is left, so that no freed block keeps a trace. Weights of networks are those of many
+users and stay until the next training, which no longer sees the user. A run that was cut short is completed by doing it
+again. Files that were delivered to the inbox are the sender's: they are not changed but named.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
+import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclm.errors import InputError
 from reclm.progress import track
-from reclm.storage.files import read_json, write_json, write_table
+from reclm.storage.erasures import drop_rows, is_listed, remember, users_of
+from reclm.storage.files import read_json, write_atomically, write_json, write_table
+from reclm.storage.schemas import PROFILE_FILES
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
-USER_COLUMNS = ("user_id",)
-
-
-def digest(salt: str, user_id: str) -> str:
-    """How a forgotten person is remembered: SHA-256 of salt and id, in hex."""
-    return hashlib.sha256(f"{salt}{user_id}".encode()).hexdigest()
-
-
-def _remember(workspace: Workspace, user_id: str) -> None:
-    path = workspace.landing / "forgotten.json"
-    content: dict[str, Any] = read_json(path) if path.exists() else {"salt": secrets.token_hex(16), "digests": []}
-    content["digests"] = sorted({*content["digests"], digest(content["salt"], user_id)})
-    write_json(path, content)
-
-
-def _is_remembered(workspace: Workspace, user_id: str) -> bool:
-    """True when forgetting this person has begun before: a run that was cut short is simply done again, to its end."""
-    path = workspace.landing / "forgotten.json"
-    content = read_json(path) if path.exists() else None
-    return content is not None and digest(content["salt"], user_id) in content["digests"]
-
-
-def drop_rows(file: Path, user_id: str) -> int:
-    """Rewrites one parquet file without the person's rows, in one step. Returns how many rows went."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    columns = [name for name in USER_COLUMNS if name in pq.read_schema(file).names]
-    if not columns:
-        return 0
-    table = pq.read_table(file)
-    keep = pa.array([True] * 0)
-    for name in columns:
-        differs = pc.fill_null(pc.not_equal(table[name].cast(pa.string()), user_id), True)
-        keep = differs if len(keep) == 0 else pc.and_(keep, differs)
-    kept = table.filter(keep)
-    gone = table.num_rows - kept.num_rows
-    if gone:
-        write_table(file, kept)
-    return int(gone)
+MASK = "[erased]"
 
 
 def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
-    """Remove a user's rows from every file and from the online store. Returns the number of removed rows by folder.
+    """Remove a user from every file and from the online store. Returns the number of removed rows by folder.
 
-    The warehouse that dbt builds in is deleted; the caller builds it again from what is left (`stages.forget`). Raises
+    Call it in a block of `runs.no_stage_running`, and build the warehouse afterwards (`stages.forget`). Raises
     InputError when no row anywhere carries the id (and records nothing), so that a mistyped id is noticed.
     """
-    from reclm.features.online_writer import forget_user
     from reclm.ingest.collected import land_collected
 
     workspace = settings.paths
-    land_collected(settings)  # what services have logged may be of this user too
+    if not is_listed(workspace, user_id):
+        land_collected(settings)  # what services have logged may be of this user too
+        if not any(user_id in users_of(file) for _, file in _tables(workspace)):
+            raise InputError(f"no row in {workspace.root} carries user id {user_id!r}; check the spelling")
+    remember(workspace, [user_id])
+    return _remove(settings, {user_id})
+
+
+def remove_again(settings: Settings) -> dict[str, int]:
+    """Remove whoever was erased and is in the workspace again: after a back-up was restored. Returns as `remove_user`.
+
+    Call it as `remove_user`.
+    """
+    workspace = settings.paths
+    erased = remember(workspace, [])
+    found = {user_id for _, file in _tables(workspace) for user_id in erased.among(users_of(file))}
+    return _remove(settings, found)
+
+
+def _tables(workspace: Workspace) -> list[tuple[str, Path]]:
+    """Return (folder, file) of every parquet file in which users may have rows."""
     places = [workspace.landing, workspace.artifacts, workspace.root / "warehouse", workspace.feast]
-    files = [(place, file) for place in places for file in sorted(place.rglob("*.parquet")) if not file.is_symlink()]
-    if not _is_remembered(workspace, user_id) and not any(_holds(file, user_id) for _, file in files):
-        raise InputError(f"no row in {workspace.root} carries user id {user_id!r}; check the spelling")
-    _remember(workspace, user_id)
-    removed = {"online": forget_user(settings, user_id)}
-    for place, file in track(files, "forgetting"):
-        removed[place.name] = removed.get(place.name, 0) + drop_rows(file, user_id)
+    return [
+        (place.name, file) for place in places for file in sorted(place.rglob("*.parquet")) if not file.is_symlink()
+    ]
+
+
+def _remove(settings: Settings, user_ids: set[str]) -> dict[str, int]:
+    from reclm.features.online_writer import forget_user, rewrite_server_files
+    from reclm.ingest.collected import land_collected
+
+    workspace = settings.paths
     shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
-    shutil.rmtree(
-        workspace.report.parent, ignore_errors=True
-    )  # its example may be this user; `reclm report` writes it again
+    land_collected(settings)  # logged before the users were listed; landing leaves them out
+    removed = {"online": sum(forget_user(settings, user_id) for user_id in sorted(user_ids))}
+    rewrite_server_files(settings)
+    removed["answers"] = _remove_answers(workspace, user_ids)
+    for folder, file in track(_tables(workspace), "forgetting"):
+        removed[folder] = removed.get(folder, 0) + drop_rows(file, user_ids)
+    _mask_texts(workspace, user_ids)
+    for folder in (workspace.report.parent, workspace.external / "manual", workspace.build_database.parent / "dbt"):
+        shutil.rmtree(folder, ignore_errors=True)  # an example user, tables by hand, logs: `reclm` writes them again
+    for file in workspace.root.rglob(".*.tmp"):
+        if not file.is_relative_to(workspace.root / "serve"):
+            file.unlink(missing_ok=True)  # half-written by killed processes; no stage runs now
     for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
         database.unlink(missing_ok=True)
     return removed
 
 
-def _holds(file: Path, user_id: str) -> bool:
-    import duckdb
+def _remove_answers(workspace: Workspace, user_ids: set[str]) -> int:
+    """Remove a language model's answers, and vectors, that no profile but those of these users was made from."""
+    from reclm.text.encoder import text_hash
 
-    with duckdb.connect() as connection:
-        names = {row[0] for row in connection.execute("select name from parquet_schema(?)", [str(file)]).fetchall()}
-        columns = [name for name in USER_COLUMNS if name in names]
-        return any(
-            connection.execute(
-                f"select count(*) from read_parquet(?) where cast({name} as varchar) = ?", [str(file), user_id]
-            ).fetchall()[0][0]
-            for name in columns
-        )
+    of_them: dict[str, set[str]] = {"prompt_hash": set(), "text_hash": set()}
+    of_others: dict[str, set[str]] = {"prompt_hash": set(), "text_hash": set()}
+    for kind, file in (
+        (kind, file) for kind, name in PROFILE_FILES.items() for file in _artifact_files(workspace, name)
+    ):
+        for row in _rows(file, [f"{kind}_id", "prompt_hash", "profile"]):
+            seen = of_them if kind == "user" and row["user_id"] in user_ids else of_others
+            seen["prompt_hash"].add(row["prompt_hash"])
+            seen["text_hash"].add(text_hash(row["profile"] or ""))
+    return sum(
+        _drop(file, column, of_them[column] - of_others[column])
+        for column, names in (("prompt_hash", "generations-*.parquet"), ("text_hash", "vectors-*.parquet"))
+        for file in _artifact_files(workspace, names)
+    )
+
+
+def _artifact_files(workspace: Workspace, names: str) -> list[Path]:
+    return sorted(workspace.artifacts.glob(f"*/*/{names}"))
+
+
+def _rows(file: Path, columns: list[str]) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file, columns=columns).to_pylist()
+
+
+def _drop(file: Path, column: str, values: set[str]) -> int:
+    """Rewrite a parquet file without the rows whose `column` is one of `values`; return how many rows went."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    kept = table.filter(pc.invert(pc.is_in(table[column], value_set=pa.array(sorted(values), table[column].type))))
+    if kept.num_rows < table.num_rows:
+        write_table(file, kept)
+    return int(table.num_rows - kept.num_rows)
+
+
+def _mask_texts(workspace: Workspace, user_ids: set[str]) -> None:
+    """Put MASK in place of the ids in messages: errors of runs, lines that could not be read, Airflow's logs."""
+    mask = masking(user_ids)
+    for record in workspace.runs.glob("*.json"):
+        content = read_json(record)
+        if "error" in content and content["error"] != mask(content["error"]):
+            write_json(record, content | {"error": mask(content["error"])})
+    for file in (workspace.landing / "rejected").glob("*.parquet"):
+        _mask_table(file, mask)
+    for log in (workspace.root / "airflow").rglob("*.log"):
+        text = log.read_text(errors="replace")
+        if text != mask(text):
+            write_atomically(log, mask(text))
+
+
+def masking(user_ids: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that puts MASK in place of these ids in a text, where they stand as a word."""
+    alternatives = "|".join(re.escape(one) for one in sorted(user_ids, key=len, reverse=True))
+    word = re.compile(rf"(?<![\w-])(?:{alternatives})(?![\w-])") if alternatives else None
+    return lambda text: word.sub(MASK, text) if word else text
+
+
+def _mask_table(file: Path, mask: Callable[[str], str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    masked = [
+        {name: mask(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+    if masked != table.to_pylist():
+        write_table(file, pa.Table.from_pylist(masked, schema=table.schema))

@@ -1,9 +1,9 @@
 """Keep what people do, durably, before it is acknowledged.
 
-In: events of requests. Out: lines in a segment of `<workspace>/events/interactions`, which ingest lands. One thread
-writes. Requests that arrive while it waits for the disk are written together next (group commit), so that many requests
-cost little more than one. An event whose id this process has written before counts as a duplicate and is not written
-again; the build removes other duplicates.
+In: events of requests. Out: lines in a segment of `<workspace>/events/interactions`, which ingest lands; events of
+erased users are not kept. One thread writes. Requests that arrive while it waits for the disk are written together next
+(group commit), so that many requests cost little more than one. An event whose id this process has written before
+counts as a duplicate and is not written again; the build removes other duplicates.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reclm.serving.metrics import EVENTS
 from reclm.serving.queues import take
+from reclm.storage.erasures import erased_users
 from reclm.storage.segments import SegmentWriter
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from reclm.storage.erasures import Erasures
+    from reclm.storage.workspace import Workspace
 
 REMEMBERED_IDS = 200_000
 MAX_GROUP = 256  # requests written together
@@ -36,10 +38,11 @@ class EventsNotWrittenError(Exception):
 
 
 class Appended(NamedTuple):
-    """How many events of a request are new, and how many were written before."""
+    """How many events of a request are new, were written before, and are of erased users."""
 
     accepted: int
     duplicates: int
+    erased: int
 
 
 class _Request(NamedTuple):
@@ -51,8 +54,9 @@ class _Request(NamedTuple):
 class EventLog:
     """Append events to the log of this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = SegmentWriter(folder, durable=True)
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._writer = SegmentWriter(workspace.events / "interactions", durable=True)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="event-log", daemon=True)
@@ -87,33 +91,37 @@ class EventLog:
 
     def _write(self, requests: Sequence[_Request]) -> None:
         lines: list[Event] = []
-        new: list[str] = []
         answers: list[Appended | EventsNotWrittenError] = []
-        for request in requests:
-            before = len(new)
-            for event in request.events:
-                if event["event_id"] not in self._seen:
-                    self._seen[event["event_id"]] = None
-                    new.append(event["event_id"])
-                    lines.append(event)
-            accepted = len(new) - before
-            answers.append(Appended(accepted, len(request.events) - accepted))
         try:
-            if lines:
-                text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in lines)
-                self._writer.write(text.encode())
-            EVENTS.labels("accepted").inc(len(lines))
-            EVENTS.labels("duplicate").inc(sum(len(request.events) for request in requests) - len(lines))
+            with erased_users(self._workspace) as erased:
+                answers += [self._collect(request.events, erased, lines) for request in requests]
+                if lines:
+                    text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in lines)
+                    self._writer.write(text.encode())
+            for outcome in Appended._fields:
+                EVENTS.labels(outcome).inc(sum(getattr(answer, outcome) for answer in answers))
         except Exception as error:  # whatever is wrong, the senders must hear that their events are not on the disk
             log.error("events cannot be written: %s", error)
-            for event_id in new:
-                self._seen.pop(event_id, None)
-            answers = [EventsNotWrittenError(getattr(error, "strerror", None) or str(error))] * len(requests)
+            for event in lines:
+                self._seen.pop(event["event_id"], None)
+            reason = getattr(error, "strerror", None) or type(error).__name__  # the message may hold paths
+            answers = [EventsNotWrittenError(reason)] * len(requests)
         while len(self._seen) > REMEMBERED_IDS:
             self._seen.popitem(last=False)
         for request, answer in zip(requests, answers, strict=True):
             with contextlib.suppress(RuntimeError):  # the event loop has closed
                 request.loop.call_soon_threadsafe(_settle, request.answer, answer)
+
+    def _collect(self, events: Sequence[Event], erased: Erasures, lines: list[Event]) -> Appended:
+        """Add those of a request's events that must be written to `lines`."""
+        before = len(lines)
+        kept = [event for event in events if event["user_id"] not in erased]
+        for event in kept:
+            if event["event_id"] not in self._seen:
+                self._seen[event["event_id"]] = None
+                lines.append(event)
+        accepted = len(lines) - before
+        return Appended(accepted, len(kept) - accepted, len(events) - len(kept))
 
 
 def _settle(future: asyncio.Future[Appended], answer: Appended | EventsNotWrittenError) -> None:

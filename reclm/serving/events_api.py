@@ -88,10 +88,11 @@ class EventBatch(Strict):
 
 
 class EventsAccepted(BaseModel):
-    """Count the events that are new and those whose id came before; all of them are on the disk."""
+    """Count the events that are new, those whose id came before (all of these are on the disk), and those not kept."""
 
     accepted: int
     duplicates: int
+    erased: int = Field(description="Events of users who were erased (`reclm forget`); they are not kept.")
 
 
 class Availability(Strict):
@@ -146,7 +147,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 recent.setdefault(event.user_id, []).append(item)
         if recent:
             await service.recent.push(recent)
-        return EventsAccepted(accepted=appended.accepted, duplicates=appended.duplicates)
+        return EventsAccepted(**appended._asdict())
 
     @app.put(
         "/v1/items/{item_id:path}/availability",

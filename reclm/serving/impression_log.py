@@ -2,7 +2,7 @@
 
 In: answers. Out: lines in a segment of `<workspace>/events/impressions`, which ingest lands. Nothing waits for it: a
 bounded queue takes the answers, one thread writes them a few times a second, and what does not fit is dropped and
-counted.
+counted. Answers to erased users are not logged.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from reclm.errors import WorkspaceError
 from reclm.serving.metrics import IMPRESSIONS
+from reclm.storage.erasures import erased_users
 from reclm.storage.segments import SegmentWriter
 from reclm.trials.assignment import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from reclm.storage.workspace import Workspace
 
 MAX_WAITING = 2000  # answers, whole ones: ten seconds of 200 a second
 PAUSE_SECONDS = 0.25  # between two writes: fewer and larger ones
@@ -38,8 +40,9 @@ def new_request_id() -> str:
 class ImpressionLog:
     """Log answers of this process."""
 
-    def __init__(self, folder: Path, max_waiting: int = MAX_WAITING) -> None:
-        self._writer = SegmentWriter(folder, durable=False)
+    def __init__(self, workspace: Workspace, max_waiting: int = MAX_WAITING) -> None:
+        self._workspace = workspace
+        self._writer = SegmentWriter(workspace.events / "impressions", durable=False)
         self._answers: queue.Queue[tuple[Answer, datetime]] = queue.Queue(max_waiting)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="impression-log", daemon=True)
@@ -79,11 +82,15 @@ class ImpressionLog:
         shown = sum(len(answer["items"]) for answer, _ in answers)
         if not shown:
             return
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for answer, at in answers for line in _lines(answer, at))
         try:
-            self._writer.write("".join(lines).encode())
-            IMPRESSIONS.labels("logged").inc(shown)
-        except OSError as error:
+            with erased_users(self._workspace) as erased:
+                kept = [(answer, at) for answer, at in answers if answer["user_id"] not in erased]
+                lines = (
+                    json.dumps(line, ensure_ascii=False) + "\n" for answer, at in kept for line in _lines(answer, at)
+                )
+                self._writer.write("".join(lines).encode())
+            IMPRESSIONS.labels("logged").inc(sum(len(answer["items"]) for answer, _ in kept))
+        except (OSError, WorkspaceError) as error:
             log.error("impressions cannot be written: %s", error)
             IMPRESSIONS.labels("dropped").inc(shown)
 

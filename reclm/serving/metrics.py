@@ -28,7 +28,7 @@ INDEX_RECALL = Gauge(
 MODEL_AS_OF = Gauge(
     "reclm_model_as_of_seconds", "As-of moment of the champion, seconds since 1970.", multiprocess_mode="livemin"
 )
-EVENTS = Counter("reclm_events_total", "Events received, by outcome: accepted or duplicate.", ["outcome"])
+EVENTS = Counter("reclm_events_total", "Events received, by outcome: accepted, duplicates or erased.", ["outcome"])
 IMPRESSIONS = Counter("reclm_impressions_total", "Shown items, by outcome: logged or dropped.", ["outcome"])
 PUSHES = Counter(
     "reclm_pushes_total",

@@ -33,9 +33,9 @@ class Service:
         self.recommender = Recommender(self.reloader, self.feature_client, self.lists, threads)
         self.search = TextSearch(settings)
         self.keys = ApiKeys(settings.paths)
-        self.events = EventLog(settings.paths.events / "interactions")
+        self.events = EventLog(settings.paths)
         self.recent = RecentEvents(settings)
-        self.impressions = ImpressionLog(settings.paths.events / "impressions")
+        self.impressions = ImpressionLog(settings.paths)
 
     def problems(self, details: bool) -> list[str]:
         """List what does not work at the moment; [] when everything works.

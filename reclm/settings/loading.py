@@ -23,7 +23,9 @@ from reclm.settings.tree import ENVIRONMENT_PREFIX, Given, Settings
 from reclm.storage.workspace import Workspace
 
 SETTINGS_FILE = "reclm.toml"
-NOT_SETTINGS = {"RECLM_SETTINGS", "RECLM_REPOSITORY", "RECLM_EXTERNAL_ROOT", "RECLM_SHARED_DATA", "RECLM_VERBOSE"}
+NOT_SETTINGS = {
+    f"RECLM_{name}" for name in ("SETTINGS", "REPOSITORY", "EXTERNAL_ROOT", "SHARED_DATA", "VERBOSE", "ERASURES")
+}
 
 
 def describe(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:

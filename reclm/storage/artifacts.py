@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reclm.errors import ArtifactError
+from reclm.storage.erasures import strike
 from reclm.storage.files import read_json, write_json
 from reclm.storage.version import ARTIFACT_LAYOUTS, VERSION
 from reclm.storage.workspace import Workspace
@@ -138,6 +139,7 @@ def writing(
     draft = Draft(partial)
     started = datetime.now(UTC)
     yield draft
+    strike(workspace, partial)
     manifest = {
         "kind": kind,
         "version": version,

@@ -17,12 +17,15 @@ from typing import Any
 from reclm.errors import WorkspaceError
 from reclm.progress import live, say
 from reclm.storage.files import read_json, write_json
+from reclm.storage.locks import alone, exclusive, shared
 from reclm.storage.workspace import Workspace
 
 KEPT_RUNS = 10_000
 """Older records are deleted beyond this number, even where `reclm maintain` never runs (it keeps `retention.runs`)."""
 BELIEVED = timedelta(days=1)
 """A record says `running` for at most this long: later its process number may belong to another program."""
+_held: set[Path] = set()
+"""The locks of stages that this process holds."""
 NAME_WIDTH, MADE_WIDTH = 11, 62
 
 
@@ -39,7 +42,7 @@ def recorded(workspace: Workspace, stage: str, **about: Any) -> Iterator[dict[st
     write_json(path, record | {"about": outcome})
     clock = time.monotonic()
     try:
-        with live(stage):
+        with _beside_others(workspace), live(stage):
             yield outcome
         record["status"] = "reused" if outcome.get("reused") else "done"
     except KeyboardInterrupt:
@@ -56,6 +59,45 @@ def recorded(workspace: Workspace, stage: str, **about: Any) -> Iterator[dict[st
         say(summary(record))
     for old in sorted(workspace.runs.glob("*.json"))[:-KEPT_RUNS]:
         old.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(workspace: Workspace) -> Iterator[None]:
+    """Let one `run`, `ablate`, `maintain` or `forget` at a time work in a workspace; a second one waits and says so."""
+    busy = f"another run is at work in {workspace.root}"
+    with alone(workspace.locks / "run.lock", busy, workspace.lock_timeout):
+        yield
+
+
+@contextmanager
+def no_stage_running(workspace: Workspace) -> Iterator[None]:
+    """Wait until no stage runs, and let none begin while the block runs, except those that the block itself runs."""
+    lock = _stages_lock(workspace)
+    with exclusive(lock, at_work(workspace) or "stages are at work", workspace.lock_timeout):
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.remove(lock)
+
+
+@contextmanager
+def _beside_others(workspace: Workspace) -> Iterator[None]:
+    """Run as a stage: together with other stages, not with a block of `no_stage_running` in another process."""
+    lock = _stages_lock(workspace)
+    if lock in _held:  # a stage within a stage
+        yield
+        return
+    with shared(lock, f"the stages of {workspace.root} are stopped for a while", workspace.lock_timeout):
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.remove(lock)
+
+
+def _stages_lock(workspace: Workspace) -> Path:
+    return workspace.locks / "stages.lock"
 
 
 def summary(record: dict[str, Any]) -> str:

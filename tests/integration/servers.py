@@ -20,14 +20,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def redis(folder: Path, port: int = 0) -> Iterator[int]:
-    """A Redis server that stores nothing on disk; yields its port."""
+def redis(folder: Path, port: int = 0, *, durable: bool = False) -> Iterator[int]:
+    """A Redis server that stores nothing on disk, or in every way it can; yields its port."""
     program = shutil.which("redis-server")
     assert program, (
         "redis-server is not installed; install it (Debian: apt-get install redis-server) or run `make test`"
     )
     port = port or free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "3600 1" if durable else ""]
+    options += ["--appendonly", "yes" if durable else "no", "--appendfsync", "always"]
     with subprocess.Popen([program, *options], cwd=folder, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         started = any("eady to accept connections" in line for line in server.stdout)

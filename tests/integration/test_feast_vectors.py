@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from integration import feast_world as world
+from integration import servers
 from integration.feast_world import T2, T3
 
 from reclm.errors import PublishError, WorkspaceError
 from reclm.features import fused, online, online_writer, publish, store
+from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
 
@@ -137,6 +140,23 @@ class TestForgettingAUser:
         online_writer.forget_user(settings, "u1")
         assert publish.publish(settings)["reused"]
         assert world.read_user(settings, "u1") is None
+
+    @pytest.mark.full
+    def test_no_byte_of_the_user_stays_in_the_files_of_a_redis_server(self, tmp_path: Path) -> None:
+        (tmp_path / "redis").mkdir()
+        with servers.redis(tmp_path / "redis", durable=True) as port:
+            flags = ["feast.online_store=redis", f"feast.redis_url=127.0.0.1:{port}"]
+            settings = load(flags, workspace=tmp_path / "ws", environment={})
+            world.publish_marts(settings, world.marts())
+            world.redis_client(port).save()
+            files = [file for file in (tmp_path / "redis").rglob("*") if file.is_file()]
+            assert any("ü'3".encode() in file.read_bytes() for file in files)
+            online_writer.forget_user(settings, "ü'3")
+            online_writer.rewrite_server_files(settings)
+            files = [file for file in (tmp_path / "redis").rglob("*") if file.is_file()]
+            assert len(files) >= 3
+            assert not any("ü'3".encode() in file.read_bytes() for file in files)
+            assert world.read_user(settings, "u1") is not None
 
     def test_forgetting_in_an_empty_workspace_deletes_nothing(self, settings: Settings) -> None:
         assert online_writer.forget_user(settings, "u1") == 0

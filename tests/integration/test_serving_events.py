@@ -22,7 +22,9 @@ from reclm.serving.impression_log import ImpressionLog
 from reclm.serving.offline import recommend_to_users
 from reclm.serving.text_search import TextSearch
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import remember
 from reclm.storage.segments import SegmentWriter, close_segments
+from reclm.storage.workspace import Workspace
 
 USER = "user 3"
 
@@ -41,7 +43,7 @@ class TestEvents:
     def test_an_accepted_event_is_in_the_log_when_the_answer_comes(self, client: TestClient, shop: Settings) -> None:
         sent = event("first", request_id="r1", weight=2.5, type="purchase")
         answer = client.post("/v1/events", json={"events": [sent]})
-        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
+        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "erased": 0})
         assert {
             "event_id": "first",
             "event_type": "purchase",
@@ -53,7 +55,7 @@ class TestEvents:
         } in logged(shop.paths.events / "interactions")
 
     def test_an_event_sent_again_counts_once(self, client: TestClient, shop: Settings) -> None:
-        for expected in ({"accepted": 1, "duplicates": 1}, {"accepted": 0, "duplicates": 2}):
+        for expected in ({"accepted": 1, "duplicates": 1, "erased": 0}, {"accepted": 0, "duplicates": 2, "erased": 0}):
             answer = client.post("/v1/events", json={"events": [event("again"), event("again", type="like")]})
             assert answer.json() == expected
         lines = logged(shop.paths.events / "interactions")
@@ -126,7 +128,7 @@ class TestImpressions:
 
         dropped = IMPRESSIONS.labels("dropped")._value  # type: ignore[attr-defined]
         before = dropped.get()
-        log = ImpressionLog(tmp_path, max_waiting=1)  # its thread does not run
+        log = ImpressionLog(Workspace(tmp_path), max_waiting=1)  # its thread does not run
         for _ in range(3):
             log.record({"items": [{}, {}]})
         assert dropped.get() - before == 4
@@ -233,6 +235,20 @@ class TestForgetting:
         send(client, event("gone", user_id="forgotten", item_id=WARM_OF_CIRCLE_1[0]))
         assert forget_user(shop, "forgotten") > 0
         assert recommend(client, user_id="forgotten")["source"] == "popularity"
+
+    def test_what_an_erased_user_does_is_kept_nowhere(self, tmp_path: Path) -> None:
+        settings = world.open_shop(tmp_path)
+        with opened_client(settings) as client:
+            send(client, event("before", user_id="erased"))
+            remember(settings.paths, ["erased"])
+            forget_user(settings, "erased")
+            both = [event("after", user_id="erased", item_id=WARM_OF_CIRCLE_1[0]), event("other")]
+            answer = client.post("/v1/events", json={"events": both}).json()
+            assert answer == {"accepted": 1, "duplicates": 0, "erased": 1}
+            assert recommend(client, user_id="erased")["source"] == "popularity"
+        events = logged(settings.paths.events / "interactions")
+        assert [one["event_id"] for one in events] == ["before", "other"]
+        assert "erased" not in [one["user_id"] for one in logged(settings.paths.events / "impressions")]
 
 
 class TestDislikesOfTheBuild:

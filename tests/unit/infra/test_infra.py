@@ -155,6 +155,13 @@ class TestCompose:
             assert "workspace:/workspace" in SERVICES[name]["volumes"]
             assert SERVICES[name]["environment"]["RECLM_WORKSPACE"] == "/workspace"
 
+    def test_all_that_writes_to_the_workspace_knows_who_was_erased(self) -> None:
+        for name, service in SERVICES.items():
+            mounts = [mount.removesuffix(":ro") for mount in service.get("volumes", [])]
+            if "workspace:/workspace" in service.get("volumes", []):
+                assert "erasures:/erasures" in mounts, name
+                assert service["environment"]["RECLM_ERASURES"] == "/erasures"
+
     def test_the_gpu_is_asked_for_by_name(self) -> None:
         assert {name for name, service in SERVICES.items() if "profiles" in service} == {"vllm"}
 
@@ -169,7 +176,7 @@ class TestCompose:
 class TestSettings:
     def test_reclm_variables_are_settings(self) -> None:
         given = {name: "1" for name in ENVIRONMENT if name.startswith("RECLM_")}
-        keys = {name.removeprefix("RECLM_").lower().replace("__", ".") for name in given} - {"settings"}
+        keys = {name.removeprefix("RECLM_").lower().replace("__", ".") for name in given} - {"settings", "erasures"}
         assert keys <= set(known_keys())
         assert len(keys) == 5
 

@@ -77,7 +77,7 @@ class TestKubernetes:
         assert annotations["prometheus.io/port"] == str(port["containerPort"])
 
     def test_settings_are_settings(self) -> None:
-        variables = {one["name"] for one in CONTAINER["env"]} - {"RECLM_WORKSPACE", "RECLM_SETTINGS"}
+        variables = {one["name"] for one in CONTAINER["env"]} - {"RECLM_WORKSPACE", "RECLM_SETTINGS", "RECLM_ERASURES"}
         keys = {name.removeprefix("RECLM_").lower().replace("__", ".") for name in variables}
         sections = tomllib.loads(MANIFESTS["ConfigMap"]["data"]["reclm.toml"])
         keys |= {f"{section}.{name}" for section, values in sections.items() for name in values}

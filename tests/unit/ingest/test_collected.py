@@ -14,6 +14,7 @@ from reclm.errors import WorkspaceError
 from reclm.ingest import collected, ingest, landing
 from reclm.ingest.collected import land_collected
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import remember
 from reclm.storage.files import read_json
 from reclm.storage.segments import SegmentWriter
 
@@ -104,10 +105,7 @@ class TestLanding:
         ]
 
     def test_events_of_a_forgotten_user_do_not_land(self, settings: Settings, workspace_settings: Make) -> None:
-        from reclm.maintenance.forget import digest
-        from reclm.storage.files import write_json
-
-        write_json(settings.paths.landing / "forgotten.json", {"salt": "s", "digests": [digest("s", "bob")]})
+        remember(settings.paths, ["bob"])
         write(settings, "interactions", event(1), event(2, user_id="bob"))
         land_collected(settings)
         assert event_ids(settings) == ["e1"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from unit.ingest_world import LOG, ODD_IDS, Make, landed, landed_shares, tree
 from reclm.errors import WorkspaceError
 from reclm.ingest import ingest
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import remember
 
 
 class TestTheLandingContract:
@@ -89,10 +89,7 @@ class TestTheLandingContract:
             ingest(settings, other)
 
     def test_forgotten_users_do_not_come_back(self, folder: Path, settings: Settings) -> None:
-        digest = hashlib.sha256(b"saltbob").hexdigest()
-        landing = settings.workspace / "landing"
-        landing.mkdir(parents=True)
-        (landing / "forgotten.json").write_text(json.dumps({"salt": "salt", "digests": [digest]}))
+        remember(settings.paths, ["bob"])
         (folder / "interactions.csv").write_text(LOG + ",tea,2025-01-03\n")
         (folder / "users.csv").write_text("user_id,town\nann,Bath\nbob,York\n")
         ingest(settings, folder)

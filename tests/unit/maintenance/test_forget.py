@@ -1,20 +1,50 @@
-"""Removing a person's rows from a parquet file."""
+"""Removing a user from every file of a workspace, and from what is written afterwards."""
 
+from __future__ import annotations
+
+import gzip
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reclm.maintenance.forget import _is_remembered, _remember, digest, drop_rows, remove_user
+from reclm.errors import ErasureError, InputError
+from reclm.maintenance.deliveries import require_no_delivery
+from reclm.maintenance.forget import MASK, masking, remove_again, remove_user
 from reclm.settings.tree import Settings
-from reclm.storage.files import write_json
-from reclm.storage.workspace import Workspace
+from reclm.storage import artifacts, runs
+from reclm.storage.erasures import drop_rows, is_listed, remember
+from reclm.storage.files import read_json, write_json
+from reclm.storage.schemas import GENERATIONS, VECTORS, profile_schema
+from reclm.text.encoder import text_hash
 
 
-class TestDropRows:
-    def test_only_the_persons_rows_go_and_order_and_types_stay(self, tmp_path: Path) -> None:
+@pytest.fixture
+def settings(workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A workspace with a log of ann and bob, without a feature store."""
+    settings = workspace_settings()
+    monkeypatch.setattr("reclm.ingest.collected.land_collected", lambda settings: {})
+    write_json(settings.paths.dataset, {"name": "shop", "batches": []})
+    write(settings.paths.landing / "interactions" / "b.parquet", user_id=["ann", "bob", None], item_id=["x", "y", "z"])
+    return settings
+
+
+def write(file: Path, schema: pa.Schema | None = None, **columns: list[Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+
+
+def column(file: Path, name: str) -> list[Any]:
+    return pq.read_table(file)[name].to_pylist()
+
+
+class TestDroppingRows:
+    def test_only_the_users_rows_go_and_order_and_types_stay(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
         table = pa.table(
             {
@@ -23,49 +53,122 @@ class TestDropRows:
             }
         )
         pq.write_table(table, file)
-        assert drop_rows(file, "a") == 2
+        assert drop_rows(file, {"a"}) == 2
         left = pq.read_table(file)
         assert left.to_pylist() == table.take([1, 2, 3]).to_pylist()
         assert left.schema.equals(table.schema)
 
     def test_a_file_without_user_ids_is_left_alone(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
-        pq.write_table(pa.table({"item_id": ["a"]}), file)
+        write(file, item_id=["a"])
         before = file.read_bytes()
-        assert drop_rows(file, "a") == 0
+        assert drop_rows(file, {"a"}) == 0
         assert file.read_bytes() == before
 
-    def test_a_person_alone_in_a_file_leaves_an_empty_file_of_the_same_shape(self, tmp_path: Path) -> None:
+    def test_a_user_alone_in_a_file_leaves_an_empty_file_of_the_same_shape(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
-        pq.write_table(pa.table({"user_id": ["a"], "n": [1]}), file)
-        assert drop_rows(file, "a") == 1
+        write(file, user_id=["a"], n=[1])
+        assert drop_rows(file, {"a"}) == 1
         assert pq.read_table(file).num_rows == 0
 
 
-class TestDigest:
-    def test_a_forgotten_id_cannot_be_read_back_and_depends_on_the_salt(self) -> None:
-        assert "ann" not in digest("s1", "ann")
-        assert digest("s1", "ann") != digest("s2", "ann")
+class TestRemovingAUser:
+    def test_takes_the_rows_and_counts_them_by_folder(self, settings: Settings) -> None:
+        assert remove_user(settings, "ann")["landing"] == 1
+        assert column(settings.paths.landing / "interactions" / "b.parquet", "user_id") == ["bob", None]
 
+    def test_a_mistyped_id_is_an_error_and_nothing_is_recorded(self, settings: Settings) -> None:
+        with pytest.raises(InputError, match=r"no row in .* carries user id 'anne'"):
+            remove_user(settings, "anne")
+        assert not is_listed(settings.paths, "anne")
 
-class TestStartingAgain:
-    def test_a_person_whose_forgetting_began_is_known_though_no_row_is_left(self, tmp_path: Path) -> None:
-        workspace = Workspace(tmp_path)
-        assert not _is_remembered(workspace, "ann")
-        _remember(workspace, "ann")
-        assert _is_remembered(workspace, "ann")
-        assert not _is_remembered(workspace, "bob")
+    def test_that_was_cut_short_is_done_again_though_no_row_is_left(self, settings: Settings) -> None:
+        remember(settings.paths, ["gone"])
+        assert remove_user(settings, "gone")["landing"] == 0
 
-
-class TestTheReport:
-    def test_is_removed_because_the_user_may_be_its_example(
-        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = workspace_settings()
-        write_json(settings.paths.dataset, {"name": "shop", "batches": []})
-        pq.write_table(pa.table({"user_id": ["ann", "bob"]}), settings.paths.landing / "log.parquet")
-        settings.paths.report.parent.mkdir()
-        settings.paths.report.write_text("ann")
-        monkeypatch.setattr("reclm.features.online_writer.forget_user", lambda settings, user_id: 0)
+    def test_takes_answers_and_vectors_that_were_the_users_alone(self, settings: Settings) -> None:
+        with artifacts.writing(settings.paths, "profiles", {}, {}) as draft:
+            people = {"user_id": ["ann", "ann", "bob"], "prompt_hash": ["p1", "p2", "p2"], "profile": ["A", "S", "S"]}
+            write(draft.path / "user_profiles.parquet", profile_schema("user"), **people)
+            things = {"item_id": ["x"], "prompt_hash": ["p3"], "profile": ["X"]}
+            write(draft.path / "item_profiles.parquet", profile_schema("item"), **things)
+            write(draft.path / "generations-00000.parquet", GENERATIONS, prompt_hash=["p1", "p2", "p3"])
+        with artifacts.writing(settings.paths, "embeddings", {}, {}) as vectors:
+            write(vectors.path / "vectors-00000.parquet", VECTORS, text_hash=[text_hash(text) for text in "ASX"])
         remove_user(settings, "ann")
-        assert not settings.paths.report.parent.exists()
+        (profiles,), (embeddings,) = (artifacts.all_of(settings.paths, kind) for kind in ("profiles", "embeddings"))
+        assert column(profiles.path / "generations-00000.parquet", "prompt_hash") == ["p2", "p3"]
+        hashes = column(embeddings.path / "vectors-00000.parquet", "text_hash")
+        assert hashes == [text_hash(text) for text in "SX"]
+
+    def test_masks_the_id_in_messages(self, settings: Settings) -> None:
+        workspace = settings.paths
+        with pytest.raises(InputError), runs.recorded(workspace, "publish"):
+            raise InputError("row 5 (user_id 'ann'), beside annual and ann-marie")
+        rejected = workspace.landing / "rejected" / "b.parquet"
+        write(rejected, source_row=[3], reason=['Original Line: ann,"x'])
+        log = workspace.root / "airflow" / "logs" / "a.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("task of ann failed\n")
+        remove_user(settings, "ann")
+        (record,) = workspace.runs.glob("*.json")
+        assert read_json(record)["error"] == f"InputError: row 5 (user_id '{MASK}'), beside annual and ann-marie"
+        assert column(rejected, "reason") == [f'Original Line: {MASK},"x']
+        assert log.read_text() == f"task of {MASK} failed\n"
+
+    def test_removes_the_report_and_unfinished_work(self, settings: Settings) -> None:
+        workspace = settings.paths
+        places = [workspace.report, workspace.artifacts / ".partial" / "profiles-1" / "generations-00000.parquet"]
+        places += [workspace.external / "manual" / "a.parquet", workspace.landing / ".b.parquet.77.tmp"]
+        places += [workspace.root / "warehouse" / "dbt" / "logs" / "dbt.log", workspace.build_database]
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(place, user_id=["ann"])
+        remove_user(settings, "ann")
+        assert [place for place in places if place.exists()] == []
+
+
+class TestARestoredCopy:
+    def test_loses_whoever_was_erased_since(self, settings: Settings) -> None:
+        remember(settings.paths, ["bob", "somebody who is not here"])
+        assert remove_again(settings)["landing"] == 1
+        assert column(settings.paths.landing / "interactions" / "b.parquet", "user_id") == ["ann", None]
+
+
+class TestMasking:
+    @pytest.mark.parametrize("user_id", ["12", "ann@example.org", "a.b", "(x)", "ann"])
+    def test_only_whole_words_go(self, user_id: str) -> None:
+        mask = masking({user_id})
+        assert mask(f"{user_id}, '{user_id}' and x{user_id}x") == f"{MASK}, '{MASK}' and x{user_id}x"
+
+    def test_nobody_to_mask_changes_nothing(self) -> None:
+        assert masking(set())("ann") == "ann"
+
+
+class TestDeliveries:
+    @pytest.fixture
+    def inbox(self, settings: Settings) -> Path:
+        inbox = settings.paths.root / "inbox"
+        inbox.mkdir(parents=True)
+        remember(settings.paths, ["12"])
+        return inbox
+
+    def test_that_hold_the_user_are_named_until_they_are_gone(self, settings: Settings, inbox: Path) -> None:
+        (inbox / "events-1.csv").write_text("user_id,item_id\n1,12\n2,12\n")
+        (inbox / "events-2.csv").write_text('user_id,item_id\n1,"a\nb"\n12,x\n')
+        write(inbox / "events-3.parquet", user=[12], item=[1])
+        with gzip.open(inbox / "events-4.jsonl.gz", "wt") as file:
+            file.write('{"customer_id": 12, "sku": 1}\n')
+        with pytest.raises(ErasureError, match=r"3 delivered files.*events-2.csv.*events-3.*events-4.*delete them"):
+            require_no_delivery(settings, "12")
+        for number in (2, 3, 4):
+            next(inbox.glob(f"events-{number}.*")).unlink()
+        require_no_delivery(settings, "12")
+
+    def test_that_are_no_tables_are_searched_for_the_id_as_a_word(self, settings: Settings, inbox: Path) -> None:
+        (inbox / "notes.txt").write_text("customer 12 called")
+        (inbox / "other.txt").write_text("customer 123 called, and 4-12")
+        with zipfile.ZipFile(inbox / "old.zip", "w") as archive:
+            archive.writestr("a.txt", "12;3")
+        with pytest.raises(ErasureError, match=r"2 delivered files.*notes.txt.*old.zip"):
+            require_no_delivery(settings, "12")

@@ -1,11 +1,13 @@
-"""What a process that waits for a lock says, and when it gives up."""
+"""Locks that one holds alone or several hold together, and what a process says that waits for one."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +17,16 @@ import pytest
 from reclm.errors import WorkspaceError
 from reclm.settings.loading import load
 from reclm.storage import locks
-from reclm.storage.locks import alone
+from reclm.storage.locks import alone, exclusive, shared
+from reclm.storage.runs import no_stage_running, recorded
+from reclm.storage.workspace import Workspace
 
 HOLD = """
 import sys
 from pathlib import Path
-from reclm.storage.locks import alone
+from reclm.storage.locks import alone, exclusive, shared
+from reclm.storage.runs import no_stage_running, recorded
+from reclm.storage.workspace import Workspace
 with alone(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     sys.stdin.read()
@@ -86,3 +92,59 @@ class TestWaiting:
 def test_the_time_out_is_a_setting(tmp_path: Path) -> None:
     chosen = load(["runtime.lock_minutes=0.5"], workspace=tmp_path, environment={})
     assert chosen.paths.lock_timeout == 30
+
+
+def is_free(lock: Path, kind: int) -> bool:
+    """Whether a process without the lock would get it now."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class TestAStage:
+    def test_runs_beside_others_and_keeps_an_erasure_waiting(self, tmp_path: Path) -> None:
+        lock = Workspace(tmp_path).locks / "stages.lock"
+        with recorded(Workspace(tmp_path), "train"):
+            assert is_free(lock, fcntl.LOCK_SH)
+            assert not is_free(lock, fcntl.LOCK_EX)
+        assert is_free(lock, fcntl.LOCK_EX)
+
+    def test_within_an_erasure_or_another_stage_does_not_wait_for_itself(self, tmp_path: Path) -> None:
+        workspace = Workspace(tmp_path)
+        with recorded(workspace, "ablate"), recorded(workspace, "teach"):
+            pass
+        with no_stage_running(workspace):
+            with recorded(workspace, "build"):
+                pass
+            assert not is_free(workspace.locks / "stages.lock", fcntl.LOCK_SH)
+        assert is_free(workspace.locks / "stages.lock", fcntl.LOCK_EX)
+
+    def test_begins_after_an_erasure_that_waits_already(self, tmp_path: Path, said: list[str]) -> None:
+        lock, order = tmp_path / "stages.lock", []
+        waiting, ended = threading.Event(), threading.Event()
+
+        def erase() -> None:
+            waiting.set()
+            with exclusive(lock, "stages are at work"):
+                order.append("erasure")
+
+        def stage() -> None:
+            with shared(lock, "stopped"):
+                order.append("stage")
+            ended.set()
+
+        with shared(lock, "stopped"):
+            threads = [threading.Thread(target=erase), threading.Thread(target=stage)]
+            threads[0].start()
+            waiting.wait()
+            while is_free(tmp_path / "stages-gate.lock", fcntl.LOCK_SH):
+                pass
+            threads[1].start()
+            assert order == []
+        for thread in threads:
+            thread.join()
+        assert order == ["erasure", "stage"]
+        assert any(line.startswith("stages are at work") for line in said)
