@@ -122,7 +122,6 @@ def land(
                 if first is not batch:
                     say(f"{batch.source.name}: the same rows as {first.source.name}, landed once")
             fresh = [batch for key, batch in wanted.items() if key not in listed]
-            identify(workspace)
             with erased_users(workspace) as erased, _connect(settings, partial) as con:
                 _write_empty(landing)
                 writer = _BatchWriter(con, partial, erased)
@@ -136,6 +135,7 @@ def land(
             ]
             mark_older_logs(before, kept, entries)
             _require_one_clock(workspace, plan, entries, kept)
+            identify(workspace)
             content = _publish(workspace, kept + entries, plan, name, importer, source)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -77,7 +77,7 @@ def _users_of_table(settings: Settings, file: Path) -> set[str] | None:
         users = {row[0] for row in connection.execute(query).fetchall() if row[0] is not None}
         rejected = connection.execute("select 1 from duckdb_tables() where table_name = 'rejects'").fetchall()
         unreadable: list[Any] = connection.execute("from rejects limit 1").fetchall() if rejected else []
-    return None if unreadable else users
+    return None if unreadable else {*users, *table.columns}  # a file without a header has its first row there
 
 
 def _holds_word(file: Path, user_id: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.errors import WorkspaceError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash, find
-from reclm.storage.files import ensure_empty_table, has_columns, write_rows
+from reclm.storage.files import ensure_empty_table, has_columns, read_json, write_rows
 from reclm.storage.locks import alone
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace, in_repository
@@ -201,7 +201,7 @@ def _landing_state(workspace: Workspace, dataset: Dataset) -> Any:
         "batches": [
             [row, file.stat().st_size if file.exists() else 0] for row, file in zip(batches, files, strict=True)
         ],
-        "forgotten": _digest(forgotten) if forgotten.exists() else "",
+        "forgotten": read_json(forgotten)["digests"] if forgotten.exists() else [],
     }
 
 
