@@ -24,7 +24,7 @@ from reclm.ingest.files import LogFile, quote_text
 from reclm.ingest.report import report
 from reclm.ingest.rows import copy_rows, copy_to, count_rows, with_unreadable
 from reclm.ingest.scratch import READING, sweep
-from reclm.progress import track
+from reclm.progress import say, track
 from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
