@@ -22,7 +22,7 @@ from reclm.progress import detail
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
-from reclm.warehouse.counts import nothing_usable, say_counts
+from reclm.warehouse.counts import say_counts, why_unusable
 from reclm.warehouse.dbt import run_dbt, target_path
 from reclm.warehouse.reading import settings_of_build
 from reclm.warehouse.sources import (
@@ -51,7 +51,7 @@ def build(settings: Settings, phase: str = "all", force: bool = False) -> dict[s
 
     Returns the content of `current.json`, and `reused`: True when nothing had to be built. Waits while another build
     runs. With `force` the phase is built even when nothing has changed. Raises BuildError with the models and tests
-    that failed, InputError when no interaction can be used, and WorkspaceError when nothing has been ingested; the
+    that failed, InputError when the interactions cannot be used, and WorkspaceError when nothing has been ingested; the
     published copy then stays as it was.
     """
     if phase != "all" and phase not in PHASES:
@@ -117,7 +117,7 @@ def _run_phases(settings: Settings, external: Path, phases: tuple[str, ...], *, 
         run_dbt(settings, external, ["build", "--exclude-resource-type", "unit_test", *parsing, *select])
     except BaseException as error:
         shutil.rmtree(external, ignore_errors=True)
-        if isinstance(error, BuildError) and (reason := _nothing_usable(settings)):
+        if isinstance(error, BuildError) and (reason := _why_unusable(settings)):
             raise InputError(reason) from None
         raise
 
@@ -130,8 +130,8 @@ def _say_counts(settings: Settings) -> None:
         say_counts(settings, connection)
 
 
-def _nothing_usable(settings: Settings) -> str:
-    """Return why a build that failed had no interaction to use; empty where staging failed itself, or had some."""
+def _why_unusable(settings: Settings) -> str:
+    """Return why a build that failed could not use the interactions; empty where it could, or staging failed itself."""
     import duckdb
 
     if not settings.paths.build_database.exists():
@@ -139,8 +139,8 @@ def _nothing_usable(settings: Settings) -> str:
     with duckdb.connect(str(settings.paths.build_database), read_only=True) as connection:
         connection.execute("set TimeZone = 'UTC'")
         built = {name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
-        staged = {"base_interactions", "base_items", "base_users", "quarantine_reasons"} <= built
-        return nothing_usable(settings, connection) if staged else ""
+        staged = {"base_interactions", "base_items", "base_users", "stg_parameters", "quarantine_reasons"} <= built
+        return why_unusable(settings, connection) if staged else ""
 
 
 def _marker(workspace: Workspace) -> Path:

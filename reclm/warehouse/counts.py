@@ -175,13 +175,13 @@ def _warnings(settings: Settings, connection: DuckDBPyConnection, tables: list[L
         )
 
 
-def nothing_usable(settings: Settings, connection: DuckDBPyConnection) -> str:
-    """Return why no interaction can be used, in one sentence; empty where some can."""
+def why_unusable(settings: Settings, connection: DuckDBPyConnection) -> str:
+    """Return why the interactions cannot be used, in one sentence; empty where they can."""
     landed = next((found for found in landed_rows(connection) if found.table == "interactions"), None)
     if landed is None:
         return "no interaction has landed; bring a log with `reclm ingest`"
     if landed.accepted:
-        return ""
+        return _one_moment(connection)
     said = f"0 of {landed.rows:,} interactions can be used: "
     if pending := landed.others.get("pending"):
         ((first, last),) = connection.execute(
@@ -201,3 +201,18 @@ def nothing_usable(settings: Settings, connection: DuckDBPyConnection) -> str:
         return f"{said}{landed.faults[0].rows:,} unknown_item, e.g. {hint}" + "".join(f"; {part}" for part in parts[1:])
     remedy = f". {landed.faults[0].remedy}" if landed.faults else ""
     return said + "; ".join(parts) + remedy
+
+
+def _one_moment(connection: DuckDBPyConnection) -> str:
+    """Why a log that is split by time cannot be cut: all its times are one; empty where there are more."""
+    ((rows, first, last),) = connection.execute(
+        "select count(*), min(event_ts), max(event_ts) from base_interactions where status = 'accepted' "
+        "and (select split_mode from stg_parameters) = 'temporal'"
+    ).fetchall()
+    if first != last or not rows:
+        return ""
+    return (
+        f"{rows:,} interactions lie at one moment, {first:%Y-%m-%d %H:%M:%S} UTC, which cannot be cut by time into "
+        "train and test. If it is the time of an export, remove that column, and rows are drawn into train and test by "
+        "chance; if another column has the times, name it in data.timestamp_column; else bring a longer log"
+    )

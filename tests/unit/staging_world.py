@@ -23,6 +23,7 @@ COLUMNS = {
 
 def stage(connection: duckdb.DuckDBPyConnection, **tables: Sequence[dict[str, Any]]) -> None:
     """Makes the tables of staging; `tables` maps a landing table to its rows, numbered in the order given."""
+    connection.execute("create or replace table stg_parameters as select 'temporal' as split_mode")
     connection.execute(
         "create or replace table quarantine_reasons (table_name varchar, reason varchar, remedy varchar)"
     )

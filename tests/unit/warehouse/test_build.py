@@ -34,7 +34,9 @@ class StandIn:
         self.calls: list[list[str]] = []
         self.failure: Exception | None = None
         self.meanwhile: Callable[[], None] | None = None
-        self.staged: list[dict[str, Any]] = [{"user_id": "u", "item_id": "i"}]
+        self.staged: list[dict[str, Any]] = [
+            {"user_id": "u", "item_id": "i", "event_ts": f"2024-01-0{day}"} for day in (1, 2)
+        ]
 
     def __call__(self, settings: Settings, external: Path, arguments: Sequence[str]) -> None:
         self.calls.append(list(arguments))

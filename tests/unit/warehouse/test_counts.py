@@ -10,7 +10,7 @@ import pytest
 from unit.staging_world import faulty, stage
 
 from reclm.settings.loading import load
-from reclm.warehouse.counts import nothing_usable, say_counts
+from reclm.warehouse.counts import say_counts, why_unusable
 from reclm.warehouse.near_ids import near_match
 
 Say = Callable[..., str]
@@ -79,16 +79,17 @@ class TestAfterABuild:
         assert "the earliest is 1 May 2024. If that is wrong: data.timestamp_format=%d/%m/%Y" in text
 
 
-class TestNothingUsable:
-    def test_is_empty_where_something_is(self, connection: duckdb.DuckDBPyConnection) -> None:
-        stage(connection, interactions=[*likes(1), faulty("bad_weight", "x")])
-        assert nothing_usable(load(environment={}), connection) == ""
+class TestWhyALogCannotBeUsed:
+    def test_is_empty_where_it_can(self, connection: duckdb.DuckDBPyConnection) -> None:
+        rows = [{**row, "event_ts": f"2024-01-0{day}"} for day, row in enumerate(likes(3), start=1)]
+        stage(connection, interactions=[*rows, faulty("bad_weight", "x")])
+        assert why_unusable(load(environment={}), connection) == ""
 
     def test_names_every_reason_with_an_example_and_the_first_remedy(
         self, connection: duckdb.DuckDBPyConnection
     ) -> None:
         stage(connection, interactions=[faulty("bad_weight", "x"), *[faulty("bad_timestamp", "soon")] * 2])
-        assert nothing_usable(load(environment={}), connection) == (
+        assert why_unusable(load(environment={}), connection) == (
             "0 of 3 interactions can be used: 2 bad_timestamp (e.g. 'soon'); 1 bad_weight (e.g. 'x'). "
             "Mend bad_timestamp."
         )
@@ -96,7 +97,7 @@ class TestNothingUsable:
     def test_shows_two_ids_that_nearly_meet(self, connection: duckdb.DuckDBPyConnection) -> None:
         rows = [faulty("unknown_item", f"0{n}", item_id=f"0{n}") for n in range(5)]
         stage(connection, interactions=rows, items=[{"item_id": str(n)} for n in range(5)])
-        assert nothing_usable(load(environment={}), connection) == (
+        assert why_unusable(load(environment={}), connection) == (
             "0 of 5 interactions can be used: 5 unknown_item, e.g. log '01', items '1': only leading zeros differ; "
             "write the ids alike in both files"
         )
@@ -105,16 +106,24 @@ class TestNothingUsable:
         self, connection: duckdb.DuckDBPyConnection
     ) -> None:
         stage(connection, interactions=[{**row, "status": "pending", "event_ts": "2024-01-05"} for row in likes(3)])
-        why = nothing_usable(load(["data.as_of=2023-01-01"], environment={}), connection)
+        why = why_unusable(load(["data.as_of=2023-01-01"], environment={}), connection)
         assert why.startswith(f"0 of 3 interactions can be used: 3 lie at or after {AS_OF}. They are from 2024-01-05")
+
+    def test_says_that_one_moment_cannot_be_cut_and_what_to_do(self, connection: duckdb.DuckDBPyConnection) -> None:
+        stage(connection, interactions=[{**row, "event_ts": "2024-03-01"} for row in likes(3)])
+        why = why_unusable(load(environment={}), connection)
+        assert why.startswith("3 interactions lie at one moment, 2024-03-01 00:00:00 UTC, which cannot be cut by time")
+        assert "remove that column" in why and "data.timestamp_column" in why
+        connection.execute("update stg_parameters set split_mode = 'assigned'")
+        assert why_unusable(load(environment={}), connection) == ""
 
     def test_says_that_all_are_dislikes(self, connection: duckdb.DuckDBPyConnection) -> None:
         stage(connection, interactions=[{**row, "status": "not_a_like"} for row in likes(3)])
-        assert "3 dislikes or events of weight 0" in nothing_usable(load(environment={}), connection)
+        assert "3 dislikes or events of weight 0" in why_unusable(load(environment={}), connection)
 
     def test_says_that_nothing_landed(self, connection: duckdb.DuckDBPyConnection) -> None:
         stage(connection)
-        assert "no interaction has landed" in nothing_usable(load(environment={}), connection)
+        assert "no interaction has landed" in why_unusable(load(environment={}), connection)
 
 
 class TestNearIds:
