@@ -12,6 +12,7 @@ import math
 import warnings
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy import sparse
 
 from reclm.dataset import Snapshot, TrainingData
 from reclm.errors import WorkspaceError
-from reclm.features import store
+from reclm.features import history, store
 from reclm.features.publish import require_published
 from reclm.settings.tree import Settings
 from reclm.warehouse.reading import connect, snapshot_as_of
@@ -59,23 +60,36 @@ where known.snapshot = $snapshot
 """
 
 
-def load_training_data(settings: Settings, snapshot: Snapshot) -> TrainingData:
+def load_training_data(settings: Settings, snapshot: Snapshot, version: str = "") -> TrainingData:
     """Load everything known at a snapshot: users in text order, items by item_index, features float32 (n, dim).
 
     A feature matrix has a row of NaN for an entity without that feature, and is None when the data set has none at
-    all. Raises WorkspaceError when the published features are not those of the current build, or when all rows of a
-    view are later than the snapshot.
+    all. With `version`, an earlier published version that a model was trained on (the parent `features` in its
+    manifest), the data are those of then. Raises WorkspaceError when the published features are not those of the
+    current build, when all rows of a view are later than the snapshot, or when the version was not kept.
     """
-    require_published(settings)
-    as_of = snapshot_as_of(settings, snapshot)
-    known = load_known(settings, snapshot)
+    if version:
+        known, as_of = history.load(settings.paths, version, snapshot)
+        feast = store.open_version(settings, version)
+    else:
+        require_published(settings)
+        known, as_of = load_known(settings, snapshot), snapshot_as_of(settings, snapshot)
+        feast = store.open_store(settings)
     user_ids, item_ids = known.user_ids.tolist(), known.item_ids.tolist()
-    frame = _historical(settings, user_ids, item_ids, as_of)
+    frame = _historical(feast, user_ids, item_ids, as_of)
+    file = store.offline_path(settings.paths) / (version or "current")
+
+    def matrix(view: str, ids: list[str]) -> NDArray[np.float32] | None:
+        found = _matrix(frame, view, feast.join_keys[view][0], ids)
+        if found is None:
+            _refuse_unknown(file / f"{view}.parquet", view, as_of)
+        return found
+
     return replace(
         known,
-        item_content=_matrix(settings, frame, "item_content", item_ids, as_of),
-        item_profile=_matrix(settings, frame, "item_profile", item_ids, as_of),
-        user_profile=_matrix(settings, frame, "user_profile", user_ids, as_of),
+        item_content=matrix("item_content", item_ids),
+        item_profile=matrix("item_profile", item_ids),
+        user_profile=matrix("user_profile", user_ids),
     )
 
 
@@ -113,7 +127,7 @@ def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
     return _arrow(connection, query).column(0).to_pylist()
 
 
-def _historical(settings: Settings, user_ids: list[str], item_ids: list[str], as_of: datetime) -> pa.Table:
+def _historical(opened: store.Store, user_ids: list[str], item_ids: list[str], as_of: datetime) -> pa.Table:
     """Join the features of all users and all items point-in-time at one moment.
 
     The entity frame pairs user i with item i, so that one join returns both; the pairs mean nothing. The shorter
@@ -129,24 +143,23 @@ def _historical(settings: Settings, user_ids: list[str], item_ids: list[str], as
             "event_timestamp": pd.Series([as_of] * length, dtype="datetime64[us, UTC]"),
         }
     )
-    feast = store.open_store(settings)
     with warnings.catch_warnings():
         # Feast turns on every DeprecationWarning, and ibis still calls DuckDB by an old name.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ibis")
-        job = feast.feast.get_historical_features(entities, features=feast.services[SERVICE], full_feature_names=True)
+        service = opened.services[SERVICE]
+        job = opened.feast.get_historical_features(entities, features=service, full_feature_names=True)
         return job.to_arrow()
 
 
-def _matrix(
-    settings: Settings, frame: pa.Table, view: str, ids: list[str], as_of: datetime
-) -> NDArray[np.float32] | None:
-    """Return the embeddings of a view in the order of `ids`, float32 (len(ids), dim), NaN where there is none."""
-    key = store.open_store(settings).views[view].join_keys[0]
+def _matrix(frame: pa.Table, view: str, key: str, ids: list[str]) -> NDArray[np.float32] | None:
+    """Return the embeddings of a view in the order of `ids`, float32 (len(ids), dim), NaN where there is none.
+
+    None when no id has one.
+    """
     vectors = frame[f"{view}__embedding"].combine_chunks()
     present = pc.is_valid(vectors)
     positions = pc.index_in(frame[key].combine_chunks().filter(present), pa.array(ids, pa.string()))
     if len(positions) == 0:
-        _refuse_unknown(settings, view, as_of)
         return None
     numbers = vectors.filter(present).flatten().to_numpy()
     matrix = np.full((len(ids), len(numbers) // len(positions)), math.nan, dtype=np.float32)
@@ -154,9 +167,8 @@ def _matrix(
     return matrix
 
 
-def _refuse_unknown(settings: Settings, view: str, as_of: datetime) -> None:
+def _refuse_unknown(file: Path, view: str, as_of: datetime) -> None:
     """Raise WorkspaceError when a view has rows, but none as early as the snapshot."""
-    file = store.offline_path(settings.paths) / "current" / f"{view}.parquet"
     earliest = pc.min(pq.read_table(file, columns=["as_of"])["as_of"]).as_py()
     if earliest is not None and earliest > as_of:
         raise WorkspaceError(

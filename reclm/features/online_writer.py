@@ -18,17 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
+from reclm.features.history import files_with_users
 from reclm.features.online import BATCH_SIZE, PROJECT, Key, encoded_key, rows_of
 from reclm.features.store import (
     Store,
     applied_path,
     apply_definitions,
     model_versions,
-    offline_path,
     online_name,
     redis_address,
-    remove_other_versions,
-    vector_file,
     writing,
 )
 from reclm.progress import track
@@ -83,11 +81,7 @@ def forget_user(settings: Settings, user_id: str) -> int:
         removed = delete_rows(feast, "user_fused", [(user_id, version) for version in versions])
         views = ("user_profile", "user_activity", "user_recent")
         removed += sum(delete_rows(feast, view, [(user_id,)]) for view in views)
-        current = offline_path(workspace) / "current"
-        files = [current.resolve() / f"{view}.parquet" for view in ("user_profile", "user_activity")]
-        files += [vector_file(workspace, "user", version) for version in versions]
-        removed += sum(_drop_user(file, user_id) for file in files if file.exists())
-        remove_other_versions(workspace)
+        removed += sum(_drop_user(file, user_id) for file in files_with_users(workspace))
     return removed
 
 

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features import online, online_writer, store
+from reclm.features import history, online, online_writer, store
 from reclm.features.row_checks import ViewSchema, add_stamps, check_rows, latest_rows
 from reclm.progress import detail, say
 from reclm.settings.tree import Settings
@@ -104,7 +104,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
         _switch(workspace, version)
         published = {"version": version, "files": digest, **_record(settings, changes)}
         write_json(published_path(workspace), published)
-        store.remove_other_versions(workspace)
+        history.remove_others(workspace, settings.feast.keep_versions)
         return {**published, "reused": False}
 
 

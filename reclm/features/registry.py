@@ -15,6 +15,9 @@ from feast.protos.feast.core.FeatureView_pb2 import FeatureView
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
 
+CURRENT = "current"
+"""The link to the offline files in force."""
+
 
 class WorkspaceRegistryStore(FileRegistryStore):
     """Feast's registry in a file, `<workspace>/feast/registry.db`."""
@@ -22,12 +25,20 @@ class WorkspaceRegistryStore(FileRegistryStore):
     def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
         super().__init__(registry_config, repo_path)
         self.workspace = self._filepath.parent.parent
+        self.version = CURRENT
 
     def get_registry_proto(self) -> Registry:
-        """Read the registry; its file sources get absolute paths. Raises FileNotFoundError before `feast apply`."""
+        """Read the registry; its file sources get absolute paths. Raises FileNotFoundError before `feast apply`.
+
+        Sources under the link `current` get the files of `version`, where that is another one.
+        """
         registry = super().get_registry_proto()
-        _rewrite_paths(registry, lambda path: self.workspace / path)
+        _rewrite_paths(registry, self._of_version)
         return registry
+
+    def _of_version(self, path: Path) -> Path:
+        parts = (self.version if part == CURRENT else part for part in path.parts)
+        return self.workspace.joinpath(*parts)
 
     def update_registry_proto(self, registry_proto: Registry) -> None:
         """Write the registry; its file sources get paths relative to the workspace, those outside it stay absolute."""

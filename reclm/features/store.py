@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import os
 import re
-import shutil
 import sqlite3
 import sys
 import threading
@@ -79,7 +78,8 @@ def applied_path(workspace: Workspace) -> Path:
 def offline_path(workspace: Workspace) -> Path:
     """Return the folder of the checked history.
 
-    It holds `<version>/<view>.parquet`, the link `current`, and `fused/<view>/<model version>.parquet`.
+    It holds `<version>/<view>.parquet` of this and some earlier publishes (`history.py`), the link `current` to the
+    version in force, and `fused/<view>/<model version>.parquet`.
     """
     return workspace.feast / "offline"
 
@@ -93,15 +93,6 @@ def model_versions(workspace: Workspace) -> list[str]:
     """List the model versions with published vectors, complete or not, sorted."""
     folder = offline_path(workspace) / "fused"
     return sorted({file.stem for kind in ENTITY_KINDS for file in folder.glob(f"{kind}_fused/[!.]*.parquet")})
-
-
-def remove_other_versions(workspace: Workspace) -> None:
-    """Remove all sets of offline files except the current one."""
-    current = offline_path(workspace) / "current"
-    kept = {"fused", current.resolve().name}
-    for folder in offline_path(workspace).iterdir():
-        if not folder.is_symlink() and folder.name not in kept:
-            shutil.rmtree(folder)
 
 
 @contextmanager
@@ -256,6 +247,15 @@ def open_store(settings: Settings) -> Store:
     if key not in _open:
         _open[key] = Store(load_feast().FeatureStore(config=configuration(settings)), settings)
     return _open[key]
+
+
+def open_version(settings: Settings, version: str) -> Store:
+    """Open a feature store whose offline files are those of a published version, for point-in-time joins alone."""
+    open_store(settings)
+    feast: Any = load_feast().FeatureStore(config=configuration(settings))
+    feast.registry._registry_store.version = version
+    feast.refresh_registry()
+    return Store(feast, settings)
 
 
 def open_for_requests(settings: Settings, timeout: float) -> Store:

@@ -347,6 +347,12 @@ class FeastSettings(Section):
         description="Where online features are kept: `sqlite` (a file of the workspace) or `redis` (a server; "
         "for several service processes).",
     )
+    keep_versions: int = Field(
+        3,
+        ge=0,
+        description="Earlier published features to keep, of those that models were trained on: their training data can "
+        "be made again.",
+    )
     redis_url: str = Field(
         "localhost:6379", description="Redis connection string in Feast's form: host:port[,password=…,ssl=true]."
     )

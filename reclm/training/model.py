@@ -130,6 +130,7 @@ def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
     """
     from reclm.backbones.loading import create_backbone
     from reclm.features.frame import load_training_data
+    from reclm.features.history import keep
     from reclm.warehouse.reading import snapshot_as_of
 
     trained = model.manifest["parameters"]
@@ -144,6 +145,7 @@ def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
     )
     with artifacts.writing(settings.paths, SERVED_KIND, parameters, parents) as draft:
         data = load_training_data(settings, "serve")
+        keep(settings, parents["features"], data)
         curve = backbone.refit(data, trained["variant"], selection_of(model), trained["seed"])
         backbone.learn_to_fold_in(data, trained["seed"])
         backbone.save(draft.path)

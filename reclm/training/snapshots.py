@@ -25,6 +25,7 @@ class Snapshots:
 
     @cached_property
     def _read(self) -> tuple[TrainingData, list[EvaluationTask], TrainingData]:
+        from reclm.features.history import keep
         from reclm.training.tasks import load_tasks
 
         read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
@@ -32,6 +33,8 @@ class Snapshots:
             raise WorkspaceError(
                 "features were built or published anew while training read them; run `reclm train` again"
             )
+        for data in (read[0], read[2]):
+            keep(self.settings, self.parents["features"], data)
         return read
 
     @property

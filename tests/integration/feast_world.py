@@ -113,8 +113,14 @@ def write_marts(settings: Settings, rows: Marts, schemas: dict[str, pa.Schema] |
     write_json(workspace.current_build, {"build_id": root.name, "fingerprint": root.name, "external_root": external})
 
 
-def write_warehouse(settings: Settings, users: list[str], items: list[str], known: list[tuple[str, str, str]]) -> None:
-    """The tables the training frame reads; `known` are (snapshot, user_id, item_id)."""
+def write_warehouse(
+    settings: Settings,
+    users: list[str],
+    items: list[str],
+    known: list[tuple[str, str, str]],
+    moments: tuple[datetime, datetime] = (T1, T2),
+) -> None:
+    """The tables the training frame reads; `known` are (snapshot, user_id, item_id), `moments` those of snapshots."""
     file = settings.paths.warehouse
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
@@ -125,7 +131,7 @@ def write_warehouse(settings: Settings, users: list[str], items: list[str], know
         connection.execute("create table fct_known_interactions (snapshot varchar, user_id varchar, item_id varchar)")
         feedback = "user_id varchar, item_id varchar, event_ts timestamptz, weight double"
         connection.execute(f"create table fct_feedback ({feedback})")
-        connection.execute("insert into int_snapshots values ('select', ?, false), ('final', ?, false)", [T1, T2])
+        connection.execute("insert into int_snapshots values ('select', ?, false), ('final', ?, false)", list(moments))
         connection.executemany(
             "insert into dim_users values (?, ?)", [[user, index] for index, user in enumerate(sorted(users))]
         )

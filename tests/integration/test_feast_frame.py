@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from dataclasses import fields
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from integration import feast_world as world
 from integration.feast_world import T1, T2, T3, vector
+from scipy import sparse
 
+from reclm.dataset import TrainingData
 from reclm.errors import WorkspaceError
-from reclm.features import publish, store
+from reclm.features import history, online_writer, publish, store
 from reclm.features.frame import load_training_data
+from reclm.features.publish import features_version
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 
@@ -163,6 +169,77 @@ class TestNothingToJoin:
         world.write_marts(settings, rows)
         with pytest.raises(WorkspaceError, match="not those of the current build"):
             load_training_data(settings, "final")
+
+
+class TestHistory:
+    """Training data of an earlier publish, made again when other features and tables are in force."""
+
+    def train_on(self, settings: Settings, *moments: datetime, users: list[str] = world.USERS) -> TrainingData:
+        """Publish another build, read its training data as training does, and keep them."""
+        known = [("final", user, item) for user in users for item in world.ITEMS[: moments[1].day - 1]]
+        world.write_warehouse(settings, users, world.ITEMS, known, moments=(moments[0], moments[1]))
+        world.publish_marts(settings, world.marts(*moments))
+        data = load_training_data(settings, "final")
+        history.keep(settings, features_version(settings), data)
+        return data
+
+    def test_is_equal_to_what_it_was(self, settings: Settings) -> None:
+        before, version = self.train_on(settings, T1, T2), features_version(settings)
+        after = self.train_on(settings, T2, T3, users=world.USERS[:2])
+        assert not same(before, after)
+        assert same(load_training_data(settings, "final", version), before)
+        assert same(load_training_data(settings, "final"), after)
+
+    def test_has_its_weights(self, settings: Settings) -> None:
+        _publish(settings, world.marts())
+        with duckdb.connect(str(settings.paths.warehouse)) as connection:
+            connection.execute("insert into fct_feedback values ('u1', 'i1', ?, 3.0)", [T1])
+        data, version = load_training_data(settings, "final"), features_version(settings)
+        history.keep(settings, version, data)
+        assert data.weights is not None
+        assert same(load_training_data(settings, "final", version), data)
+
+    def test_is_kept_of_the_latest_versions_that_models_were_trained_on(self, settings: Settings) -> None:
+        chosen = settings.model_copy(update={"feast": settings.feast.model_copy(update={"keep_versions": 1})})
+        trained = []
+        for day in range(3):
+            self.train_on(chosen, T1 + day * DAY, T2 + day * DAY)
+            trained.append(features_version(chosen))
+            rows = world.marts(T1 + day * DAY, T2 + day * DAY)
+            rows["item_content"][-1]["title"] = "of a delivery, without training"
+            world.publish_marts(chosen, rows)
+        assert history.versions(chosen.paths) == [trained[-1]]
+        folders = {path.name for path in store.offline_path(chosen.paths).iterdir()}
+        assert folders == {"current", trained[-1], features_version(chosen)}
+        with pytest.raises(WorkspaceError, match=rf"version {trained[0]} were kept \(kept are: {trained[-1]}\)"):
+            load_training_data(chosen, "final", trained[0])
+
+    def test_does_not_hold_a_user_who_was_forgotten(self, settings: Settings) -> None:
+        before, version = self.train_on(settings, T1, T2), features_version(settings)
+        self.train_on(settings, T2, T3)
+        online_writer.forget_user(settings, "u1")
+        left = load_training_data(settings, "final", version)
+        rows = before.user_ids != "u1"
+        assert left.user_ids.tolist() == before.user_ids[rows].tolist()
+        assert (left.interactions != before.interactions[rows]).nnz == 0
+        for file in store.offline_path(settings.paths).rglob("*.parquet"):
+            table = pq.read_table(file)
+            assert "user_id" not in table.column_names or "u1" not in table["user_id"].to_pylist()
+
+
+def same(one: TrainingData, other: TrainingData) -> bool:
+    """Whether two training data hold the same."""
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(TrainingData)]
+    return all(_plain(left) == _plain(right) for left, right in pairs)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and matrices as lists, NaN as None."""
+    if sparse.issparse(value):
+        value = value.toarray()
+    if not isinstance(value, np.ndarray):
+        return value
+    return np.where(value != value, None, value).tolist()
 
 
 class TestBareFeast:
