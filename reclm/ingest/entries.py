@@ -1,14 +1,23 @@
 """Decide which batches `dataset.json` lists once a call has landed some, and what it says of the earlier ones.
 
-In: the entries listed before and the fresh ones. Out: which of the earlier ones stay, and marks on them.
+In: the entries listed before and the fresh ones. Out: which of the earlier ones stay, and marks on them. A log that
+comes again under its name, corrected or grown, takes the place of what it delivered before. Item and user tables need
+no such rule: of several rows about one item the warehouse takes the last to land.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
+from reclm.progress import say
+
 Entry = dict[str, Any]
+ROW = ("user_id", "item_id", "event_ts", "event_type")
+"""Columns by which a row of a log is the same in two deliveries."""
+SAME_ROWS = 0.5
+"""The least share of a former delivery's rows that stand in a file of the same name which is a correction of it."""
 
 
 def is_current(entry: Entry, wanted: Container[str], fresh: Sequence[Entry], new_demo: bool) -> bool:
@@ -32,3 +41,48 @@ def mark_older_logs(before: Sequence[Entry], kept: Sequence[Entry], fresh: Seque
     for entry in older:
         if entry["table"] == "interactions":
             entry["before_items"] = True
+
+
+def without_superseded(
+    kept: Sequence[Entry],
+    wanted: Container[str],
+    fresh: Sequence[Entry],
+    file_of: Callable[[Entry], Path],
+    count: Callable[[str], tuple[int, int]],
+) -> list[Entry]:
+    """Return `kept` without former deliveries of the fresh logs, which are named alike and hold most of their rows.
+
+    A file of the same name with other rows is a further delivery: both stay. `file_of` gives the file of a batch,
+    `count` runs a query that returns two numbers. Says what is replaced and what is not.
+    """
+    replaced: set[str] = set()
+    for new in fresh:
+        former = [
+            entry
+            for entry in kept
+            if (entry["table"], entry["source_file"]) == ("interactions", new["source_file"])
+            and new["table"] == "interactions"
+            and entry["batch"] not in wanted
+            and not (entry.get("collected") or new.get("collected"))
+        ]
+        for entry in former:
+            rows, same = count(_same_rows(file_of(entry), file_of(new)))
+            about = f"{new['source_file']} landed before with other content: {same:,} of its {rows:,} rows are the same"
+            if same < SAME_ROWS * rows:
+                say(f"{about}, so both deliveries count")
+                continue
+            say(f"{about}; its {new['rows']:,} rows replace them")
+            replaced.add(entry["batch"])
+            if entry.get("before_items"):
+                new["before_items"] = True
+    return [entry for entry in kept if entry["batch"] not in replaced]
+
+
+def _same_rows(former: Path, latest: Path) -> str:
+    """Return SQL of the number of rows of `former`, and of those that `latest` has too."""
+    old, new = (f"read_parquet('{str(path).replace(chr(39), chr(39) * 2)}')" for path in (former, latest))
+    same = " and ".join(f"latest.{column} is not distinct from former.{column}" for column in ROW)
+    return (
+        f"select (select count(*) from {old}), "
+        f"(select count(*) from {old} as former semi join {new} as latest on {same})"
+    )

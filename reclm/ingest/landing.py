@@ -3,15 +3,15 @@
 In: batches. A batch is a file, or a piece of the demo world, with SQL that says which landing column is what. Out: one
 parquet file per batch. Its name is the hash of the source's content and of the mapping, so ingesting the same files
 again does nothing, and a changed file adds a batch. All batches of one call appear together or not at all: they are
-written under `.partial`, moved, and listed in `dataset.json` last. A file that is not listed there was left by a killed
-run and is deleted.
+written under `.partial`, moved, and listed in `dataset.json` last. A file that is not listed there was replaced or left
+by a killed run. It is deleted once no build runs: a running one reads what was listed when it began.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import duckdb
 
 from reclm.errors import InputError, WorkspaceError
-from reclm.ingest.entries import is_current, mark_older_logs
+from reclm.ingest.entries import is_current, mark_older_logs, without_superseded
 from reclm.ingest.files import LogFile, quote_text
 from reclm.ingest.report import report
 from reclm.ingest.rows import copy_rows, copy_to, count_rows, with_unreadable
@@ -29,14 +29,18 @@ from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
 from reclm.storage.artifacts import content_hash
 from reclm.storage.erasures import Erasures, erased_users, identify, users_of
-from reclm.storage.files import ensure_empty_table, read_json, write_json
-from reclm.storage.locks import alone
+from reclm.storage.files import ensure_empty_table, move_durably, read_json, write_json
+from reclm.storage.locks import alone, if_free
 from reclm.storage.schemas import LANDING
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 
 Table = Literal["interactions", "items", "users", "impressions"]
 SplitMode = Literal["temporal", "assigned"]
+NO_TIMES = (
+    "{file} has a time column without a single value; name the right one in data.timestamp_column, or remove it to "
+    "have the log split by chance"
+)
 
 
 class Source(Protocol):
@@ -97,11 +101,19 @@ class Plan:
 
 
 def land(
-    settings: Settings, plan: Plan, *, name: str, importer: str, source: str, delivery: bool = False
+    settings: Settings,
+    plan: Plan,
+    *,
+    name: str,
+    importer: str,
+    source: str,
+    delivery: bool = False,
+    refused: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Land every batch of `plan` that has not landed yet; return the content of `dataset.json`.
 
-    A `delivery` may come in another format than the data set it joins.
+    A `delivery` may come in another format than the data set it joins. Where `refused` is given, a file that cannot be
+    used is put there with what is wrong with it, {file: message}, and the others land.
 
     Raises InputError when a file cannot be read (nothing is changed then) and WorkspaceError when the workspace holds
     another data set.
@@ -125,15 +137,16 @@ def land(
             with erased_users(workspace) as erased, _connect(settings, partial) as con:
                 _write_empty(landing)
                 writer = _BatchWriter(con, partial, erased)
-                entries = [writer.write(batch) for batch in track(fresh, "landing")]
-                _require_rows(writer.rows_read, entries, before)
+                entries = writer.write_all(fresh, refused)
+                entries = _usable(entries, writer.rows_read, before, plan.split_mode, refused)
                 if plan.truth and (fresh or not workspace.truth.exists()):
                     (partial / "truth").mkdir()
                     plan.truth(con, partial / "truth")
-            kept = [
-                entry for entry in before if is_current(entry, wanted, entries, importer == "demo" and not delivery)
-            ]
-            mark_older_logs(before, kept, entries)
+                kept = [
+                    entry for entry in before if is_current(entry, wanted, entries, importer == "demo" and not delivery)
+                ]
+                mark_older_logs(before, kept, entries)
+                kept = writer.without_superseded(kept, wanted, entries)
             _require_one_clock(workspace, plan, entries, kept)
             identify(workspace)
             content = _publish(workspace, kept + entries, plan, name, importer, source)
@@ -143,15 +156,36 @@ def land(
     return content
 
 
-def _require_rows(read: Counter[str], entries: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
-    """Raise InputError for a table of which no file has a row; an empty part beside others is no fault."""
+def _usable(
+    entries: list[dict[str, Any]],
+    read: Counter[str],
+    before: list[dict[str, Any]],
+    split_mode: SplitMode,
+    refused: dict[str, str] | None,
+) -> list[dict[str, Any]]:
+    """Return the entries but for files of a table of which none has a row, and logs without one of their times.
+
+    An empty part beside others is no fault. Raises InputError where nothing can be refused.
+    """
     known = {entry["table"] for entry in before}
+    usable = []
     for entry in entries:
+        fault = ""
         if not read[entry["table"]] and entry["table"] not in known:
-            raise InputError(
+            fault = (
                 f"{entry['source_file']} gives no rows for {entry['table']}: it is empty but for a header, or has none "
                 "of the kind; export it again or remove it"
             )
+        elif refused is not None and split_mode == "temporal" and entry["rows"] and entry.get("with_event_ts") == 0:
+            fault = NO_TIMES.format(file=entry["source_file"])
+        if fault and refused is None:
+            raise InputError(fault)
+        if fault:
+            assert refused is not None
+            refused[entry["source_file"]] = fault
+        else:
+            usable.append(entry)
+    return usable
 
 
 def _require_one_clock(
@@ -165,10 +199,7 @@ def _require_one_clock(
         )
     logs = [entry for entry in entries if "with_event_ts" in entry]
     if plan.split_mode == "temporal" and logs and not any(entry["with_event_ts"] for entry in logs):
-        raise InputError(
-            f"{logs[0]['source_file']} has a time column without a single value; name the right one in "
-            "data.timestamp_column, or remove it to have the log split by chance"
-        )
+        raise InputError(NO_TIMES.format(file=logs[0]["source_file"]))
 
 
 def _listed_batches(workspace: Workspace, name: str, importer: str | None) -> list[dict[str, Any]]:
@@ -188,6 +219,13 @@ def _listed_batches(workspace: Workspace, name: str, importer: str | None) -> li
 
 
 def _sweep(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
+    """Remove the files that are not listed, where no build runs that may read them; the next landing does it then."""
+    with if_free(workspace.locks / "warehouse.lock") as free:
+        if free:
+            _remove_unlisted(workspace, entries)
+
+
+def _remove_unlisted(workspace: Workspace, entries: list[dict[str, Any]]) -> None:
     listed = {(entry["table"], entry["batch"]) for entry in entries}
     for table in LANDING:
         for path in (workspace.landing / table).glob("*.parquet"):
@@ -222,6 +260,33 @@ class _BatchWriter:
         self.partial = partial
         self.erased = erased
         self.rows_read = Counter[str]()
+
+    def write_all(self, batches: Sequence[Batch], refused: dict[str, str] | None) -> list[dict[str, Any]]:
+        """Write every batch; return their entries. Raises InputError for one that cannot be read, or refuses it."""
+        entries = []
+        for batch in track(batches, "landing"):
+            try:
+                entries.append(self.write(batch))
+            except InputError as error:
+                if refused is None:
+                    raise
+                refused[batch.source.name] = str(error)
+        return entries
+
+    def without_superseded(
+        self, kept: list[dict[str, Any]], wanted: Mapping[str, Batch], fresh: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the earlier entries that no fresh one replaces, as a file of the same name."""
+
+        def file_of(entry: Mapping[str, Any]) -> Path:
+            root = self.partial if entry in fresh else self.partial.parent
+            return root / entry["table"] / f"{entry['batch']}.parquet"
+
+        def count(query: str) -> tuple[int, int]:
+            ((rows, same),) = self.con.execute(query).fetchall()
+            return rows, same
+
+        return without_superseded(kept, wanted, fresh, file_of, count)
 
     def write(self, batch: Batch) -> dict[str, Any]:
         """Write `.partial/<table>/<name>.parquet`; return the batch's entry of `dataset.json`."""
@@ -290,10 +355,11 @@ def _publish(
 ) -> dict[str, Any]:
     """Move the files of `.partial` into place, then list them, then remove those no longer listed."""
     partial = workspace.landing / ".partial"
-    for folder in (*LANDING, "rejected"):
-        for path in (partial / folder).glob("*.parquet"):
-            (workspace.landing / folder).mkdir(exist_ok=True)
-            path.replace(workspace.landing / folder / path.name)
+    for entry in entries:
+        for folder in (entry["table"], "rejected"):
+            path = partial / folder / f"{entry['batch']}.parquet"
+            if path.exists():
+                move_durably(path, workspace.landing / folder / path.name)
     if (partial / "truth").exists():
         shutil.rmtree(workspace.truth, ignore_errors=True)
         (partial / "truth").replace(workspace.truth)
@@ -306,7 +372,7 @@ def _publish(
         "has_event_ts": any(entry.get("with_event_ts") for entry in entries),
         "batches": entries,
     }
-    if not workspace.dataset.exists() or read_json(workspace.dataset) != content:
+    if entries and (not workspace.dataset.exists() or read_json(workspace.dataset) != content):
         write_json(workspace.dataset, content)
     _sweep(workspace, entries)
     return content

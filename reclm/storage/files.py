@@ -36,6 +36,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def move_durably(path: Path, target: Path) -> None:
+    """Move a finished file to `target` in one step, once its content is on the disk; create the folder above it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.replace(target)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; create the folder above it."""
     with replacing(path) as temporary:

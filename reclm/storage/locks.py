@@ -80,6 +80,24 @@ def _gate(lock: Path) -> Path:
     return lock.with_name(f"{lock.stem}-gate.lock")
 
 
+@contextmanager
+def if_free(lock: Path) -> Iterator[bool]:
+    """Hold the file `lock` while the block runs where no other process holds it; yield whether it is held."""
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
+
+
 def holder(lock: Path) -> str:
     """Say who holds a lock: process, machine and since when."""
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from filelock import FileLock
 from unit.ingest_world import LOG, ODD_IDS, Make, landed, landed_shares, tree
 
 from reclm.errors import WorkspaceError
@@ -51,13 +52,46 @@ class TestTheLandingContract:
         ingest(settings, folder)
         assert tree(settings.workspace) == before
 
-    def test_a_changed_file_adds_a_batch(self, folder: Path, settings: Settings) -> None:
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            pytest.param(LOG + "cy,tea,2025-01-03\n", id="grown"),
+            pytest.param(LOG.replace("bob", "cy"), id="corrected"),
+            pytest.param(LOG.splitlines()[0] + "\nbob,tea,2025-01-02\n", id="shortened"),
+        ],
+    )
+    def test_a_log_that_comes_again_under_its_name_replaces_what_it_delivered(
+        self, changed: str, folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (folder / "interactions.csv").write_text(LOG)
         ingest(settings, folder)
-        (folder / "interactions.csv").write_text(LOG + "cy,tea,2025-01-03\n")
+        (folder / "interactions.csv").write_text(changed)
         content = ingest(settings, folder)
-        assert [batch["rows"] for batch in content["batches"]] == [2, 3]
-        assert len(landed(settings, "interactions")) == 5
+        assert [batch["rows"] for batch in content["batches"]] == [len(changed.splitlines()) - 1]
+        assert len(landed(settings, "interactions")) == len(changed.splitlines()) - 1
+        assert "replace" in capsys.readouterr().err
+
+    def test_other_rows_under_the_same_name_are_a_further_delivery_and_it_says_so(
+        self, folder: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        (folder / "interactions.csv").write_text(LOG.replace("2025-01", "2025-02"))
+        content = ingest(settings, folder)
+        assert [batch["rows"] for batch in content["batches"]] == [2, 2]
+        assert "0 of its 2 rows are the same, so both deliveries count" in capsys.readouterr().err
+
+    def test_a_batch_that_was_replaced_stays_for_the_build_that_reads_it(
+        self, folder: Path, settings: Settings
+    ) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        ingest(settings, folder)
+        with FileLock(settings.paths.locks / "warehouse.lock"):
+            (folder / "interactions.csv").write_text(LOG + "cy,tea,2025-01-03\n")
+            ingest(settings, folder)
+            assert len(landed(settings, "interactions")) == 5
+        ingest(settings, folder)
+        assert len(landed(settings, "interactions")) == 3
 
     def test_another_mapping_of_the_same_file_replaces_its_batch(self, folder: Path, workspace_settings: Make) -> None:
         (folder / "interactions.csv").write_text("a,b,time\nann,tea,2025-01-01\n")
