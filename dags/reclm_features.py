@@ -6,7 +6,18 @@ from airflow.sdk import DAG, Metadata, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from reclm.schedule import tasks
-from reclm.schedule.parts import AS_OF, DRY_RUN, FEATURES, TUNING_DUE, WAREHOUSE, announced, checked, schedule, shared
+from reclm.schedule.parts import (
+    AS_OF,
+    DRY_RUN,
+    FEATURES,
+    TUNING_DUE,
+    WAREHOUSE,
+    announced,
+    checked,
+    require_whole,
+    schedule,
+    shared,
+)
 
 DOC = """
 ### Features
@@ -18,8 +29,8 @@ compares the result with its bounds (`fct_health`). `tuning_due` decides whether
 A run on the same data changes nothing, so a backfill gives the tables that daily runs would have given. A day without
 usable data ends here: the DAGs that follow are not started.
 
-**When it fails**: `ingest` names the file and what is wrong with it; `build` the dbt model or test, and nothing that is
-published changes; `health` the check, its bound and what to do.
+**When it fails**: `refused` names the files of the inbox that were not taken and what is wrong with them; `build` the
+dbt model or test, and nothing that is published changes; `health` the check, its bound and what to do.
 """
 
 with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, more=AS_OF | DRY_RUN)) as dag:
@@ -29,8 +40,14 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
         """Copy what services have logged and the new files of the inbox into landing."""
         result = tasks.ingest(params)
         if not tasks.has_data(params):
+            require_whole(result)
             raise AirflowSkipException("nothing has landed yet: the inbox is empty")
         return result
+
+    @task
+    def refused(landed):
+        """Fail when files of the inbox were refused. What could land has landed, and is built."""
+        require_whole(landed)
 
     @task(pool=WAREHOUSE, inlets=[FEATURES], outlets=[FEATURES])
     def build(params=None, logical_date=None, inlet_events=None):
@@ -53,6 +70,8 @@ with DAG("reclm_features", schedule=schedule().features or None, **shared(DOC, m
             raise AirflowSkipException("the current language model is good enough")
         yield Metadata(TUNING_DUE, extra=due)
 
+    landed = ingest()
     drifted = health()
-    ingest() >> build() >> drifted
+    landed >> build() >> drifted
+    refused(landed)
     tuning_due(drifted)

@@ -15,6 +15,7 @@ from reclm.progress import say
 from reclm.storage.runs import no_stage_running, one_at_a_time, recorded
 
 if TYPE_CHECKING:
+    from reclm.ingest.inbox import Delivery
     from reclm.settings.tree import Settings
     from reclm.storage.artifacts import Artifact
 
@@ -22,19 +23,23 @@ LEARNING_ENGINES = ("transformers", "vllm")
 """Values of `profiles.engine` whose language model is trained here."""
 
 
-def ingest(
-    settings: Settings, source: Path | None = None, *, delivery: bool = False, only: Literal["items"] | None = None
-) -> dict[str, Any]:
-    """Copy logs and item texts, unedited, into the folder `landing`. Returns the description of the data set.
-
-    Without `source` the demo shop is made. A `delivery` joins the data set that is there; `only` lands item tables.
-    """
+def ingest(settings: Settings, source: Path | None = None) -> dict[str, Any]:
+    """Copy logs and item texts, unedited, into the folder `landing`; without `source` the demo shop. Describe them."""
     from reclm.ingest import ingest as land
     from reclm.ingest import summary
 
     with recorded(settings.paths, "ingest", source=source.name if source else "demo") as about:
-        about |= summary(dataset := land(settings, source, delivery=delivery, only=only))
+        about |= summary(dataset := land(settings, source))
     return dataset
+
+
+def ingest_inbox(settings: Settings, folder: Path, *, only: Literal["items"] | None = None) -> Delivery:
+    """Land the new files of the inbox. Returns the data set, and which files were not taken and why."""
+    from reclm.ingest.inbox import land_inbox
+
+    with recorded(settings.paths, "ingest", source="inbox") as about:
+        about |= (delivery := land_inbox(settings, folder, only=only)).summary
+    return delivery
 
 
 def ingest_events(settings: Settings) -> dict[str, Any]:
@@ -85,8 +90,7 @@ def base(settings: Settings) -> Artifact:
 
     with recorded(settings.paths, "base", model=settings.llm.base_model) as about:
         model = ModelPipeline(settings).base_model()
-        parameters = model.metrics.get("parameters")
-        size = f", {parameters:,} parameters" if parameters else ""
+        size = f", {count:,} parameters" if (count := model.metrics.get("parameters")) else ""
         _finish(about, model, f"base model {settings.llm.base_model}{size}")
     return model
 
@@ -280,8 +284,7 @@ def report(settings: Settings) -> Path:
     from reclm.evaluation.report.page import write_report
 
     with recorded(settings.paths, "report") as about:
-        page = write_report(settings)
-        about["made"] = page.relative_to(settings.paths.root).as_posix()
+        about["made"] = (page := write_report(settings)).relative_to(settings.paths.root).as_posix()
     return page
 
 
@@ -332,10 +335,7 @@ def cold_items(settings: Settings) -> dict[str, Any]:
 
 
 def ablate(settings: Settings, *, reward_of: Path | None = None) -> Artifact:
-    """Compare the writers of profiles under the same backbones and seeds: artifact `ablation`.
-
-    `reward_of` is another workspace whose reward model is tried on this one's pairs.
-    """
+    """Compare writers of profiles, with the reward model of the workspace `reward_of` tried: artifact `ablation`."""
     from reclm.ablation.arms import with_possible_arms
     from reclm.ablation.run import ablate as compare
     from reclm.llm.pipeline import has_texts

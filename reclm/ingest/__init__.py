@@ -69,13 +69,17 @@ def summary(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def importer_of(settings: Settings, source: Path) -> str:
     """Return the importer whose file names (or, for `presplit`, whose split column) the folder has."""
-    if source.is_dir():
-        if movielens.layout_of(source):
-            return "movielens"
-        if (source / mind.BEHAVIORS).is_file() and (source / mind.NEWS).is_file():
-            return "mind_raw"
-        stems = {stem_of(path) for path in tables_in(source)}
-        if "train" in stems and stems & {"test", "test_full_shot"}:
-            return "mind"
+    if source.is_dir() and (layout := layout_of(source)):
+        return layout
     logs = find_tables(settings, source).interactions
     return "presplit" if assigned.has_split_column(logs[0]) else "columns"
+
+
+def layout_of(folder: Path) -> str:
+    """Return the importer whose file names the folder has, '' when it has those of none."""
+    if movielens.layout_of(folder):
+        return "movielens"
+    if (folder / mind.BEHAVIORS).is_file() and (folder / mind.NEWS).is_file():
+        return "mind_raw"
+    stems = {stem_of(path) for path in tables_in(folder)}
+    return "mind" if "train" in stems and stems & {"test", "test_full_shot"} else ""

@@ -82,6 +82,17 @@ def user_batch(data: DataSettings, file: LogFile) -> Batch:
     return Batch("users", file, {"user_id": as_text(file, user), "text": text})
 
 
+def has_clock(data: DataSettings, file: LogFile) -> bool:
+    """Return whether a log has a time column."""
+    return bool(find_column(file, "timestamp", data.timestamp_column))
+
+
+def log_batch_of(settings: Settings, file: LogFile, split_mode: SplitMode) -> Batch:
+    """Return the batch of a log that is split by time, or by chance."""
+    extra = {} if split_mode == "temporal" else {"split": _drawn_split(settings, file)}
+    return log_batch(settings.data, file, extra)
+
+
 def _drawn_split(settings: Settings, file: LogFile) -> str:
     data = settings.data
     user = as_text(file, find_column(file, "user", data.user_column, required=True))
@@ -101,15 +112,15 @@ def plan(settings: Settings, source: Path) -> Plan:
     """Plan the batches of interactions, and of items and users where there are such tables."""
     data, tables = settings.data, find_tables(settings, source)
     logs = tables.interactions
-    has_clock = any(find_column(file, "timestamp", data.timestamp_column) for file in logs)
-    if not has_clock:
+    split_mode: SplitMode = "temporal" if any(has_clock(data, file) for file in logs) else "assigned"
+    if split_mode == "assigned":
         say(
             f"{logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, "
             "valid and test by chance; set data.timestamp_column if one of them is the time"
         )
     return Plan(
-        "temporal" if has_clock else "assigned",
-        [log_batch(data, file, {} if has_clock else {"split": _drawn_split(settings, file)}) for file in logs]
+        split_mode,
+        [log_batch_of(settings, file, split_mode) for file in logs]
         + [item_batch(data, file) for file in tables.items]
         + [user_batch(data, file) for file in tables.users],
     )

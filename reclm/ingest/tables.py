@@ -12,14 +12,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 from reclm.errors import InputError
 from reclm.ingest.files import KINDS, LogFile, looks_like_a_table, stem_of, suffix_of
 from reclm.ingest.nested import with_entries
 from reclm.ingest.scratch import READING
+from reclm.settings.data import DataSettings
 from reclm.settings.tree import Settings
 
+Role = Literal["interactions", "items", "users"]
 LOG_NAMES = "interactions events ratings reviews log clicks views orders purchases transactions plays behaviors"
 ITEM_NAMES = "items products movies articles books songs tracks catalog catalogue news games"
 USER_NAMES = "users customers members people"
@@ -103,6 +106,35 @@ def find_tables(settings: Settings, source: Path, *, log_needed: bool = True) ->
     items, users = ([table for table in found if table not in log] for found in (items, users))
     opened = [with_entries(data, file) for file in _opened(settings, log, is_log=True)]
     return Tables(opened, _opened(settings, items), _opened(settings, users))
+
+
+def tables_of(folder: Path) -> list[Table]:
+    """Return every table of a folder, by name, whatever it holds."""
+    return list(_tables_of(folder))
+
+
+def role_of(data: DataSettings, table: Table) -> Role | None:
+    """Return what a table is by the settings or by its own name, whatever lies beside it; None when neither tells."""
+    named: dict[Role, str] = {"interactions": data.interactions, "items": data.items, "users": data.users}
+    for role, name in named.items():
+        if name and Path(name).name == table.path.name:
+            return role
+    if table.words and _is_word(table.words[-1], LOG_NAMES):
+        return "interactions"
+    rules: list[tuple[Role, list[Table]]] = [
+        ("items", _beginning([table], ITEM_NAMES)),
+        ("users", _beginning([table], USER_NAMES)),
+        ("interactions", _beginning([table], LOG_NAMES) or _with_word([table], LOG_NAMES)),
+        ("items", _with_word([table], ITEM_WORDS)),
+        ("users", _with_word([table], USER_NAMES)),
+    ]
+    return next((role for role, found in rules if found), None)
+
+
+def open_part(settings: Settings, part: Part, role: Role) -> LogFile:
+    """Open one file of a table. Raises InputError when it is empty or gone."""
+    (file,) = _opened(settings, [Table(part.path, "", (part,))], is_log=role == "interactions")
+    return with_entries(settings.data, file) if role == "interactions" else file
 
 
 def open_file(settings: Settings, path: Path, **given: object) -> LogFile:

@@ -121,6 +121,13 @@ def checked(params: Mapping[str, Any]) -> list[str]:
         raise AirflowFailException(str(error)) from error
 
 
+def require_whole(landed: Mapping[str, Any]) -> None:
+    """Fail a task, without a retry, when files of the inbox were refused; `landed` is the result of `tasks.ingest`."""
+    if landed.get("refused"):
+        lines = "\n".join(f"{file}: {landed['not_taken'][file]}" for file in landed["refused"])
+        raise AirflowFailException(f"these files of the inbox were refused; all others have landed:\n{lines}")
+
+
 def skip(reason: str) -> NoReturn:
     """End a task as skipped, with what follows from it alone."""
     raise AirflowSkipException(reason)

@@ -67,7 +67,8 @@ def inbox(settings: Settings) -> Path:
 def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
     """Land the new files of the inbox and what services have logged; with `only`, nothing but item tables.
 
-    An empty inbox is no error.
+    An empty inbox is no error. `not_taken` says of each file that stayed out why, `refused` names those that a person
+    must mend; the others land.
     """
     from reclm import stages
     from reclm.ingest.tables import tables_in
@@ -79,11 +80,15 @@ def ingest(params: Params, *, only: Literal["items"] | None = None) -> Result:
     if params.get("dry_run"):
         return {"new_batches": 0, "batches": len(before), "files": len(files)}
     if before and not only:
-        stages.ingest_events(settings)  # first: a bad file in the inbox must not hold them up
-    if files:
-        stages.ingest(settings, folder, delivery=True, only=only)
+        stages.ingest_events(settings)  # first: an inbox that cannot be read must not hold them up
+    delivery = stages.ingest_inbox(settings, folder, only=only)
     after = _batches(settings)
-    return {"new_batches": len(after - before), "batches": len(after)}
+    return {
+        "new_batches": len(after - before),
+        "batches": len(after),
+        "not_taken": delivery.summary["not_taken"],
+        "refused": [one.file for one in delivery.refused],
+    }
 
 
 def _batches(settings: Settings) -> set[tuple[str, str]]:
@@ -298,8 +303,8 @@ def cold_items(params: Params) -> Result:
     settings = settings_of_build(params)
     if not settings.paths.champion.exists():
         return {"added": 0, "waiting": "nothing has been promoted yet"}
-    ingest(params, only="items")  # interactions wait for reclm_features
-    return stages.cold_items(stages.fall_back_to_keywords(settings))
+    landed = ingest(params, only="items")  # interactions wait for reclm_features, which also fails for refused files
+    return {**stages.cold_items(stages.fall_back_to_keywords(settings)), "refused": landed["refused"]}
 
 
 def maintain(params: Params) -> Result:

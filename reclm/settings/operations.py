@@ -34,6 +34,12 @@ class ScheduleSettings(Section):
         "inbox",
         description="Folder for new logs and item tables; a relative path is inside the workspace.",
     )
+    settle_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A new file of the inbox is taken when it has not changed for so long, in seconds; else it is "
+        "taken the next time.",
+    )
     features: str = Field("0 2 * * *", description="Cron of reclm_features; empty: only by hand.")
     tuning: str = Field(
         "0 4 * * 0", description="Cron of reclm_tuning, which drift starts too; empty: only by drift or by hand."

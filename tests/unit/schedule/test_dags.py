@@ -273,7 +273,36 @@ class TestTheParametersOfARun:
         params = {"workspace": str(tmp_path)}
         assert tasks.ingest(params | {"dry_run": True}) == {"new_batches": 0, "batches": 0, "files": 1}
         assert not tasks.has_data(params)
-        assert tasks.ingest(params)["new_batches"] == 1
+        assert tasks.ingest(params | {"settings": {"schedule.settle_seconds": 0}})["new_batches"] == 1
+
+
+class TestARefusedFileOfTheInbox:
+    def test_fails_its_own_task_by_name_after_the_others_have_landed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from airflow.sdk.exceptions import AirflowFailException
+
+        from reclm.schedule import tasks
+        from reclm.schedule.parts import require_whole
+
+        monkeypatch.chdir(tmp_path)
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "interactions.csv").write_text("user_id,item_id,event_ts\nann,tea,2025-01-01\n")
+        (inbox / "interactions-2.csv").write_text("a,b\n1,2\n")
+        params = {"workspace": str(tmp_path), "settings": {"schedule.settle_seconds": 0}}
+        landed = tasks.ingest(params)
+        assert landed["new_batches"] == 1 and landed["refused"] == ["interactions-2.csv"]
+        with pytest.raises(AirflowFailException, match=r"interactions-2\.csv: .*no column for the user"):
+            require_whole(landed)
+        (inbox / "interactions-2.csv").unlink()
+        again = tasks.ingest(params)
+        require_whole(again)
+        assert again["new_batches"] == 0
+
+    def test_holds_up_neither_the_build_nor_what_follows_it(self, loaded: dict[str, Any]) -> None:
+        tasks = loaded["dags"]["reclm_features"]["tasks"]
+        assert tasks["refused"]["after"] == tasks["build"]["after"] == ["ingest"]
 
 
 class TestWhenToTune:
