@@ -85,7 +85,7 @@ def landed_rows(connection: DuckDBPyConnection) -> list[Landed]:
         counts = connection.execute(
             f"select base.status, base.reason, count(*), arg_min("
             "{'value': faulty_value, 'file': source_file, 'row': source_row}, "
-            "{'file': source_file, 'row': source_row}), any_value(reasons.remedy) "
+            "{'file': source_file, 'row': source_row}) filter (base.reason is not null), any_value(reasons.remedy) "
             f"from base_{table} as base left join quarantine_reasons as reasons "
             f"on reasons.table_name = '{table}' and reasons.reason = base.reason "
             "group by base.status, base.reason order by count(*) desc, base.reason"
@@ -116,7 +116,7 @@ def heaviest(connection: DuckDBPyConnection) -> list[Heaviest]:
 def say_counts(settings: Settings, connection: DuckDBPyConnection) -> None:
     """Print what was accepted, what was set apart and why, what repeats, and what looks wrong."""
     tables = landed_rows(connection)
-    say("accepted  " + ", ".join(f"{_of(t.accepted, t.rows)} {t.table}" for t in tables))
+    say("accepted  " + ", ".join(map(_accepted, tables)))
     for landed in tables:
         for line in _outcomes(settings, landed):
             say(f"  {line}")
@@ -124,8 +124,11 @@ def say_counts(settings: Settings, connection: DuckDBPyConnection) -> None:
         say(f"warning: {line}")
 
 
-def _of(part: int, total: int) -> str:
-    return f"{part:,}" if part == total else f"{part:,} of {total:,}"
+def _accepted(landed: Landed) -> str:
+    if landed.accepted == landed.rows:
+        return f"{landed.rows:,} {landed.table}"
+    apart = f" ({landed.set_apart / landed.distinct_rows:.1%} set apart)" if landed.set_apart else ""
+    return f"{landed.accepted:,} of {landed.rows:,} {landed.table}{apart}"
 
 
 def _outcomes(settings: Settings, landed: Landed) -> Iterator[str]:

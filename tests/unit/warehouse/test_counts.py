@@ -45,7 +45,7 @@ class TestAfterABuild:
     def test_rows_set_apart_are_counted_by_reason_with_the_first_value_place_and_remedy(self, said: Say) -> None:
         rows = [*likes(60), faulty("bad_timestamp", "soon"), faulty("unknown_item", "x"), faulty("unknown_item", "y")]
         lines = said(interactions=rows).splitlines()
-        assert lines[0] == "accepted  60 of 63 interactions"
+        assert lines[0] == "accepted  60 of 63 interactions (4.8% set apart)"
         assert lines[1] == (
             "  2 interactions set apart as unknown_item, e.g. 'x' (log.csv, row 62). Mend unknown_item."
         )
