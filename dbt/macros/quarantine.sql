@@ -1,19 +1,41 @@
-{# The rows of a landing table that were set apart, each with its reason and remedy. Reads two CTEs: `base`, the rows of
-   the base model, and `reasons`, the seed quarantine_reasons. #}
+{# The rows of a landing table that were set apart, each with its reason and remedy. Reads three CTEs: `base`, the rows
+   of the base model, `reasons`, the seed quarantine_reasons, and `unreadable`, the lines that no value could be read
+   from (unreadable_lines). #}
 {% macro quarantined_rows(table_name) -%}
 select
   base.reason,
   reasons.field,
-  left(base.faulty_value, 200) as value,
+  left(coalesce(base.faulty_value, unreadable.line), 200) as value,
   reasons.remedy,
   base.source_file,
   base.source_row,
-  base.raw,
+  case
+    when unreadable.line is null then base.raw
+    else to_json({'line': left(unreadable.line, 2000), 'problem': unreadable.problem})
+  end as raw,
 from base
 left join reasons
   on reasons.table_name = '{{ table_name }}'
   and reasons.reason = base.reason
+left join unreadable
+  on unreadable.batch_number = base.batch_number
+  and unreadable.source_row = base.source_row
+  and base.reason = 'unreadable_line'
 where base.status = 'quarantined'
+{%- endmacro %}
+
+{# The text of each line of a landing table that no value could be read from, and why. #}
+{% macro unreadable_lines(table_name) -%}
+select
+  batches.batch_number,
+  rejected.source_row,
+  rejected.line,
+  rejected.reason as problem,
+from {{ source('landing', 'rejected') }} as rejected
+inner join {{ ref('stg_batches') }} as batches
+  on batches.table_name = rejected."table"
+  and batches.batch = parse_filename(rejected.filename, true)
+where rejected."table" = '{{ table_name }}'
 {%- endmacro %}
 
 {# The values of a landed row as JSON, each cut to 2,000 characters. #}

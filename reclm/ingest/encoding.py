@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +49,9 @@ CANDIDATES = (
 WESTERN = "cp1252"
 CHUNK = 1 << 22
 START = 1 << 20
+START_CHARACTERS = 1 << 16
 EVIDENCE_LINES = 200
+MOST_LINES_JUDGED = 10_000
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
 MOST_ZEROS = 0.1
 
@@ -176,6 +179,8 @@ def _is_mostly_utf8(path: Path) -> bool:
                     n_valid += 1
                 except UnicodeDecodeError:
                     n_invalid += 1
+                if n_valid + n_invalid == MOST_LINES_JUDGED:
+                    break
     return n_valid > n_invalid
 
 
@@ -203,7 +208,7 @@ def _told(path: Path) -> tuple[str, str]:
 
 
 def _lines(path: Path, start: bytes, encoding: str) -> list[str]:
-    """Return the lines of the start, but for one that is cut off."""
+    """Return the first lines of the start, but for one that is cut off: those that tell how the file is written."""
     if encoding in UTF8:
         text = start.decode("utf-8-sig", "replace")
     else:
@@ -212,7 +217,10 @@ def _lines(path: Path, start: bytes, encoding: str) -> list[str]:
         except UnicodeError as error:
             raise _undecodable(path, encoding, error) from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines[:-1] if len(start) == START and len(lines) > 1 else lines
+    lines = lines[:-1] if len(start) == START and len(lines) > 1 else lines
+    sizes = accumulate(len(line) for line in lines)
+    enough = next((number for number, size in enumerate(sizes, start=1) if size > START_CHARACTERS), len(lines))
+    return lines[: max(enough, 2)]
 
 
 def _undecodable(path: Path, encoding: str, error: UnicodeError, n_lines: int = 0) -> InputError:

@@ -18,14 +18,16 @@ ROW = ("user_id", "item_id", "event_ts", "event_type")
 """Columns by which a row of a log is the same in two deliveries."""
 SAME_ROWS = 0.5
 """The least share of a former delivery's rows that stand in a file of the same name which is a correction of it."""
+SAME_FILE = ("table", "content", "partition")
+"""Keys of an entry by which two batches are of the same file: parts of a log may have the same bytes."""
 
 
 def is_current(entry: Entry, wanted: Container[str], fresh: Sequence[Entry], new_demo: bool) -> bool:
     """Return False for a batch replaced by the same content under another mapping, and for an earlier demo shop."""
     if entry["batch"] in wanted:
         return True
-    replaced = {(new["table"], new["content"]) for new in fresh}
-    return (entry.get("collected") or not new_demo) and (entry["table"], entry["content"]) not in replaced
+    is_replaced = any(all(new.get(key) == entry.get(key) for key in SAME_FILE) for new in fresh)
+    return bool(entry.get("collected") or not new_demo) and not is_replaced
 
 
 def mark_older_logs(before: Sequence[Entry], kept: Sequence[Entry], fresh: Sequence[Entry]) -> None:

@@ -31,7 +31,7 @@ from reclm.storage.artifacts import content_hash
 from reclm.storage.erasures import Erasures, erased_users, identify, users_of
 from reclm.storage.files import ensure_empty_table, move_durably, read_json, write_json
 from reclm.storage.locks import alone, if_free
-from reclm.storage.schemas import LANDING
+from reclm.storage.schemas import LANDING, REJECTED
 from reclm.storage.version import LAYOUT
 from reclm.storage.workspace import Workspace
 
@@ -233,7 +233,7 @@ def _remove_unlisted(workspace: Workspace, entries: list[dict[str, Any]]) -> Non
                 path.unlink()
     names = {batch for _, batch in listed}
     for path in (workspace.landing / "rejected").glob("*.parquet"):
-        if path.stem not in names:
+        if path.stem != "_empty" and path.stem not in names:
             path.unlink()
 
 
@@ -248,7 +248,7 @@ def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
 
 def _write_empty(landing: Path) -> None:
     """Write an empty batch of each table, so that dbt can read tables without a file."""
-    for table, schema in LANDING.items():
+    for table, schema in {**LANDING, "rejected": REJECTED}.items():
         ensure_empty_table(landing / table / "_empty.parquet", schema)
 
 
@@ -299,6 +299,8 @@ class _BatchWriter:
         n_rows = count_rows(self.con, path)
         entry: dict[str, Any] = {"table": batch.table, "batch": batch.name, "rows": n_rows}
         entry |= {"source_file": batch.source.name, "content": batch.source.content, "unreadable": n_rejected}
+        if isinstance(batch.source, LogFile) and batch.source.partition:
+            entry |= {"partition": dict(batch.source.partition)}
         if batch.collected:
             return entry | {"collected": True}
         if is_log:

@@ -32,6 +32,9 @@ LANDING: Mapping[str, pa.Schema] = {
 }
 """{landing table: columns of each of its batches}."""
 
+REJECTED = pa.schema([*_columns("table source_file", TEXT), ("source_row", INTEGER), *_columns("reason line", TEXT)])
+"""`rejected/<batch>.parquet`: the lines of a batch that could not be read."""
+
 PARAMETERS = pa.schema(
     [
         *_columns("dataset regime split_mode", TEXT),

@@ -79,10 +79,10 @@ def prepare_sources(workspace: Workspace, dataset: Dataset) -> None:
 
     Also makes the folder to which a bare `dbt build` writes external marts.
     """
-    from reclm.storage.schemas import BATCHES, CURRENT_ARTIFACTS, LANDING, READ_BY_DBT
+    from reclm.storage.schemas import BATCHES, CURRENT_ARTIFACTS, LANDING, READ_BY_DBT, REJECTED
 
     write_rows(workspace.root / "batches.parquet", _batches(dataset), BATCHES)
-    for table, schema in LANDING.items():
+    for table, schema in {**LANDING, "rejected": REJECTED}.items():
         ensure_empty_table(workspace.landing / table / "_empty.parquet", schema)
     for name, schema in READ_BY_DBT.items():
         kind, file = name.split("/")

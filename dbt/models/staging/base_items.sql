@@ -72,6 +72,7 @@ select
   zero_shot_flag as zero_shot,
   candidate_flag as full_shot_candidate,
   first_landed,
+  batch_number,
   source_file,
   source_row,
   case

@@ -36,6 +36,7 @@ numbered as (
 select
   user_id,
   {{ clean_text('text') }} as text,
+  batch_number,
   source_file,
   source_row,
   case

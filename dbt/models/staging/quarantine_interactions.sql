@@ -8,6 +8,10 @@ with base as (
 reasons as (
   select *
   from {{ ref('quarantine_reasons') }}
+),
+
+unreadable as (
+  {{ unreadable_lines('interactions') }}
 )
 
 {{ quarantined_rows('interactions') }}
