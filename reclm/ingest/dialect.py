@@ -17,6 +17,7 @@ DELIMITERS = (",", "\t", ";", "|", "::", "^", "\x01")
 QUOTING_DELIMITERS = (",", ";")
 """Separators of CSV, whose fields may be quoted. Other files quote only when their lines prove it."""
 MOST_LINES = 500
+MOST_OF = 0.9
 STAND_IN = "\x1f"
 NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 MOMENT = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-](\d{4}|\d\d)([T ,].*)?")
@@ -94,18 +95,20 @@ def _delimiter(lines: Sequence[str], tabs: bool) -> str:
     """Return the separator by which most lines have as many fields as the first, then the one with most fields."""
     if tabs and lines and "\t" in lines[0]:
         return "\t"
-    scored = []
-    for mark in DELIMITERS:
-        width = len(next(iter(Dialect(mark, '"', '"').rows(lines[:1])), (1, [""]))[1])
-        if lines and mark in lines[0] and width < 2:
-            width = lines[0].count(mark) + 1
-        if width > 1:
-            share = max(_regular(lines, Dialect(mark, '"', '"')), _regular(lines, Dialect(mark, "", "")))
-            scored.append((share >= 0.9 * len(lines), width, share, mark))
-    if scored:
-        return max(scored)[-1]
-    blanks = [len(line.split(" ")) for line in lines]
-    return " " if blanks and min(blanks) == max(blanks) > 1 else ","
+    scored = [_fit(lines, mark) for mark in DELIMITERS]
+    if not any(width > 1 for _, width, _, _ in scored):
+        scored = [fit for fit in [_fit(lines, " ")] if fit[0]]
+    return max((fit for fit in scored if fit[1] > 1), default=(True, 1, 0, ","))[-1]
+
+
+def _fit(lines: Sequence[str], mark: str) -> tuple[bool, int, int, str]:
+    """Return whether most lines have as many fields as the first, how many, how many lines do, and the separator."""
+    fits = []
+    for dialect in (Dialect(mark, '"', '"'), Dialect(mark, "", "")):
+        width = len(next(iter(dialect.rows(lines[:1])), (0, []))[1])
+        n_regular = _regular(lines, dialect)
+        fits.append((n_regular >= MOST_OF * len(lines), width, n_regular, mark))
+    return max(fits)
 
 
 def _regular(lines: Sequence[str], dialect: Dialect, header: Sequence[str] = ()) -> int:

@@ -195,7 +195,10 @@ def _told(path: Path) -> tuple[str, str]:
                 lines.append(line[:1000])
                 if len(lines) == EVIDENCE_LINES:
                     break
-    matches = list(from_bytes(b"".join(lines), cp_isolation=list(CANDIDATES)))
+    sample = b"".join(lines)
+    matches = list(from_bytes(sample, cp_isolation=list(CANDIDATES)))
+    if not matches and _is_western(sample):
+        return WESTERN, lines[0].decode(WESTERN).strip()[:80]
     if not matches:
         raise InputError(
             f"{path} is not UTF-8, and its encoding cannot be told; name it in data.encoding, for example "
@@ -205,6 +208,14 @@ def _told(path: Path) -> tuple[str, str]:
     western = any(WESTERN in match.could_be_from_charset for match in alike)
     encoding = WESTERN if western else matches[0].encoding
     return encoding, lines[0].decode(encoding, "replace").strip()[:80]
+
+
+def _is_western(sample: bytes) -> bool:
+    """Return whether every byte is a character of a text in the Western encoding."""
+    try:
+        return all(character.isprintable() or character.isspace() for character in sample.decode(WESTERN))
+    except UnicodeDecodeError:
+        return False
 
 
 def _lines(path: Path, start: bytes, encoding: str) -> list[str]:
@@ -253,7 +264,7 @@ def write_utf8(path: Path, copy: Path, encoding: str) -> Path:
             except UnicodeError as error:
                 raise _undecodable(path, encoding, error, n_lines) from None
             carried = "\r" if chunk and text.endswith("\r") else ""
-            text = text[: len(text) - len(carried)].replace("\r\n", "\n")
+            text = text[: len(text) - len(carried)].replace("\r\n", "\n").replace("\r", "\n")
             n_lines += text.count("\n")
             target.write(text)
             if not chunk:
@@ -270,7 +281,7 @@ def write_uncompressed(path: Path, copy: Path, *, plain_line_ends: bool = False)
                 chunk = carried + (chunk.removeprefix(codecs.BOM_UTF8) if first else chunk)
                 first = False
                 carried = b"\r" if chunk.endswith(b"\r") else b""
-                chunk = chunk[: len(chunk) - len(carried)].replace(b"\r\n", b"\n")
+                chunk = chunk[: len(chunk) - len(carried)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             target.write(chunk)
-        target.write(carried)
+        target.write(carried.replace(b"\r", b"\n"))
     return copy

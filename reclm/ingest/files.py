@@ -314,7 +314,7 @@ class LogFile(SourceFile):
         jsonlines.require_json(self.path, self.text.start)
         failure = "no objects with fields"
         try:
-            types = self._described(f"read_json({self._json_options(self._readable)}, sample_size=-1)")
+            types = self._json_types(self._readable)
             if values.is_by_column(types):
                 raise jsonlines.by_column(self.path, list(types))
             if list(types) != ["json"]:
@@ -331,9 +331,18 @@ class LogFile(SourceFile):
             raise self.unreadable(failure)
         copy = jsonlines.without_lines(self._readable, self._copies / "lines", {line.line for line in bad})
         try:
-            return _Json(copy, self._described(f"read_json({self._json_options(copy)}, sample_size=-1)"), bad)
+            return _Json(copy, self._json_types(copy), bad)
         except duckdb.Error as error:
             raise self.unreadable(error) from None
+
+    def _json_types(self, path: Path) -> dict[str, str]:
+        reader = f"read_json({self._json_options(path)}, sample_size=-1"
+        try:
+            return self._described(f"{reader})")
+        except duckdb.Error as error:
+            if "Duplicate name" not in str(error):
+                raise
+        return self._described(f"{reader}, maximum_depth=1)")  # names that differ by case only, within a value
 
     def _json_options(self, path: Path) -> str:
         compression = "gzip" if path == self.path and self._compression == "gzip" else "none"

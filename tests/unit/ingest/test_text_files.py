@@ -201,6 +201,10 @@ class TestSeparatorsAndQuotes:
         text = 'user_id\titem_id\ttitle\nann\ttea\t"a ""big""\tone"\nbob\tjam\tplain\n'
         assert rows_of(write(tmp_path / "log.tsv", text))[0][2] == 'a "big"\tone'
 
+    def test_blanks_separate_quoted_fields_with_blanks_inside(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "log.txt", 'user_id item_id\n"ann b" tea\nbob "green tea"\n')
+        assert rows_of(file) == [("ann b", "tea"), ("bob", "green tea")]
+
     def test_decimal_commas_do_not_separate(self, tmp_path: Path) -> None:
         file = write(tmp_path / "log.csv", "user_id;item_id;rating\nann;tea;4,5\nbob;tea;3,5\n")
         assert rows_of(file)[0] == ("ann", "tea", "4,5")
@@ -233,10 +237,15 @@ class TestLines:
             "a,b\n1,2\n3,4",
             "\n\na,b\n1,2\n\n3,4\n\n",
             "\r\na,b\r\n1,2\r\n3,4\r\n",
+            "a,b\r\r\n1,2\r\r\n3,4\r\r\n",
+            "a,b\n1,2\r\n3,4\r",
         ],
     )
-    def test_line_ends_and_blank_lines(self, text: str, tmp_path: Path) -> None:
-        assert rows_of(write(tmp_path / "log.csv", text)) == [("1", "2"), ("3", "4")]
+    def test_line_ends_and_blank_lines(self, text: str, folder: Path, workspace_settings: Make) -> None:
+        (folder / "log.csv").write_bytes(text.encode())
+        settings = workspace_settings(data={"user_column": "a", "item_column": "b"})
+        ingest(settings, folder)
+        assert landed(settings, "interactions", "user_id, item_id") == [("1", "2"), ("3", "4")]
 
     def test_a_separator_at_the_end_of_every_row(self, tmp_path: Path) -> None:
         file = write(tmp_path / "log.csv", "user_id,item_id\nann,tea,\nbob,jam,\n")

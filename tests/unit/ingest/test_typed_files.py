@@ -99,6 +99,10 @@ class TestArrangementsOfJson:
         (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(text.encode(encoding)))
         assert users_of(tmp_path / "log.jsonl.gz") == ["René"]
 
+    def test_names_that_differ_by_case_only(self, folder: Path, settings: Settings) -> None:
+        (folder / "log.jsonl").write_text(lines(row(about={"Colour": "red", "colour": "blue"}), row(about=None)))
+        assert ingest(settings, folder)["batches"][0]["rows"] == 2
+
     def test_python_dicts_are_named_with_the_line(self, folder: Path, settings: Settings) -> None:
         (folder / "log.jsonl").write_text("".join(f"{one}\n" for one in self.ROWS))
         with pytest.raises(InputError, match=r"log\.jsonl, line 1 is a Python dict, not JSON; .*ast\.literal_eval"):
