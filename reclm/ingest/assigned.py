@@ -52,7 +52,7 @@ def plan_presplit(settings: Settings, source: Path) -> Plan:
             log_batch(data, file, {"split": '"split"', "in_sparse_train": _flag(file, "in_sparse_train")})
             for file in tables.interactions
         ]
-        + [item_batch(data, file, _items(settings, file, flags), flags=FLAGS, words=True) for file in tables.items]
+        + [item_batch(data, file, _items(settings, file, flags), flags=FLAGS, published=True) for file in tables.items]
         + [user_batch(data, file) for file in tables.users],
     )
 
@@ -74,5 +74,7 @@ def plan_mind(settings: Settings, source: Path) -> Plan:
         flags = _items(settings, file, {"zero_shot": "in_zero_shot", "full_shot_candidate": "in_test"})
         if {"category", "subcategory"} <= set(file.columns):
             flags["categories"] = "nullif(concat_ws('|', category, subcategory), '')"
-        batches.append(item_batch(settings.data, file, flags, flags=(*FLAGS, "category", "subcategory")))
+        batches.append(
+            item_batch(settings.data, file, flags, flags=(*FLAGS, "category", "subcategory"), published=True)
+        )
     return Plan("assigned", batches)

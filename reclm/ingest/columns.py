@@ -1,42 +1,123 @@
 """Import any log that has a user and an item column.
 
 In: a folder or one file, as CSV, TSV, parquet or JSON lines, whose tables `tables.py` tells apart. Out: a plan of
-batches. Columns are found by the settings or by their usual names (`mapping.py`); every item column that has no other
-role becomes part of the item's text. A log without times cannot be cut by time: its rows are drawn into train, valid
-and test.
+batches. Columns are found by the settings, by their usual names (`mapping.py`) and by their values (`looks.py`,
+`joins.py`); item columns of text without another role become the item's text. A log without times cannot be cut by
+time: its rows are drawn into train, valid and test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reclm.errors import InputError
+from reclm.ingest.cells import (
+    MOST_EVENT_TYPES,
+    as_text,
+    categories,
+    event_text,
+    event_types,
+    id_text,
+    joined_text,
+    known_events,
+    title_text,
+)
 from reclm.ingest.files import LogFile
+from reclm.ingest.joins import (
+    ITEM_ID_ALSO,
+    Join,
+    find_join,
+    holds_keys_and_values,
+    how_to_pivot,
+    log_in_two_tables,
+)
 from reclm.ingest.landing import Batch, Plan, SplitMode
-from reclm.ingest.mapping import as_text, categories, find_column, joined_text
-from reclm.ingest.tables import find_tables
+from reclm.ingest.looks import Look, look_of, samples
+from reclm.ingest.mapping import candidates, find_roles, plain_name
+from reclm.ingest.report import About
+from reclm.ingest.tables import Tables, find_tables, left_out
 from reclm.progress import say
 from reclm.settings.data import DataSettings
 from reclm.settings.tree import Settings
+from reclm.storage.files import read_json
+
+LOG_ROLES = ("user", "item", "timestamp", "weight", "event")
+ITEM_ROLES = ("item", "title", "categories", "created")
+FLOAT_IDS = "every {role} in {column!r} is written like {example}: taken without the .0"
 
 
-def log_batch(data: DataSettings, file: LogFile, extra: dict[str, str] | None = None) -> Batch:
-    """Return the log's batch; `extra` adds landing columns of a pre-assigned layout."""
-    weight = find_column(file, "weight", data.weight_column)
+def log_roles(data: DataSettings, file: LogFile, item: str = "", *, required: bool = True) -> dict[str, str]:
+    """Return {role: column or ''} of a log. `item` is the id column that other files make likely."""
+    named = {role: getattr(data, f"{role}_column") for role in LOG_ROLES}
+    return find_roles(file, named, ("user", "item") if required else (), prefer={"item": item})
+
+
+def log_batch(
+    data: DataSettings,
+    file: LogFile,
+    extra: dict[str, str] | None = None,
+    *,
+    item: str = "",
+    written: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+) -> Batch:
+    """Return the log's batch; `extra` adds landing columns of a pre-assigned layout.
+
+    `written` counts the types of event in all parts of the log; by default they are counted in `file`. `notes` are
+    things to say about the log.
+    """
+    roles = log_roles(data, file, item)
+    said = list(notes)
+    meaning: dict[str, str] = {}
+    if roles["event"]:
+        written = event_types(file, roles["event"]) if written is None else written
+        meaning = known_events(written, data.weight_of_event)
+        roles["event"], note = _event_role(data, roles["event"], written, meaning)
+        said += [note] if note else []
+    ids = {}
+    for role in ("user", "item"):
+        ids[role], note = _id(file, role, roles[role])
+        said += note
+    mapped = {
+        "user_id": ids["user"],
+        "item_id": ids["item"],
+        "event_ts": as_text(file, roles["timestamp"]),
+        "weight": as_text(file, roles["weight"]),
+        "event_type": event_text(file, roles["event"], meaning) if roles["event"] else "null::varchar",
+    }
     return Batch(
         "interactions",
         file,
-        {
-            "user_id": as_text(file, find_column(file, "user", data.user_column, required=True)),
-            "item_id": as_text(file, find_column(file, "item", data.item_column, required=True)),
-            "event_ts": as_text(file, find_column(file, "timestamp", data.timestamp_column)),
-            "weight": as_text(file, weight),
-            "event_type": as_text(file, find_column(file, "event", data.event_column)),
-        }
-        | (extra or {}),
-        min_weight=data.min_weight if weight else None,
+        mapped | (extra or {}),
+        min_weight=data.min_weight if roles["weight"] else None,
+        about=About(roles, [c for c in file.columns if c not in roles.values() and c not in (extra or {})], said),
     )
+
+
+def _event_role(
+    data: DataSettings, column: str, written: Mapping[str, int], meaning: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return the column of the type of event, '' when its values are none, and what to say about it."""
+    unknown = [word for word in written if word not in meaning]
+    renamed = [f"{word} is taken as {name}" for word, name in meaning.items() if word.lower() != name]
+    if not unknown and (written or plain_name(column) == "eventtype"):
+        return column, ", ".join(renamed)
+    few = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+    states = ",".join(f"{word}=1" for word in unknown[:3])
+    remedy = f"say what they weigh, for example --set data.event_weights={states}"
+    if data.event_column or plain_name(column) == "eventtype":
+        n_rows = sum(written[word] for word in unknown)
+        return column, f"{n_rows:,} rows have a type of event that is not known and are set apart: {few}; {remedy}"
+    if not written or len(written) > MOST_EVENT_TYPES or len(unknown) == len(written):
+        return "", ""
+    return "", f"{column!r} is not used as the type of event, since these are not known: {few}; {remedy}"
+
+
+def _id(file: LogFile, role: str, column: str) -> tuple[str, list[str]]:
+    values = samples(file, [column])[column]
+    sql, is_cut = id_text(file, column, values)
+    return sql, [FLOAT_IDS.format(role=role, column=column, example=values[0])] if is_cut else []
 
 
 def item_batch(
@@ -45,27 +126,44 @@ def item_batch(
     extra: dict[str, str] | None = None,
     *,
     flags: Sequence[str] = (),
-    words: bool = False,
+    published: bool = False,
+    item: str = "",
 ) -> Batch:
-    """Return the item table's batch; `flags` are columns without text, `words` allows blank-separated categories."""
-    named = data.item_column if data.item_column in file.columns else ""
-    item = find_column(file, "item", named, required=True, also=("id",))
-    title = find_column(file, "title", data.title_column)
-    category = find_column(file, "categories", data.categories_column)
-    created = find_column(file, "created", data.created_column)
-    taken = {item, title, category, created, *flags}
-    texts = [_text_column(file, name) for name in data.text_columns] or [c for c in file.columns if c not in taken]
+    """Return the item table's batch; `flags` are columns without text.
+
+    The text of a `published` benchmark is every other column as it is written, numbers too, and its categories may be
+    separated by blanks: figures of others were measured on that. `item` is the id column that other files make likely.
+    """
+    named = {role: getattr(data, f"{role}_column") for role in ITEM_ROLES}
+    named["item"] = data.item_column if data.item_column in file.columns else ""
+    roles = find_roles(file, named, ("item",), prefer={"item": item}, also={"item": ITEM_ID_ALSO})
+    free = [column for column in file.columns if column not in roles.values() and column not in flags]
+    values_of = {} if published else samples(file, free, thorough=True)
+    looks: dict[str, Look] = dict.fromkeys(free, "text") | {name: look_of(values) for name, values in values_of.items()}
+    if roles["created"] and not named["created"]:
+        values = samples(file, [roles["created"]], thorough=True)[roles["created"]]
+        if look_of(values) not in ("dates", "numbers", "empty"):
+            looks[roles["created"]], roles["created"] = "text", ""
+    texts = [_text_column(file, name) for name in data.text_columns]
+    texts = texts or [column for column, look in looks.items() if look in ("text", "empty")]
+    sql, notes = _id(file, "item", roles["item"])
+    unused = [column if look == "text" else f"{column} ({look})" for column, look in looks.items()]
     return Batch(
         "items",
         file,
         {
-            "item_id": as_text(file, item),
-            "title": as_text(file, title),
-            "text": joined_text(texts),
-            "categories": categories(file, category, words=words),
-            "created_ts": as_text(file, created),
+            "item_id": sql,
+            "title": title_text(file, roles["title"], as_written=published),
+            "text": joined_text(file, texts, as_written=published),
+            "categories": categories(file, roles["categories"], words=published),
+            "created_ts": as_text(file, roles["created"]),
         }
         | (extra or {}),
+        about=About(
+            roles | {"text": ", ".join(column for column in texts if looks.get(column) != "empty")},
+            [name for column, name in zip(looks, unused, strict=True) if column not in texts],
+            notes,
+        ),
     )
 
 
@@ -75,28 +173,39 @@ def _text_column(file: LogFile, name: str) -> str:
     raise InputError(f"{file.path} has no column {name!r}; set data.text_columns to any of: {', '.join(file.columns)}")
 
 
+def item_batch_of(settings: Settings, file: LogFile) -> Batch:
+    """Return the batch of an item table that comes alone."""
+    return item_batch(settings.data, file, item=earlier_item(settings, "items", file))
+
+
 def user_batch(data: DataSettings, file: LogFile) -> Batch:
-    named = data.user_column if data.user_column in file.columns else ""
-    user = find_column(file, "user", named, required=True, also=("id",))
-    text = joined_text([column for column in file.columns if column != user])
-    return Batch("users", file, {"user_id": as_text(file, user), "text": text})
+    """Return the user table's batch; every column of text is part of the user's text."""
+    named = {"user": data.user_column if data.user_column in file.columns else ""}
+    user = find_roles(file, named, ("user",), also={"user": ("id",)})["user"]
+    free = [column for column in file.columns if column != user]
+    looks = {column: look_of(values) for column, values in samples(file, free, thorough=True).items()}
+    texts = [column for column, look in looks.items() if look in ("text", "empty")]
+    sql, notes = _id(file, "user", user)
+    unused = [f"{column} ({looks[column]})" for column in free if column not in texts]
+    about = About({"user": user, "text": ", ".join(texts)}, unused, notes)
+    return Batch("users", file, {"user_id": sql, "text": joined_text(file, texts)}, about=about)
 
 
 def has_clock(data: DataSettings, file: LogFile) -> bool:
     """Return whether a log has a time column."""
-    return bool(find_column(file, "timestamp", data.timestamp_column))
+    return bool(log_roles(data, file, required=False)["timestamp"])
 
 
 def log_batch_of(settings: Settings, file: LogFile, split_mode: SplitMode) -> Batch:
-    """Return the batch of a log that is split by time, or by chance."""
-    extra = {} if split_mode == "temporal" else {"split": _drawn_split(settings, file)}
-    return log_batch(settings.data, file, extra)
+    """Return the batch of a log that comes alone, split by time or by chance."""
+    item = earlier_item(settings, "interactions", file)
+    extra = {} if split_mode == "temporal" else {"split": _drawn_split(settings, file, item)}
+    return log_batch(settings.data, file, extra, item=item)
 
 
-def _drawn_split(settings: Settings, file: LogFile) -> str:
-    data = settings.data
-    user = as_text(file, find_column(file, "user", data.user_column, required=True))
-    return drawn_split(settings, user, as_text(file, find_column(file, "item", data.item_column, required=True)))
+def _drawn_split(settings: Settings, file: LogFile, item: str) -> str:
+    roles = log_roles(settings.data, file, item)
+    return drawn_split(settings, _id(file, "user", roles["user"])[0], _id(file, "item", roles["item"])[0])
 
 
 def drawn_split(settings: Settings, user: str, item: str) -> str:
@@ -109,28 +218,94 @@ def drawn_split(settings: Settings, user: str, item: str) -> str:
 
 
 def plan(settings: Settings, source: Path) -> Plan:
-    """Plan the batches of interactions, and of items and users where there are such tables."""
+    """Plan the batches of interactions, and of items and users where there are such tables.
+
+    Raises InputError when the log has no user or no item, with the join that gives it one where another file can.
+    """
     data, tables = settings.data, find_tables(settings, source)
-    logs = tables.interactions
+    logs, others = tables.interactions, left_out(settings, source, tables)
+    first = log_roles(data, logs[0], required=False)
+    if not (first["user"] and first["item"]):
+        candidates_for_a_join = [*logs[1:], *tables.items, *tables.users, *(file for file in others.values() if file)]
+        if message := log_in_two_tables(logs[0], candidates_for_a_join):
+            raise InputError(message)
+    items, not_used = _item_tables(data, tables.items, others)
+    join = _join(data, logs[0], items)
+    item = join.log if join else earlier_item(settings, "interactions", logs[0])
     split_mode: SplitMode = "temporal" if any(has_clock(data, file) for file in logs) else "assigned"
     if split_mode == "assigned":
         say(
             f"{logs[0].name} has no time column among {', '.join(logs[0].columns)}: its rows are drawn into train, "
             "valid and test by chance; set data.timestamp_column if one of them is the time"
         )
-    return Plan(
-        split_mode,
-        [log_batch_of(settings, file, split_mode) for file in logs]
-        + [item_batch(data, file) for file in tables.items]
-        + [user_batch(data, file) for file in tables.users],
-    )
+    written = _events_of(data, logs, item)
+    batches = [
+        log_batch(
+            data,
+            file,
+            {} if split_mode == "temporal" else {"split": _drawn_split(settings, file, item)},
+            item=item,
+            written=written,
+            notes=[join.note] if join and join.note and file is logs[0] else [],
+        )
+        for file in logs
+    ]
+    batches += [item_batch(data, file, item=join.items if join else "") for file in items]
+    batches += [user_batch(data, file) for file in tables.users]
+    return Plan(split_mode, batches, not_used=not_used)
+
+
+def _item_tables(
+    data: DataSettings, files: Sequence[LogFile], others: Mapping[str, LogFile | None]
+) -> tuple[list[LogFile], dict[str, str]]:
+    """Return the files that are item tables, and {file that is not used: why}. Raises InputError for a named one."""
+    not_used = {}
+    for name, file in [*((file.name, file) for file in files), *others.items()]:
+        if file is None or not holds_keys_and_values(file):
+            not_used |= {name: ""} if name in others else {}
+        elif data.items and file in files:
+            raise InputError(f"{file.path} cannot be the item table: {how_to_pivot(file)}")
+        else:
+            not_used[name] = "one property of an item a row: no item table"
+    return [file for file in files if file.name not in not_used], not_used
+
+
+def _join(data: DataSettings, log: LogFile, items: Sequence[LogFile]) -> Join | None:
+    """Find the id columns by which log and item table join. None where there is nothing to join, or no id."""
+    if not items:
+        return None
+    given = data.item_column
+    ours = [given] if given in log.columns else candidates(log, "item")
+    theirs = [given] if given in items[0].columns else candidates(items[0], "item", ITEM_ID_ALSO)
+    return find_join(log, items[0], ours, theirs) if ours and theirs else None
+
+
+def earlier_item(settings: Settings, table: str, file: LogFile) -> str:
+    """Return the item column of what landed before, where this file has it as one of several: '' else."""
+    path = settings.paths.dataset
+    landed = read_json(path)["batches"] if path.exists() else []
+    found = [entry["roles"]["item"] for entry in landed if entry["table"] == table and entry.get("roles")]
+    return found[-1] if found and found[-1] in candidates(file, "item", ITEM_ID_ALSO) else ""
+
+
+def _events_of(data: DataSettings, logs: Sequence[LogFile], item: str) -> dict[str, int] | None:
+    """Count the types of event in all parts of a log; None for one part, whose batch counts them."""
+    if len(logs) == 1:
+        return None
+    total: dict[str, int] = {}
+    for file in logs:
+        column = log_roles(data, file, item)["event"]
+        for word, count in (event_types(file, column) if column else {}).items():
+            total[word] = total.get(word, 0) + count
+    return total
 
 
 def plan_additions(settings: Settings, source: Path, split_mode: SplitMode) -> Plan:
     """Plan the batches of items and users alone, for a data set whose log has landed before."""
-    tables = find_tables(settings, source, log_needed=False)
+    tables: Tables = find_tables(settings, source, log_needed=False)
+    items, not_used = _item_tables(settings.data, tables.items, left_out(settings, source, tables))
     return Plan(
         split_mode,
-        [item_batch(settings.data, file) for file in tables.items]
-        + [user_batch(settings.data, file) for file in tables.users],
+        [item_batch_of(settings, file) for file in items] + [user_batch(settings.data, file) for file in tables.users],
+        not_used=not_used,
     )

@@ -185,8 +185,10 @@ def _plan(
                 logs[file.label] = opened, columns.has_clock(settings.data, opened)
                 columns.log_batch(settings.data, opened)
             else:
-                make = columns.item_batch if file.role == "items" else columns.user_batch
-                batches[file.label] = make(settings.data, opened)
+                is_items = file.role == "items"
+                batches[file.label] = (
+                    columns.item_batch_of(settings, opened) if is_items else columns.user_batch(settings.data, opened)
+                )
         except (InputError, OSError) as error:
             refused[file.label] = f"{error}" if file.role else f"{NO_ROLE}; taken for a log, {error}"
             logs.pop(file.label, None)

@@ -21,9 +21,10 @@ import duckdb
 from reclm.errors import InputError, WorkspaceError
 from reclm.ingest.entries import is_current, mark_older_logs, without_superseded
 from reclm.ingest.files import LogFile, quote_text
-from reclm.ingest.report import report
+from reclm.ingest.report import NOTHING, About, add_facts, report
 from reclm.ingest.rows import copy_rows, copy_to, count_rows, with_unreadable
 from reclm.ingest.scratch import READING, sweep
+from reclm.ingest.texts import register
 from reclm.progress import say, track
 from reclm.settings.data import LOW_RATING
 from reclm.settings.tree import Settings
@@ -73,7 +74,7 @@ class Batch:
     `columns` maps landing columns to SQL over `rows`, itself a query over `source`: the file's columns and
     `reclm_row`, the 1-based data row. Columns left out are null. Rows of a weight below `min_weight` are not
     likes: they are counted, and land as events of type `low_rating`. `collected` rows came through the service: what
-    they hold exists nowhere else, so no later ingest replaces them.
+    they hold exists nowhere else, so no later ingest replaces them. `about` is what a person should know.
     """
 
     table: Table
@@ -82,6 +83,7 @@ class Batch:
     rows: str = "select * from source"
     min_weight: float | None = None
     collected: bool = False
+    about: About = NOTHING
 
     @property
     def name(self) -> str:
@@ -93,11 +95,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches that an importer found. `truth` writes the demo shop's true interests into a folder."""
+    """The batches that an importer found.
+
+    `truth` writes the demo shop's true interests into a folder; `not_used` is {file: why, or ''}.
+    """
 
     split_mode: SplitMode
     batches: list[Batch] = field(default_factory=list)
     truth: Callable[[duckdb.DuckDBPyConnection, Path], None] | None = None
+    not_used: Mapping[str, str] = field(default_factory=dict)
 
 
 def land(
@@ -139,6 +145,7 @@ def land(
                 writer = _BatchWriter(con, partial, erased)
                 entries = writer.write_all(fresh, refused)
                 entries = _usable(entries, writer.rows_read, before, plan.split_mode, refused)
+                add_facts(con, entries, partial, has_min_weight=settings.data.min_weight is not None)
                 if plan.truth and (fresh or not workspace.truth.exists()):
                     (partial / "truth").mkdir()
                     plan.truth(con, partial / "truth")
@@ -152,7 +159,7 @@ def land(
             content = _publish(workspace, kept + entries, plan, name, importer, source)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    report(name, entries, len(wanted) - len(fresh))
+    report(entries, plan.not_used, name=name, n_unchanged=len(wanted) - len(fresh))
     return content
 
 
@@ -239,6 +246,7 @@ def _remove_unlisted(workspace: Workspace, entries: list[dict[str, Any]]) -> Non
 
 def _connect(settings: Settings, partial: Path) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
+    register(con)
     con.execute("set TimeZone = 'UTC'")
     con.execute(f"set temp_directory = {quote_text(str(partial / 'spill'))}")
     if settings.runtime.threads:
@@ -301,6 +309,7 @@ class _BatchWriter:
         entry |= {"source_file": batch.source.name, "content": batch.source.content, "unreadable": n_rejected}
         if isinstance(batch.source, LogFile) and batch.source.partition:
             entry |= {"partition": dict(batch.source.partition)}
+        entry |= batch.about.entry
         if batch.collected:
             return entry | {"collected": True}
         if is_log:
@@ -374,6 +383,10 @@ def _publish(
         "has_event_ts": any(entry.get("with_event_ts") for entry in entries),
         "batches": entries,
     }
+    landed = {entry["source_file"] for entry in entries}
+    before = read_json(workspace.dataset).get("not_used", {}) if workspace.dataset.exists() else {}
+    if not_used := {file: why for file, why in (before | dict(plan.not_used)).items() if file not in landed}:
+        content["not_used"] = not_used
     if entries and (not workspace.dataset.exists() or read_json(workspace.dataset) != content):
         write_json(workspace.dataset, content)
     _sweep(workspace, entries)

@@ -10,23 +10,19 @@ from dataclasses import replace
 
 from reclm.errors import InputError
 from reclm.ingest.files import LogFile, quote_text
-from reclm.ingest.mapping import SYNONYMS
+from reclm.ingest.mapping import SYNONYMS, plain_name
 from reclm.settings.data import DataSettings
 
 
 def with_entries(data: DataSettings, file: LogFile) -> LogFile:
     """Return `file`, or one row for each entry of its list of items. Raises InputError when that cannot be told."""
-    names = {_plain(name) for name in ([data.item_column] if data.item_column else SYNONYMS["item"].split())}
-    if not file.lists or any(_plain(name) in names for name in file.columns):
+    names = {plain_name(name) for name in ([data.item_column] if data.item_column else SYNONYMS["item"].split())}
+    if not file.lists or any(plain_name(name) in names for name in file.columns):
         return file
-    holding = [name for name, fields in file.lists.items() if any(_plain(field) in names for field in fields)]
+    holding = [name for name, fields in file.lists.items() if any(plain_name(field) in names for field in fields)]
     if len(holding) == 1:
         return replace(file, nested=holding[0])
     raise _not_told(file)
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _not_told(file: LogFile) -> InputError:

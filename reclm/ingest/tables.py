@@ -137,6 +137,23 @@ def open_part(settings: Settings, part: Part, role: Role) -> LogFile:
     return with_entries(settings.data, file) if role == "interactions" else file
 
 
+def left_out(settings: Settings, source: Path, tables: Tables) -> dict[str, LogFile | None]:
+    """Return {name: file} of what else a folder holds; None for what is no table that can be read."""
+    used = {file.path for files in (tables.interactions, tables.items, tables.users) for file in files}
+    found: dict[str, LogFile | None] = {}
+    for path in sorted(source.iterdir()) if source.is_dir() else []:
+        if not is_data(path) or path in used or any(path in other.parents for other in used):
+            continue
+        found[path.name if path.is_file() else f"{path.name}/"] = None
+        if path.is_file() and _is_surely_a_table(path) and path.stat().st_size:
+            file = open_file(settings, path)
+            try:
+                found[path.name] = file if file.columns else None
+            except InputError:
+                continue
+    return found
+
+
 def open_file(settings: Settings, path: Path, **given: object) -> LogFile:
     """Return a file that is read as the settings say."""
     data = settings.data

@@ -255,11 +255,11 @@ class TestColumnsAreFound:
         ingest(settings, folder)
         assert landed(settings, "items", "categories") == [(kept,)]
 
-    def test_lists_of_categories_in_json(self, folder: Path, settings: Settings) -> None:
+    def test_lists_of_categories_in_json_and_no_flag_as_text(self, folder: Path, settings: Settings) -> None:
         (folder / "interactions.csv").write_text(LOG)
         (folder / "items.jsonl").write_text('{"item_id": 7, "tags": ["Hot", "Green tea"], "ok": true}\n')
         ingest(settings, folder)
-        assert landed(settings, "items", "item_id, categories, text") == [("7", "Hot|Green tea", "true")]
+        assert landed(settings, "items", "item_id, categories, text") == [("7", "Hot|Green tea", None)]
 
     def test_one_file_alone_is_a_log(self, folder: Path, settings: Settings) -> None:
         (folder / "whatever.csv").write_text(LOG)
@@ -345,7 +345,8 @@ class TestADelivery:
         content = ingest(workspace_settings(), folder, delivery=True)
         older = {b["source_file"]: b.get("before_items", False) for b in content["batches"]}
         assert older == {"interactions.csv": True, "interactions-2.csv": False, "items.csv": False}
-        again = ingest(workspace_settings(data={"min_weight": 0, "weight_column": "item_id"}), folder, delivery=True)
+        swapped = workspace_settings(data={"user_column": "item_id", "item_column": "user_id"})
+        again = ingest(swapped, folder, delivery=True)
         assert {b["source_file"]: b.get("before_items", False) for b in again["batches"]} == older
 
     def test_of_a_further_item_table_marks_no_log(self, folder: Path, settings: Settings) -> None:

@@ -285,8 +285,8 @@ class TestAFileWithoutAHeader:
         settings = workspace_settings(data=data)
         ingest(settings, folder)
         assert landed(settings, "interactions", "user_id, item_id, event_type, event_ts, source_row") == [
-            ("28", "2268349", "pv", "1704447119", 1),
-            ("23", "2268353", "pv", "1704452357", 2),
+            ("28", "2268349", "view", "1704447119", 1),
+            ("23", "2268353", "view", "1704452357", 2),
         ]
 
     def test_has_numbered_columns_without_names(self, tmp_path: Path) -> None:
