@@ -153,6 +153,12 @@ def _name(model: Artifact) -> str:
 
 def _write(settings: Settings, models: Sequence[Artifact], draft: artifacts.Draft) -> None:
     final = FinalSnapshot(settings, models)
+    n_known = final.data.interactions.getnnz(axis=1)
+    if not any(n_known[task.users].any() for task in final.tasks):
+        say(
+            "nobody has both a history before the test slice and interactions in it: the figures are of people of whom "
+            "models know nothing, and do not tell models apart; bring a longer log"
+        )
     baselines, skipped = _baselines(settings, final)
     contenders = baselines + [_backbone(settings, final, model) for model in models]
     ranked = _rank_all(settings, final, contenders, draft)

@@ -106,6 +106,25 @@ def candidate(settings: Settings, models: Sequence[Artifact]) -> Candidate:
     return Candidate(models[best], tuple(sorted(map(_seed, models))), first, second, fmean(cold) if cold else None)
 
 
+def why_unmeasurable(settings: Settings, candidates: Sequence[Candidate]) -> str:
+    """Return why validation cannot tell these candidates apart; '' where it can.
+
+    To people without a history every model shows much the same, so their values compare nothing.
+    """
+    from reclm.warehouse.reading import connect
+
+    if not any(one.is_measured for one in candidates):
+        return "no user has validation truth"
+    with connect(settings) as connection:
+        known = connection.execute(
+            "select 1 from fct_truth as truth inner join fct_known_interactions as known "
+            "on known.snapshot = truth.snapshot and known.user_id = truth.user_id "
+            "where truth.snapshot = 'select' and truth.setting = ? limit 1",
+            [SETTING],
+        ).fetchall()
+    return "" if known else "nobody has both a history and validation truth"
+
+
 def halves(settings: Settings, values: Values) -> tuple[Values, Values]:
     """Divide the users into those to choose on and those to compare on, the same ones every day.
 

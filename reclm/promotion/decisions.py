@@ -69,6 +69,8 @@ def decide(settings: Settings, trained: Sequence[Artifact], *, approved: bool | 
             detail(f"decided already ({row['decided_by']}, {decided_at}): {row['decision']}, {row['reason']}")
             return earlier
         verdict = apply_policy(settings, trained)
+        if verdict.value is None:
+            say(f"promotion: {verdict.reason}")
         row = _row(settings, verdict, as_of=trained[0].metrics["as_of"], **_apply_approval(verdict, approved))
         return _carry_out(settings, parameters, parents, row, verdict.considered)
 

@@ -28,6 +28,7 @@ from reclm.promotion.candidates import (
     mean_interval,
     model_label,
     paired_difference,
+    why_unmeasurable,
 )
 from reclm.promotion.guards import Guard, Standards, check, failures, standards_of
 from reclm.promotion.online import online_objection
@@ -86,9 +87,14 @@ def apply_policy(settings: Settings, trained: Sequence[Artifact]) -> Verdict:
     pointer = champion.find(settings)
     current = artifacts.find(settings.paths, "backbone", pointer["measured"]) if pointer else None
     history = [decision.metrics for decision in artifacts.all_of(settings.paths, "promotion")]
-    day = _Day(settings, candidates_of(settings, trained), standards_of(settings, trained, current, history))
-    if not day.ordered:
-        return _unmeasured(day, current, trained)
+    candidates = candidates_of(settings, trained)
+    unmeasurable = why_unmeasurable(settings, candidates)
+    if unmeasurable:
+        candidates = [replace(one, first={}, second={}) for one in candidates]
+    day = _Day(settings, candidates, standards_of(settings, trained, current, history))
+    if unmeasurable:
+        was_measured = pointer is not None and pointer["value"] is not None
+        return _unmeasured(day, current, trained, unmeasurable, was_measured)
     best = day.first_sound()
     if best is None:
         return day.verdict("kept", day.ordered[0], "no candidate passes the guards")
@@ -132,15 +138,17 @@ def _keep_or_refresh(day: _Day, current: Artifact, same_kind: Candidate, why: st
     return day.verdict("promoted", same_kind, reason)
 
 
-def _unmeasured(day: _Day, current: Artifact | None, trained: Sequence[Artifact]) -> Verdict:
-    """The verdict where no user has validation truth.
+def _unmeasured(
+    day: _Day, current: Artifact | None, trained: Sequence[Artifact], why: str, was_measured: bool
+) -> Verdict:
+    """The verdict where validation tells models not apart.
 
     A champion that was measured stays. Where none ever was, a model serves all the same: no service would be worse.
     """
-    advice = "unmeasurable: no user has validation truth; bring a longer log or raise split.valid_share"
+    advice = f"unmeasurable: {why}; bring a longer log or raise split.valid_share"
     if not day.candidates:
         return Verdict("kept", "no candidate was trained: the control alone must not serve")
-    if current is not None and candidate(day.settings, [current]).is_measured:
+    if current is not None and was_measured:
         return Verdict("kept", f"{advice}; the champion was measured and stays")
     same_kind = _champions_kind(day, current, trained) if current else None
     chosen = same_kind or min(day.candidates, key=lambda one: _unmeasured_rank(day.settings, one))

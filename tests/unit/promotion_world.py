@@ -38,16 +38,22 @@ class Shop:
     day: str = "monday"
     as_of: datetime = CUT_OFF
 
-    def warehouse(self, interactions: int = 500, parsed: float = 1.0) -> None:
-        """The tables that the policy reads: one row per interaction, items, and the quality of the current profiles."""
+    def warehouse(self, interactions: int = 500, parsed: float = 1.0, history: bool = True) -> None:
+        """The tables that the policy reads: one row per interaction, items, and the quality of the current profiles.
+
+        Without `history`, users with validation truth have no known interaction.
+        """
         path = self.settings.paths.warehouse
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         with duckdb.connect(str(path)) as connection:
             connection.execute(
-                "create table fct_known_interactions as select 'final' as snapshot from range(?) "
-                "union all select 'select' from range(7)",
-                [interactions],
+                "create table fct_known_interactions as select 'final' as snapshot, 'user 0' as user_id from range(?) "
+                "union all select 'select', ? from range(7)",
+                [interactions, "user 0" if history else "somebody else"],
+            )
+            connection.execute(
+                "create table fct_truth as select 'select' as snapshot, ? as setting, 'user 0' as user_id", [SETTING]
             )
             connection.execute("create table dim_items as select 'a text' as full_text from range(9)")
             connection.execute(

@@ -96,6 +96,16 @@ class TestWhereNothingCanBeMeasured:
         row = shop.decide(shop.model(users=0))
         assert (row["decision"], shop.champion) == ("kept", first.version)
 
+    def test_values_of_people_without_a_history_measure_nothing(
+        self, shop: Shop, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shop.warehouse(history=False)
+        for day in ("monday", "tuesday"):
+            shop.new_day(day)
+            row = shop.decide(shop.model("ncf", value=0.9), als := shop.model("als", "base", value=0.1))
+            assert (row["decision"], row["candidate_value"], shop.champion) == ("promoted", None, als.version)
+        assert "promotion: unmeasurable: nobody has both a history and validation truth" in capsys.readouterr().err
+
     def test_the_control_never_serves(self, shop: Shop) -> None:
         row = shop.decide(shop.model(variant="shuffled", users=0))
         assert (row["decision"], row["candidate_version"]) == ("kept", None)
