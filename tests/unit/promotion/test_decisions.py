@@ -198,7 +198,7 @@ class TestApproval:
 class TestForgottenUsers:
     def test_a_comparison_goes_by_the_users_that_are_left(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
-        drop_rows(first.path / VALIDATION_FILE, "user 7")
+        drop_rows(first.path / VALIDATION_FILE, {"user 7"})
         assert pq.read_table(first.path / VALIDATION_FILE).num_rows == 59
         row = shop.decide(first, other := shop.model("als", value=0.5))
         assert shop.champion == other.version
@@ -208,7 +208,7 @@ class TestForgottenUsers:
     def test_a_champion_with_too_few_remaining_users_cannot_be_compared_with(self, shop: Shop) -> None:
         shop.decide(first := shop.model(value=0.4))
         for user in range(41):
-            drop_rows(first.path / VALIDATION_FILE, f"user {user}")
+            drop_rows(first.path / VALIDATION_FILE, {f"user {user}"})
         row = shop.decide(first, shop.model("als", value=0.5))
         assert (row["decision"], shop.champion) == ("kept", first.version)
         assert "common users, and promotion.min_users requires 20" in row["reason"]
