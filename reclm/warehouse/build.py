@@ -13,6 +13,8 @@ fingerprint differs from the recorded one, and all of them when `features` is am
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.counts import say_counts, why_unusable
 from reclm.warehouse.dbt import run_dbt, target_path
+from reclm.warehouse.held import held_by, is_held
 from reclm.warehouse.reading import settings_of_build
 from reclm.warehouse.sources import (
     content_fingerprint,
@@ -34,6 +37,8 @@ from reclm.warehouse.sources import (
 )
 
 if TYPE_CHECKING:
+    import duckdb
+
     from reclm.settings.tree import Settings
 
 PHASES = ("features", "profiles", "evaluation")
@@ -123,24 +128,34 @@ def _run_phases(settings: Settings, external: Path, phases: tuple[str, ...], *, 
 
 
 def _say_counts(settings: Settings) -> None:
-    import duckdb
-
-    with duckdb.connect(str(settings.paths.build_database), read_only=True) as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with _opened(settings.paths) as connection:
         say_counts(settings, connection)
 
 
 def _why_unusable(settings: Settings) -> str:
     """Return why a build that failed could not use the interactions; empty where it could, or staging failed itself."""
-    import duckdb
-
     if not settings.paths.build_database.exists():
         return ""
-    with duckdb.connect(str(settings.paths.build_database), read_only=True) as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with _opened(settings.paths) as connection:
         built = {name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()}
         staged = {"base_interactions", "base_items", "base_users", "stg_parameters", "quarantine_reasons"} <= built
         return why_unusable(settings, connection) if staged else ""
+
+
+@contextmanager
+def _opened(workspace: Workspace, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the database that dbt writes, with times in UTC. Raises BuildError when another program holds it."""
+    import duckdb
+
+    try:
+        connection = duckdb.connect(str(workspace.build_database), read_only=read_only)
+    except duckdb.IOException as error:
+        if not is_held(error):
+            raise
+        raise BuildError(held_by(workspace.build_database, error)) from None
+    with connection:
+        connection.execute("set TimeZone = 'UTC'")
+        yield connection
 
 
 def _marker(workspace: Workspace) -> Path:
@@ -157,14 +172,8 @@ def _finished_build(workspace: Workspace) -> dict[str, Any] | None:
     if not (workspace.root / current["external_root"]).is_dir():
         return None
     try:
-        with duckdb.connect(str(workspace.build_database), read_only=True) as connection:
+        with _opened(workspace) as connection:
             connection.execute("select count(*) from int_snapshots").fetchall()
-    except duckdb.IOException as error:
-        if "Could not set lock" in str(error):
-            raise BuildError(
-                f"another program holds {workspace.build_database} open; close it and build again ({error})"
-            ) from None
-        return None
     except duckdb.Error:
         return None
     return current
@@ -172,9 +181,7 @@ def _finished_build(workspace: Workspace) -> dict[str, Any] | None:
 
 def _input_digests(workspace: Workspace) -> list[Any]:
     """Return row count and hash of the tables of INPUT_COLUMNS, whatever batch and line their rows came from."""
-    import duckdb
-
-    with duckdb.connect(str(workspace.build_database), read_only=True) as connection:
+    with _opened(workspace) as connection:
         return [
             connection.execute(
                 f"select count(*), bit_xor(hash(row)) from (select {columns} from {table}) as row"
@@ -192,9 +199,7 @@ def _remove_database(workspace: Workspace) -> None:
 
 def _publish_copy(workspace: Workspace) -> None:
     """Copy the built file and replace the published one with the copy; open connections keep the old file."""
-    import duckdb
-
-    with duckdb.connect(str(workspace.build_database)) as connection:
+    with _opened(workspace, read_only=False) as connection:
         connection.execute("checkpoint")
     for leftover in workspace.warehouse.parent.glob(f".{workspace.warehouse.name}.*.tmp"):
         leftover.unlink()  # a killed build's copy; the lock keeps other builds away

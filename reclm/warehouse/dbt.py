@@ -1,7 +1,8 @@
 """Run dbt in a child process: arguments go in, progress is shown, and failures become one error message.
 
-The child process releases DuckDB's lock when it ends and keeps dbt's imports out of this one. It watches its standard
-input, which closes when the parent dies, so that a killed run leaves no writer behind.
+The child process keeps dbt's imports out of this one. It runs one command after another, because starting dbt takes
+longer than building a small shop, and lets go of DuckDB's lock after each. Commands come as lines of its standard
+input, which closes when the parent dies: a killed run leaves no writer behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,15 @@ from reclm.errors import BuildError
 from reclm.progress import track
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
+from reclm.warehouse.held import held_by, is_held
 from reclm.warehouse.sources import dbt_project
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
+
+
+ENDED = "ended"
+"""Key of the line that the child process prints after a command, with whether it succeeded."""
 
 
 def target_path(workspace: Workspace) -> Path:
@@ -42,12 +48,13 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
     }
     paths = [str(part) for option in folders.items() for part in option]
     logs = ("--log-format", "json", "--log-format-file", "text", "--log-level-file", "info")
-    command = [sys.executable, "-m", "reclm.warehouse.dbt", *logs, *arguments, *paths]
-    environment = {
-        **os.environ,
+    of_workspace = {
         "RECLM_WORKSPACE": str(workspace.root),
         "RECLM_EXTERNAL_ROOT": str(external),
         "RECLM_RUNTIME__THREADS": str(settings.runtime.threads),
+    }
+    environment = {
+        **os.environ,
         "DO_NOT_TRACK": "1",
         "OPENBLAS_NUM_THREADS": "1",
         # importing numpy sets and deletes these two when they are missing: unsafe in the threads of dbt's models
@@ -55,41 +62,71 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         "GOTOBLAS_MAIN_FREE": "1",
     }
     errors: list[str] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as child:
-        try:
-            events = _events(child, errors)
-            total = next(events, 0)
-            for _ in track(events, f"dbt {arguments[0]}", total):
-                pass
-        except BaseException:
-            child.terminate()
-            raise
+    child = _child(environment)
+    try:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({"arguments": [*logs, *arguments, *paths], "environment": of_workspace}) + "\n")
+        child.stdin.flush()
+        events = _events(child, errors)
+        total = next(events, 0)
+        for _ in track(events, f"dbt {arguments[0]}", total):
+            pass
+    except BaseException:
+        _end(child)
+        raise
     (target / "graph.gpickle").unlink(missing_ok=True)  # a by-product of dbt; no pickle is kept in a workspace
-    if child.returncode != 0:
+    if errors or child.poll() is not None:
+        _end(child)
         failures = _failures(target / "run_results.json", errors)
+        if is_held(failures):
+            raise BuildError(held_by(workspace.build_database, failures))
         raise BuildError(f"dbt {arguments[0]} failed:\n{failures}\nthe whole log: {target.parent / 'logs' / 'dbt.log'}")
 
 
+_children: list[subprocess.Popen[str]] = []
+"""The child process of this one, if it has been started."""
+
+
+def _child(environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Return the child process, started when there is none that lives."""
+    if not _children or _children[0].poll() is not None:
+        command = [sys.executable, "-m", "reclm.warehouse.dbt"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        _children[:] = [subprocess.Popen(command, **pipes, text=True, env=environment)]
+    return _children[0]
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    child.terminate()
+    child.wait()
+
+
 def _events(child: subprocess.Popen[str], errors: list[str]) -> Iterator[int]:
-    """Yield the number of nodes that dbt will run, then 1 for each node that ends; collect messages in `errors`."""
-    announced = False
+    """Yield the number of nodes that dbt will run, then 1 for each node that ends, until the command has ended.
+
+    When it fails, collect its messages in `errors`.
+    """
+    announced, messages = False, []
     assert child.stdout is not None
     for line in child.stdout:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
-            errors.append(line.rstrip())
+            messages.append(line.rstrip())
             continue
+        if ENDED in event:
+            if not event[ENDED]:
+                errors.extend(messages or ["no reason was given"])
+            return
         info, data = event["info"], event["data"]
         if info["level"] == "error":
-            errors.append(str(info["msg"]))
+            messages.append(str(info["msg"]))
         if info["name"] == "LogStartLine" and not announced:
             announced = True
             yield int(data["total"])
         if info["name"] == "NodeFinished":
             yield 1
+    errors.extend([*messages, f"the process ended with code {child.wait()}"])
 
 
 def _failures(run_results: Path, errors: Sequence[str]) -> str:
@@ -104,19 +141,35 @@ def _failures(run_results: Path, errors: Sequence[str]) -> str:
     return "\n".join(failed or errors[-20:])
 
 
-def _child() -> None:
-    """Run dbt, and end when the parent process ends."""
+def _serve() -> None:
+    """Run the commands that arrive, one after another, and end when the parent process ends."""
+    import queue
+    import signal
     import threading
 
-    def exit_with_parent() -> None:
-        sys.stdin.read()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(line)
         os._exit(1)
 
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    from dbt.cli.main import cli
+    threading.Thread(target=listen, daemon=True).start()
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.cli.main import dbtRunner
 
-    cli(sys.argv[1:])
+    while True:
+        request = json.loads(requests.get())
+        os.environ.update(request["environment"])
+        result = dbtRunner().invoke(request["arguments"])
+        if result.exception is not None:
+            print(result.exception)
+        if DuckDBConnectionManager._ENV is not None:
+            DuckDBConnectionManager._ENV.close()  # lets go of the file; dbt-duckdb itself waits for the process to end
+        DuckDBConnectionManager.close_all_connections()
+        print(json.dumps({ENDED: result.success}), flush=True)
 
 
 if __name__ == "__main__":
-    _child()
+    _serve()

@@ -9,19 +9,31 @@ from reclm.errors import WorkspaceError
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
+from reclm.warehouse.held import held_by, is_held
 
 if TYPE_CHECKING:
     import duckdb
 
 
 def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
-    """Open the published copy read-only, with times in UTC. Raises WorkspaceError when nothing has been built."""
+    """Open the published copy read-only, with times in UTC.
+
+    Raises WorkspaceError when nothing has been built, and when another program holds the file for writing.
+    """
     import duckdb
 
     path = settings.paths.warehouse
     if not path.exists():
         raise WorkspaceError(f"{path} does not exist; run `reclm build` first")
-    connection = duckdb.connect(str(path), read_only=True)
+    try:
+        connection = duckdb.connect(str(path), read_only=True)
+    except duckdb.Error as error:
+        if not is_held(error):
+            raise WorkspaceError(f"{path} cannot be opened ({error}); `reclm build --force` makes it anew") from None
+        raise WorkspaceError(
+            f"{held_by(path, error)} (a program that opens it read-only holds nobody up, and the next build puts a new "
+            "file in its place)"
+        ) from None
     connection.execute("set TimeZone = 'UTC'")
     root = str(settings.paths.root).replace("'", "''")
     connection.execute(f"set file_search_path = '{root}'")  # the Feast marts are views of files named relative to it
