@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 Identity = tuple[dict[str, Any], dict[str, str]]
 Child = subprocess.Popen[str]
 MIN_MODELS_EACH = 2  # with fewer models, a process is not worth its start
+MIN_WORK = 10_000
+"""Models times interactions below which training here takes less time than starting processes, which import torch and
+Feast anew."""
 KILLED = -9  # the exit code of a process that SIGKILL ended
 
 
-def processes(settings: Settings, models: int) -> int:
-    """Return how many processes should share the training of `models` models."""
+def processes(settings: Settings, models: int, interactions: int) -> int:
+    """Return how many processes should share the training of `models` models on so many known interactions."""
+    if models * interactions < MIN_WORK:
+        return 1
     wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // MIN_MODELS_EACH)
     if wanted < 2:
         return 1

@@ -128,7 +128,9 @@ def left_out_models(settings: Settings) -> dict[str, str]:
 
 def _train(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
     """Train the missing models, in several processes where that is faster; yield each version when it is finished."""
-    jobs = processes(settings, len(missing))
+    from reclm.training.tasks import count_interactions
+
+    jobs = processes(settings, len(missing), count_interactions(settings)) if missing else 1
     if jobs > 1:
         yield from train_in_processes(settings, jobs, missing)
     elif missing:

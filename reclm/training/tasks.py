@@ -52,6 +52,13 @@ def count_items(settings: Settings) -> tuple[int, int]:
     return int(every), int(with_text)
 
 
+def count_interactions(settings: Settings) -> int:
+    """Count the interactions known at the snapshot `final`."""
+    with connect(settings) as connection:
+        query = "select count(*) from fct_known_interactions where snapshot = 'final'"
+        return int(connection.execute(query).fetchall()[0][0])
+
+
 def load_bands(settings: Settings, snapshot: Snapshot) -> Bands:
     """Load the activity and neighbourhood density of users and the coldness of items at `snapshot`."""
     with connect(settings) as connection:

@@ -205,6 +205,8 @@ def _publish_copy(workspace: Workspace) -> None:
         leftover.unlink()  # a killed build's copy; the lock keeps other builds away
     with replacing(workspace.warehouse) as temporary:
         shutil.copyfile(workspace.build_database, temporary)
+    # what a program that had the old file open for writing left there does not belong to the new one
+    workspace.warehouse.with_name(f"{workspace.warehouse.name}.wal").unlink(missing_ok=True)
 
 
 def _remove_old_external(workspace: Workspace, keep: set[str]) -> None:

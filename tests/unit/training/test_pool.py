@@ -30,7 +30,12 @@ def test_processes_are_limited_by_jobs_threads_and_two_models_each(
     workspace_settings: Make, jobs: int, threads: int, models: int, found: int
 ) -> None:
     settings = workspace_settings(train={"jobs": jobs}, runtime={"threads": threads, "device": "cpu"})
-    assert processes(settings, models) == found
+    assert processes(settings, models, 100_000) == found
+
+
+def test_a_small_log_is_trained_without_further_processes(workspace_settings: Make) -> None:
+    settings = workspace_settings(train={"jobs": 2}, runtime={"threads": 2, "device": "cpu"})
+    assert [processes(settings, 6, interactions) for interactions in (600, 6_000)] == [1, 2]
 
 
 def test_a_reclm_error_keeps_its_class_and_message(workspace_settings: Make, capfd: pytest.CaptureFixture[str]) -> None:
