@@ -1,12 +1,11 @@
 """Run SQL on the published warehouse and print the rows; and serve the documentation of the tables as a page.
 
 The published copy is opened read-only for each statement, so a statement sees a build that has ended in the meantime.
-Files, extensions and the network cannot be reached: a query from somebody else reads the tables and nothing more.
+Other files, extensions and the network cannot be reached: a query from somebody else reads the tables and nothing more.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import http.server
 import json
@@ -14,10 +13,12 @@ import math
 import shutil
 import sys
 from contextlib import closing
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclm.errors import InputError, SettingsError
+from reclm.errors import InputError, ReclmError, SettingsError
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,23 +28,76 @@ if TYPE_CHECKING:
 Output = Literal["table", "csv", "json"]
 FETCH_SIZE = 1000
 MIN_COLUMN_WIDTH = 12
+NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+ESCAPE = ord("\\")
+WRITE_FILES = {"COPY", "COPY_DATABASE", "EXPORT"}
+"""Types of statements that may write files where files may be read."""
+REFUSED = {
+    "read-only mode": "the published warehouse is for reading: dbt alone writes tables, and every build replaces them",
+    "disabled by configuration": "a query reads the tables of the warehouse, and no file",
+    "disabled through configuration": "a query uses what is in the warehouse, and no extension",
+    "configuration has been locked": "the options of the database are fixed for queries",
+}
+"""{words of DuckDB's message: why the statement is refused}."""
 
 
 def show(settings: Settings, query: str, output: Output) -> None:
-    """Run one statement and print its rows. Raises InputError with DuckDB's message when it fails."""
+    """Run one statement and print its rows. Raises InputError, with DuckDB's message, when it cannot be run."""
+    statements = _statements(query)
+    if len(statements) != 1:
+        given = f"{len(statements)} statements were given" if statements else f"there is no statement in {query!r}"
+        raise InputError(f"{given}; give one, or open the shell, which takes several: `reclm sql`")
+    _run(settings, statements[0], output)
+
+
+def _statements(text: str) -> list[str]:
+    """Return the statements of a text, without comments around them. Raises InputError where it is no SQL."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        try:
+            statements = connection.extract_statements(text)
+        except duckdb.Error as error:
+            raise InputError(str(error)) from None
+    if any(statement.type.name in WRITE_FILES for statement in statements):
+        raise InputError("a query writes no file: it prints its rows, for example with `-f csv > FILE`")
+    return [statement.query for statement in statements]
+
+
+def _run(settings: Settings, statement: str, output: Output) -> None:
     import duckdb
 
     from reclm.warehouse.reading import connect
 
     with closing(connect(settings)) as connection:
+        external = (settings.paths.external, settings.paths.external.relative_to(settings.paths.root))
+        connection.execute("set allowed_directories = ?", [[f"{folder}/" for folder in external]])  # Feast's marts
         connection.execute("set enable_external_access = false")
         connection.execute("set lock_configuration = true")
         try:
-            result = connection.execute(query)
-            columns = [column[0] for column in result.description or []]
+            result = connection.execute(statement)
+            columns = _distinct([column[0] for column in result.description or []])
             WRITERS[output](columns, result)
         except duckdb.Error as error:
-            raise InputError(f'{error}; the tables: reclm sql "show tables"') from None
+            raise InputError(_in_words(error)) from None
+
+
+def _in_words(error: duckdb.Error) -> str:
+    """Say why a statement was refused, where it wanted something that is not allowed here; else in DuckDB's words."""
+    for mark, reason in REFUSED.items():
+        if mark in str(error):
+            return f"{reason} ({str(error).splitlines()[0]})"
+    return f'{error}; the tables: reclm sql "show tables"'
+
+
+def _distinct(columns: list[str]) -> list[str]:
+    """Return the names with a number behind those that occurred before, as in DuckDB's own data frames."""
+    seen: dict[str, int] = {}
+    names = []
+    for column in columns:
+        names.append(f"{column}_{seen[column]}" if column in seen else column)
+        seen[column] = seen.get(column, 0) + 1
+    return names
 
 
 def shell(settings: Settings, output: Output) -> None:
@@ -66,14 +120,15 @@ def shell(settings: Settings, output: Output) -> None:
         statement = f"{statement}\n{line}".strip()
         if statement.endswith(";"):
             try:
-                show(settings, statement, output)
-            except InputError as error:
+                for one in _statements(statement):
+                    _run(settings, one, output)
+            except ReclmError as error:
                 if not interactive:
                     raise
                 print(f"error: {error}", file=sys.stderr)
             statement = ""
-    if statement:
-        show(settings, statement, output)
+    for one in _statements(statement):
+        _run(settings, one, output)
 
 
 def _table(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
@@ -97,17 +152,53 @@ def _table(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
 
 
 def _csv(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
+    """Write CSV (RFC 4180): NULL is nothing, an empty text is quoted, a list or struct is JSON."""
+    print(",".join(map(_quoted, columns)))
     while rows := result.fetchmany(FETCH_SIZE):
-        writer.writerows(rows)
+        for row in rows:
+            cells = ["" if value is None else _quoted(_plain(value)) for value in row]
+            print(",".join(cells) or '""')  # readers skip an empty line
+
+
+def _quoted(text: str) -> str:
+    needed = not text or any(character in text for character in ',"\r\n') or text != text.strip()
+    return '"' + text.replace('"', '""') + '"' if needed else text
+
+
+def _plain(value: Any) -> str:
+    """Write a value that is not NULL as text: a text as it is, everything else as in JSON, without quotes."""
+    text = value if isinstance(value, str) else _as_json(value)
+    return json.loads(text) if text.startswith('"') and not isinstance(value, str) else text
 
 
 def _json(columns: list[str], result: duckdb.DuckDBPyConnection) -> None:
     while rows := result.fetchmany(FETCH_SIZE):
         for row in rows:
-            cells = [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
-            print(json.dumps(dict(zip(columns, cells, strict=True)), default=str, ensure_ascii=False))
+            print(_as_json(dict(zip(columns, row, strict=True))))
+
+
+def _as_json(value: Any) -> str:
+    """Write a value as JSON without losing anything.
+
+    A decimal keeps its digits. What JSON has no form for is a text: a time in ISO 8601, bytes as DuckDB writes them,
+    NaN and infinities under these names.
+    """
+    if value is None or isinstance(value, bool | int):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return json.dumps(value) if math.isfinite(value) else json.dumps(NOT_FINITE.get(value, "NaN"))
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_as_json, value))}]"
+    if isinstance(value, dict):
+        cells = (f"{_as_json('' if key is None else _plain(key))}: {_as_json(cell)}" for key, cell in value.items())
+        return f"{{{', '.join(cells)}}}"
+    if isinstance(value, bytes):
+        value = "".join(chr(byte) if 32 <= byte < 127 and byte != ESCAPE else f"\\x{byte:02X}" for byte in value)
+    elif isinstance(value, date | datetime | time):
+        value = value.isoformat()
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 WRITERS: dict[str, Any] = {"table": _table, "csv": _csv, "json": _json}
@@ -118,7 +209,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list | tuple):
         return ", ".join(_text(element) for element in value)
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else _as_json(value) if isinstance(value, dict) else str(value)
     return "".join(
         character if character.isprintable() else " " for character in text
     )  # escape sequences would control the terminal
