@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from reclm.cli.common import SetOption, SettingsFileOption, WorkspaceOption, guarded, making
+
+MOST_LISTED = 10
+"""Batches of a table that `ingest` lists one by one."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +34,9 @@ def ingest(
     """Copy logs and item texts into the workspace, unedited.
 
     Recognised: MovieLens (100K, 1M, latest, 25M), MIND, a folder split into train, valid and test, or any CSV, parquet
-    or JSONL whose columns settings data.*_column name. The same file twice changes nothing. With --events, the events
-    and impressions that running or stopped services have logged are landed; the schedule does so by itself.
+    or JSON whose columns settings data.*_column name: in any encoding, packed or not, one file or a folder of parts.
+    The same file twice changes nothing. With --events, the events and impressions that running or stopped services
+    have logged are landed; the schedule does so by itself.
 
     \b
     Examples:
@@ -45,8 +50,19 @@ def ingest(
         raise InputError("give either --data FOLDER or --events")
     with making(workspace, overrides, settings_file) as settings:
         dataset = stages.ingest_events(settings) if events else stages.ingest(settings, data)
-    for batch in dataset["batches"]:
-        print(f"{batch['table']:<13}{batch['rows']:>10} rows  {batch['source_file']}")
+    for line in _landed(dataset["batches"]):
+        print(line)
+
+
+def _landed(batches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each batch, or one for all batches of a table that has many: the parts of one log."""
+    for table in dict.fromkeys(batch["table"] for batch in batches):
+        of_table = [batch for batch in batches if batch["table"] == table]
+        listed = [(batch["rows"], batch["source_file"]) for batch in of_table]
+        if len(listed) > MOST_LISTED:
+            first, last = listed[0][1], listed[-1][1]
+            listed = [(sum(rows for rows, _ in listed), f"{len(listed)} files, from {first} to {last}")]
+        yield from (f"{table:<13}{rows:>10} rows  {name}" for rows, name in listed)
 
 
 @guarded
