@@ -2,12 +2,14 @@
 
 In: a catalogue. Out: phrases and an item-by-term matrix of shares. Terms are the items' categories, and the words and
 word pairs of their titles and texts, all clean phrases of the grammar. Words are weighted by TF-IDF (Spärck Jones
-1972); a word pair is two adjacent words that are not stop words.
+1972); a word pair is two adjacent words that are not stop words. In scripts without blanks between words, a term is a
+short run of letters or two neighbouring ones.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,7 @@ from scipy import sparse
 
 from reclm.profiles.grammar import clean_phrase, strip_markup
 from reclm.profiles.snapshot_data import Catalogue
+from reclm.text.tfidf import UNSPACED, cut_unspaced, is_unspaced
 
 CATEGORY_SHARE = 0.7
 """Share of the categories in an item's weight when it has categories and text."""
@@ -29,7 +32,14 @@ MAX_DOCUMENT_SHARE = 0.2
 SMALL_CATALOGUE = 200
 """With fewer items than this, a word needs to occur in one item only, not in two."""
 
-_WORD = re.compile(r"\d*[^\W\d_][^\W_]*(?:['’-][^\W_]+)*")
+_MARKS = "".join(mark for mark in map(chr, range(0x300, 0x3100)) if unicodedata.category(mark) in ("Mn", "Mc"))
+"""Signs that are written above, below and beside letters (vowels of Hindi, points of Hebrew): parts of a word."""
+_IN_WORD = rf"(?:[^\W_]|[{_MARKS}])"
+_WORD = re.compile(rf"\d*[^\W\d_]{_IN_WORD}*(?:['’-]{_IN_WORD}+)*")
+_RUN = re.compile(rf"(?<![{UNSPACED}])[{UNSPACED}]{{3,8}}(?![{UNSPACED}])")
+"""A run of letters without blanks that is short enough to be a name or a term of its own."""
+_PARTICLES = frozenset("的了和是在与及也就都而着或被把给之のはをにがでとも")
+"""Letters that join words: a pair with one of them is no word. The stop words of these scripts."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,12 @@ class Terms:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the lower-case words of a text in order, without template tokens and possessive endings."""
-    return [word.lower().removesuffix("'s").removesuffix("’s") for word in _WORD.findall(strip_markup(text))]
+    """Return the lower-case words of a text in order, without template tokens and possessive endings.
+
+    Runs of scripts without blanks between words are cut into pairs of letters.
+    """
+    words = (word.lower().removesuffix("'s").removesuffix("’s") for word in _WORD.findall(strip_markup(text)))
+    return list(cut_unspaced(words))
 
 
 @cache
@@ -77,7 +91,8 @@ def item_terms(catalogue: Catalogue) -> Terms:
     weights = category * CATEGORY_SHARE + text * (1 - CATEGORY_SHARE)
     shares = normalise_rows(sparse.csr_matrix(weights, dtype=np.float32))
     is_category = np.arange(len(phrases)) < len(category_phrases)
-    return Terms(phrases, is_category, [frozenset(phrase.casefold().split()) for phrase in phrases], shares)
+    words = [frozenset(cut_unspaced(phrase.casefold().split())) for phrase in phrases]
+    return Terms(phrases, is_category, words, shares)
 
 
 def normalise_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -96,9 +111,9 @@ def _category_shares(categories: Sequence[list[str]]) -> tuple[sparse.csr_matrix
     rows: list[list[str]] = []
     for names in categories:
         phrases = dict.fromkeys(cleaned.setdefault(name, clean_phrase(name)) for name in names)
-        rows.append([phrase for phrase in phrases if phrase])
+        rows.append([phrase for phrase in phrases if _has_letter(phrase)])
     shown: dict[str, str] = {}
-    for phrase in sorted(set(cleaned.values()) - {""}):
+    for phrase in sorted(filter(_has_letter, set(cleaned.values()))):
         shown.setdefault(phrase.casefold(), phrase)
     position = {key: column for column, key in enumerate(shown)}
     cells = [(row, position[phrase.casefold()]) for row, phrases in enumerate(rows) for phrase in phrases]
@@ -106,6 +121,11 @@ def _category_shares(categories: Sequence[list[str]]) -> tuple[sparse.csr_matrix
     ones = np.ones(where.shape[1], dtype=np.float32)
     matrix = sparse.csr_matrix((ones, (where[0], where[1])), shape=(len(rows), len(position)))
     return normalise_rows(matrix), list(shown.values())
+
+
+def _has_letter(phrase: str) -> bool:
+    """Return whether a phrase can be read: the category "16" is a number of some list, not an interest."""
+    return any(map(str.isalpha, phrase))
 
 
 def _text_shares(catalogue: Catalogue) -> tuple[sparse.csr_matrix, list[str]]:
@@ -138,14 +158,15 @@ def _text_shares(catalogue: Catalogue) -> tuple[sparse.csr_matrix, list[str]]:
 
 def _analyse(document: tuple[str, str]) -> list[str]:
     title, text = document
-    in_title = _meaningful(words_of(title)) if title else []
-    return in_title * TITLE_REPEATS + (_meaningful(words_of(text)) if text else [])
+    in_title = _meaningful(title) if title else []
+    return in_title * TITLE_REPEATS + (_meaningful(text) if text else [])
 
 
-def _meaningful(words: list[str]) -> list[str]:
-    """Return the words that are not stop words, and the pairs of adjacent ones."""
-    ignored = stop_words()
-    kept = [len(word) > 1 and word not in ignored for word in words]
+def _meaningful(text: str) -> list[str]:
+    """Return the words that are not stop words, the pairs of adjacent ones, and short runs of unspaced letters."""
+    ignored, words = stop_words(), words_of(text)
+    kept = [len(word) > 1 and word not in ignored and not _PARTICLES.intersection(word) for word in words]
     singles = [word for word, keep in zip(words, kept, strict=True) if keep]
-    pairs = [f"{words[i]} {words[i + 1]}" for i in range(len(words) - 1) if kept[i] and kept[i + 1]]
-    return singles + pairs
+    paired = [keep and not is_unspaced(word) for word, keep in zip(words, kept, strict=True)]
+    pairs = [f"{words[i]} {words[i + 1]}" for i in range(len(words) - 1) if paired[i] and paired[i + 1]]
+    return singles + pairs + (_RUN.findall(text) * 2 if is_unspaced(text) else [])

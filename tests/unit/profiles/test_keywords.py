@@ -136,6 +136,44 @@ class TestTeacher:
         assert items.flags[3] == keywords.NO_HISTORY  # one reader is no audience
 
 
+class TestAnyScript:
+    @staticmethod
+    def item_profiles(titles: list[str], categories: list[list[str]]) -> list[str]:
+        catalogue = Catalogue([f"i{n}" for n in range(len(titles))], titles, categories, [""] * len(titles))
+        histories = sparse.csr_matrix(np.eye(len(titles), dtype=np.float32))
+        written = keywords.write_profiles(
+            _snapshot_data(catalogue, histories), item_terms(catalogue), ProfileSettings()
+        )
+        return written[1].texts
+
+    @pytest.mark.parametrize(
+        ("title", "term"),
+        [
+            ("园艺水管 0", "园艺水管"),
+            ("ガーデン シャベル", "シャベル"),
+            ("مقلاة للمطبخ", "للمطبخ"),
+            ("אופניים ופעמון", "ופעמון"),
+            ("Кисть для живописи", "Живописи"),
+            ("हिन्दी किताब", "किताब"),
+            ("หม้อหุงข้าว", "หุ"),
+        ],
+    )
+    def test_a_title_gives_a_profile_with_its_words_whole(self, title: str, term: str) -> None:
+        (profile, _) = self.item_profiles([title, "rake"], [[], []])
+        assert grammar.parse(profile).ok
+        assert term.casefold() in profile.casefold()
+
+    def test_titles_without_blanks_meet_in_a_large_catalogue(self) -> None:
+        titles = [f"第{n}款园艺水管套装加长版" for n in range(250)]
+        titles[:40] = [f"厨房平底锅不粘锅{n}号升级款" for n in range(40)]
+        terms = item_terms(Catalogue([str(n) for n in range(250)], titles, [[] for _ in titles], [""] * 250))
+        assert "厨房" in terms.phrases
+
+    def test_a_number_is_no_interest(self) -> None:
+        (profile, _) = self.item_profiles(["Toy story", "rake"], [["16", "Animation"], ["35"]])
+        assert "Animation" in profile and "16" not in profile
+
+
 class TestNoLeak:
     def test_rows_of_another_snapshot_change_nothing(self) -> None:
         assert written(future=True) == written(future=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reclm.text.tfidf import ASCII_WORDS, smoothed_tfidf, tfidf
+from reclm.text.tfidf import ASCII_WORDS, cut_unspaced, smoothed_tfidf, tfidf
 
 
 class TestTfidf:
@@ -40,3 +40,17 @@ class TestSmoothedTfidf:
 
     def test_without_a_shared_word_there_are_no_rows(self) -> None:
         assert smoothed_tfidf(["sea", "war"], ["sea"]) is None
+
+
+class TestScriptsWithoutBlanks:
+    def test_two_texts_share_pairs_of_letters(self) -> None:
+        rows = tfidf(["园艺水管", "新园艺工具", "厨房"]).toarray()
+        assert rows[0] @ rows[1] > 0 and rows[0] @ rows[2] == 0
+        fitted, others = smoothed_tfidf(["园艺水管", "新园艺工具", "厨房", "厨房用品"], ["园艺"]) or (None, None)
+        assert fitted is not None and others is not None
+        assert (others @ fitted.T).toarray()[0].argmax() in (0, 1)
+
+    def test_words_of_other_scripts_are_not_cut(self) -> None:
+        assert list(cut_unspaced(["garden", "園", "水管", "セット12", "naïve"])) == [
+            "garden", "園", "水管", "セッ", "ット", "12", "naïve",
+        ]  # fmt: skip
