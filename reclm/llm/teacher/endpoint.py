@@ -107,7 +107,8 @@ def report_estimate(settings: Settings, connection: DuckDBPyConnection, verb: st
     users, items = user_requests(settings, connection), item_requests(settings, connection, {})
     tokens = sum(estimated_tokens(one.messages) for one in (*users.values(), *items.values()))
     tokens += audience_tokens * len(items)
-    answers, prices = ANSWER_TOKENS * (len(users) + len(items)), settings.openai
+    prices = settings.openai
+    answers = (prices.max_tokens or ANSWER_TOKENS) * (len(users) + len(items))  # one that reasons may need them all
     cost = (tokens * prices.price_in + answers * prices.price_out) / 1e6
     say(
         f"{verb} {prices.base_url} about {len(users):,} users and {len(items):,} items: some {tokens:,} tokens in, "
