@@ -299,7 +299,8 @@ def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]
 
 
 def _summary(numbers: Mapping[str, Any]) -> str:
-    parts = [f"{numbers['rows']:,} rows", f"{numbers['written']:,} written online"]
+    as_of = f" as of {numbers['as_of']}" if numbers["as_of"] else ""
+    parts = [f"{numbers['rows']:,} rows{as_of}", f"{numbers['written']:,} written online"]
     parts += [f"{numbers['kept_newer']:,} not written: a newer row is online"] if numbers["kept_newer"] else []
     parts += [f"{numbers['deleted']:,} deleted"] if numbers["deleted"] else []
     return ", ".join(parts)
