@@ -232,15 +232,18 @@ class OpenAIEngine:
         """Send one request; again with other fields while the model refuses some of these."""
         import openai
 
+        create: Any = endpoint.client.chat.completions.create
         while True:
             sent = self._fields.of(fields)
             try:
-                return await endpoint.client.chat.completions.create(
+                reply: ChatCompletion = await create(
                     model=endpoint.model, messages=[dict(one) for one in messages], extra_body=sent
-                )  # type: ignore[call-overload, no-any-return]
+                )
             except openai.APIStatusError as error:
                 if not self._fields.adapt(error, sent):
                     raise
+            else:
+                return reply
 
     async def _until_answered(self, fixed: _Endpoint | None, once: Any) -> Any:
         """Return the result of `once`, retried while failures may pass; each try goes to the least busy endpoint."""
