@@ -10,10 +10,10 @@ import pytest
 from unit.promotion_world import N_USERS, Shop, make_shop, refit
 
 from reclm.errors import ArtifactError, ModelError, WorkspaceError
-from reclm.maintenance.forget import drop_rows
 from reclm.promotion import champion, decisions
 from reclm.promotion.candidates import is_in_first_half
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import drop_rows
 from reclm.training.validation import VALIDATION_FILE
 
 
