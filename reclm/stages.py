@@ -375,9 +375,8 @@ def maintain(settings: Settings, *, dry_run: bool = False) -> dict[str, Any]:
 def forget(settings: Settings, user_id: str | None) -> dict[str, int]:
     """Remove every row of a user from the workspace and rebuild the warehouse. Returns the removed rows by folder.
 
-    None: of all who were erased, where an older copy of the workspace has brought them back. Waits until no stage runs;
-    none begins meanwhile. Raises InputError when no row carries the id, and ErasureError, when all else is done, for
-    delivered files that hold it.
+    None: of all who were erased, in an older copy. Waits until no stage runs. Raises InputError when no row carries the
+    id, and ErasureError, when all else is done, for delivered files that hold it.
     """
     from reclm.maintenance.deliveries import require_no_delivery
     from reclm.maintenance.forget import remove_again, remove_user

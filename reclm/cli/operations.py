@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,9 @@ def register(app: typer.Typer) -> None:
     app.command()(health)
     app.command()(maintain)
     app.command()(forget)
+    app.command()(backup)
+    app.command()(restore)
+    app.command()(audit)
     app.command()(migrate)
     app.command("settings")(list_settings)
 
@@ -174,6 +178,79 @@ def migrate(
         print(f"layout {step.to}: {step.what}")
     if not steps:
         print(f"{paths.root} is up to date")
+
+
+@guarded
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write, for example shop.tar.zst.")],
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Write the workspace into one file.
+
+    Also while stages and services run: a state of one moment. Without the inbox, Airflow's records and the online
+    store, which `reclm restore` fills again. Keep the folder of RECLM_ERASURES too, in another place.
+
+    \b
+    Example:
+      reclm backup /backups/shop-2026-01-31.tar.zst
+    """
+    from reclm.maintenance.backup import back_up
+
+    about = back_up(load(workspace, overrides, settings_file), file)
+    print(f"{about['files']:,} files, {about['bytes']:,} bytes, {about['seconds_held']:.1f} s in which stages waited")
+
+
+@guarded
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file of `reclm backup`.")],
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Make a new workspace of a back-up.
+
+    Every file is checked. Users who were erased since are removed again, and the online store is filled, before the
+    workspace gets its name.
+
+    \b
+    Example:
+      reclm restore /backups/shop-2026-01-31.tar.zst --workspace shop
+    """
+    from reclm import stages
+    from reclm.maintenance.restore import restore as make
+
+    about = make(load(workspace, overrides, settings_file), file, stages.build)
+    print(f"{about['files']:,} files of {about['made_at'][:19]} UTC, {about['online']:,} rows written online")
+    print(f"{sum(about['removed'].values()):,} rows of users removed who were erased since")
+
+
+@guarded
+def audit(
+    output: FormatOption = "table",
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    settings_file: SettingsFileOption = None,
+) -> None:
+    """Show who changed what.
+
+    Erasures, keys, promotions, rollbacks, challengers, hidden items and back-ups, oldest first. Fails when a record was
+    changed or removed.
+
+    \b
+    Example:
+      reclm audit --format json
+    """
+    from reclm.storage.audit import entries
+
+    for entry in entries(load(workspace, overrides, settings_file).paths):
+        if output == "json":
+            print(json.dumps(entry))
+            continue
+        about = {key: value for key, value in entry.items() if key not in ("at", "by", "action", "before")}
+        words = ", ".join(f"{key} {value}" for key, value in about.items())
+        print(f"{entry['at'][:19].replace('T', ' ')}  {entry['by']:<24}{entry['action']:<14}{words}")
 
 
 @guarded

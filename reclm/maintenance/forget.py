@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.errors import InputError
 from reclm.progress import track
-from reclm.storage.erasures import drop_rows, is_listed, remember, users_of
+from reclm.storage import audit
+from reclm.storage.erasures import Erasures, drop_rows, is_listed, remember, users_of
 from reclm.storage.files import read_json, write_atomically, write_json, write_table
 from reclm.storage.schemas import PROFILE_FILES
 from reclm.storage.workspace import Workspace
@@ -42,8 +43,7 @@ def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
         land_collected(settings)  # what services have logged may be of this user too
         if not any(user_id in users_of(file) for _, file in _tables(workspace)):
             raise InputError(f"no row in {workspace.root} carries user id {user_id!r}; check the spelling")
-    remember(workspace, [user_id])
-    return _remove(settings, {user_id})
+    return _remove(settings, remember(workspace, [user_id]), {user_id})
 
 
 def remove_again(settings: Settings) -> dict[str, int]:
@@ -54,7 +54,7 @@ def remove_again(settings: Settings) -> dict[str, int]:
     workspace = settings.paths
     erased = remember(workspace, [])
     found = {user_id for _, file in _tables(workspace) for user_id in erased.among(users_of(file))}
-    return _remove(settings, found)
+    return _remove(settings, erased, found)
 
 
 def _tables(workspace: Workspace) -> list[tuple[str, Path]]:
@@ -65,7 +65,7 @@ def _tables(workspace: Workspace) -> list[tuple[str, Path]]:
     ]
 
 
-def _remove(settings: Settings, user_ids: set[str]) -> dict[str, int]:
+def _remove(settings: Settings, erased: Erasures, user_ids: set[str]) -> dict[str, int]:
     from reclm.features.online_writer import forget_user, rewrite_server_files
     from reclm.ingest.collected import land_collected
 
@@ -85,6 +85,7 @@ def _remove(settings: Settings, user_ids: set[str]) -> dict[str, int]:
             file.unlink(missing_ok=True)  # half-written by killed processes; no stage runs now
     for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
         database.unlink(missing_ok=True)
+    audit.record(workspace, "forget", users=sorted(map(erased.digest, user_ids)), removed=removed)
     return removed
 
 

@@ -16,6 +16,7 @@ from reclm.errors import ModelError
 from reclm.progress import detail
 from reclm.promotion import champion
 from reclm.promotion.decisions import deciding, servable
+from reclm.storage import audit
 from reclm.storage.files import read_json, write_json
 from reclm.storage.runs import recorded
 from reclm.training.model import refit_on_serve
@@ -54,6 +55,8 @@ def withdraw(settings: Settings) -> Pointer | None:
     with recorded(settings.paths, "challenge") as about, deciding(settings.paths):
         pointer = find(settings)
         settings.paths.challenger.unlink(missing_ok=True)
+        if pointer is not None:
+            audit.record(settings.paths, "end challenge", version=pointer["version"])
         about["made"] = "the trial has ended"
     return pointer
 
@@ -100,6 +103,7 @@ def _point_to(settings: Settings, model: Artifact) -> Pointer:
         "promoted_at": datetime.now(UTC).isoformat(),
     }
     write_json(settings.paths.challenger, pointer)
+    audit.record(settings.paths, "challenge", version=served.version, model=f"{pointer['model']}/{pointer['variant']}")
     detail(f"challenger is {pointer['model']}/{pointer['variant']} ({served.version})")
     return pointer
 

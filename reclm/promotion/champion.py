@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reclm.dataset import SERVED
 from reclm.errors import WorkspaceError
 from reclm.progress import detail
-from reclm.storage import artifacts
+from reclm.storage import artifacts, audit
 from reclm.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -88,5 +88,8 @@ def switch(settings: Settings, served: Artifact, decision: Artifact) -> dict[str
         "previous": row["champion_version"],
     }
     write_json(settings.paths.champion, pointer)
+    model = f"{pointer['model']}/{pointer['variant']}"
+    about = {"version": served.version, "model": model, "decided_by": row["decided_by"], "decision": decision.version}
+    audit.record(settings.paths, "roll back" if row["decision"] == "rolled_back" else "promote", **about)
     detail(f"champion is {pointer['model']}/{pointer['variant']} ({served.version})")
     return pointer

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reclm.errors import InputError
+from reclm.storage import audit
 from reclm.storage.files import read_json
 from reclm.storage.locks import alone
 
@@ -120,6 +121,7 @@ def add(workspace: Workspace, name: str, scopes: Sequence[str], days: float | No
                 f"a key named {name!r} exists already; run `reclm key remove {name}` first, or use another name"
             )
         _write(workspace, [*keys, key])
+        audit.record(workspace, "add key", name=name, scopes=known, expires_at=expires)
     return token
 
 
@@ -131,6 +133,7 @@ def remove(workspace: Workspace, name: str) -> None:
         if len(remaining) == len(keys):
             raise InputError(f"no key is named {name!r}; `reclm key list` shows all keys")
         _write(workspace, remaining)
+        audit.record(workspace, "remove key", name=name)
 
 
 def _key(row: dict[str, Any]) -> ApiKey:

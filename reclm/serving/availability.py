@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from reclm.storage import audit
 from reclm.storage.files import read_json, write_json
 from reclm.storage.locks import alone
 
@@ -58,8 +59,8 @@ def hidden_items(workspace: Workspace) -> dict[str, str]:
     return dict(read_json(path)) if path.exists() else {}
 
 
-def set_available(workspace: Workspace, item_id: str, available: bool) -> None:
-    """Show an item in answers, or hide it from them. Either twice changes nothing."""
+def set_available(workspace: Workspace, item_id: str, available: bool, by: str = "") -> None:
+    """Show an item in answers, or hide it from them, on behalf of `by`. Either twice changes nothing."""
     with alone(workspace.locks / "hidden.lock", "the hidden items are being changed", workspace.lock_timeout):
         before = hidden_items(workspace)
         after = {key: since for key, since in before.items() if key != item_id}
@@ -67,3 +68,4 @@ def set_available(workspace: Workspace, item_id: str, available: bool) -> None:
             after[item_id] = before.get(item_id, datetime.now(UTC).isoformat(timespec="seconds"))
         if after != before:
             write_json(path_of(workspace), after)
+            audit.record(workspace, "show item" if available else "hide item", by=by, item_id=item_id)

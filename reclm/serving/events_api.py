@@ -9,7 +9,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from reclm.dataset import MAX_ID_CHARACTERS
@@ -159,11 +159,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
         ),
         openapi_extra=needs("admin"),
     )
-    async def set_availability(item_id: str, wanted: Availability) -> ItemAvailability:
+    async def set_availability(item_id: str, wanted: Availability, request: Request) -> ItemAvailability:
         """Hide an item from every answer at once, or show it again; it stays so over restarts."""
         if not is_valid_id(item_id):
             raise HTTPException(422, f"the id is not valid; use 1 to {MAX_ID_CHARACTERS} characters")
-        await asyncio.to_thread(availability.set_available, service.settings.paths, item_id, wanted.available)
+        key = request.scope.get("reclm.key")
+        by = f"key {key.name}" if key else "the service, without a key"
+        await asyncio.to_thread(availability.set_available, service.settings.paths, item_id, wanted.available, by)
         return ItemAvailability(item_id=item_id, available=wanted.available)
 
     @app.get("/v1/hidden-items", responses=errors, openapi_extra=needs("admin"))
