@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from reclm.ingest.report import described
 from reclm.storage import artifacts, runs
 from reclm.storage.files import read_json
 
@@ -38,6 +39,7 @@ def lines(settings: Settings) -> list[str]:
     if settings.paths.dataset.exists():
         dataset = read_json(settings.paths.dataset)
         text.append(f"data set  {dataset['name']} ({dataset['importer']}, {dataset['split_mode']} split)")
+        text.extend(f"          {line}" for line in described(dataset))
     if settings.paths.champion.exists():
         champion = read_json(settings.paths.champion)
         model = f"{champion['model']}/{champion['variant']} {champion['version']}"

@@ -80,18 +80,21 @@ def _shares(
     """Return {(column of the log, column of the items): share of the log's distinct ids that the items have}."""
     in_log = {column: _id(log, column) for column in log_columns}
     in_items = {column: _id(items, column) for column in item_columns}
-    picked = ", ".join(f"{sql} as {quote_name(column)}" for column, sql in in_log.items())
+    logged, listed = (
+        ", ".join(f"{sql} as {quote_name(column)}" for column, sql in ids.items()) for ids in (in_log, in_items)
+    )
     tests = ", ".join(
-        f"(select count(*) filter (id in (select {theirs} from {items.relation('joined_rejects')})) / "
+        f"(select count(*) filter (id in (select {quote_name(theirs)} from listed)) / "
         f"nullif(count(*), 0) from (select distinct {quote_name(column)} as id from logged "
         f"where {quote_name(column)} is not null))"
         for column in in_log
-        for theirs in in_items.values()
+        for theirs in in_items
     )
-    query = f"select {picked} from {log.relation('logged_rejects')} limit {LOG_ROWS}"
     with duckdb.connect() as con:
         try:
-            con.execute(f"create table logged as {query}").fetchall()
+            con.execute(f"create table listed as select {listed} from {items.relation('listed_rejects')}").fetchall()
+            rows = f"select {logged} from {log.relation('logged_rejects')} limit {LOG_ROWS}"
+            con.execute(f"create table logged as {rows}").fetchall()
             found = con.execute(f"select {tests}").fetchall()[0]
         except duckdb.Error:
             return {}  # a file that cannot be read is reported when its rows are

@@ -174,6 +174,17 @@ def _least_liked(high: float) -> float:
     return round(high * 0.75) if high > 5 or high % 1 else max(1.0, high - 1)
 
 
+def described(dataset: Mapping[str, Any]) -> list[str]:
+    """Return what `dataset.json` says of the latest file of each table, in lines for people."""
+    latest = {
+        entry["table"]: entry
+        for entry in dataset["batches"]
+        if entry.get("roles") and ("facts" in entry or entry["table"] != "interactions")
+    }
+    lines = [line for entry in latest.values() for line in _lines([entry])]
+    return lines + ([_left_out(dataset["not_used"])] if dataset.get("not_used") else [])
+
+
 def report(entries: Sequence[dict[str, Any]], not_used: Mapping[str, str], *, name: str, n_unchanged: int) -> None:
     """Print a line a table, with its notes below it; a known format is a detail unless rows need attention."""
     if not entries:
@@ -188,7 +199,11 @@ def report(entries: Sequence[dict[str, Any]], not_used: Mapping[str, str], *, na
         tell = say if parts[0].get("roles") or len(lines) > 1 else detail
         tell("\n".join(lines))
     if not_used:
-        say(f"not used: {_few([f'{file} ({why})' if why else file for file, why in not_used.items()])}")
+        say(_left_out(not_used))
+
+
+def _left_out(not_used: Mapping[str, str]) -> str:
+    return f"not used: {_few([f'{file} ({why})' if why else file for file, why in not_used.items()])}"
 
 
 def _lines(parts: Sequence[dict[str, Any]]) -> list[str]:

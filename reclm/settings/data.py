@@ -102,7 +102,8 @@ class DataSettings(Section):
     )
     event_column: str = Field(
         "",
-        description="Column of the type of event (click, purchase …); empty: event_type, where the log has one.",
+        description="Column of the type of event (click, purchase …); empty: event_type, or a usual synonym whose "
+        "values are all known types of event.",
     )
     event_weights: Names = Field(
         (),
@@ -117,7 +118,9 @@ class DataSettings(Section):
     )
     title_column: str = Field("", description="Column of an item's title; empty: title, or a usual synonym.")
     text_columns: Names = Field(
-        (), description="Columns of an item that make its text; empty: every column not mapped elsewhere."
+        (),
+        description="Columns of an item that make its text; empty: every column of text that is not mapped elsewhere. "
+        "Numbers, links, dates, flags and codes are left out.",
     )
     categories_column: str = Field(
         "", description="Column of an item's categories; empty: categories, or a usual synonym."

@@ -8,6 +8,8 @@ import duckdb
 import pytest
 from unit.ingest_world import LOG, Make, landed
 
+from reclm import stages
+from reclm.cli import status
 from reclm.errors import InputError
 from reclm.ingest import ingest
 from reclm.settings.tree import Settings
@@ -237,6 +239,13 @@ class TestWhatIsSaid:
         assert set(content["not_used"]) == {"item_properties.csv", "tree.csv", "README"}
         assert "item_properties.csv (one property of an item a row: no item table)" in capsys.readouterr().err
         assert ingest(settings, folder) == content
+
+    def test_stays_in_the_status_of_the_workspace(self, folder: Path, settings: Settings) -> None:
+        (folder / "tree.csv").write_text("categoryid,parentid\n0,1\n")
+        (folder / "log.csv").write_text("user_id,item_id,ts,rating\nann,tea,1,1\nann,tea,2,5\n")
+        stages.ingest(settings, folder)
+        shown = "\n".join(status.lines(settings))
+        assert "weight is rating" in shown and "rating goes from 1 to 5" in shown and "not used: tree.csv" in shown
 
     def test_a_table_of_keys_and_values_cannot_be_the_item_table(self, folder: Path, workspace_settings: Make) -> None:
         (folder / "log.csv").write_text(LOG)
