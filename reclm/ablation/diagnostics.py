@@ -21,6 +21,7 @@ from reclm.dataset import EvaluationTask
 from reclm.errors import WorkspaceError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import HELD_OUT
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -156,5 +157,5 @@ def of_models(written: Sequence[ArmOutput]) -> list[Row]:
             file = one.models[kind].path / "held_out.parquet" if kind in one.models else None
             if file is not None and file.exists():
                 what = "reward_accuracy" if kind == "reward" else f"held_out_{kind}"
-                rows += [_with_error(what, name, row) for row in pq.read_table(file).to_pylist()]
+                rows += [_with_error(what, name, row) for row in pq.read_table(file, schema=HELD_OUT).to_pylist()]
     return rows

@@ -19,6 +19,7 @@ from reclm.backbones.metrics import metrics_per_user
 from reclm.dataset import EvaluationTask
 from reclm.evaluation.intervals import over_users
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import ABLATION_RESULTS
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -79,7 +80,7 @@ def result_rows(
 
 def ablation_table(ablation: Artifact) -> str:
     """Format an ablation as text: a block a model and setting, a row an arm and variant, a column a metric."""
-    return table_of(pq.read_table(ablation.path / "results.parquet").to_pylist())
+    return table_of(pq.read_table(ablation.path / "results.parquet", schema=ABLATION_RESULTS).to_pylist())
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:

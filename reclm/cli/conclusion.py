@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from reclm.evaluation.verdicts import profiles_verdict
+from reclm.storage.schemas import EVALUATION
 
 if TYPE_CHECKING:
     from reclm.storage.artifacts import Artifact
@@ -49,7 +50,7 @@ def conclusion(evaluation: Artifact, champion: Mapping[str, Any] | None) -> str:
     """Return two sentences on an evaluation; `champion` is the content of champion.json, None without a champion."""
     if champion is None:
         return "No model became champion; `reclm champion` says why."
-    results = pq.read_table(evaluation.path / "results.parquet").to_pylist()
+    results = pq.read_table(evaluation.path / "results.parquet", schema=EVALUATION["results"]).to_pylist()
     k = _shown_k(results)
     chosen = f"{champion['model']} {WRITTEN_AS[champion['variant']]}"
     compared = [text for setting in SETTING_LABELS if (text := _beside_baselines(results, champion, setting, k))]
@@ -62,7 +63,7 @@ def _profiles_sentence(evaluation: Artifact, champion: Mapping[str, Any], k: int
     wanted = {"model": champion["model"], "variant": "augment", "other_model": champion["model"]}
     wanted |= {"metric": METRIC, "k": k, "seed": champion["seed"]}
     rows: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in pq.read_table(evaluation.path / "comparisons.parquet").to_pylist():
+    for row in pq.read_table(evaluation.path / "comparisons.parquet", schema=EVALUATION["comparisons"]).to_pylist():
         if all(row[name] == value for name, value in wanted.items()):
             rows.setdefault(row["setting"], {})[row["other_variant"]] = row
     measured = {setting: rows[setting] for setting in SETTING_LABELS if rows.get(setting, {}).keys() >= CONTROLS}

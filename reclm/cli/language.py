@@ -167,9 +167,11 @@ def ablate(
 def _print_model(artifact: Artifact) -> None:
     import pyarrow.parquet as pq
 
+    from reclm.storage.schemas import HELD_OUT
+
     held_out = artifact.path / "held_out.parquet"
     if held_out.exists():
-        for row in pq.read_table(held_out).to_pylist():
+        for row in pq.read_table(held_out, schema=HELD_OUT).to_pylist():
             error = "" if row["error"] is None else f" ± {row['error']:.3f}"
             print(f"{row['metric']:<28}{row['kind']:<12}{row['value']:>8.3f}{error}  n {row['n']}")
     print(f"{artifact.kind} {artifact.path}")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from reclm.evaluation.report import reference
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import EVALUATION
 
 SHORT = {"recall": "R", "ndcg": "N"}
 VARIANT_ORDER = ("baseline", "base", "augment", "shuffled")
@@ -34,7 +35,7 @@ def comparison_table(evaluation: Artifact) -> str:
 
     Seeds are averaged (± their standard deviation); the best value of a column has a star.
     """
-    rows = pq.read_table(evaluation.path / "results.parquet").to_pylist()
+    rows = pq.read_table(evaluation.path / "results.parquet", schema=EVALUATION["results"]).to_pylist()
     blocks = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
         inside = [row for row in rows if row["setting"] == setting]

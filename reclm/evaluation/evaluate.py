@@ -33,6 +33,7 @@ from reclm.progress import detail, say, track
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import EVALUATION
 from reclm.training import tasks
 
 KIND = "evaluation"
@@ -314,7 +315,8 @@ def random_list_band(task: EvaluationTask, seed: int, k: int = 20, n_lists: int 
 
 def result_rows(evaluation: Artifact) -> Iterator[dict[str, Any]]:
     """Yield the results as dictionaries with the keys of `ROW_FIELDS`; a value that is not finite is None."""
-    for row in pq.read_table(evaluation.path / "results.parquet", columns=list(ROW_FIELDS)).to_pylist():
+    file, schema = evaluation.path / "results.parquet", EVALUATION["results"]
+    for row in pq.read_table(file, columns=list(ROW_FIELDS), schema=schema).to_pylist():
         yield {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from reclm.errors import SettingsError
+from reclm.storage.schemas import EVALUATION
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -36,7 +37,7 @@ def log_evaluation(settings: Settings, evaluation: Artifact) -> None:
     client = _client(settings)
     from mlflow.entities import Metric, Param, RunTag
 
-    rows = pq.read_table(evaluation.path / "results.parquet").to_pylist()
+    rows = pq.read_table(evaluation.path / "results.parquet", schema=EVALUATION["results"]).to_pylist()
     runs: dict[tuple[str, str, str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         runs[row["dataset"], row["regime"], row["model"], row["variant"], row["seed"]].append(row)

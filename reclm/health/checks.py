@@ -117,7 +117,9 @@ def _write(
 
 def check_rows(artifact: Artifact) -> list[dict[str, Any]]:
     """Return the rows of a health artifact, in the order of the checks."""
-    rows: list[dict[str, Any]] = pq.read_table(artifact.path / FILE).to_pylist()
+    from reclm.storage.schemas import HEALTH_CHECKS
+
+    rows: list[dict[str, Any]] = pq.read_table(artifact.path / FILE, schema=HEALTH_CHECKS).to_pylist()
     return rows
 
 

@@ -15,6 +15,7 @@ from reclm.dataset import ENTITY_KINDS
 from reclm.health.check_result import CheckResult
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.storage.schemas import LANGUAGE_MODEL_CURVE, PROFILE_QUALITY
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def newest_refined(workspace: Workspace) -> Artifact | None:
 def measure(settings: Settings) -> list[CheckResult]:
     """Run `profile_distinct`, `profile_similarity` and `profile_format` (users, items) and `reward_against_ranking`."""
     profiles = current_or_newest(settings.paths)
-    rows = pq.read_table(profiles.path / "quality.parquet").to_pylist() if profiles else []
+    rows = pq.read_table(profiles.path / "quality.parquet", schema=PROFILE_QUALITY).to_pylist() if profiles else []
     quality = {
         (row["kind"], row["metric"]): row["value"]
         for row in rows
@@ -125,7 +126,7 @@ def _reward_results(settings: Settings) -> list[CheckResult]:
 def _held_out_metrics(refined: Artifact) -> dict[int, dict[str, float]]:
     """{step: {metric: value}} on held-out users and items during refinement."""
     by_step: dict[int, dict[str, Any]] = {}
-    for row in pq.read_table(refined.path / "curve.parquet").to_pylist():
+    for row in pq.read_table(refined.path / "curve.parquet", schema=LANGUAGE_MODEL_CURVE).to_pylist():
         if row["metric"].startswith("held_out/"):
             by_step.setdefault(row["step"], {})[row["metric"].removeprefix("held_out/")] = row["value"]
     return by_step

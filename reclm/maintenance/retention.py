@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import read_json
-from reclm.storage.schemas import PROFILE_FILES
+from reclm.storage.schemas import PROFILE_FILES, PROMOTION_DECISION
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -103,7 +103,7 @@ def champions(settings: Settings) -> list[str]:
     decisions = [
         row
         for artifact in artifacts.all_of(workspace, "promotion")
-        for row in pq.read_table(artifact.path / "decision.parquet").to_pylist()
+        for row in pq.read_table(artifact.path / "decision.parquet", schema=PROMOTION_DECISION).to_pylist()
         if row["decision"] in CHAMPIONS and row["served_version"]
     ]
     decisions.sort(key=lambda row: row["decided_at"], reverse=True)

@@ -98,7 +98,7 @@ def _copy(sft: Artifact, location: str, draft: Draft) -> None:
 def _inherit_held_out(sft: Artifact, draft: Draft, rows: list[Row]) -> None:
     """Write the held-out metrics of the tuned model, which are valid for an unchanged one, and `rows` after them."""
     path = sft.path / "held_out.parquet"
-    inherited: list[Any] = pq.read_table(path).to_pylist() if path.exists() else []
+    inherited: list[Any] = pq.read_table(path, schema=HELD_OUT).to_pylist() if path.exists() else []
     write_rows(draft.path / "held_out.parquet", [*inherited, *rows], HELD_OUT)
 
 
