@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 import jinja2
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from reclm.warehouse.sources import dbt_project
@@ -19,11 +22,12 @@ def read(*files: Sequence[str], formats: Sequence[str] = (), zone: str = "UTC", 
     environment = jinja2.Environment(extensions=["jinja2.ext.do"])
     macros: Any = environment.from_string((dbt_project() / "macros" / "time.sql").read_text()).module
     ctes = macros.read_times("event_ts", {"formats": formats, "zone": zone})
-    rows = [(f"{n}.parquet", place, text) for n, file in enumerate(files) for place, text in enumerate(file)]
+    rows = [(f"{n:03}.parquet", place, text) for n, file in enumerate(files) for place, text in enumerate(file)]
     with duckdb.connect() as connection:
         connection.execute(f"set TimeZone = '{machine}'")
-        connection.execute("create table landed (filename varchar, place integer, event_ts varchar)")
-        connection.executemany("insert into landed values (?, ?, ?)", rows)
+        columns = dict(zip(("filename", "place", "event_ts"), map(list, zip(*rows, strict=True)), strict=True))
+        connection.register("rows", pa.table(columns))
+        connection.execute("create table landed as select * from rows")
         found = connection.execute(
             f"with ordered as (select * from landed), {ctes} "
             "select strftime(time_at at time zone 'UTC', '%Y-%m-%d %H:%M:%S'), time_form "
@@ -104,6 +108,33 @@ class TestOneText:
 
     def test_an_empty_text_is_no_time_and_no_fault(self) -> None:
         assert read(["", "  "]) == [(None, None)] * 2
+
+
+class TestAnyMoment:
+    FORMS = (
+        "%Y-%m-%dT%H:%M:%SZ",
+        "%Y-%m-%d %H:%M:%S+00:00",
+        "%Y%m%d%H%M%S",
+        "%d.%m.%Y %H:%M:%S",
+        "%m/%d/%Y %I:%M:%S %p",
+        "%m %d, %Y %H:%M:%S",
+        "%a, %d %b %Y %H:%M:%S +0000",
+        "%a %b %d %H:%M:%S +0000 %Y",
+        "%d/%b/%Y:%H:%M:%S +0000",
+        "%B %d, %Y %I:%M:%S %p",
+    )
+
+    def test_is_the_same_in_every_form_of_a_file(self) -> None:
+        generator = np.random.default_rng(7)
+        drawn = generator.integers(315_532_800, 1_735_689_600, 300).tolist()  # 1980 to 2024
+        times = [datetime.fromtimestamp(second, UTC) for second in drawn]
+        files = [[moment.strftime(form) for moment in times] for form in self.FORMS]
+        files += [[str(second) for second in drawn], [f"{second}000" for second in drawn]]
+        expected = [moment.strftime("%Y-%m-%d %H:%M:%S") for moment in times]
+        found = read(*files)
+        for number, file in enumerate(files):
+            own = [moment for moment, _ in found[number * len(times) : (number + 1) * len(times)]]
+            assert own == expected, file[0]
 
 
 class TestNumbers:
