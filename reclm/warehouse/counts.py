@@ -166,15 +166,16 @@ def _warnings(settings: Settings, connection: DuckDBPyConnection, tables: list[L
                 f"{most.kind} {most.id!r} holds {most.rows / most.total:.0%} of the interactions ({most.rows:,} of "
                 f"{most.total:,}): a crawler or a stand-in for a missing id? Drop its rows if so"
             )
-    assumed = connection.execute(
-        "select source_file, count(*), min(event_ts) from base_interactions where time_form = 'month_first_assumed' "
-        "group by source_file order by source_file"
+    ((dates, files, file, first),) = connection.execute(
+        "select count(*), count(distinct source_file), min(source_file), min(event_ts) from base_interactions "
+        "where time_form = 'month_first_assumed'"
     ).fetchall()
-    for file, rows, first in assumed:
+    if dates:
+        others = f" and {files - 1:,} other files" if files > 1 else ""
         yield (
-            f"{rows:,} dates of {file} can be read day first or month first, and nothing tells which: month first was "
-            f"assumed, the earliest is {first:%-d %B %Y}. If that is wrong: data.timestamp_format=%d/%m/%Y, with the "
-            "clock's form after it"
+            f"{dates:,} dates of {file}{others} can be read day first or month first, and nothing tells which: month "
+            f"first was assumed, the earliest is {first:%-d %B %Y}. If that is wrong: data.timestamp_format=%d/%m/%Y, "
+            "with the clock's form after it"
         )
 
 
