@@ -19,8 +19,11 @@ import duckdb
 
 from reclm.dataset import MAX_ID_CHARACTERS
 from reclm.errors import ErasureError, InputError
-from reclm.ingest.files import LogFile, suffix_of
-from reclm.ingest.mapping import as_text, find_column
+from reclm.ingest.cells import id_text
+from reclm.ingest.files import suffix_of
+from reclm.ingest.looks import samples
+from reclm.ingest.mapping import find_roles
+from reclm.ingest.tables import open_file
 from reclm.storage.erasures import erased_users
 
 if TYPE_CHECKING:
@@ -68,12 +71,13 @@ def _users_of_table(settings: Settings, file: Path) -> set[str] | None:
     """Return the distinct user ids of a table; None where no column is known to hold them."""
     if suffix_of(file) is None:
         return None
-    table = LogFile(file)
-    column = find_column(table, "user", settings.data.user_column)
+    table = open_file(settings, file)
+    column = find_roles(table, {"user": settings.data.user_column})["user"]
     if not column:
         return None
     with duckdb.connect() as connection:
-        query = f"select distinct {as_text(table, column)} from {table.relation('rejects')}"
+        user_id, _ = id_text(table, column, samples(table, [column])[column])
+        query = f"select distinct {user_id} from {table.relation('rejects')}"
         users = {row[0] for row in connection.execute(query).fetchall() if row[0] is not None}
         rejected = connection.execute("select 1 from duckdb_tables() where table_name = 'rejects'").fetchall()
         unreadable: list[Any] = connection.execute("from rejects limit 1").fetchall() if rejected else []
