@@ -96,7 +96,7 @@ def categories(file: LogFile, column: str, *, words: bool = False) -> str:
     if not column:
         return "null::varchar"
     value = cell(file, column)
-    names = f"nullif({NAMES}({value}), '')"
+    names = f"{NAMES}({value})"
     if is_list(file.types[column]):
         return names
     plain = f"case when contains({value}, '<') or contains({value}, '&') then {PLAIN_TEXT}({value}) else {value} end"

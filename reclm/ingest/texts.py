@@ -13,16 +13,19 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from duckdb.func import PythonUDFType
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 PLAIN_TEXT, NAMES = "reclm_plain_text", "reclm_names"
 NAME_KEYS = ("name", "title", "label", "value", "text", "word")
 """Keys of a dictionary whose value says what it is; `[{"id": 16, "name": "Animation"}]` is "Animation"."""
 LONGEST_LITERAL = 1_000_000
+MOST_KEPT = 1 << 14
+"""Cells of categories whose names are kept: there are few different ones."""
 DEEPEST_LITERAL = 8
 
 _UNSPACED = (
@@ -123,8 +126,12 @@ def _without_tags(text: str) -> str:
 
 
 def register(con: duckdb.DuckDBPyConnection) -> None:
-    """Make PLAIN_TEXT(text) and NAMES(text), names separated by `|`, functions of a connection; both return text."""
+    """Make PLAIN_TEXT(text) and NAMES(text), names separated by `|`, functions of a connection.
 
+    Both return text, null where nothing is left.
+    """
+
+    @lru_cache(maxsize=MOST_KEPT)
     def names(cell: str) -> str:
         found = names_in(cell)
         if found is None:  # [Comedy, Drama]
@@ -132,11 +139,18 @@ def register(con: duckdb.DuckDBPyConnection) -> None:
         return "|".join(name.replace("|", "/") for name in dict.fromkeys(found))
 
     for name, function in ((PLAIN_TEXT, plain_text), (NAMES, names)):
-        con.create_function(name, _by_batches(function), ["VARCHAR"], "VARCHAR", type=PythonUDFType.ARROW)
+        con.create_function(
+            name,
+            _by_batches(function),
+            ["VARCHAR"],
+            "VARCHAR",
+            type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,  # the default refuses null as a result
+        )
 
 
 def _by_batches(function: Callable[[str], str]) -> Callable[[pa.ChunkedArray], pa.Array]:
     def apply(cells: pa.ChunkedArray) -> pa.Array:
-        return pa.array([None if cell is None else function(cell) for cell in cells.to_pylist()], pa.string())
+        return pa.array([function(cell) or None if cell else None for cell in cells.to_pylist()], pa.string())
 
     return apply
