@@ -22,7 +22,7 @@ ARTIFACT_LAYOUTS: Mapping[str, int] = {
     "embeddings": 1,  # the same text would get another vector, or a vector has other columns
     "backbone": 13,  # the same features would give another model, or its folder or metrics hold something else
     "baselines": 1,  # the same data would give other validation figures
-    "served": 1,  # the same model would be fitted otherwise on everything known, or its folder holds something else
+    "served": 13,  # the same model would be fitted otherwise on everything known, or its folder holds something else
     "evaluation": 2,  # the same models would get other figures
     "ablation": 1,  # the same writers would be compared otherwise
     "promotion": 1,  # the same candidates would be decided on otherwise, or a decision has other columns
