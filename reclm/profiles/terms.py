@@ -62,7 +62,7 @@ def words_of(text: str) -> list[str]:
     Runs of scripts without blanks between words are cut into pairs of letters.
     """
     words = (word.lower().removesuffix("'s").removesuffix("’s") for word in _WORD.findall(strip_markup(text)))
-    return list(cut_unspaced(words))
+    return [word for word in cut_unspaced(words) if not word.isdecimal()]
 
 
 @cache

@@ -170,8 +170,9 @@ class TestAnyScript:
         assert "厨房" in terms.phrases
 
     def test_a_number_is_no_interest(self) -> None:
-        (profile, _) = self.item_profiles(["Toy story", "rake"], [["16", "Animation"], ["35"]])
+        (profile, other) = self.item_profiles(["Toy story", "适合11号"], [["16", "Animation"], ["35"]])
         assert "Animation" in profile and "16" not in profile
+        assert "适合" in other and "11" not in other.replace("适合11号", "") and "35" not in other
 
 
 class TestNoLeak:
