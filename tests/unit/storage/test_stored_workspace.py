@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import reclm
+from reclm.backbones.loading import load_backbone
 from reclm.cli.app import app
 from reclm.errors import WorkspaceError
 from reclm.maintenance.retention import champions
@@ -44,7 +45,8 @@ class TestAStoredWorkspace:
         for kind in artifacts.KINDS:
             for artifact in artifacts.all_of(older, kind):
                 assert artifact.manifest["layout"] <= ARTIFACT_LAYOUTS[kind]
-        item_ids, scores = reclm.load_champion(older.root).recommend(["u1"], k=3)
+        version = read_json(older.champion)["version"]
+        assert champions(load(workspace=older.root, environment={}))[0] == version
+        model = load_backbone(artifacts.load(older, "served", version).path)
+        item_ids, scores = model.recommend(["u1"], k=3)
         assert item_ids.shape == scores.shape == (1, 3)
-        settings = load(workspace=older.root, environment={})
-        assert champions(settings)[0] == read_json(older.champion)["version"]
