@@ -28,6 +28,20 @@ INDEX_RECALL = Gauge(
 MODEL_AS_OF = Gauge(
     "reclm_model_as_of_seconds", "As-of moment of the champion, seconds since 1970.", multiprocess_mode="livemin"
 )
+PUBLISHED_AT = Gauge(
+    "reclm_published_at_seconds",
+    "Moment of the last publish of features, changed or not, seconds since 1970.",
+    multiprocess_mode="livemax",
+)
+HEALTH_CHECKS = Gauge(
+    "reclm_health_checks", "Checks of the last `reclm health`, by status.", ["status"], multiprocess_mode="livemax"
+)
+SET_APART = Gauge(
+    "reclm_set_apart_share",
+    "Share of the landed rows of a table that could not be used, at the last `reclm health`.",
+    ["table"],
+    multiprocess_mode="livemax",
+)
 EVENTS = Counter("reclm_events_total", "Events received, by outcome: accepted, duplicates or erased.", ["outcome"])
 IMPRESSIONS = Counter("reclm_impressions_total", "Shown items, by outcome: logged or dropped.", ["outcome"])
 PUSHES = Counter(

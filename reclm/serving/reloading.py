@@ -21,6 +21,7 @@ from reclm.errors import ArtifactError, ReclmError
 from reclm.promotion import challenger, champion
 from reclm.serving.candidate_index import load_index
 from reclm.serving.metrics import INDEX_ITEMS, INDEX_RECALL, MODEL_AS_OF, RELOADS
+from reclm.serving.workspace_metrics import WorkspaceMetrics
 
 if TYPE_CHECKING:
     from reclm.serving.candidate_index import CandidateIndex
@@ -54,6 +55,7 @@ class IndexReloader:
         self._index: CandidateIndex | None = None
         self.challenger: CandidateIndex | None = None
         self.challenger_problem = ""
+        self._metrics = WorkspaceMetrics(settings.paths)
 
     @property
     def index(self) -> CandidateIndex:
@@ -152,6 +154,7 @@ class IndexReloader:
 
     async def _watch(self) -> None:
         while True:
+            await asyncio.to_thread(self._metrics.update)
             await asyncio.sleep(self.settings.serve.reload_seconds)
             await self.refresh()
 

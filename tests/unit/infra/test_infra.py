@@ -98,6 +98,12 @@ def targets() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def alerts() -> list[tuple[str, dict[str, Any]]]:
+    """Return (name, rule) of every alert."""
+    groups = yaml.safe_load((INFRA / "alerts.yaml").read_text())["groups"]
+    return [(rule["alert"], rule) for group in groups for rule in group["rules"]]
+
+
 class TestCompose:
     def test_every_variable_is_explained_in_the_example(self) -> None:
         named = variables(COMPOSE_TEXT).keys() | {
@@ -281,6 +287,35 @@ class TestMetrics:
         assert f"--statsd.listen-udp=:{port}" in SERVICES["statsd-exporter"]["command"]
 
 
+class TestAlerts:
+    def test_watch_what_the_operations_page_promises(self) -> None:
+        watched = " ".join(rule["expr"] for _, rule in alerts())
+        for metric in ("model_as_of_seconds", "published_at_seconds", "set_apart_share", "health_checks"):
+            assert f"reclm_{metric}" in watched
+        for part in ('degraded="true"', "histogram_quantile(0.99", "airflow_task_failures_total"):
+            assert part in watched
+
+    def test_have_names_of_their_own_and_say_what_to_do(self) -> None:
+        names = [name for name, _ in alerts()]
+        assert len(names) == len(set(names)) > 10
+        for name, rule in alerts():
+            assert rule["annotations"].keys() == {"summary", "action"}, name
+            assert rule["labels"]["severity"] in ("page", "ticket"), name
+            assert rule["expr"].count("(") == rule["expr"].count(")"), name
+
+    def test_name_metrics_that_airflow_sends(self) -> None:
+        rules = yaml.safe_load((INFRA / "statsd-mapping.yaml").read_text())["mappings"]
+        mapped = {rule["name"] for rule in rules}
+        for name, rule in alerts():
+            assert set(re.findall(r"airflow_\w+", rule["expr"])) <= mapped, name
+
+    def test_are_where_prometheus_looks(self) -> None:
+        (file,) = yaml.safe_load((INFRA / "prometheus.yml").read_text())["rule_files"]
+        mounts = dict(mount.split(":")[:2] for mount in SERVICES["prometheus"]["volumes"])
+        folder = Path(mounts["./prometheus.yml"]).parent
+        assert mounts[f"./{file}"] == str(folder / file)
+
+
 class TestDashboards:
     def test_queries_name_metrics_and_labels_that_the_mapping_makes(self) -> None:
         rules = yaml.safe_load((INFRA / "statsd-mapping.yaml").read_text())["mappings"]
@@ -304,11 +339,11 @@ class TestDashboards:
                 name = next(iter(metric.describe())).name
                 known[f"{name}_total" if isinstance(metric, Counter) else name] = set(metric._labelnames)
         asked = set()
-        for title, target in targets():
+        for title, target in [*targets(), *alerts()]:
             query = target.get("expr", "")
             grouped = re.search(r"by \(([^)]*)\)", query)
-            labels = {*re.findall(r"(\w+)=\"", query), *(grouped[1].split(", ") if grouped else ())}
-            for name in re.findall(r"(reclm_\w+?)(?:_bucket)?\b", query):
+            for name, matchers in re.findall(r"(reclm_\w+?)(?:_bucket)?\b(?:\{([^}]*)\})?", query):
+                labels = {*re.findall(r"(\w+)=~?\"", matchers), *(grouped[1].split(", ") if grouped else ())}
                 assert name in known, (title, name)
                 assert labels - {"le"} <= known[name], (title, labels)
                 asked.add(name)
