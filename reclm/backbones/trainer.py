@@ -83,8 +83,10 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             losses.append(step.loss.detach())
+        if not losses:
+            return 0.0
         self.warmup.step()
-        return float(torch.stack(losses).mean()) if losses else 0.0
+        return float(torch.stack(losses).mean())
 
     def _softmax_steps(self) -> Iterator[Step]:
         limit = min(self.settings.max_candidates, self.recipe.max_candidates or self.settings.max_candidates)

@@ -41,6 +41,17 @@ def as_text(file: LogFile, column: str) -> str:
     return f"array_to_string({name}, ' ')" if is_list(file.types[column]) else name
 
 
+def number_text(file: LogFile, column: str) -> str:
+    """Return SQL of a number as text, its decimal comma (`4,5`) written as a point and its thousands joined."""
+    value = as_text(file, column)
+    return (
+        f"case when regexp_full_match({value}, '\\s*[+-]?[0-9]{{1,3}}(,[0-9]{{3}})+([.][0-9]+)?\\s*') "
+        f"then replace({value}, ',', '') "
+        f"when regexp_full_match({value}, '\\s*[+-]?[0-9]*,[0-9]+\\s*') then replace({value}, ',', '.') "
+        f"else {value} end"
+    )
+
+
 def id_text(file: LogFile, column: str, values: Sequence[str]) -> tuple[str, bool]:
     """Return SQL of an id, and whether a `.0` is taken off: where every id of the column is written as `123.0`.
 

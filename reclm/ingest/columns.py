@@ -21,6 +21,7 @@ from reclm.ingest.cells import (
     id_text,
     joined_text,
     known_events,
+    number_text,
     title_text,
 )
 from reclm.ingest.files import LogFile
@@ -83,7 +84,7 @@ def log_batch(
         "user_id": ids["user"],
         "item_id": ids["item"],
         "event_ts": as_text(file, roles["timestamp"]),
-        "weight": as_text(file, roles["weight"]),
+        "weight": number_text(file, roles["weight"]),
         "event_type": event_text(file, roles["event"], meaning) if roles["event"] else "null::varchar",
     }
     return Batch(

@@ -147,6 +147,18 @@ class TestIdsThatWereFloats:
         assert ("0.0",) in landed(settings, "interactions", "user_id")
 
 
+class TestWeights:
+    def test_with_a_decimal_comma_or_thousands_land_with_a_point(self, folder: Path, workspace_settings: Make) -> None:
+        cells = ("3,0", "-4,5", "1.5", "1,234.5", "12,345", "n/a", "")
+        rows = "".join(f"u{n};i;{n + 1};{cell}\n" for n, cell in enumerate(cells))
+        (folder / "log.csv").write_text("user_id;item_id;ts;rating\n" + rows)
+        settings = workspace_settings(data={"min_weight": 4})
+        ingest(settings, folder)
+        found = landed(settings, "interactions", "weight, event_type")
+        assert [weight or "" for weight, _ in found] == ["3.0", "-4.5", "1.5", "1234.5", "12345", "n/a", ""]
+        assert [kind for _, kind in found] == ["low_rating"] * 3 + [None] * 4
+
+
 class TestTypesOfEvents:
     def log(self, folder: Path, column: str, *types: str) -> None:
         rows = "".join(f"ann,i{n},{n},{kind}\n" for n, kind in enumerate(types))
