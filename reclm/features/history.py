@@ -22,19 +22,23 @@ from reclm.dataset import Snapshot, TrainingData
 from reclm.errors import WorkspaceError
 from reclm.features import store
 from reclm.settings.tree import Settings
+from reclm.storage.erasures import erased_users
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.reading import snapshot_as_of
 
 
 def keep(settings: Settings, version: str, data: TrainingData) -> None:
-    """Keep the published version that `data` was read from, and all of `data` that is not a published feature."""
+    """Keep the published version that `data` was read from, and all of `data` that is not a published feature.
+
+    Users who were erased since it was read are left out.
+    """
     workspace = settings.paths
-    with store.writing(workspace):
+    with store.writing(workspace), erased_users(workspace) as erased:
         if not (store.offline_path(workspace) / version).exists():
             return  # newer features were published meanwhile, and this version has gone
         folder = _training_path(workspace, version) / data.snapshot
-        write_table(folder / "users.parquet", _user_rows(data))
+        write_table(folder / "users.parquet", erased.without(_user_rows(data)))
         write_table(folder / "items.parquet", pa.table({"item_id": data.item_ids.tolist(), "text": data.texts}))
         as_of = snapshot_as_of(settings, data.snapshot).isoformat()
         write_json(folder / "snapshot.json", {"as_of": as_of, "kept_at": datetime.now(UTC).isoformat()})

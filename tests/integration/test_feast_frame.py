@@ -25,6 +25,7 @@ from reclm.features.frame import load_training_data
 from reclm.features.publish import features_version
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
+from reclm.storage import erasures
 
 DAY = timedelta(days=1)
 KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), ("final", "ü'3", "i2")]
@@ -213,6 +214,13 @@ class TestHistory:
         assert folders == {"current", trained[-1], features_version(chosen)}
         with pytest.raises(WorkspaceError, match=rf"version {trained[0]} were kept \(kept are: {trained[-1]}\)"):
             load_training_data(chosen, "final", trained[0])
+
+    def test_does_not_hold_a_user_who_was_erased_while_a_model_was_trained(self, settings: Settings) -> None:
+        _publish(settings, world.marts())
+        data, version = load_training_data(settings, "final"), features_version(settings)
+        erasures.remember(settings.paths, ["u1"])
+        history.keep(settings, version, data)
+        assert "u1" not in load_training_data(settings, "final", version).user_ids
 
     def test_does_not_hold_a_user_who_was_forgotten(self, settings: Settings) -> None:
         before, version = self.train_on(settings, T1, T2), features_version(settings)
