@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from reclm.errors import HealthError
-from reclm.health import interactions, landed, profiles, skew, vectors
+from reclm.health import delivered, interactions, landed, profiles, skew, vectors
 from reclm.health.check_result import BREACHES
 from reclm.progress import detail, say
 from reclm.settings.operations import DRIFT_CHECKS
@@ -44,13 +44,13 @@ def check_health(settings: Settings) -> Artifact:
 
     workspace = settings.paths
     with closing(connect(settings)) as connection:
-        staged = landed.measure(connection, settings.health)
+        staged = [*delivered.measure(workspace), *landed.measure(connection, settings.health)]
     compared = skew.compare(settings, settings.health.skew_sample)
     embeddings = vectors.embeddings_to_check(workspace)
     parameters = {
         "health": settings.health.model_dump(mode="json"),
         "seed": settings.seed,
-        "staged": [[result.name, result.subject, result.value] for result in staged],
+        "staged": [[result.name, result.subject, result.value, result.remedy] for result in staged],
         "skew": compared.counts,
         "skew_unknown": compared.unknown,
         "before": embeddings.before.version if embeddings.before else "",

@@ -104,6 +104,11 @@ def not_taken(workspace: Workspace) -> list[NotTaken]:
     return [NotTaken(**one) for one in _memory(workspace)["not_taken"]]
 
 
+def was_read(workspace: Workspace) -> bool:
+    """Return whether the inbox of a workspace has ever been looked at."""
+    return _memory_path(workspace).exists()
+
+
 def land_inbox(
     settings: Settings, folder: Path, *, only: Role | None = None, wait: Callable[[float], None] = time.sleep
 ) -> Delivery:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from reclm.settings.section import Names, Section
 
 CHECKS = (
+    "inbox_files",
     "set_apart",
     "concentration",
     "volume",

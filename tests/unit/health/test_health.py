@@ -36,6 +36,18 @@ class TestEveryCheck:
             row["advice"].endswith(".") and (row["value"] is None) == (row["status"] == "unknown") for row in rows
         )
 
+    def test_names_the_files_of_the_inbox_that_were_refused_or_are_no_table(self, world: World) -> None:
+        left = [{"file": f"orders-{n}.csv", "kind": "refused", "why": "it ends early"} for n in range(5)]
+        left += [{"file": "late.csv", "kind": "waiting", "why": "it is still being written"}]
+        write_json(world.settings.paths.landing / "inbox.json", {"files": {}, "not_taken": left})
+        rows = [row for row in checks.check_rows(checks.check_health(world.settings)) if row["name"] == "inbox_files"]
+        assert [(row["subject"], row["value"], row["status"]) for row in rows] == [
+            ("refused", 5, "warn"),
+            ("unused", 0, "ok"),
+        ]
+        assert rows[0]["advice"].startswith("orders-0.csv: it ends early.")
+        assert rows[0]["advice"].endswith("And 2 more.")
+
     def test_says_its_data_set_and_as_of(self, world: World) -> None:
         artifact = checks.check_health(world.settings)
         assert {(row["dataset"], row["as_of"], row["version"]) for row in checks.check_rows(artifact)} == {
