@@ -56,7 +56,7 @@ format: setup ## Rewrite the code in the project's style
 
 lock: setup ## Resolve the packages again into constraints.txt (no download addresses)
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)}" \
-		$(BIN)/uv pip compile pyproject.toml --extra dev --extra vllm -c constraints.txt --override overrides.txt \
+		$(BIN)/uv pip compile pyproject.toml --extra dev --extra lineage --extra vllm -c constraints.txt --override overrides.txt \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o constraints.txt
 	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' constraints.txt
 

@@ -20,6 +20,7 @@ from reclm.progress import track
 from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.held import held_by, is_held
+from reclm.warehouse.lineage import send_lineage
 from reclm.warehouse.sources import dbt_project
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
         if is_held(failures):
             raise BuildError(held_by(workspace.build_database, failures))
         raise BuildError(f"dbt {arguments[0]} failed:\n{failures}\nthe whole log: {target.parent / 'logs' / 'dbt.log'}")
+    if arguments[0] == "build":
+        send_lineage(root, target, environment | of_workspace)
 
 
 _children: list[subprocess.Popen[str]] = []
