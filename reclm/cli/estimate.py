@@ -127,7 +127,7 @@ def training_seconds(settings: Settings, landed: Landed) -> float:
         else growth * TRAINING_SECONDS.get(model, slowest)
         for model in models
     )
-    return seconds / processes(settings, max(each * len(models), 1))
+    return seconds / processes(settings, max(each * len(models), 1), landed.interactions)
 
 
 def _trained_models(settings: Settings, landed: Landed) -> list[str]:
