@@ -60,11 +60,13 @@ def log_batch(
     extra: dict[str, str] | None = None,
     *,
     item: str = "",
+    event: str = "",
     written: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
 ) -> Batch:
     """Return the log's batch; `extra` adds landing columns of a pre-assigned layout.
 
+    `item` is the id column that other files make likely, `event` the column of the type of event in what landed before.
     `written` counts the types of event in all parts of the log; by default they are counted in `file`. `notes` are
     things to say about the log.
     """
@@ -74,7 +76,8 @@ def log_batch(
     if roles["event"]:
         written = event_types(file, roles["event"]) if written is None else written
         meaning = known_events(written, data.weight_of_event)
-        roles["event"], note = _event_role(data, roles["event"], written, meaning)
+        sure = bool(data.event_column) or plain_name(roles["event"]) == "eventtype" or roles["event"] == event
+        roles["event"], note = _event_role(roles["event"], written, meaning, sure=sure)
         said += [note] if note else []
     ids = {}
     for role in ("user", "item"):
@@ -96,18 +99,19 @@ def log_batch(
     )
 
 
-def _event_role(
-    data: DataSettings, column: str, written: Mapping[str, int], meaning: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return the column of the type of event, '' when its values are none, and what to say about it."""
+def _event_role(column: str, written: Mapping[str, int], meaning: Mapping[str, str], *, sure: bool) -> tuple[str, str]:
+    """Return the column of the type of event, '' when its values are none, and what to say about it.
+
+    Where the column is `sure` to be one, rows of unknown types are set apart; else all of its types must be known.
+    """
     unknown = [word for word in written if word not in meaning]
     renamed = [f"{word} is taken as {name}" for word, name in meaning.items() if word.lower() != name]
-    if not unknown and (written or plain_name(column) == "eventtype"):
+    if not unknown and (written or sure):
         return column, ", ".join(renamed)
     few = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
     states = ",".join(f"{word}=1" for word in unknown[:3])
     remedy = f"say what they weigh, for example --set data.event_weights={states}"
-    if data.event_column or plain_name(column) == "eventtype":
+    if sure:
         n_rows = sum(written[word] for word in unknown)
         return column, f"{n_rows:,} rows have a type of event that is not known and are set apart: {few}; {remedy}"
     if not written or len(written) > MOST_EVENT_TYPES or len(unknown) == len(written):
@@ -175,7 +179,9 @@ def _text_column(file: LogFile, name: str) -> str:
 
 
 def item_batch_of(settings: Settings, file: LogFile) -> Batch:
-    """Return the batch of an item table that comes alone."""
+    """Return the batch of an item table that comes alone. Raises InputError for a table of keys and values."""
+    if holds_keys_and_values(file):
+        raise InputError(f"{file.path} cannot be the item table: {how_to_pivot(file)}")
     return item_batch(settings.data, file, item=earlier_item(settings, "items", file))
 
 
@@ -201,7 +207,7 @@ def log_batch_of(settings: Settings, file: LogFile, split_mode: SplitMode) -> Ba
     """Return the batch of a log that comes alone, split by time or by chance."""
     item = earlier_item(settings, "interactions", file)
     extra = {} if split_mode == "temporal" else {"split": _drawn_split(settings, file, item)}
-    return log_batch(settings.data, file, extra, item=item)
+    return log_batch(settings.data, file, extra, item=item, event=_earlier(settings, "interactions", "event"))
 
 
 def _drawn_split(settings: Settings, file: LogFile, item: str) -> str:
@@ -246,6 +252,7 @@ def plan(settings: Settings, source: Path) -> Plan:
             file,
             {} if split_mode == "temporal" else {"split": _drawn_split(settings, file, item)},
             item=item,
+            event=_earlier(settings, "interactions", "event"),
             written=written,
             notes=[join.note] if join and join.note and file is logs[0] else [],
         )
@@ -283,10 +290,15 @@ def _join(data: DataSettings, log: LogFile, items: Sequence[LogFile]) -> Join | 
 
 def earlier_item(settings: Settings, table: str, file: LogFile) -> str:
     """Return the item column of what landed before, where this file has it as one of several: '' else."""
+    found = _earlier(settings, table, "item")
+    return found if found in candidates(file, "item", ITEM_ID_ALSO) else ""
+
+
+def _earlier(settings: Settings, table: str, role: str) -> str:
+    """Return the column of a role in the latest file of a table that landed before, '' when there is none."""
     path = settings.paths.dataset
     landed = read_json(path)["batches"] if path.exists() else []
-    found = [entry["roles"]["item"] for entry in landed if entry["table"] == table and entry.get("roles")]
-    return found[-1] if found and found[-1] in candidates(file, "item", ITEM_ID_ALSO) else ""
+    return next((e["roles"].get(role, "") for e in reversed(landed) if e["table"] == table and e.get("roles")), "")
 
 
 def _events_of(data: DataSettings, logs: Sequence[LogFile], item: str) -> dict[str, int] | None:

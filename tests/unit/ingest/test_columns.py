@@ -180,6 +180,18 @@ class TestTypesOfEvents:
         assert "'action' is not used as the type of event" in (said := capsys.readouterr().err)
         assert "data.event_weights=dance=1" in said
 
+    def test_stay_in_use_when_a_later_delivery_has_a_new_one(
+        self, folder: Path, tmp_path: Path, settings: Settings
+    ) -> None:
+        self.log(folder, "action", "view", "buy")
+        ingest(settings, folder)
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        self.log(inbox, "action", "view", "dance")
+        ingest(settings, inbox, delivery=True)
+        kinds = landed(settings, "interactions", "event_type")
+        assert ("dance",) in kinds
+
     def test_that_settings_weigh_are_known(self, folder: Path, workspace_settings: Make) -> None:
         self.log(folder, "action", "view", "dance")
         ingest(settings := workspace_settings(data={"event_weights": ("dance=2",)}), folder)
