@@ -81,8 +81,8 @@ def log_batch(
         said += [note] if note else []
     ids = {}
     for role in ("user", "item"):
-        ids[role], note = _id(file, role, roles[role])
-        said += note
+        ids[role], about_ids = _id(file, role, roles[role])
+        said += about_ids
     mapped = {
         "user_id": ids["user"],
         "item_id": ids["item"],
@@ -143,8 +143,9 @@ def item_batch(
     named["item"] = data.item_column if data.item_column in file.columns else ""
     roles = find_roles(file, named, ("item",), prefer={"item": item}, also={"item": ITEM_ID_ALSO})
     free = [column for column in file.columns if column not in roles.values() and column not in flags]
-    values_of = {} if published else samples(file, free, thorough=True)
-    looks: dict[str, Look] = dict.fromkeys(free, "text") | {name: look_of(values) for name, values in values_of.items()}
+    looks: dict[str, Look] = dict.fromkeys(free, "text")
+    if not published:
+        looks = {column: look_of(values) for column, values in samples(file, free, thorough=True).items()}
     if roles["created"] and not named["created"]:
         values = samples(file, [roles["created"]], thorough=True)[roles["created"]]
         if look_of(values) not in ("dates", "numbers", "empty"):
@@ -267,7 +268,7 @@ def _item_tables(
     data: DataSettings, files: Sequence[LogFile], others: Mapping[str, LogFile | None]
 ) -> tuple[list[LogFile], dict[str, str]]:
     """Return the files that are item tables, and {file that is not used: why}. Raises InputError for a named one."""
-    not_used = {}
+    not_used: dict[str, str] = {}
     for name, file in [*((file.name, file) for file in files), *others.items()]:
         if file is None or not holds_keys_and_values(file):
             not_used |= {name: ""} if name in others else {}
