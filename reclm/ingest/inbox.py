@@ -79,11 +79,13 @@ class Delivery:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a table; `role` is None where only its columns can tell. `state` tells whether it has changed."""
+    """A file of a table; `role` is None where only its columns can tell. `state` tells whether it has changed since
+    it was `seen`, in seconds since 1970."""
 
     part: Part
     role: Role | None
     state: Mapping[str, int]
+    seen: float
 
     @property
     def label(self) -> str:
@@ -91,8 +93,8 @@ class _File:
 
     @property
     def age(self) -> float:
-        """Seconds since the last change."""
-        return time.time() - self.state["mtime_ns"] / 1e9
+        """Seconds from the last change until it was seen."""
+        return self.seen - self.state["mtime_ns"] / 1e9
 
     @property
     def is_doubtful(self) -> bool:
@@ -235,10 +237,11 @@ def _of_layout(layout: str, files: Sequence[_File], dataset: Mapping[str, Any]) 
 def _look(settings: Settings, folder: Path) -> tuple[list[_File], list[NotTaken]]:
     """Return the files of tables in a folder, and what else lies there."""
     files: list[_File] = []
+    now = time.time()
     for table in tables_of(folder):
         states = {part: _state(part.path) for part in table.parts}
         files += [
-            _File(part, role_of(settings.data, table), state)
+            _File(part, role_of(settings.data, table), state, now)
             for part, state in states.items()
             if state and (state["size"] or len(states) == 1) and not part.path.name.endswith(UNFINISHED)
         ]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -245,6 +246,16 @@ class TestKills:
         assert users(settings) == ["ann", "bob", "cy"]
 
 
+class TestTwoAtOnce:
+    def test_the_second_waits_and_finds_nothing_left_to_do(self, box: Path, settings: Settings) -> None:
+        put(box, "interactions.csv", LOG)
+        put(box, "events.csv", MORE)
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda _: take(settings, box), range(2))
+        assert first == second
+        assert users(settings) == ["ann", "bob", "cy"]
+
+
 class TestAFolderOfAKnownLayout:
     def test_lands_as_a_whole_and_what_is_not_of_it_is_named(self, box: Path, settings: Settings) -> None:
         put(box, "ratings.csv", "userId,movieId,rating,timestamp\n1,2,5,1700000000\n")
@@ -258,7 +269,7 @@ class TestAFolderOfAKnownLayout:
 class TestTheMemory:
     def test_holds_no_row_and_does_not_trust_a_file_that_has_just_changed(self, box: Path, settings: Settings) -> None:
         put(box, "interactions.csv", LOG)
-        put(box, "events.csv", MORE, age=0)
+        put(box, "events.csv", MORE, age=-60)
         take(settings, box, lambda seconds: None)
         content = read_json(settings.paths.landing / "inbox.json")
         assert list(content["files"]) == ["interactions.csv"]

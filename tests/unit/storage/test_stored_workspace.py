@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 import reclm
-from reclm.backbones.loading import load_backbone
 from reclm.cli.app import app
 from reclm.errors import WorkspaceError
 from reclm.maintenance.retention import champions
@@ -47,6 +46,5 @@ class TestAStoredWorkspace:
                 assert artifact.manifest["layout"] <= ARTIFACT_LAYOUTS[kind]
         version = read_json(older.champion)["version"]
         assert champions(load(workspace=older.root, environment={}))[0] == version
-        model = load_backbone(artifacts.load(older, "served", version).path)
-        item_ids, scores = model.recommend(["u1"], k=3)
+        item_ids, scores = reclm.load_champion(older.root).recommend(["u1"], k=3)
         assert item_ids.shape == scores.shape == (1, 3)
