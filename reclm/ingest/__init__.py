@@ -16,19 +16,23 @@ from reclm.errors import InputError
 from reclm.ingest import assigned, columns, demo, mind, movielens
 from reclm.ingest.files import stem_of
 from reclm.ingest.landing import Plan, land
-from reclm.ingest.tables import find_tables, tables_in
+from reclm.ingest.tables import Tables, find_tables, tables_in
 from reclm.settings.tree import Settings
 from reclm.storage.files import read_json
 from reclm.storage.schemas import LANDING
 
 DEMO = "demo"
-IMPORTERS: Mapping[str, Callable[[Settings, Path], Plan]] = {
-    "columns": columns.plan,
+LAYOUTS: Mapping[str, Callable[[Settings, Path], Plan]] = {
     "movielens": movielens.plan,
     "mind": assigned.plan_mind,
     "mind_raw": mind.plan,
+}
+"""{importer: its plan} of the layouts that file names tell."""
+TABLES: Mapping[str, Callable[[Settings, Path, Tables], Plan]] = {
+    "columns": columns.plan,
     "presplit": assigned.plan_presplit,
 }
+"""{importer: its plan} of tables of any name."""
 
 
 def ingest(
@@ -47,11 +51,7 @@ def ingest(
         raise InputError(f"{source} does not exist; --data names a folder with a log in it, or the log itself")
     name = folder.name if folder.is_dir() else stem_of(folder)
     existing = read_json(settings.paths.dataset) if delivery and settings.paths.dataset.exists() else None
-    if existing and not find_tables(settings, folder, log_needed=False).interactions:
-        importer, plan = "columns", columns.plan_additions(settings, folder, existing["split_mode"])
-    else:
-        importer = settings.data.importer if settings.data.importer != "auto" else importer_of(settings, folder)
-        plan = IMPORTERS[importer](settings, folder)
+    importer, plan = _plan(settings, folder, existing)
     if only:
         plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
     name = existing["name"] if existing else name
@@ -67,12 +67,22 @@ def summary(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return {"dataset": dataset["name"], "rows": rows, "made": f"{dataset['name']}: {made}"}
 
 
-def importer_of(settings: Settings, source: Path) -> str:
-    """Return the importer whose file names (or, for `presplit`, whose split column) the folder has."""
-    if source.is_dir() and (layout := layout_of(source)):
-        return layout
-    logs = find_tables(settings, source).interactions
-    return "presplit" if assigned.has_split_column(logs[0]) else "columns"
+def _plan(settings: Settings, folder: Path, existing: Mapping[str, Any] | None) -> tuple[str, Plan]:
+    """Return the importer and its plan. A log is needed unless the data set exists."""
+    importer = settings.data.importer
+    layout = layout_of(folder) if folder.is_dir() else ""
+    if importer == "auto" and layout:
+        importer = layout
+    if importer in LAYOUTS and (layout or not existing):
+        return importer, LAYOUTS[importer](settings, folder)
+    tables = find_tables(settings, folder, log_needed=not existing)
+    if existing and not tables.interactions:
+        return "columns", columns.plan_additions(settings, folder, tables, existing["split_mode"])
+    if importer in LAYOUTS:
+        return importer, LAYOUTS[importer](settings, folder)
+    if importer == "auto":
+        importer = "presplit" if assigned.has_split_column(tables.interactions[0]) else "columns"
+    return importer, TABLES[importer](settings, folder, tables)
 
 
 def layout_of(folder: Path) -> str:

@@ -14,7 +14,7 @@ from reclm.errors import InputError
 from reclm.ingest.columns import item_batch, log_batch, user_batch
 from reclm.ingest.files import LogFile, quote_name, stem_of
 from reclm.ingest.landing import Plan
-from reclm.ingest.tables import find_tables, open_file, tables_in
+from reclm.ingest.tables import Tables, open_file, tables_in
 from reclm.settings.tree import Settings
 
 SPLIT_FILES = {"train": "train", "valid": "valid", "test": "test", "test_full_shot": "test"}
@@ -36,9 +36,9 @@ def _items(settings: Settings, file: LogFile, flags: dict[str, str]) -> dict[str
     return {landing: _flag(file, landing, other) for landing, other in flags.items()}
 
 
-def plan_presplit(settings: Settings, source: Path) -> Plan:
+def plan_presplit(settings: Settings, source: Path, tables: Tables) -> Plan:
     """Plan the batches of one log with a split column."""
-    data, tables = settings.data, find_tables(settings, source)
+    data = settings.data
     for file in tables.interactions:
         if "split" not in file.columns:
             raise InputError(

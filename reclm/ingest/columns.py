@@ -37,7 +37,7 @@ from reclm.ingest.landing import Batch, Plan, SplitMode
 from reclm.ingest.looks import Look, look_of, samples
 from reclm.ingest.mapping import candidates, find_roles, plain_name
 from reclm.ingest.report import About
-from reclm.ingest.tables import Tables, find_tables, left_out
+from reclm.ingest.tables import Tables, left_out
 from reclm.progress import say
 from reclm.settings.data import DataSettings
 from reclm.settings.tree import Settings
@@ -225,12 +225,12 @@ def drawn_split(settings: Settings, user: str, item: str) -> str:
     return f"case when {draw} < {split.train_share} then 'train' when {draw} < {seen} then 'valid' else 'test' end"
 
 
-def plan(settings: Settings, source: Path) -> Plan:
+def plan(settings: Settings, source: Path, tables: Tables) -> Plan:
     """Plan the batches of interactions, and of items and users where there are such tables.
 
     Raises InputError when the log has no user or no item, with the join that gives it one where another file can.
     """
-    data, tables = settings.data, find_tables(settings, source)
+    data = settings.data
     logs, others = tables.interactions, left_out(settings, source, tables)
     first = log_roles(data, logs[0], required=False)
     if not (first["user"] and first["item"]):
@@ -314,9 +314,8 @@ def _events_of(data: DataSettings, logs: Sequence[LogFile], item: str) -> dict[s
     return total
 
 
-def plan_additions(settings: Settings, source: Path, split_mode: SplitMode) -> Plan:
+def plan_additions(settings: Settings, source: Path, tables: Tables, split_mode: SplitMode) -> Plan:
     """Plan the batches of items and users alone, for a data set whose log has landed before."""
-    tables: Tables = find_tables(settings, source, log_needed=False)
     items, not_used = _item_tables(settings.data, tables.items, left_out(settings, source, tables))
     return Plan(
         split_mode,

@@ -13,7 +13,7 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,16 @@ KINDS: Mapping[str, Kind] = {
 COMPRESSED = (".gz", ".zip", ".xz", ".bz2", ".zst")
 LONGEST_LINES = (2 << 20, 64 << 20, 512 << 20)
 MOST_UNREADABLE = 0.1
-MOST_OF_A_TABLE = 0.6
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+def open_reader() -> duckdb.DuckDBPyConnection:
+    """Return a connection to look into files with; it costs nothing beside a database of its own for each look."""
+    return _database().cursor()
 
 
 def quote_name(name: str) -> str:
@@ -275,7 +284,7 @@ class LogFile(SourceFile):
         return self._json.types
 
     def _described(self, reader: str) -> dict[str, str]:
-        with duckdb.connect() as con:
+        with open_reader() as con:
             rows = con.execute(f"describe select * from {reader}").fetchall()
         return {name: kind for name, kind, *_ in rows}
 
@@ -372,18 +381,6 @@ class LogFile(SourceFile):
 
     def _inner_name(self, name: str) -> str:
         return f"{self.nested}_{name}" if name in self._own_types else name
-
-
-def looks_like_a_table(path: Path) -> bool:
-    """Return whether a file of any name holds lines of as many fields, or objects, rather than prose."""
-    try:
-        file = LogFile(path)
-        if file.kind != "csv":
-            return True
-        widths = [len(fields) for _, fields in file.dialect.rows(sample(file.text.start))]
-    except InputError:
-        return False
-    return len(widths) > 1 and max(widths) > 1 and widths.count(max(widths)) > MOST_OF_A_TABLE * len(widths)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import duckdb
 
-from reclm.ingest.files import LogFile, quote_name
+from reclm.ingest.files import LogFile, open_reader, quote_name
 from reclm.ingest.texts import LINK, WORD, is_flag, plain_text
 from reclm.ingest.values import is_list
 
@@ -44,7 +44,7 @@ def samples(file: LogFile, columns: Sequence[str], *, thorough: bool = False) ->
         return {}
     cells = ", ".join(f"{cell(file, column)} as {quote_name(column)}" for column in columns)
     source = file.relation("sample_rejects")
-    with duckdb.connect() as con:
+    with open_reader() as con:
         try:
             rows = con.execute(f"select {cells} from {source} limit {FIRST_ROWS}").fetchall()
             found = {

@@ -16,7 +16,8 @@ from typing import Literal
 from urllib.parse import unquote
 
 from reclm.errors import InputError
-from reclm.ingest.files import KINDS, LogFile, looks_like_a_table, stem_of, suffix_of
+from reclm.ingest.dialect import sample
+from reclm.ingest.files import KINDS, LogFile, stem_of, suffix_of
 from reclm.ingest.nested import with_entries
 from reclm.ingest.scratch import READING
 from reclm.settings.data import DataSettings
@@ -29,6 +30,9 @@ USER_NAMES = "users customers members people"
 ITEM_WORDS = f"{ITEM_NAMES} business places meta metadata"
 COMMON_SUFFIXES = (".txt", ".dat", ".data", ".zip")
 """Suffixes of tables and of much else: such a file is a table by its name or its content."""
+PROSE = re.compile(r"(read_?me|licen[cs]e|notes?|changelog|changes|citation|requirements)\b", re.IGNORECASE)
+"""Names of files that are never a table, though their lines may have as many commas as those of one."""
+MOST_OF_A_TABLE = 0.6
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -183,7 +187,7 @@ def _tables_of(folder: Path) -> Iterator[Table]:
             continue
         if path.is_file() and suffix_of(path):
             table = _file(path)
-            if _is_surely_a_table(path) or _is_named_like_a_table(table) or looks_like_a_table(path):
+            if _is_surely_a_table(path) or _is_named_like_a_table(table) or _is_a_table_by_content(path):
                 yield table
         elif path.is_dir() and "=" in path.name:
             keyed += _parts(folder, path)
@@ -226,6 +230,20 @@ def _is_written_in_parts(folder: Path) -> bool:
 def _is_surely_a_table(path: Path) -> bool:
     suffix = suffix_of(path)
     return suffix is not None and not suffix.startswith(COMMON_SUFFIXES)
+
+
+def _is_a_table_by_content(path: Path) -> bool:
+    """Return whether a file holds objects, or lines of as many fields, rather than prose."""
+    if PROSE.match(path.name):
+        return False
+    try:
+        file = LogFile(path)
+        if file.kind != "csv":
+            return True
+        widths = [len(fields) for _, fields in file.dialect.rows(sample(file.text.start))]
+    except InputError:
+        return False
+    return len(widths) > 1 and max(widths) > 1 and widths.count(max(widths)) > MOST_OF_A_TABLE * len(widths)
 
 
 def _is_named_like_a_table(table: Table) -> bool:

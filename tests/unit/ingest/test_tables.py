@@ -40,7 +40,7 @@ class TestNames:
         assert [[file.name for file in files] for files in (found.interactions, found.items)] == [[log], [items]]
 
     def test_prose_is_no_table_and_a_table_of_any_name_is_one(self, folder: Path, settings: Settings) -> None:
-        (folder / "README.txt").write_text("Hello, this is\nwhat it is, and how,\nto use it\n")
+        (folder / "README.txt").write_text("Hello, this is\nwhat it is, and how\nto use it, in short\n")
         (folder / "taobao.txt").write_text(LOG.replace(",", "\t"))
         assert [file.name for file in find_tables(settings, folder).interactions] == ["taobao.txt"]
 
