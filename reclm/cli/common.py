@@ -70,6 +70,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             set_verbose(True)
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()  # a reader that has gone is noticed here, not while the interpreter ends
         except ReclmError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None

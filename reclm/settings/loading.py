@@ -77,7 +77,7 @@ def _from_file(file: Path | None) -> Iterator[tuple[str, Any]]:
         tree = tomllib.loads(file.read_text())
     except FileNotFoundError:
         raise SettingsError(f"settings file {file} does not exist") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {file} is not valid TOML: {error}") from None
     for key, value in _flatten(tree):
         _reject_unknown(key, str(file))

@@ -129,10 +129,12 @@ class Workspace:
         """Raise WorkspaceError when another version of reclm made this workspace; one that holds no data passes.
 
         The message names the command that brings it up to date, or makes a new one where none can. A path with a comma
-        is refused too: DuckDB would look for files elsewhere.
+        is refused too (DuckDB would look for files elsewhere), and a file.
         """
         if "," in str(self.root):
             raise WorkspaceError(f"the path of a workspace must hold no comma: {self.root}")
+        if self.root.exists() and not self.root.is_dir():
+            raise WorkspaceError(f"{self.root} is a file; --workspace names the folder of one data set")
         layout = self.layout
         if layout is None or layout == LAYOUT:
             return

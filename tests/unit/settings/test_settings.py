@@ -69,6 +69,9 @@ class TestMistakes:
         with pytest.raises(SettingsError, match="does not exist"):
             load(file=tmp_path / "none.toml", environment={})
         (tmp_path / "bad.toml").write_text("= 3")
+        (tmp_path / "binary.toml").write_bytes(b"seed = \xff")
+        with pytest.raises(SettingsError, match="not valid TOML"):
+            load(file=tmp_path / "binary.toml", environment={})
         with pytest.raises(SettingsError, match="not valid TOML"):
             load(file=tmp_path / "bad.toml", environment={})
 

@@ -72,3 +72,10 @@ class TestANewWorkspace:
         dataset = read_json(tmp_path / "ws" / "landing" / "dataset.json")
         assert dataset["layout"] == LAYOUT
         assert dataset["source"] == "logs"
+
+
+class TestAFileInPlaceOfAFolder:
+    def test_is_refused_with_what_a_workspace_is(self, tmp_path: Path) -> None:
+        (tmp_path / "log.csv").write_text("user_id,item_id\n")
+        with pytest.raises(WorkspaceError, match=r"log\.csv is a file; --workspace names the folder"):
+            Workspace(tmp_path / "log.csv").require_current_layout()
