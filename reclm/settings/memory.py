@@ -76,7 +76,8 @@ def remember(settings: Settings) -> None:
 
     Values that are the default need no memory; those that hold a secret are never written.
     """
-    before, kept = recall(settings.paths), {}
+    before = recall(settings.paths)
+    kept: dict[str, Any] = {}
     for key, given in settings.given.items():
         value = value_of(settings, key)
         if not is_remembered(key) or value == value_of(Settings(), key):

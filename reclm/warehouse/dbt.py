@@ -94,8 +94,8 @@ def _child(environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Return the child process, started when there is none that lives."""
     if not _children or _children[0].poll() is not None:
         command = [sys.executable, "-m", "reclm.warehouse.dbt"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        _children[:] = [subprocess.Popen(command, **pipes, text=True, env=environment)]
+        pipe, merged = subprocess.PIPE, subprocess.STDOUT
+        _children[:] = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=merged, text=True, env=environment)]
     return _children[0]
 
 
@@ -109,7 +109,8 @@ def _events(child: subprocess.Popen[str], errors: list[str]) -> Iterator[int]:
 
     When it fails, collect its messages in `errors`.
     """
-    announced, messages = False, []
+    announced = False
+    messages: list[str] = []
     assert child.stdout is not None
     for line in child.stdout:
         try:
