@@ -54,7 +54,7 @@ def remove_again(settings: Settings) -> dict[str, int]:
     workspace = settings.paths
     erased = remember(workspace, [])
     found = {user_id for _, file in _tables(workspace) for user_id in erased.among(users_of(file))}
-    return _remove(settings, erased, found)
+    return _remove(settings, erased, found) if found else {}
 
 
 def _tables(workspace: Workspace) -> list[tuple[str, Path]]:

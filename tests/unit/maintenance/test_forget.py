@@ -134,6 +134,12 @@ class TestARestoredCopy:
         assert remove_again(settings)["landing"] == 1
         assert column(settings.paths.landing / "interactions" / "b.parquet", "user_id") == ["ann", None]
 
+    def test_that_lacks_nobody_keeps_its_tables(self, settings: Settings) -> None:
+        settings.paths.build_database.parent.mkdir(parents=True)
+        settings.paths.build_database.touch()
+        assert remove_again(settings) == {}
+        assert settings.paths.build_database.exists()
+
 
 class TestMasking:
     @pytest.mark.parametrize("user_id", ["12", "ann@example.org", "a.b", "(x)", "ann"])
