@@ -81,18 +81,18 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
     """
     workspace = settings.paths
     with store.writing(workspace):
-        files = _mart_files(workspace)
-        digest = _digest(files)
-        if _is_already_published(settings, "files", digest):
-            return _reused(workspace, digest)
-        tables = _checked_tables(settings, files)
-        version = _version(tables)
-        if _is_already_published(settings, "version", version):
-            return _reused(workspace, digest)
+        before = _complete_publish(settings)
+        files = _mart_files(workspace, before)
+        tables, contents = _changed_tables(settings, files, before)
+        version = _version(contents)
+        if before.get("version") == version:
+            write_json(published_path(workspace), before | {"files": files})
+            detail(f"features: reusing version {version}: its rows have not changed")
+            return {**before, "files": files, "reused": True}
         feast = store.open_store(settings) if store.is_applied(settings) else None
         if feast:
             online_writer.claim_online_store(settings)
-        changes = {view: _change(workspace, feast, *tables[view], rewind=rewind) for view in MARTS}
+        changes = {view: _change(workspace, feast, *tables[view], rewind=rewind) for view in tables}
         if feast is None:
             feast = store.apply_definitions(settings)
             online_writer.claim_online_store(settings)
@@ -102,7 +102,7 @@ def publish(settings: Settings, *, rewind: bool = False) -> dict[str, Any]:
             online_writer.write_rows(feast, view, change.write)
             online_writer.delete_rows(feast, view, change.delete)
         _switch(workspace, version)
-        published = {"version": version, "files": digest, **_record(settings, changes)}
+        published = {"version": version, "files": files, **_record(settings, changes, contents, before)}
         write_json(published_path(workspace), published)
         history.remove_others(workspace, settings.feast.keep_versions)
         return {**published, "reused": False}
@@ -113,66 +113,90 @@ def require_published(settings: Settings) -> dict[str, Any]:
     workspace = settings.paths
     if not published_path(workspace).exists():
         raise WorkspaceError(f"{workspace.root} has no published features; run `reclm publish`")
-    published = read_json(published_path(workspace))
-    files = _mart_files(workspace)
-    if published["files"] != _digest(files) and published["version"] != _version(_checked_tables(settings, files)):
+    published = _published(workspace)
+    _, contents = _changed_tables(settings, _mart_files(workspace, published), published)
+    if published.get("version") != _version(contents):
         raise WorkspaceError("the published features are not those of the current build; run `reclm publish`")
     return published
 
 
-def _mart_files(workspace: Workspace) -> dict[str, Path]:
-    """Find the parquet file of each view. Raises WorkspaceError without a build, PublishError for a missing file."""
+def is_published(workspace: Workspace) -> bool:
+    """Return whether the marts of the current build are those that were published last; reads no row."""
+    published = _published(workspace)
+    return bool(published) and _mart_files(workspace, published) == published["files"]
+
+
+def _published(workspace: Workspace) -> dict[str, Any]:
+    """Return `published.json`; empty when there is none, or that of an older release, which says less."""
+    published: dict[str, Any] = read_json(published_path(workspace)) if published_path(workspace).exists() else {}
+    return published if isinstance(published.get("files"), dict) else {}
+
+
+def _mart_files(workspace: Workspace, published: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parquet file of each view: {view: its path in the workspace, size, time of change and digest}.
+
+    A file that has not changed since it was published is not read. Raises WorkspaceError without a build, PublishError
+    for a missing file.
+    """
     if not workspace.current_build.exists():
         raise WorkspaceError(f"{workspace.root} holds no build; run `reclm build`")
-    root = workspace.root / read_json(workspace.current_build)["external_root"]
-    files = {view: root / f"{mart}.parquet" for view, mart in MARTS.items()}
-    for view, file in files.items():
-        if not file.exists():
-            raise PublishError(f"view {view}: {file} does not exist; run `reclm build`; nothing was published")
+    built, known = read_json(workspace.current_build).get("marts", {}), published.get("files", {})
+    files = {}
+    for view, mart in MARTS.items():
+        path = workspace.root / built.get(mart, mart)
+        if not path.is_file():
+            raise PublishError(f"view {view}: {mart}.parquet does not exist; run `reclm build`; nothing was published")
+        about = {"path": built[mart], "bytes": path.stat().st_size, "changed_ns": path.stat().st_mtime_ns}
+        if about.items() <= known.get(view, {}).items():
+            files[view] = known[view]
+        else:
+            with path.open("rb") as file:
+                files[view] = about | {"digest": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
     return files
 
 
-def _digest(files: Mapping[str, Path]) -> str:
-    """Hash the files and the definitions of the views."""
-    digest = hashlib.sha256(store.repository_digest())
-    for view in sorted(files):
-        with files[view].open("rb") as file:
-            digest.update(view.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+def _complete_publish(settings: Settings) -> dict[str, Any]:
+    """Return `published.json`; empty unless that publish is complete and still online. Does not import Feast."""
+    published = _published(settings.paths)
+    if not published or not store.is_applied(settings) or published["online_store"] != store.online_name(settings):
+        return {}
+    filled = [view for view, about in published["views"].items() if about["rows"]]
+    return published if online_writer.is_filled(settings, filled) else {}
 
 
-def _version(tables: Mapping[str, tuple[ViewSchema, pa.Table]]) -> str:
+def _changed_tables(
+    settings: Settings, files: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]
+) -> tuple[dict[str, tuple[ViewSchema, pa.Table]], dict[str, str]]:
+    """Return the checked rows of the views whose file is not the published one, and {view: hash of its rows} of all."""
+    known = published.get("files", {})
+    changed = {view for view, about in files.items() if known.get(view, {}).get("digest") != about["digest"]}
+    contents = {view: published["views"][view]["content"] for view in files if view not in changed}
+    width = published.get("width") if any(view in contents for view in EMBEDDED_VIEWS) else None
+    paths = {view: settings.paths.root / files[view]["path"] for view in MARTS if view in changed}
+    tables = _checked_tables(settings, paths, width) if paths else {}
+    return tables, contents | {view: _content(table) for view, (_, table) in tables.items()}
+
+
+def _content(table: pa.Table) -> str:
     """Hash the rows without their order and creation time, which change when the same data is built again."""
-    digest = hashlib.sha256(store.repository_digest())
-    for view in sorted(tables):
-        table = tables[view][1]
-        rows = sorted(zip(table["as_of_us"].to_pylist(), table["row_hash"].to_pylist(), strict=True))
-        digest.update(view.encode() + repr(rows).encode())
-    return digest.hexdigest()[:16]
+    rows = sorted(zip(table["as_of_us"].to_pylist(), table["row_hash"].to_pylist(), strict=True))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def _reused(workspace: Workspace, digest: str) -> dict[str, Any]:
-    published = read_json(published_path(workspace)) | {"files": digest}
-    write_json(published_path(workspace), published)
-    detail(f"features: reusing version {published['version']}: its rows have not changed")
-    return {**published, "reused": True}
+def _version(contents: Mapping[str, str]) -> str:
+    """Hash the rows of all views and the definitions of the views."""
+    return hashlib.sha256(store.repository_digest() + repr(sorted(contents.items())).encode()).hexdigest()[:16]
 
 
-def _is_already_published(settings: Settings, field: str, value: str) -> bool:
-    """Return whether the recorded publish is complete and still online; does not import Feast."""
-    workspace = settings.paths
-    if not published_path(workspace).exists() or not store.is_applied(settings):
-        return False
-    published = read_json(published_path(workspace))
-    if published[field] != value or published["online_store"] != store.online_name(settings):
-        return False
-    return online_writer.is_filled(settings, [view for view, about in published["views"].items() if about["rows"]])
+def _checked_tables(
+    settings: Settings, files: Mapping[str, Path], width: int | None
+) -> dict[str, tuple[ViewSchema, pa.Table]]:
+    """Read and check views, as {view: (schema, rows)}; `width` is that of the vectors in other views, None if unknown.
 
-
-def _checked_tables(settings: Settings, files: Mapping[str, Path]) -> dict[str, tuple[ViewSchema, pa.Table]]:
-    """Read and check each view, as {view: (schema, rows)}. Raises PublishError for the first invalid row."""
+    Raises PublishError for the first invalid row.
+    """
     schemas = store.schemas(settings)
-    dimension = ENCODER_DIMENSIONS.get(settings.embedding.model)
+    dimension = ENCODER_DIMENSIONS.get(settings.embedding.model, width)
     tables: dict[str, tuple[ViewSchema, pa.Table]] = {}
     with erased_users(settings.paths) as erased:
         rows = {view: erased.without(pq.read_table(file)) for view, file in files.items()}
@@ -260,8 +284,11 @@ def _write_offline(workspace: Workspace, version: str, changes: Mapping[str, Cha
     if final.exists():
         return
     partial.mkdir(parents=True)
-    for view, change in changes.items():
-        write_table(partial / f"{view}.parquet", change.history)
+    for view in MARTS:
+        if view in changes:
+            write_table(partial / f"{view}.parquet", changes[view].history)
+        else:
+            (partial / f"{view}.parquet").hardlink_to(_current(workspace, view).resolve())
     partial.rename(final)
 
 
@@ -277,24 +304,34 @@ def _switch(workspace: Workspace, version: str) -> None:
     link.replace(store.offline_path(workspace) / "current")
 
 
-def _record(settings: Settings, changes: Mapping[str, Change]) -> dict[str, Any]:
+def _record(
+    settings: Settings, changes: Mapping[str, Change], contents: Mapping[str, str], before: Mapping[str, Any]
+) -> dict[str, Any]:
     views = {
-        view: {
-            "rows": change.history.num_rows,
-            "written": change.write.num_rows,
-            "unchanged": change.unchanged,
-            "kept_newer": change.kept_newer,
-            "deleted": len(change.delete),
-            "as_of": _iso(pc.max(change.history["as_of_us"]).as_py()) if change.history.num_rows else None,
-        }
-        for view, change in changes.items()
+        view: {"content": contents[view]} | _numbers(changes[view])
+        if view in changes
+        else before["views"][view] | {"written": 0, "deleted": 0, "kept_newer": 0}
+        for view in MARTS
     }
     for view, numbers in views.items():
         detail(f"{view}: {_summary(numbers)}")
+    widths = (_first_width(changes[view].history) for view in EMBEDDED_VIEWS if view in changes)
     return {
         "online_store": store.online_name(settings),
+        "width": next(filter(None, widths), before.get("width")),
         "views": views,
         "published_at": datetime.now(UTC).isoformat(),
+    }
+
+
+def _numbers(change: Change) -> dict[str, Any]:
+    return {
+        "rows": change.history.num_rows,
+        "written": change.write.num_rows,
+        "unchanged": change.unchanged,
+        "kept_newer": change.kept_newer,
+        "deleted": len(change.delete),
+        "as_of": _iso(pc.max(change.history["as_of_us"]).as_py()) if change.history.num_rows else None,
     }
 
 

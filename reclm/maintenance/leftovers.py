@@ -81,9 +81,10 @@ def _last_change(path: Path) -> float:
 
 def _builds(workspace: Workspace, before: float) -> Iterator[Path]:
     """Find the marts of builds that are neither current nor running."""
-    current = Path(read_json(workspace.current_build)["external_root"]).name if workspace.current_build.exists() else ""
+    marts = read_json(workspace.current_build).get("marts", {}) if workspace.current_build.exists() else {}
+    current = {Path(file).parent.name for file in marts.values()}
     for path in workspace.external.glob("*"):
-        if path.name not in (current, "manual") and _last_change(path) < before:
+        if path.name not in current | {"manual"} and _last_change(path) < before:
             yield path
 
 

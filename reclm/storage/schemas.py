@@ -55,8 +55,12 @@ BATCHES = pa.schema([*_columns("table_name batch", TEXT), ("batch_number", INTEG
 ITEM_LIST = pa.schema(_columns("item_id", TEXT))
 """`serve/lists/<name>.parquet`: the items of a list that requests name, such as those in stock."""
 
-CURRENT_ARTIFACTS = pa.schema(_columns("kind version encoder", TEXT))
-"""`current_artifacts.parquet`: the artifacts that the warehouse's current tables show."""
+DELIVERED_ITEMS = pa.schema(_columns("item_id", TEXT))
+"""`delivered_items.parquet`: the items that a build writes which only adds items; empty for any other."""
+
+CURRENT_ARTIFACTS = pa.schema([*_columns("kind version encoder", TEXT), ("position", INTEGER)])
+"""`current_artifacts.parquet`: the artifacts that the warehouse's current tables show; of a kind that has several, the
+rows of a later `position` replace those of an earlier one."""
 
 PROFILE_FILES = {"user": "user_profiles.parquet", "item": "item_profiles.parquet"}
 
@@ -70,7 +74,8 @@ def profile_schema(kind: str) -> pa.Schema:
             *_columns(f"{kind}_id profile", TEXT),
             ("identity", pa.list_(TEXT)),
             ("interests", pa.list_(TEXT)),
-            *_columns("engine engine_version prompt_hash parse_status flag", TEXT),
+            *_columns("engine engine_version prompt_hash own_hash parse_status flag", TEXT),
+            ("written_as_of", MOMENT),
             *_columns("seed tokens", INTEGER),
             ("latency_ms", REAL),
             ("version", TEXT),

@@ -81,7 +81,7 @@ class Workspace:
 
     @property
     def current_build(self) -> Path:
-        """`{build_id, fingerprint, external_root}` of the published build."""
+        """`{build_id, fingerprint, marts, …}` of the published build."""
         return self.root / "warehouse" / "current.json"
 
     @property

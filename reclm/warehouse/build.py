@@ -7,7 +7,9 @@ the copy replaces `warehouse.duckdb` in one step, and `current.json`, which desc
 starts again from an empty file.
 
 Models belong to three phases. Each phase has a fingerprint of everything it is made from. `build` runs the phases whose
-fingerprint differs from the recorded one, and all of them when `features` is among these.
+fingerprint differs from the recorded one, and all of them when `features` is among these, except where
+`reclm.warehouse.changes` finds that less is enough. External marts that a build does not write stay those of the build
+that did.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from reclm.progress import detail
 from reclm.storage.artifacts import content_hash
 from reclm.storage.files import read_json, replacing, write_json
 from reclm.storage.workspace import Workspace
+from reclm.warehouse.changes import PHASES, Scope, scope_of
 from reclm.warehouse.counts import say_counts, why_unusable
 from reclm.warehouse.dbt import run_dbt, target_path
 from reclm.warehouse.held import held_by, is_held
@@ -31,8 +34,10 @@ from reclm.warehouse.reading import settings_of_build
 from reclm.warehouse.sources import (
     content_fingerprint,
     fingerprints,
+    inputs_of_build,
     prepare_sources,
     warehouse_lock,
+    write_delivered_items,
     write_parameters,
 )
 
@@ -41,7 +46,6 @@ if TYPE_CHECKING:
 
     from reclm.settings.tree import Settings
 
-PHASES = ("features", "profiles", "evaluation")
 INPUT_COLUMNS = {
     "stg_interactions": "user_id, item_id, event_ts, weight, split, in_sparse_train",
     "(from stg_feedback where weight < 0)": "user_id, item_id, event_ts",
@@ -73,53 +77,62 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     dataset = workspace.require_dataset()
     write_parameters(settings, dataset)
     prepare_sources(workspace, dataset)
-    previous, now = _finished_build(workspace), fingerprints(settings, dataset)
+    previous, inputs = _finished_build(workspace), inputs_of_build(settings, dataset)
+    now = fingerprints(inputs)
     recorded = previous["phases"] if previous else {}
     requested = PHASES if phase == "all" else PHASES[: PHASES.index(phase) + 1]
     stale = [name for name in requested if recorded.get(name) != now[name] or (force and phase in (name, "all"))]
     if previous and not stale:
         detail(f"reusing warehouse {previous['build_id']}: nothing it is made from has changed")
         return {**previous, "reused": True}
-    phases = PHASES if "features" in stale else tuple(stale)
-    recorded = {**recorded, **{name: now[name] for name in phases}}
+    scope = scope_of(settings, previous.get("inputs", {}) if previous else {}, inputs, stale, force=force)
+    recorded = {**recorded, **{name: now[name] for name in scope.phases}}
     started = datetime.now(UTC)
     build_id = f"{started:%Y%m%dT%H%M%S}-{content_hash([recorded, started], 6)}"
-    detail(f"dbt builds and tests {', '.join(phases)}")
-    write_json(_marker(workspace), {"build_id": build_id, "phases": phases})
-    _run_phases(settings, workspace.external / build_id, phases, fresh_parse=previous is None)
-    if previous and "features" not in phases:
+    detail(f"dbt builds and tests {', '.join(scope.tags or PHASES)}")
+    write_json(_marker(workspace), {"build_id": build_id, "phases": scope.phases})
+    write_delivered_items(workspace, scope.items)
+    _run_dbt(settings, workspace.external / build_id, scope, fresh_parse=previous is None)
+    if previous and "features" not in scope.phases:
         features = previous["features_fingerprint"]
     else:
         _say_counts(settings)
         features = content_fingerprint(settings, dataset, _input_digests(workspace))
     _publish_copy(workspace)
+    unchanged = {name: previous["inputs"][name] for name in PHASES[1:] if previous and name not in scope.phases}
+    marts = _marts(workspace, build_id, previous["marts"] if previous and scope.tags else {})
     current = {
         "build_id": build_id,
         "fingerprint": content_hash(recorded),
         "features_fingerprint": features,
+        "whole_fingerprint": previous["whole_fingerprint"] if previous and scope.tags else features,
         "phases": recorded,
-        "external_root": (workspace.external / build_id).relative_to(workspace.root).as_posix(),
+        "inputs": inputs | unchanged,
+        "marts": marts,
         "as_of": settings.data.as_of,
         "built_at": started.isoformat(timespec="seconds"),
     }
     write_json(workspace.current_build, current)
     _marker(workspace).unlink()
-    _remove_old_external(workspace, keep={build_id, previous["build_id"] if previous else ""})
+    _remove_old_external(workspace, [marts, previous["marts"] if previous else {}])
     detail(f"warehouse {build_id}: {(datetime.now(UTC) - started).total_seconds():.1f} s")
     return {**current, "reused": False}
 
 
-def _run_phases(settings: Settings, external: Path, phases: tuple[str, ...], *, fresh_parse: bool) -> None:
-    """Run dbt on the models of `phases`; all phases start from an empty file. Removes `external` when dbt fails."""
+def _run_dbt(settings: Settings, external: Path, scope: Scope, *, fresh_parse: bool) -> None:
+    """Run dbt on the models of `scope`, all of them from an empty file. Removes `external` when dbt fails."""
     select: list[str] = []
-    if phases == PHASES:
+    if not scope.tags:
         _remove_database(settings.paths)
     else:
-        select = ["--select", *(f"tag:{name}" for name in phases)]
+        select = ["--select", *(f"tag:{name}" for name in scope.tags)]
+    if set(scope.tags) - set(PHASES):  # a test of tables that are not touched says nothing new
+        select += ["--indirect-selection", "buildable"]
     parsing = ["--no-partial-parse"] if fresh_parse else []
     external.mkdir(parents=True)
     try:
-        run_dbt(settings, external, ["build", "--exclude-resource-type", "unit_test", *parsing, *select])
+        arguments = ["build", "--exclude-resource-type", "unit_test", *parsing, *select]
+        run_dbt(settings, external, arguments, delivery=scope.is_delivery)
     except BaseException as error:
         shutil.rmtree(external, ignore_errors=True)
         if isinstance(error, BuildError) and (reason := _why_unusable(settings)):
@@ -169,7 +182,7 @@ def _finished_build(workspace: Workspace) -> dict[str, Any] | None:
     if _marker(workspace).exists() or not workspace.current_build.exists() or not workspace.warehouse.exists():
         return None
     current: dict[str, Any] = read_json(workspace.current_build)
-    if not (workspace.root / current["external_root"]).is_dir():
+    if "marts" not in current or not all((workspace.root / file).exists() for file in current["marts"].values()):
         return None
     try:
         with _opened(workspace) as connection:
@@ -209,9 +222,17 @@ def _publish_copy(workspace: Workspace) -> None:
     workspace.warehouse.with_name(f"{workspace.warehouse.name}.wal").unlink(missing_ok=True)
 
 
-def _remove_old_external(workspace: Workspace, keep: set[str]) -> None:
+def _marts(workspace: Workspace, build_id: str, earlier: dict[str, str]) -> dict[str, str]:
+    """Return {external mart: its file, from the workspace}: what this build wrote, else what earlier ones did."""
+    written = sorted((workspace.external / build_id).glob("*.parquet"))
+    return {**earlier, **{file.stem: file.relative_to(workspace.root).as_posix() for file in written}}
+
+
+def _remove_old_external(workspace: Workspace, used: list[dict[str, str]]) -> None:
+    """Remove the folders without a mart of this build and of the one before, which readers may still have open."""
+    kept = {Path(file).parent.name for marts in used for file in marts.values()} | {"manual"}
     for folder in workspace.external.iterdir():
-        if folder.name not in keep | {"manual"}:
+        if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -222,8 +243,7 @@ def docs(settings: Settings) -> Path:
     """
     workspace = settings.paths
     with warehouse_lock(workspace):
-        current = _finished_build(workspace)
-        if current is None:
+        if _finished_build(workspace) is None:
             raise WorkspaceError(f"{workspace.root} has no finished build to describe; run `reclm build` first")
-        run_dbt(settings, workspace.root / current["external_root"], ["docs", "generate", "--static"])
+        run_dbt(settings, workspace.external / "manual", ["docs", "generate", "--static"])
     return target_path(workspace) / "static_index.html"

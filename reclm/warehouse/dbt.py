@@ -36,8 +36,11 @@ def target_path(workspace: Workspace) -> Path:
     return workspace.root / "warehouse" / "dbt" / "target"
 
 
-def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> None:
-    """Run dbt in a child process. Raises BuildError with the models and tests that failed."""
+def run_dbt(settings: Settings, external: Path, arguments: Sequence[str], *, delivery: bool = False) -> None:
+    """Run dbt in a child process; a `delivery` writes the rows of delivered items alone (macros/delivery.sql).
+
+    Raises BuildError with the models and tests that failed.
+    """
     workspace, root = settings.paths, dbt_project()
     target = target_path(workspace)
     (target / "run_results.json").unlink(missing_ok=True)
@@ -52,6 +55,7 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str]) -> Non
     of_workspace = {
         "RECLM_WORKSPACE": str(workspace.root),
         "RECLM_EXTERNAL_ROOT": str(external),
+        "RECLM_DELIVERY": "1" if delivery else "",
         "RECLM_RUNTIME__THREADS": str(settings.runtime.threads),
     }
     environment = {

@@ -59,6 +59,15 @@ def features_fingerprint(workspace: Workspace) -> str:
     return str(build.get("features_fingerprint") or build["fingerprint"])
 
 
+def whole_fingerprint(workspace: Workspace) -> str:
+    """Return the fingerprint of the last build that made all tables.
+
+    What was only delivered since, items without interactions, changes nothing that a language model learns from.
+    """
+    build = read_json(workspace.current_build)
+    return str(build.get("whole_fingerprint") or features_fingerprint(workspace))
+
+
 def settings_of_build(settings: Settings) -> Settings:
     """Return the settings with the as-of of the current build, so that later stages know what the build knows."""
     if not settings.paths.current_build.exists():

@@ -73,6 +73,13 @@ def _parameters(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def write_delivered_items(workspace: Workspace, items: Iterable[str]) -> None:
+    """Write `delivered_items.parquet`, the items whose rows incremental models write."""
+    from reclm.storage.schemas import DELIVERED_ITEMS
+
+    write_rows(workspace.root / "delivered_items.parquet", [{"item_id": item} for item in items], DELIVERED_ITEMS)
+
+
 def prepare_sources(workspace: Workspace, dataset: Dataset) -> None:
     """Write the list of landed batches to read, and empty landing and artifact files and an empty list of current
     artifacts, for dbt to read before there are any, and where an older release wrote files with fewer columns.
@@ -126,11 +133,11 @@ def _set_current_artifacts(workspace: Workspace, kind: str, versions: Sequence[s
     from reclm.storage.schemas import CURRENT_ARTIFACTS
 
     rows = [row for row in _current_artifacts(workspace) if row["kind"] != kind]
-    for version in versions:
+    for position, version in enumerate(versions):
         artifact = find(workspace, kind, version)
         parameters = artifact.manifest["parameters"] if artifact else {}
         encoder = parameters.get("model") if kind == "embeddings" else None
-        rows.append({"kind": kind, "version": version, "encoder": encoder})
+        rows.append({"kind": kind, "version": version, "encoder": encoder, "position": position})
     rows.sort(key=lambda row: (row["kind"], row["version"]))
     write_rows(_current_path(workspace), rows, CURRENT_ARTIFACTS)
 
@@ -151,19 +158,33 @@ def _current_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist() if path.exists() else []
 
 
-def fingerprints(settings: Settings, dataset: Dataset) -> dict[str, str]:
-    """Return {phase: hash of everything that the phase is made from}."""
+def inputs_of_build(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """Return what the tables are made from, in parts that can be compared: `base` (code, settings, who was forgotten),
+    `as_of`, the landed `batches`, the artifacts of the phases `profiles` and `evaluation`."""
     workspace = settings.paths
-    read = {"parameters": _parameters(settings, dataset), "landing": _landing_state(workspace, dataset)}
-    features = content_hash({"read": read, "project": _project_files(_digest), "layout": LAYOUT})
-
-    def phase(*kinds: str) -> str:
-        return content_hash({"features": features, "artifacts": _artifact_state(workspace, kinds)})
-
+    parameters = {name: value for name, value in _parameters(settings, dataset).items() if name != "as_of"}
+    forgotten = workspace.landing / "forgotten.json"
+    base = {
+        "parameters": parameters,
+        "project": _project_files(_digest),
+        "layout": LAYOUT,
+        "forgotten": read_json(forgotten)["digests"] if forgotten.exists() else [],
+    }
     return {
-        "features": features,
-        "profiles": phase("profiles", "embeddings"),
-        "evaluation": phase("backbone", "evaluation", "promotion", "health"),
+        "base": content_hash(base),
+        "as_of": settings.data.as_of,
+        "batches": _landed_batches(workspace, dataset),
+        "profiles": _artifact_state(workspace, ("profiles", "embeddings")),
+        "evaluation": content_hash(_artifact_state(workspace, ("backbone", "evaluation", "promotion", "health"))),
+    }
+
+
+def fingerprints(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Return {phase: hash of everything that the phase is made from besides earlier phases}."""
+    return {
+        "features": content_hash([inputs["base"], inputs["as_of"], inputs["batches"]]),
+        "profiles": content_hash(inputs["profiles"]),
+        "evaluation": content_hash(inputs["evaluation"]),
     }
 
 
@@ -191,18 +212,14 @@ def _is_features_code(name: str) -> bool:
     return is_code and not name.startswith(LATER_MODELS)
 
 
-def _landing_state(workspace: Workspace, dataset: Dataset) -> Any:
-    """Return what identifies the landed rows: names of batches (hashes of their content), file sizes and the list of
-    forgotten users, which change when rows are removed from a batch."""
-    forgotten = workspace.landing / "forgotten.json"
-    batches = _batches(dataset)
-    files = [workspace.landing / row["table_name"] / f"{row['batch']}.parquet" for row in batches]
-    return {
-        "batches": [
-            [row, file.stat().st_size if file.exists() else 0] for row, file in zip(batches, files, strict=True)
-        ],
-        "forgotten": read_json(forgotten)["digests"] if forgotten.exists() else [],
-    }
+def _landed_batches(workspace: Workspace, dataset: Dataset) -> list[list[Any]]:
+    """Return [table, batch, whether it is a log before the first item table, bytes] of each landed batch.
+
+    The name is a hash of the content; the size changes when rows are removed.
+    """
+    rows = [(row["table_name"], row["batch"], row["before_items"]) for row in _batches(dataset)]
+    paths = [workspace.landing / table / f"{batch}.parquet" for table, batch, _ in rows]
+    return [[*row, path.stat().st_size if path.exists() else 0] for row, path in zip(rows, paths, strict=True)]
 
 
 def _digest(path: Path) -> str:
@@ -220,13 +237,23 @@ def _code_digest(path: Path) -> str:
 def _artifact_state(workspace: Workspace, kinds: Iterable[str]) -> list[Any]:
     manifests = (path for kind in kinds for path in sorted((workspace.artifacts / kind).glob("*/manifest.json")))
     current = [row for row in _current_artifacts(workspace) if row["kind"] in kinds]
-    return [current, [(path.parent.parent.name, path.parent.name, _digest(path)) for path in manifests]]
+    return [current, [[path.parent.parent.name, path.parent.name, _digest(path)] for path in manifests]]
 
 
-def current_profiles(workspace: Workspace) -> Artifact:
-    """Return the current profiles, else the newest ones. Raises WorkspaceError when there are none."""
+def current_profiles(workspace: Workspace) -> list[Artifact]:
+    """Return the current profiles: the artifact with those of everybody, then the additions to it, oldest first.
+
+    Where none is current, the newest. Raises WorkspaceError when there are none.
+    """
     found = artifacts.all_of(workspace, "profiles")
     if not found:
         raise WorkspaceError(f"{workspace.root} holds no profiles; run `reclm profile` first")
-    versions = current_versions(workspace, "profiles")
-    return next((artifact for artifact in reversed(found) if artifact.version in versions), found[-1])
+    rows = [row for row in _current_artifacts(workspace) if row["kind"] == "profiles"]
+    position = {row["version"]: row.get("position") or 0 for row in rows}
+    current = sorted((one for one in found if one.version in position), key=lambda one: position[one.version])
+    return current or [one for one in found if not is_addition(one)][-1:] or found[-1:]
+
+
+def is_addition(profiles: Artifact) -> bool:
+    """Return whether an artifact holds profiles that were added to those of its parent, and no others."""
+    return "added_items" in profiles.manifest["parameters"]

@@ -109,8 +109,8 @@ def write_marts(settings: Settings, rows: Marts, schemas: dict[str, pa.Schema] |
     for view in VIEWS:
         table = pa.Table.from_pylist(rows[view], schema=(schemas or {}).get(view, SCHEMAS[view]))
         pq.write_table(table, root / f"feast_{view}.parquet")
-    external = root.relative_to(workspace.root).as_posix()
-    write_json(workspace.current_build, {"build_id": root.name, "fingerprint": root.name, "external_root": external})
+    marts = {file.stem: file.relative_to(workspace.root).as_posix() for file in root.iterdir()}
+    write_json(workspace.current_build, {"build_id": root.name, "fingerprint": root.name, "marts": marts})
 
 
 def write_warehouse(

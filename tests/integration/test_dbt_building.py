@@ -158,11 +158,10 @@ class TestArtifactsArrive:
         assert current == [(new, "serve", ["walker"], ["tea", "rope"], 1.0, True)]
         assert count(shop, "feast_user_profile") == len(SNAPSHOTS) * n_users
         assert [[round(x, 4) for x in vector] for vector, _ in vectors] == [[0.6, 0.8]]
-        external = shop.paths.root / after["external_root"]
-        assert pq.read_metadata(external / "feast_user_activity.parquet").num_rows == len(SNAPSHOTS) * n_users
-        assert (
-            pq.read_schema(external / "feast_user_profile.parquet").field("embedding").type.value_type == pa.float32()
-        )
+        marts = {name: shop.paths.root / file for name, file in after["marts"].items()}
+        assert after["marts"]["feast_user_activity"] == before["marts"]["feast_user_activity"]
+        assert pq.read_metadata(marts["feast_user_activity"]).num_rows == len(SNAPSHOTS) * n_users
+        assert pq.read_schema(marts["feast_user_profile"]).field("embedding").type.value_type == pa.float32()
         assert build(shop)["reused"]
 
 

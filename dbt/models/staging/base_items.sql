@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(tags=['items'], materialized='table') }}
 
 {% set columns = ['item_id', 'title', 'text', 'categories', 'created_ts', 'zero_shot', 'full_shot_candidate'] %}
 

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(tags=['items'], materialized='table') }}
 
 with batches as (
   select *

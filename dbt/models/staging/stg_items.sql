@@ -1,3 +1,5 @@
+{{ config(tags=['items']) }}
+
 with base as (
   select *
   from {{ ref('base_items') }}

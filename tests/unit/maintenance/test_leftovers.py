@@ -32,7 +32,10 @@ def aged(path: Path, days: float) -> Path:
 class TestLeftovers:
     def test_old_drafts_builds_and_temporary_files_go_and_fresh_ones_stay(self, world: World) -> None:
         workspace = world.settings.paths
-        write_json(workspace.current_build, {"external_root": "warehouse/external/now", "features_fingerprint": "w"})
+        write_json(
+            workspace.current_build,
+            {"fingerprint": "w", "marts": {"feast_a": "warehouse/external/now/feast_a.parquet"}},
+        )
         places = {
             "drafts": (
                 workspace.artifacts / ".partial" / "profiles-old",

@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -143,8 +142,7 @@ def served(world: World) -> World:
     feast_world.write_marts(world.settings, feast_world.marts())
     publish.publish(world.settings)
     build = read_json(world.settings.paths.current_build)
-    root = Path(build["external_root"])
-    write_json(world.settings.paths.current_build, build | {"features_fingerprint": "w", "external_root": str(root)})
+    write_json(world.settings.paths.current_build, build | {"features_fingerprint": "w"})
     for _ in range(2):
         version = world.served()
         vectors = np.ones((3, 2), np.float32)

@@ -68,7 +68,7 @@ class TestTheAnalystsCopy:
 class TestTheDatabaseOfTheBuild:
     def test_that_a_program_holds_is_named_with_the_process(self, settings: Settings) -> None:
         (settings.paths.external / "x").mkdir(parents=True)
-        write_json(settings.paths.current_build, {"external_root": "warehouse/external/x"})
+        write_json(settings.paths.current_build, {"marts": {}})
         with held(settings.paths.build_database) as program, pytest.raises(BuildError) as refused:
             building._finished_build(settings.paths)
         assert f"(process {program.pid})" in str(refused.value)

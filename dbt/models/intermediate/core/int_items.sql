@@ -1,3 +1,5 @@
+{{ config(tags=['items']) }}
+
 with parameters as (
   select *
   from {{ ref('stg_parameters') }}

@@ -3,7 +3,10 @@
 Item texts and the warm items of each snapshot come in, neighbours go out. The vocabulary and its weights come from the
 warm items of the same snapshot alone, so later items do not change them. Warm and cold items have neighbours; no item
 is its own neighbour. Similarities are sparse; they are computed for a block of items and cut to the top of each row.
+A build that only adds items (macros/delivery.sql) writes the rows of these alone.
 """
+
+import os
 
 import numpy as np
 import pandas as pd
@@ -38,8 +41,8 @@ def top_of_block(similarities, top_k):
 
 
 def neighbours_of(snapshot, items, top_k):
-    """Return the rows of one snapshot. `items` has item_id, full_text and is_warm, in item_index order."""
-    warm, queries = items[items["is_warm"]], items[items["full_text"] != ""]
+    """Return the rows of one snapshot. `items` has item_id, full_text, is_warm, is_wanted, in item_index order."""
+    warm, queries = items[items["is_warm"]], items[items["is_wanted"] & (items["full_text"] != "")]
     vectors = smoothed_tfidf(warm["full_text"], queries["full_text"]) if len(warm) and len(queries) else None
     if vectors is None:
         return []
@@ -68,10 +71,12 @@ def neighbours_of(snapshot, items, top_k):
 
 
 def model(dbt, session):
-    dbt.config(materialized="table")
+    dbt.config(materialized="table", tags=["items"])
     parameters = dbt.ref("stg_parameters")
     status = dbt.ref("int_item_status")
     items = dbt.ref("int_catalogue")
+    delivered = dbt.ref("stg_delivered_items")
+    is_delivery, delivered_ids = os.environ.get("RECLM_DELIVERY") == "1", delivered.df()["item_id"].tolist()
     top_k = int(parameters.df().iloc[0]["neighbours"])
     texts = items.project("item_id, item_index, coalesce(full_text, '') as full_text")
     frame = status.set_alias("s").join(texts.set_alias("i"), "s.item_id = i.item_id")
@@ -80,12 +85,18 @@ def model(dbt, session):
         .order("snapshot, item_index")
         .df()
     )
+    frame["is_wanted"] = frame["item_id"].isin(delivered_ids) if is_delivery else True
     parts = [
         part
         for snapshot, rows in frame.groupby("snapshot", sort=True)
         for part in neighbours_of(snapshot, rows, top_k)
         if len(part)
     ]
-    if not parts:
-        return SCHEMA.empty_table()
-    return pa.Table.from_pandas(pd.concat(parts, ignore_index=True), SCHEMA, preserve_index=False)
+    found = SCHEMA.empty_table()
+    if parts:
+        found = pa.Table.from_pandas(pd.concat(parts, ignore_index=True), SCHEMA, preserve_index=False)
+    if not is_delivery:
+        return found
+    columns = ", ".join(SCHEMA.names)
+    others = f"select {columns} from {dbt.this} where item_id not in (select unnest($items))"
+    return session.sql(others, params={"items": delivered_ids}).union(session.from_arrow(found))

@@ -1,3 +1,5 @@
+{{ config(tags=['items']) }}
+
 with items as (
   select *
   from {{ ref('int_catalogue') }}

@@ -1,3 +1,5 @@
+{{ config(tags=['items']) }}
+
 with status as (
   select *
   from {{ ref('int_item_status') }}

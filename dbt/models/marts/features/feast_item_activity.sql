@@ -1,3 +1,5 @@
+{{ config(tags=['features', 'items']) }}
+
 with snapshots as (
   select *
   from {{ ref('int_snapshots') }}

@@ -1,3 +1,5 @@
+{{ config(tags=['profiles']) }}
+
 with snapshots as (
   select *
   from {{ ref('int_snapshots') }}

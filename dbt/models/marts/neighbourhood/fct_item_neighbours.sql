@@ -1,3 +1,11 @@
+{{ config(
+  tags=['items'],
+  materialized='incremental',
+  incremental_strategy='append',
+  on_schema_change='fail',
+  pre_hook='{{ make_room() }}',
+) }}
+
 with snapshots as (
   select *
   from {{ ref('int_snapshots') }}
@@ -17,6 +25,11 @@ cold_items as (
   select *
   from {{ ref('int_item_status') }}
   where not is_warm
+),
+
+delivered as (
+  select *
+  from {{ ref('stg_delivered_items') }}
 ),
 
 combined as (
@@ -52,3 +65,4 @@ select
   combined.source,
 from combined
 inner join snapshots on snapshots.snapshot = combined.snapshot
+{% if is_delivery() %} semi join delivered on delivered.item_id = combined.item_id {% endif %}
