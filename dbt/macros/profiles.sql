@@ -63,7 +63,7 @@ left join encoded on encoded.text_hash = sha256(phrases.profile)
   end
 {%- endmacro %}
 
-{# The newest profile of the current version for each combination of `keys`, none later than the newest snapshot. Reads
+{# The newest profile of the current versions for each combination of `keys`, none later than the newest snapshot. Reads
    the CTEs `profiles`, `current_artifacts` and `snapshots`. #}
 {% macro current_profiles(keys) -%}
 select profiles.*
@@ -74,7 +74,7 @@ inner join current_artifacts
 where profiles.as_of <= (select max(as_of) from snapshots)
 qualify row_number() over (
   partition by {% for key in keys %}profiles.{{ key }}{{ ', ' if not loop.last }}{% endfor %}
-  order by profiles.as_of desc, profiles.snapshot
+  order by profiles.as_of desc, current_artifacts.position desc, profiles.snapshot
 ) = 1
 {%- endmacro %}
 

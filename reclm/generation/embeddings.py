@@ -47,17 +47,17 @@ def write_embeddings(
     from reclm.warehouse.sources import set_current_artifact
 
     workspace = settings.paths
-    source = current_profiles(workspace) if profiles is None else profiles
+    source = current_profiles(workspace) if profiles is None else [profiles]
     with closing(connect(settings)) as connection:
-        texts = distinct_texts(connection, source.path)
-    artifact = _embed(settings, source, texts, encoder)
+        texts = distinct_texts(connection, [artifact.path for artifact in source])
+    artifact = _embed(settings, source[-1], texts, encoder)
     if profiles is None:
         set_current_artifact(workspace, "embeddings", artifact.version)
     return artifact
 
 
-def distinct_texts(connection: DuckDBPyConnection, profiles: Path) -> dict[str, str]:
-    """Return {text hash: text} of every profile that parses and every item text that is not empty."""
+def distinct_texts(connection: DuckDBPyConnection, profiles: Sequence[Path]) -> dict[str, str]:
+    """Return {text hash: text} of every profile of these folders that parses and every item text that is not empty."""
     rows = connection.execute(
         """
         select distinct text
@@ -70,7 +70,7 @@ def distinct_texts(connection: DuckDBPyConnection, profiles: Path) -> dict[str, 
         )
         where trim(coalesce(text, '')) != ''
         """,
-        [str(profiles / PROFILE_FILES["user"]), str(profiles / PROFILE_FILES["item"])],
+        [[str(folder / PROFILE_FILES[kind]) for folder in profiles] for kind in ("user", "item")],
     ).fetchall()
     return {text_hash(row[0]): row[0] for row in rows}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclm.dataset import ENTITY_KINDS, SNAPSHOTS
-from reclm.generation.new_items import write_new_profiles
+from reclm.generation.kept import KeptProfiles, add_kept, load_kept
+from reclm.generation.new_items import keyword_parameters, keyword_provenance, own_texts, write_new_profiles
 from reclm.generation.tables import ProfileTables, profiles_from_answers, profiles_of
 from reclm.generation.writer import (
     Writer,
@@ -25,6 +26,7 @@ from reclm.generation.writer import (
     new_prompt_batch,
     teacher_for_prompts,
 )
+from reclm.llm.prompts.requests import own_hash
 from reclm.profiles import keywords
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
 from reclm.profiles.terms import item_terms
@@ -32,7 +34,7 @@ from reclm.progress import detail, say
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
-from reclm.warehouse.reading import features_fingerprint
+from reclm.warehouse.reading import features_fingerprint, snapshot_as_of, whole_fingerprint
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -52,53 +54,57 @@ def write_profiles(
 ) -> Artifact:
     """Write the profiles of all users and items at each snapshot, or reuse an artifact with the same inputs.
 
-    `full` sends every prompt to the language model again. `items="new"` writes only items that the current profiles
-    lack, at snapshot `serve`, with the model that wrote those. `model` replaces the newest model. `current` makes the
-    artifact the current one. Raises WorkspaceError when the warehouse, the model or the current profiles are missing.
+    `full` sends every prompt to the language model again. `items="new"` adds, at snapshot `serve`, profiles of items
+    that the current ones lack or whose text has changed, by the model that wrote those. `model` replaces the newest
+    model. `current` makes the profiles the current ones. Returns the newest artifact of the current ones. Raises
+    WorkspaceError when the warehouse, the model or the current profiles are missing.
     """
-    from reclm.warehouse.sources import set_current_artifact
+    from reclm.warehouse.sources import current_profiles, current_versions, set_current_artifacts
 
     workspace = settings.paths
-    fingerprint = features_fingerprint(workspace)
-    by_keywords = settings.profiles.engine == keywords.ENGINE
-    if items == "new" and not by_keywords:
-        artifact = write_new_profiles(settings, fingerprint)
-    else:
-        artifact = _write_all(settings, fingerprint, full=full and not by_keywords, model=model)
-    if current:
-        set_current_artifact(workspace, "profiles", artifact.version)
-    return artifact
+    in_use = current_versions(workspace, "profiles")
+    profiles = current_profiles(workspace) if in_use or items == "new" else []
+    if items == "all":
+        by_keywords = settings.profiles.engine == keywords.ENGINE
+        whole = _write_all(settings, full=full and not by_keywords, model=model)
+        if not current:
+            return whole
+        if not profiles or profiles[0].version != whole.version or full:
+            profiles = [whole]
+    # of items that came since the build of all tables, the artifact of everybody may know nothing
+    profiles = [*profiles, *write_new_profiles(settings, profiles)]
+    if in_use != {artifact.version for artifact in profiles}:
+        set_current_artifacts(workspace, "profiles", [artifact.version for artifact in profiles])
+    return profiles[-1]
 
 
-def _write_all(settings: Settings, fingerprint: str, *, full: bool, model: Artifact | None) -> Artifact:
+def _write_all(settings: Settings, *, full: bool, model: Artifact | None) -> Artifact:
     from reclm.warehouse.reading import connect
 
-    workspace, parents = settings.paths, {"warehouse": fingerprint}
+    workspace, whole = settings.paths, whole_fingerprint(settings.paths)
+    parents: dict[str, str] = {}
     write: Write
     if settings.profiles.engine == keywords.ENGINE:
-        parameters = {
-            **settings.profiles.model_dump(),
-            "engine_version": keywords.ENGINE_VERSION,
-            "max_text_length": settings.features.max_text_length,
-            "seed": settings.seed,
-        }
+        parameters = keyword_parameters(settings)
 
         def write(connection: DuckDBPyConnection, folder: Path, version: str) -> dict[str, Any]:
             return write_by_keywords(connection, settings, folder, version)
 
     else:
-        writer = find_writer(settings, fingerprint, model)
-        teacher = teacher_for_prompts(settings, fingerprint, writer.model)
-        parameters, parents = writer.parameters, {**parents, **writer.parents, "teacher": teacher.version}
+        writer = find_writer(settings, whole, model)
+        teacher = teacher_for_prompts(settings, whole, writer.model)
+        parameters, parents = writer.parameters, {**writer.parents, "teacher": teacher.version}
 
         def write(connection: DuckDBPyConnection, folder: Path, version: str) -> dict[str, Any]:
             return write_by_language_model(connection, settings, folder, version, writer, teacher, full=full)
 
-    version = artifacts.version_of("profiles", parameters, parents)
-    artifact = artifacts.find(workspace, "profiles", version)
-    if artifact is not None and not full:
-        detail(f"reusing profiles {version}: nothing they depend on has changed")
-        return artifact
+    for warehouse in dict.fromkeys((whole, features_fingerprint(workspace))):
+        parents = {**parents, "warehouse": warehouse}
+        version = artifacts.version_of("profiles", parameters, parents)
+        artifact = artifacts.find(workspace, "profiles", version)
+        if artifact is not None and not full:
+            detail(f"reusing profiles {version}: nothing they depend on has changed")
+            return artifact
     with (
         closing(connect(settings)) as connection,
         artifacts.writing(workspace, "profiles", parameters, parents, resumable=True) as draft,
@@ -113,20 +119,18 @@ def write_by_keywords(connection: DuckDBPyConnection, settings: Settings, folder
     terms = item_terms(catalogue)
     if not terms.phrases:
         say("the items have no texts: profiles are left empty and every row is flagged no_text")
-    provenance = {
-        "engine": keywords.ENGINE,
-        "engine_version": keywords.ENGINE_VERSION,
-        "seed": settings.seed,
-        "tokens": 0,
-    }
+    own = own_texts(catalogue)
     tables = ProfileTables(settings, version)
     for snapshot in SNAPSHOTS:
         snapshot_data = load_snapshot_data(connection, snapshot, catalogue)
         started = time.monotonic()
         users, items = keywords.write_profiles(snapshot_data, terms, settings.profiles)
         tables.metrics[f"{snapshot}.seconds"] = round(time.monotonic() - started, 3)
+        provenance = keyword_provenance(settings, snapshot_data)
         tables.add(profiles_of("user", snapshot_data, users.texts, users.flags), snapshot_data, provenance)
-        tables.add(profiles_of("item", snapshot_data, items.texts, items.flags), snapshot_data, provenance)
+        tables.add(
+            profiles_of("item", snapshot_data, items.texts, items.flags), snapshot_data, provenance | {"own_hash": own}
+        )
     return tables.write(folder)
 
 
@@ -142,13 +146,20 @@ def write_by_language_model(
 ) -> dict[str, Any]:
     """Write the three files and the new answers into `folder` with a language model; return the manifest's metrics."""
     catalogue = load_catalogue(connection, settings.features.max_text_length)
-    batch = new_prompt_batch(settings, writer)
+    batch, kept_answers, n_kept = new_prompt_batch(settings, writer), {}, 0
+    earlier = KeptProfiles() if full else load_kept(settings, writer)
     prompts = {}
     for snapshot in SNAPSHOTS:
+        as_of = snapshot_as_of(settings, snapshot)
         for kind in ENTITY_KINDS:
             facts = load_facts(connection, kind, snapshot, teacher)
-            prompts[snapshot, kind] = batch.add(kind, facts, facts)
+            own = {entity_id: own_hash(one, batch.shape) for entity_id, one in facts.items()}
+            kept = earlier.unchanged(kind, snapshot, as_of, own)
+            prompts[snapshot, kind] = batch.add(kind, facts, [one for one in facts if one not in kept])
+            add_kept(kind, kept, prompts[snapshot, kind], kept_answers)
+            n_kept += len(kept)
     answers, metrics = answer_batch(settings, writer, batch, folder, full=full)
+    answers = kept_answers | answers
     tables = ProfileTables(settings, version)
     for snapshot in SNAPSHOTS:
         snapshot_data = load_snapshot_data(connection, snapshot, catalogue)
@@ -156,4 +167,4 @@ def write_by_language_model(
             profiles, provenance = profiles_from_answers(kind, snapshot_data, prompts[snapshot, kind], answers)
             tables.add(profiles, snapshot_data, provenance)
     trimmed = sum(added.trimmed for added in prompts.values())
-    return {**metrics, "trimmed": trimmed, **tables.write(folder)}
+    return {**metrics, "kept": n_kept, "trimmed": trimmed, **tables.write(folder)}

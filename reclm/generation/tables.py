@@ -50,6 +50,8 @@ def profiles_from_answers(
         "engine": [row.engine for row in rows],
         "engine_version": [row.model_version for row in rows],
         "prompt_hash": [row.prompt_hash for row in rows],
+        "own_hash": [prompts.own[entity_id] for entity_id in ids],
+        "written_as_of": [prompts.written.get(entity_id, snapshot_data.as_of) for entity_id in ids],
         "seed": [row.seed for row in rows],
         "tokens": [row.tokens for row in rows],
         "latency_ms": [row.latency_ms for row in rows],
@@ -86,7 +88,7 @@ class ProfileTables:
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the three files into `folder`; return the metrics for the manifest."""
         for kind, parts in self._tables.items():
-            write_table(folder / PROFILE_FILES[kind], pa.concat_tables(parts))
+            write_table(folder / PROFILE_FILES[kind], pa.concat_tables([profile_schema(kind).empty_table(), *parts]))
         write_rows(
             folder / "quality.parquet", [{"version": self.version, **row} for row in self._quality], PROFILE_QUALITY
         )

@@ -29,7 +29,7 @@ def current_or_newest(workspace: Workspace) -> Artifact | None:
     """Return the profiles that the warehouse shows, else the newest; None when there are none."""
     from reclm.warehouse.sources import current_profiles
 
-    return current_profiles(workspace) if artifacts.all_of(workspace, "profiles") else None
+    return current_profiles(workspace)[0] if artifacts.all_of(workspace, "profiles") else None
 
 
 def newest_refined(workspace: Workspace) -> Artifact | None:

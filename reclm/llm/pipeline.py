@@ -112,9 +112,9 @@ class ModelPipeline:
     @cached_property
     def parents(self) -> dict[str, str]:
         """The versions of the teacher and the warehouse, which every model of the pipeline names as its parents."""
-        from reclm.warehouse.reading import features_fingerprint
+        from reclm.warehouse.reading import whole_fingerprint
 
-        return {"teacher": self.teacher[0].version, "warehouse": features_fingerprint(self.settings.paths)}
+        return {"teacher": self.teacher[0].version, "warehouse": whole_fingerprint(self.settings.paths)}
 
     def lack_of_data(self) -> str:
         """Return the reason why there is too little data to train a language model, or '' when there is enough."""

@@ -119,9 +119,9 @@ def _challenger(settings: Settings) -> list[str]:
 def _language_models(settings: Settings, stored: Stored) -> set[Key]:
     """Return of each kind the newest model and the one that the next run would use with these settings."""
     from reclm.llm.lineage import preferred
-    from reclm.warehouse.reading import features_fingerprint
+    from reclm.warehouse.reading import whole_fingerprint
 
-    warehouse = features_fingerprint(settings.paths) if settings.paths.current_build.exists() else ""
+    warehouse = whole_fingerprint(settings.paths) if settings.paths.current_build.exists() else ""
     used: set[Key] = set()
     for kind in LANGUAGE_MODELS:
         found = [artifact for (of_kind, _), artifact in stored.items() if of_kind == kind]

@@ -76,6 +76,14 @@ def write_profiles(
     return users, items
 
 
+def write_item_profiles(
+    data: SnapshotData, terms: Terms, settings: ProfileSettings, wanted: NDArray[np.bool_]
+) -> WrittenProfiles:
+    """Write the profiles of the items marked in `wanted` (n_items,), in their order, as `write_profiles` does."""
+    own, background = _own_shares(data, terms)
+    return _write_items(data, terms, settings, own, background, wanted)
+
+
 def write_teacher_profiles(
     data: SnapshotData, terms: Terms, settings: ProfileSettings
 ) -> tuple[WrittenProfiles, WrittenProfiles]:
@@ -188,8 +196,11 @@ def _write_items(
     settings: ProfileSettings,
     own: sparse.csr_matrix,
     background: NDArray[np.float64],
+    wanted: NDArray[np.bool_] | None = None,
 ) -> WrittenProfiles:
-    audience = _audience_scores(data, terms, own, background)
+    wanted = np.ones(len(data.catalogue.item_ids), dtype=np.bool_) if wanted is None else wanted
+    lenders = np.asarray(data.item_neighbours[wanted].sum(axis=0)).ravel() > 0
+    audience = _audience_scores(data, terms, own, background, wanted | lenders)
     sizes = data.audience_sizes
     similarity = data.item_neighbours
     nearest = np.asarray(similarity.max(axis=1).todense()).ravel() if similarity.nnz else np.zeros(len(sizes))
@@ -204,7 +215,9 @@ def _write_items(
     writer = _ProfileWriter(terms, background, settings.item_phrases, settings.item_phrases)
     texts: list[str] = []
     flags: list[str] = []
-    for rows in track(list(_blocks(len(sizes))), "writing item profiles"):
+    order = np.flatnonzero(wanted)
+    for block in track(list(_blocks(len(order))), "writing item profiles"):
+        rows = order[block]
         weights = audience_share[rows][:, None]
         about = terms.shares[rows]
         about = normalise_rows(_with_data(about, _over_representation(about, catalogue_mean)))
@@ -218,9 +231,14 @@ def _write_items(
 
 
 def _audience_scores(
-    data: SnapshotData, terms: Terms, own: sparse.csr_matrix, background: NDArray[np.float64]
+    data: SnapshotData,
+    terms: Terms,
+    own: sparse.csr_matrix,
+    background: NDArray[np.float64],
+    wanted: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
     """Return (n_items, n_terms), rows summing to 1: the terms that an item's audience prefers, apart from the item.
+    The rows of items that are not `wanted` (n_items,) are empty.
 
     With p_u a user's mean term shares over n_u items, the mean over the other items is (n_u p_u - t_i) / (n_u - 1).
     Users with no other item are left out. Over-representation is the term's part of the Kullback-Leibler divergence.
@@ -228,6 +246,9 @@ def _audience_scores(
     lengths = data.history_lengths
     others = 1 / np.maximum(lengths - 1, 1) * (lengths > 1)
     audiences = sparse.csr_matrix(data.histories.T)
+    if wanted is not None:
+        audiences = sparse.csr_matrix(sparse.diags_array(wanted.astype(np.float32)) @ audiences)
+        audiences.eliminate_zeros()
     members = audiences @ (lengths > 1).astype(np.float32)
     scaled = sparse.csr_matrix(sparse.diags_array((lengths * others).astype(np.float32)) @ own)
     itself = audiences @ others.astype(np.float32)

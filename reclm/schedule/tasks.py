@@ -153,12 +153,12 @@ def tuning_due(params: Params, drifted: Sequence[str] = ()) -> Result:
     from reclm import stages
     from reclm.errors import WorkspaceError
     from reclm.llm.lineage import newest_model
-    from reclm.warehouse.reading import features_fingerprint
+    from reclm.warehouse.reading import whole_fingerprint
 
     settings, reason = stages.fall_back_to_keywords(settings_of_build(params)), ""
     if settings.profiles.engine in stages.LEARNING_ENGINES:
         try:
-            newest_model(settings, features_fingerprint(settings.paths))
+            newest_model(settings, whole_fingerprint(settings.paths))
             reason = f"drift: {', '.join(drifted)}" if drifted else ""
         except WorkspaceError as error:  # there is no model, or every one has seen more than this build may show
             reason = str(error)

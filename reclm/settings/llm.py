@@ -275,6 +275,13 @@ class ProfileSettings(Section):
         description="How often a malformed answer is requested again, with sampling, before it counts as malformed.",
     )
     shard_size: int = Field(512, ge=1, description="Answers in one file; a killed run repeats at most one file.")
+    keep_days: float = Field(
+        30.0,
+        ge=0,
+        description="How long a profile is kept, in days of the data's time, while the user's own history (or the "
+        "item's own text) in its prompt is the same and only neighbours differ; 0: no longer than the prompt is the "
+        "same. Of a language model or an endpoint.",
+    )
     identities: int = Field(
         3, ge=1, le=10, description="Identity phrases of a user profile (an item's has `item_phrases`)."
     )

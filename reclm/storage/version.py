@@ -18,7 +18,7 @@ ARTIFACT_LAYOUTS: Mapping[str, int] = {
     "sft": 1,  # another model would be tuned on the same dialogues, or its folder holds something else
     "reward": 1,  # another reward model would be trained on the same pairs
     "refine": 1,  # another model would come out of the same refinement
-    "profiles": 2,  # the same prompts would be answered otherwise, or a profile has other columns
+    "profiles": 3,  # the same prompts would be answered otherwise, or a profile has other columns
     "embeddings": 1,  # the same text would get another vector, or a vector has other columns
     "backbone": 13,  # the same features would give another model, or its folder or metrics hold something else
     "baselines": 1,  # the same data would give other validation figures

@@ -7,6 +7,7 @@ audience of hikers, `void` has neither. Users a, b, c drink coffee, d, e, f hike
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
+from reclm.storage.workspace import Workspace
+from reclm.warehouse import sources
 
 ITEMS = {
     "c0": ("Burr grinder", ["Espresso"], "A steel burr grinder for fresh beans."),
@@ -127,7 +130,7 @@ def _fill_prompts(connection: duckdb.DuckDBPyConnection, snapshot: str, known: d
 def workspace(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str = "f1", texts: bool = True, **sections: Any
 ) -> tuple[Settings, dict[str, str]]:
-    """Return the settings of a workspace with a warehouse, and the current artifacts as the stages set them."""
+    """Return the settings of a workspace with a warehouse, and the newest of the current artifacts of each kind."""
     settings = Settings(workspace=folder, **{"profiles": {"engine": "extractive"}, **sections})
     paths = settings.paths
     write_json(paths.dataset, {"name": "tiny"})
@@ -140,8 +143,11 @@ def workspace(
         "reclm.warehouse.reading.connect",
         lambda settings: duckdb.connect(str(settings.paths.warehouse), read_only=True),
     )
-    monkeypatch.setattr(
-        "reclm.warehouse.sources.set_current_artifact",
-        lambda workspace, kind, version: current.__setitem__(kind, version),
-    )
+    set_current = sources.set_current_artifacts
+
+    def recording(workspace: Workspace, kind: str, versions: Sequence[str]) -> None:
+        current[kind] = versions[-1]
+        set_current(workspace, kind, versions)
+
+    monkeypatch.setattr(sources, "set_current_artifacts", recording)
     return settings, current

@@ -9,4 +9,5 @@ select
   kind,
   version,
   encoder,
+  coalesce(position, 0) as position,
 from current_artifacts

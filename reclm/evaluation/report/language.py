@@ -84,7 +84,7 @@ def _parents(workspace: Workspace, artifact: Artifact) -> list[Artifact]:
 def _writer(workspace: Workspace) -> Artifact | None:
     if not artifacts.all_of(workspace, "profiles"):
         return None
-    return next(iter(_parents(workspace, current_profiles(workspace))), None)
+    return next(iter(_parents(workspace, current_profiles(workspace)[0])), None)
 
 
 def _rows(artifact: Artifact | None, name: str) -> list[Row]:
@@ -150,7 +150,7 @@ def _guard(refined: Artifact | None) -> str:
 def _written(workspace: Workspace) -> list[Row]:
     if not artifacts.all_of(workspace, "profiles"):
         return []
-    metrics = current_profiles(workspace).metrics
+    metrics = current_profiles(workspace)[0].metrics
     return [{"what": name.replace("_", " "), "count": metrics[name]} for name in COUNTED if name in metrics]
 
 

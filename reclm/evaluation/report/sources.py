@@ -132,7 +132,7 @@ def _quarantine(connection: duckdb.DuckDBPyConnection, tables: set[str]) -> list
 def _profile_engine(workspace: Workspace) -> str:
     if not artifacts.all_of(workspace, "profiles"):
         return ""
-    return str(current_profiles(workspace).manifest["parameters"]["engine"])
+    return str(current_profiles(workspace)[0].manifest["parameters"]["engine"])
 
 
 def _runs(workspace: Workspace) -> list[Row]:

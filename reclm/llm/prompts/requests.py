@@ -9,11 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import NamedTuple
 
 from reclm.dataset import EntityKind
-from reclm.llm.prompts.messages import Facts, Message, Shape, UserFacts, fit_to_budget, has_no_facts
+from reclm.llm.prompts.messages import (
+    Facts,
+    Message,
+    Shape,
+    UserFacts,
+    fit_to_budget,
+    has_no_facts,
+    limited,
+    profile_request,
+)
 from reclm.profiles.keywords import KNOWN, NO_HISTORY, NO_TEXT
 
 TokenCount = Callable[[list[Message]], int]
@@ -32,6 +42,11 @@ def prompt_hash(messages: Sequence[Message]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def own_hash(facts: Facts, shape: Shape) -> str:
+    """Return the hash of the prompt without neighbours: of what it says of the user or item itself."""
+    return prompt_hash(profile_request(limited(replace(facts, neighbours=()), shape), shape.style))
+
+
 def flag_of(facts: Facts) -> str:
     """Return KNOWN, or the reason why too little is known to describe this user or item."""
     if not has_no_facts(facts):
@@ -42,10 +57,16 @@ def flag_of(facts: Facts) -> str:
 
 @dataclass
 class EntityPrompts:
-    """The prompts of the users or items of one snapshot: {id: prompt hash}, {id: flag}, and how many were shortened."""
+    """The prompts of the users or items of one snapshot, and how many were shortened.
+
+    `hashes` are {id: prompt hash}, `own` {id: hash of the prompt without neighbours}, `flags` {id: flag}; `written` is
+    {id: as-of of the prompt} where that is an earlier one than the snapshot's.
+    """
 
     hashes: dict[str, str] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
+    written: dict[str, datetime] = field(default_factory=dict)
     trimmed: int = 0
 
 
@@ -64,6 +85,7 @@ class PromptBatch:
             messages, trimmed = fit_to_budget(facts[entity_id], self.shape, self.count)
             self.requests.append(Request(kind, messages))
             added.hashes[entity_id] = prompt_hash(messages)
+            added.own[entity_id] = own_hash(facts[entity_id], self.shape)
             added.flags[entity_id] = flag_of(facts[entity_id])
             added.trimmed += trimmed
         return added

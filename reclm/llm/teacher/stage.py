@@ -37,7 +37,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import write_rows
 from reclm.storage.schemas import PROFILE_FILES, profile_schema
-from reclm.warehouse.reading import features_fingerprint
+from reclm.warehouse.reading import whole_fingerprint
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -100,7 +100,7 @@ def write_teacher(settings: Settings, *, dry_run: bool = False) -> Artifact | No
         else:
             say(f"teacher.engine = {engine!r} costs nothing")
         return None
-    parents = {"warehouse": features_fingerprint(workspace)}
+    parents = {"warehouse": whole_fingerprint(workspace)}
     if engine == "openai":
         reusable = _differing_in_model_only(settings, parents["warehouse"])
         try:
@@ -135,7 +135,7 @@ def preview_teacher(settings: Settings) -> Teacher | None:
     from reclm.warehouse.reading import connect
 
     workspace, engine = settings.paths, settings.teacher.engine
-    warehouse = features_fingerprint(workspace)
+    warehouse = whole_fingerprint(workspace)
     if engine == "openai":
         wanted = _without_model(teacher_parameters(settings))  # profiles are only counted, so any model's will do
         found = [

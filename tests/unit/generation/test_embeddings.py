@@ -129,7 +129,7 @@ class TestEachTextOnce:
 
 def _texts(settings: Settings, profiles: artifacts.Artifact) -> dict[str, str]:
     with duckdb.connect(str(settings.paths.warehouse), read_only=True) as connection:
-        return embeddings.distinct_texts(connection, profiles.path)
+        return embeddings.distinct_texts(connection, [profiles.path])
 
 
 class TestInterruption:

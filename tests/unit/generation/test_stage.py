@@ -2,9 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import duckdb
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from llm_world import as_artifact
 from stub_engine import Killed, Stub
+from unit.generation_world import rows_of, with_model
 from unit.profiles_world import HISTORIES, ITEMS, workspace
 
 from reclm.dataset import SNAPSHOTS
@@ -22,7 +21,6 @@ from reclm.llm.lineage import newest_model
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
-from reclm.storage.artifacts import Artifact
 from reclm.storage.schemas import PROFILE_QUALITY, profile_schema
 
 
@@ -75,7 +73,6 @@ class TestVersions:
     ) -> None:
         settings, current = workspace(tmp_path, monkeypatch)
         first = stage.write_profiles(settings)
-        current.clear()
         monkeypatch.setenv("RECLM_VERBOSE", "1")
         capsys.readouterr()
         assert stage.write_profiles(settings).manifest == first.manifest
@@ -125,35 +122,6 @@ class TestMissingInput:
         workspace(tmp_path / "other", monkeypatch)
         with pytest.raises(WorkspaceError, match="does not exist"):
             stage.write_profiles(Settings(workspace=tmp_path / "nothing"))
-
-
-def with_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub, kind: str = "refine", **options: Any
-) -> tuple[Settings, dict[str, str]]:
-    """A workspace whose profiles `stub` writes in the name of a finished model."""
-    profiles = {"engine": "transformers", "shard_size": 4, **options.pop("profiles", {})}
-    settings, current = workspace(folder, monkeypatch, profiles=profiles, **options)
-    if not artifacts.all_of(settings.paths, kind):
-        as_artifact(settings, kind, model_folder())
-    monkeypatch.setattr(writer, "open_engine", lambda *_: nullcontext(stub))
-    return settings, current
-
-
-@cache
-def model_folder() -> Path:
-    """A tokenizer and no model: what counts tokens when a stub writes."""
-    from llm_world import documents
-
-    from reclm.llm.models.tiny import train_tokenizer
-
-    folder = Path(mkdtemp())
-    train_tokenizer(documents(), 400).save_pretrained(folder)
-    return folder
-
-
-def rows_of(artifact: Artifact, kind: str, snapshot: str = "final") -> dict[str, dict[str, Any]]:
-    rows = pq.read_table(artifact.path / f"{kind}_profiles.parquet").to_pylist()
-    return {row[f"{kind}_id"]: row for row in rows if row["snapshot"] == snapshot}
 
 
 class TestLanguageModel:
@@ -295,52 +263,6 @@ class TestLanguageModel:
                 pass
         assert newest_model(settings, "f1").manifest["parameters"]["age"] == "older"
         assert newest_model(settings, "f3").manifest["parameters"]["age"] == "newer"
-
-
-class TestNewItems:
-    def test_only_they_are_described_and_all_other_rows_are_kept(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        first = stage.write_profiles(settings)
-        with duckdb.connect(str(settings.paths.warehouse)) as connection:
-            connection.execute("insert into dim_items values ('lute', 99, 'Lute', 'Old music.', ['Music'], 'Lute')")
-            connection.execute(
-                "insert into fct_item_prompts select snapshot, 'lute', 0, '[]', 'Music: Lute', 'Old music.', '[]' "
-                "from int_snapshots"
-            )
-            connection.execute("update fct_user_prompts set history = '[{\"line\": \"Piano\"}]' where user_id = 'f'")
-        stub = Stub()
-        settings, current = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
-        added = stage.write_profiles(settings, items="new")
-        assert [prompt.splitlines()[0] for prompt in stub.requested] == ["Item: Music: Lute | Old music."]
-        assert current["profiles"] == added.version != first.version
-        assert added.manifest["parents"]["profiles"] == first.version
-        for kind in ("user", "item"):
-            for snapshot in SNAPSHOTS:
-                before, after = (rows_of(one, kind, snapshot) for one in (first, added))
-                assert {row["version"] for row in after.values()} == {added.version}
-                assert set(after) - set(before) == ({"lute"} if (kind, snapshot) == ("item", "serve") else set())
-                for entity, row in before.items():
-                    assert {**row, "version": ""} == {**after[entity], "version": ""}
-        measured = pq.read_table(added.path / "quality.parquet").to_pylist()
-        assert {row["version"] for row in measured} == {added.version}
-        assert {row["n"] for row in measured if (row["kind"], row["snapshot"]) == ("item", "serve")} == {1}
-
-    def test_without_new_items_the_current_profiles_are_reused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        first = stage.write_profiles(settings)
-        assert stage.write_profiles(settings, items="new").version == first.version
-
-    def test_there_must_be_profiles_of_the_same_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        settings, _ = with_model(tmp_path, monkeypatch, Stub())
-        with pytest.raises(WorkspaceError, match="run `reclm profile` first"):
-            stage.write_profiles(settings, items="new")
-        stage.write_profiles(workspace(tmp_path, monkeypatch)[0])
-        with pytest.raises(WorkspaceError, match="run `reclm profile` for all"):
-            stage.write_profiles(settings, items="new")
 
 
 class TestWithARealModel:

@@ -1,3 +1,5 @@
+{{ config(tags=['item_profiles']) }}
+
 with snapshots as (
   select *
   from {{ ref('int_snapshots') }}

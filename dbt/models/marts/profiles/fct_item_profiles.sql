@@ -1,3 +1,5 @@
+{{ config(tags=['item_profiles']) }}
+
 with landed_profiles as (
   select *
   from {{ source('artifacts', 'item_profiles') }}

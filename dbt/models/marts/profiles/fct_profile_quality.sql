@@ -1,3 +1,5 @@
+{{ config(tags=['item_profiles']) }}
+
 with quality as (
   select *
   from {{ source('artifacts', 'profile_quality') }}
@@ -6,7 +8,7 @@ with quality as (
 current_artifacts as (
   select *
   from {{ ref('stg_current_artifacts') }}
-  where kind = 'profiles'
+  where kind = 'profiles' and position = 0
 )
 
 select
