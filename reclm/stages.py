@@ -167,7 +167,7 @@ def profile(settings: Settings, *, full: bool = False, items: Literal["all", "ne
     """Write the profiles of all users and items at each snapshot: artifact `profiles`.
 
     A language model writes only of users and items that are new or changed, with `full` of all. `items="new"` adds the
-    profiles of items that have none yet and changes nothing else. The keyword engine always writes all profiles again.
+    profiles of items that have none yet, or another text, and changes nothing else.
     """
     from reclm.generation.stage import write_profiles
 
@@ -314,23 +314,26 @@ def run(settings: Settings, source: Path | None, *, on_ingested: Callable[[Setti
 def cold_items(settings: Settings) -> dict[str, Any]:
     """Make new items recommendable without training. Returns `{version, items, missing, added}`.
 
-    Each gets a profile by the engine that wrote the others, a vector of the champion and rows in Feast. An item with
-    neither text nor profile stays `missing`. Raises WorkspaceError without champion or profiles.
+    Each gets a profile by the engine that wrote the others, a vector of the champion and rows in Feast. One without
+    text and profile stays `missing` until features change. Raises WorkspaceError without champion or profiles.
     """
+    from reclm.features.publish import is_published
     from reclm.promotion.challenger import versions_in_use
-    from reclm.promotion.new_items import candidate_status, place_new_items
+    from reclm.promotion.new_items import candidate_status, place_new_items, were_tried
 
     build(settings, "features")
-    profile(settings, items="new")
-    embed(settings)
-    build(settings, "profiles")
-    status = candidate_status(settings)
-    if not status["missing"]:
-        return status  # the usual case, every few minutes: the feature store is not even opened
-    publish(settings)
-    with recorded(settings.paths, "cold_items") as about:
-        result, *_ = [place_new_items(settings, version) for version in versions_in_use(settings)]
-        about |= result | {"reused": result["added"] == 0, "made": f"{result['added']:,} new items can be recommended"}
+    if not is_published(settings.paths):
+        profile(settings, items="new")
+        embed(settings)
+        build(settings, "profiles")
+        publish(settings)
+    result, *others = [candidate_status(settings, one) for one in versions_in_use(settings) or [""]]
+    waiting = [one for one in (result, *others) if one["missing"] and not were_tried(settings, one["version"])]
+    if waiting:  # seldom: otherwise the feature store is not even opened
+        with recorded(settings.paths, "cold_items") as about:
+            for status in waiting:
+                status |= place_new_items(settings, status["version"])
+            about |= result | {"reused": not result["added"], "made": f"{result['added']:,} new items are candidates"}
     return result
 
 

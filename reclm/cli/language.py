@@ -102,7 +102,7 @@ def profile(
     full: Annotated[bool, typer.Option("--full", help="Ask the language model everything again.")] = False,
     items: Annotated[
         Literal["all", "new"],
-        typer.Option("--items", help="`new`: only items without a profile; the keyword engine writes all again."),
+        typer.Option("--items", help="`new`: only items without a profile, or with another text."),
     ] = "all",
     overrides: SetOption = None,
     settings_file: SettingsFileOption = None,

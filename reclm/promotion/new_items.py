@@ -7,6 +7,7 @@ items, published under the champion's version, where serving finds them. The bac
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from reclm.errors import ModelError
 from reclm.progress import detail
 from reclm.promotion import champion
 from reclm.storage import artifacts
+from reclm.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from reclm.backbones.base import Backbone
@@ -35,6 +37,7 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     from reclm.backbones.loading import load_backbone
     from reclm.features.frame import load_training_data
     from reclm.features.fused import publish_items
+    from reclm.features.publish import features_version
     from reclm.warehouse.reading import snapshot_as_of
 
     status = candidate_status(settings, version)
@@ -51,8 +54,23 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "serve"))
     status |= {"items": len(candidates) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
+    tried = read_json(_tried_path(settings)) if _tried_path(settings).exists() else {}
+    write_json(_tried_path(settings), tried | {version: features_version(settings)})
     detail(f"{len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
     return status
+
+
+def were_tried(settings: Settings, version: str) -> bool:
+    """Return whether every item has been tried with the published features: what is missing then stays so."""
+    from reclm.features.publish import features_version
+
+    tried = read_json(_tried_path(settings)) if _tried_path(settings).exists() else {}
+    return bool(tried.get(version) == features_version(settings))
+
+
+def _tried_path(settings: Settings) -> Path:
+    """Return the file of {model version: features with which all its missing items were tried}."""
+    return settings.paths.feast / "tried.json"
 
 
 def candidate_status(settings: Settings, version: str = "") -> dict[str, Any]:
