@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import yaml
 from unit.health_world import CUT_OFF, TEXTS, World, log, vectors
 from unit.staging_world import faulty, stage
 
@@ -35,6 +36,12 @@ class TestEveryCheck:
         assert all(
             row["advice"].endswith(".") and (row["value"] is None) == (row["status"] == "unknown") for row in rows
         )
+
+    def test_is_known_to_the_table_of_checks(self) -> None:
+        model = sources.dbt_project() / "models/marts/evaluation/results/operations.yml"
+        (table,) = (one for one in yaml.safe_load(model.read_text())["models"] if one["name"] == "fct_health")
+        (name,) = (column for column in table["columns"] if column["name"] == "name")
+        assert name["data_tests"][0]["accepted_values"]["arguments"]["values"] == list(CHECKS)
 
     def test_names_the_files_of_the_inbox_that_were_refused_or_are_no_table(self, world: World) -> None:
         left = [{"file": f"orders-{n}.csv", "kind": "refused", "why": "it ends early"} for n in range(5)]
