@@ -184,9 +184,10 @@ class TestCheckingTwice:
         write_json(
             world.settings.paths.dataset, {"name": "x", "split_mode": "temporal", "has_event_ts": True, "batches": []}
         )
-        before = sources.fingerprints(world.settings, world.settings.paths.require_dataset())
+        dataset = world.settings.paths.require_dataset()
+        before = sources.fingerprints(sources.inputs_of_build(world.settings, dataset))
         checks.check_health(world.settings)
-        after = sources.fingerprints(world.settings, world.settings.paths.require_dataset())
+        after = sources.fingerprints(sources.inputs_of_build(world.settings, dataset))
         assert {name for name in before if before[name] != after[name]} == {"evaluation"}
 
 
