@@ -69,7 +69,7 @@ def summary(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plan(settings: Settings, folder: Path, existing: Mapping[str, Any] | None) -> tuple[str, Plan]:
     """Return the importer and its plan. A log is needed unless the data set exists."""
-    importer = settings.data.importer
+    importer: str = settings.data.importer
     layout = layout_of(folder) if folder.is_dir() else ""
     if importer == "auto" and layout:
         importer = layout
