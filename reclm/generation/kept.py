@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from reclm.dataset import EntityKind, Snapshot
+from reclm.dataset import ENTITY_KINDS, EntityKind, Snapshot
 from reclm.llm.engines.answers import GenerationRow
 from reclm.llm.prompts.requests import EntityPrompts
 from reclm.profiles import grammar
@@ -58,7 +58,8 @@ def load_kept(settings: Settings, writer: Writer) -> KeptProfiles:
         parameters = {k: v for k, v in artifact.manifest["parameters"].items() if k != "added_items"}
         if parameters != writer.parameters:
             continue
-        for kind, file in PROFILE_FILES.items():
+        for kind in ENTITY_KINDS:
+            file = PROFILE_FILES[kind]
             if "own_hash" not in pq.read_schema(artifact.path / file).names:
                 continue  # an older release wrote it
             for row in pq.read_table(artifact.path / file, schema=profile_schema(kind)).to_pylist():

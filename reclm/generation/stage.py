@@ -39,6 +39,7 @@ from reclm.warehouse.reading import features_fingerprint, snapshot_as_of, whole_
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from reclm.llm.engines.answers import GenerationRow
     from reclm.llm.teacher.stage import Teacher
 
 Write = Callable[["DuckDBPyConnection", Path, str], dict[str, Any]]
@@ -146,7 +147,8 @@ def write_by_language_model(
 ) -> dict[str, Any]:
     """Write the three files and the new answers into `folder` with a language model; return the manifest's metrics."""
     catalogue = load_catalogue(connection, settings.features.max_text_length)
-    batch, kept_answers, n_kept = new_prompt_batch(settings, writer), {}, 0
+    batch, n_kept = new_prompt_batch(settings, writer), 0
+    kept_answers: dict[str, GenerationRow] = {}
     earlier = KeptProfiles() if full else load_kept(settings, writer)
     prompts = {}
     for snapshot in SNAPSHOTS:
