@@ -26,6 +26,7 @@ from reclm.generation.writer import (
     new_prompt_batch,
     teacher_for_prompts,
 )
+from reclm.llm.engines.answers import GenerationRow
 from reclm.llm.prompts.requests import own_hash
 from reclm.profiles import keywords
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data

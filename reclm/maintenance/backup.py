@@ -74,7 +74,7 @@ def _back_up(settings: Settings, file: Path) -> dict[str, Any]:
                 index = _write(links, stream)
     finally:
         shutil.rmtree(links, ignore_errors=True)
-    about = {"files": len(index), "bytes": file.stat().st_size, "seconds_held": held}
+    about: dict[str, Any] = {"files": len(index), "bytes": file.stat().st_size, "seconds_held": held}
     audit.record(workspace, "back up", file=file.name, **about)
     return about
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
     from reclm.storage.erasures import Erasures
 
-COMPRESSED: Mapping[str, Callable[[Path], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 READ_BYTES = 1 << 24
 LONGEST_ID = 4 * MAX_ID_CHARACTERS
 

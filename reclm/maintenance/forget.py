@@ -78,11 +78,11 @@ def _remove(settings: Settings, erased: Erasures, user_ids: set[str]) -> dict[st
     for folder, file in track(_tables(workspace), "forgetting"):
         removed[folder] = removed.get(folder, 0) + drop_rows(file, user_ids)
     _mask_texts(workspace, user_ids)
-    for folder in (workspace.report.parent, workspace.external / "manual", workspace.build_database.parent / "dbt"):
-        shutil.rmtree(folder, ignore_errors=True)  # an example user, tables by hand, logs: `reclm` writes them again
-    for file in workspace.root.rglob(".*.tmp"):
-        if not file.is_relative_to(workspace.root / "serve"):
-            file.unlink(missing_ok=True)  # half-written by killed processes; no stage runs now
+    for place in (workspace.report.parent, workspace.external / "manual", workspace.build_database.parent / "dbt"):
+        shutil.rmtree(place, ignore_errors=True)  # an example user, tables by hand, logs: `reclm` writes them again
+    for half_written in workspace.root.rglob(".*.tmp"):
+        if not half_written.is_relative_to(workspace.root / "serve"):
+            half_written.unlink(missing_ok=True)  # half-written by killed processes; no stage runs now
     for database in (workspace.build_database, workspace.build_database.with_suffix(".duckdb.wal")):
         database.unlink(missing_ok=True)
     audit.record(workspace, "forget", users=sorted(map(erased.digest, user_ids)), removed=removed)
