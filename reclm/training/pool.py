@@ -35,9 +35,19 @@ Feast anew."""
 KILLED = -9  # the exit code of a process that SIGKILL ended
 
 
+def is_small(models: int, interactions: int) -> bool:
+    """Return whether so many trainings are done sooner here, and by one thread: further ones mostly wait."""
+    return models * interactions < MIN_WORK
+
+
+def with_threads(settings: Settings, threads: int) -> Settings:
+    """Return the settings with `runtime.threads`."""
+    return settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"threads": threads})})
+
+
 def processes(settings: Settings, models: int, interactions: int) -> int:
     """Return how many processes should share the training of `models` models on so many known interactions."""
-    if models * interactions < MIN_WORK:
+    if is_small(models, interactions):
         return 1
     wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // MIN_MODELS_EACH)
     if wanted < 2:
@@ -53,7 +63,7 @@ def train_in_processes(settings: Settings, jobs: int, wanted: Sequence[Identity]
     Raises what training raises, and ModelError when a process dies.
     """
     threads = (settings.runtime.threads or os.cpu_count() or 1) // jobs
-    shared = settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"threads": threads})})
+    shared = with_threads(settings, threads)
     waiting = iter(wanted)
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
 

@@ -9,6 +9,7 @@ trained alone. A model that cannot be fitted on the data set is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.training.baselines import measure_baselines
 from reclm.training.model import KIND, identity_of, train_one
-from reclm.training.pool import Identity, processes, train_in_processes
+from reclm.training.pool import Identity, is_small, processes, train_in_processes, with_threads
 from reclm.training.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -128,13 +129,21 @@ def left_out_models(settings: Settings) -> dict[str, str]:
 
 def _train(settings: Settings, missing: Sequence[Identity]) -> Iterator[str]:
     """Train the missing models, in several processes where that is faster; yield each version when it is finished."""
+    from threadpoolctl import threadpool_limits
+
     from reclm.training.tasks import count_interactions
 
-    jobs = processes(settings, len(missing), count_interactions(settings)) if missing else 1
+    if not missing:
+        return
+    interactions = count_interactions(settings)
+    jobs = processes(settings, len(missing), interactions)
     if jobs > 1:
         yield from train_in_processes(settings, jobs, missing)
-    elif missing:
-        snapshots = Snapshots(settings, missing[0][1])
+        return
+    small = is_small(len(missing), interactions)
+    settings = with_threads(settings, 1) if small else settings
+    snapshots = Snapshots(settings, missing[0][1])
+    with threadpool_limits(1) if small else nullcontext():
         for identity in missing:
             yield train_one(settings, snapshots, *identity)
 
