@@ -37,7 +37,6 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     from reclm.backbones.loading import load_backbone
     from reclm.features.frame import load_training_data
     from reclm.features.fused import publish_items
-    from reclm.features.publish import features_version
     from reclm.warehouse.reading import snapshot_as_of
 
     status = candidate_status(settings, version)
@@ -54,8 +53,7 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "serve"))
     status |= {"items": len(candidates) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
-    tried = read_json(_tried_path(settings)) if _tried_path(settings).exists() else {}
-    write_json(_tried_path(settings), tried | {version: features_version(settings)})
+    remember_tried(settings, version)
     detail(f"{len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
     return status
 
@@ -64,12 +62,24 @@ def were_tried(settings: Settings, version: str) -> bool:
     """Return whether every item has been tried with the published features: what is missing then stays so."""
     from reclm.features.publish import features_version
 
-    tried = read_json(_tried_path(settings)) if _tried_path(settings).exists() else {}
-    return bool(tried.get(version) == features_version(settings))
+    return bool(_tried(settings).get(version) == features_version(settings))
+
+
+def remember_tried(settings: Settings, version: str) -> None:
+    """Record that every item was tried with the published features, for the served models alone."""
+    from reclm.features.publish import features_version
+    from reclm.promotion.challenger import versions_in_use
+
+    before = {one: features for one, features in _tried(settings).items() if one in versions_in_use(settings)}
+    write_json(_tried_path(settings), before | {version: features_version(settings)})
+
+
+def _tried(settings: Settings) -> dict[str, str]:
+    """Return {model version: the published features with which all its missing items were tried}."""
+    return read_json(_tried_path(settings)) if _tried_path(settings).exists() else {}
 
 
 def _tried_path(settings: Settings) -> Path:
-    """Return the file of {model version: features with which all its missing items were tried}."""
     return settings.paths.feast / "tried.json"
 
 
