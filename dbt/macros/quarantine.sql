@@ -24,15 +24,16 @@ left join unreadable
 where base.status = 'quarantined'
 {%- endmacro %}
 
-{# The text of each line of a landing table that no value could be read from, and why. #}
+{# The text of each line of a landing table that no value could be read from, and why. Reads two CTEs: `rejected` and
+   `batches`. #}
 {% macro unreadable_lines(table_name) -%}
 select
   batches.batch_number,
   rejected.source_row,
   rejected.line,
   rejected.reason as problem,
-from {{ source('landing', 'rejected') }} as rejected
-inner join {{ ref('stg_batches') }} as batches
+from rejected
+inner join batches
   on batches.table_name = rejected."table"
   and batches.batch = parse_filename(rejected.filename, true)
 where rejected."table" = '{{ table_name }}'

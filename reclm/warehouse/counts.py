@@ -119,7 +119,7 @@ def say_counts(settings: Settings, connection: DuckDBPyConnection) -> None:
     say("accepted  " + ", ".join(map(_accepted, tables)))
     for landed in tables:
         for line in _outcomes(settings, landed):
-            say(f"  {line}")
+            say(line)
     for line in _warnings(settings, connection, tables):
         say(f"warning: {line}")
 

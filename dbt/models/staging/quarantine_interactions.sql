@@ -10,6 +10,16 @@ reasons as (
   from {{ ref('quarantine_reasons') }}
 ),
 
+batches as (
+  select *
+  from {{ ref('stg_batches') }}
+),
+
+rejected as (
+  select *
+  from {{ source('landing', 'rejected') }}
+),
+
 unreadable as (
   {{ unreadable_lines('interactions') }}
 )

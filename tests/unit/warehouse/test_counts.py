@@ -46,10 +46,8 @@ class TestAfterABuild:
         rows = [*likes(60), faulty("bad_timestamp", "soon"), faulty("unknown_item", "x"), faulty("unknown_item", "y")]
         lines = said(interactions=rows).splitlines()
         assert lines[0] == "accepted  60 of 63 interactions (4.8% set apart)"
-        assert lines[1] == (
-            "  2 interactions set apart as unknown_item, e.g. 'x' (log.csv, row 62). Mend unknown_item."
-        )
-        assert lines[2].startswith("  1 interactions set apart as bad_timestamp, e.g. 'soon' (log.csv, row 61)")
+        assert lines[1] == ("2 interactions set apart as unknown_item, e.g. 'x' (log.csv, row 62). Mend unknown_item.")
+        assert lines[2].startswith("1 interactions set apart as bad_timestamp, e.g. 'soon' (log.csv, row 61)")
         assert len(lines) == 3
 
     def test_repeats_are_no_fault_and_count_in_no_share(self, said: Say) -> None:
@@ -57,7 +55,7 @@ class TestAfterABuild:
         for row in rows[19:-1]:
             row["status"] = "repeat"
         text = said(interactions=rows)
-        assert "  200 repeat a row that landed before: counted once, no fault" in text
+        assert "200 repeat a row that landed before: counted once, no fault" in text
         assert "warning" not in text
 
     def test_more_than_the_bound_is_a_warning(self, said: Say) -> None:
