@@ -80,8 +80,14 @@ def write_item_profiles(
     data: SnapshotData, terms: Terms, settings: ProfileSettings, wanted: NDArray[np.bool_]
 ) -> WrittenProfiles:
     """Write the profiles of the items marked in `wanted` (n_items,), in their order, as `write_profiles` does."""
-    own, background = _own_shares(data, terms)
+    audiences = data.histories[:, wanted | _lenders(data, wanted)]
+    own, background = _own_shares(data, terms, np.diff(audiences.indptr) > 0)
     return _write_items(data, terms, settings, own, background, wanted)
+
+
+def _lenders(data: SnapshotData, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return (n_items,), the warm items whose audiences the profiles of the `wanted` items borrow from."""
+    return np.asarray(data.item_neighbours[wanted].sum(axis=0)).ravel() > 0
 
 
 def write_teacher_profiles(
@@ -139,8 +145,13 @@ def _teach(
     return WrittenProfiles(texts, flags)
 
 
-def _own_shares(data: SnapshotData, terms: Terms) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
-    """Return each user's mean term shares, (n_users, n_terms), and their mean over all users, (n_terms,)."""
+def _own_shares(
+    data: SnapshotData, terms: Terms, users: NDArray[np.bool_] | None = None
+) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    """Return each user's mean term shares, (n_users, n_terms), and their mean over all users, (n_terms,).
+
+    The rows of users that are not among `users` (n_users,) are empty; the mean is over all the same.
+    """
     n_users, n_terms = data.histories.shape[0], len(terms.phrases)
     background = np.zeros(n_terms)
     known = 0
@@ -149,7 +160,7 @@ def _own_shares(data: SnapshotData, terms: Terms) -> tuple[sparse.csr_matrix, ND
         shares = normalise_rows(sparse.csr_matrix(data.histories[rows] @ terms.shares))
         background += np.asarray(shares.sum(axis=0)).ravel()
         known += int((np.diff(shares.indptr) > 0).sum())
-        blocks.append(shares)
+        blocks.append(shares if users is None else _only(shares, users[rows]))
     if known == 0:  # no user has a history yet: the catalogue's terms replace the users' terms
         background = np.asarray(terms.shares.sum(axis=0)).ravel().astype(np.float64)
     background /= max(background.sum(), 1e-12)
@@ -199,8 +210,7 @@ def _write_items(
     wanted: NDArray[np.bool_] | None = None,
 ) -> WrittenProfiles:
     wanted = np.ones(len(data.catalogue.item_ids), dtype=np.bool_) if wanted is None else wanted
-    lenders = np.asarray(data.item_neighbours[wanted].sum(axis=0)).ravel() > 0
-    audience = _audience_scores(data, terms, own, background, wanted | lenders)
+    audience = _audience_scores(data, terms, own, background, wanted | _lenders(data, wanted))
     sizes = data.audience_sizes
     similarity = data.item_neighbours
     nearest = np.asarray(similarity.max(axis=1).todense()).ravel() if similarity.nnz else np.zeros(len(sizes))
@@ -247,8 +257,7 @@ def _audience_scores(
     others = 1 / np.maximum(lengths - 1, 1) * (lengths > 1)
     audiences = sparse.csr_matrix(data.histories.T)
     if wanted is not None:
-        audiences = sparse.csr_matrix(sparse.diags_array(wanted.astype(np.float32)) @ audiences)
-        audiences.eliminate_zeros()
+        audiences = _only(audiences, wanted)
     members = audiences @ (lengths > 1).astype(np.float32)
     scaled = sparse.csr_matrix(sparse.diags_array((lengths * others).astype(np.float32)) @ own)
     itself = audiences @ others.astype(np.float32)
@@ -263,6 +272,13 @@ def _audience_scores(
         scores = _with_data(total, np.maximum(share * np.log(share / expected), 0).astype(np.float32))
         blocks.append(normalise_rows(_keep_best(scores, scores.data, MAX_DOCUMENT_TERMS)))
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr")) if blocks else sparse.csr_matrix(terms.shares.shape)
+
+
+def _only(matrix: sparse.csr_matrix, rows: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Return the matrix with the other rows empty."""
+    kept = sparse.csr_matrix(sparse.diags_array(rows.astype(np.float32)) @ matrix)
+    kept.eliminate_zeros()
+    return kept
 
 
 def _blocks(n_rows: int, size: int = BLOCK) -> Iterator[slice]:

@@ -76,6 +76,8 @@ class TestNewItems:
         settings, _ = workspace(tmp_path, monkeypatch)
         first = stage.write_profiles(settings)
         deliver(settings)
+        with duckdb.connect(str(settings.paths.warehouse)) as connection:  # it borrows from the audience of c0
+            connection.execute("insert into fct_item_neighbours values ('serve', 'lute', 'c0', 0.5, 1, 'text')")
         added = stage.write_profiles(settings, items="new")
         assert current_profiles(settings.paths) == [first, added]
         settings, _ = workspace(tmp_path, monkeypatch, fingerprint="f2")
