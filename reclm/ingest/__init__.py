@@ -54,7 +54,8 @@ def ingest(
     importer, plan = _plan(settings, folder, existing)
     if only:
         plan = replace(plan, batches=[batch for batch in plan.batches if batch.table == only])
-    name = existing["name"] if existing else name
+    if existing:
+        name, importer = existing["name"], existing["importer"]
     return land(settings, plan, name=name, importer=importer, source=folder.name, delivery=delivery)
 
 

@@ -33,6 +33,10 @@ EVENT_SYNONYMS: Mapping[str, str] = {
 """{known type of event: other words for it, without `_`, `-` and blanks}."""
 
 
+DECIMAL_COMMA = r"[+-]?(?:0?,\d+|\d+,(?:\d{1,2}|\d{4,})|\d{4,},\d+)"
+"""A number whose comma cannot stand before thousands."""
+
+
 def as_text(file: LogFile, column: str) -> str:
     """Return SQL of a column as text; a list is joined by blanks."""
     if not column:
@@ -41,11 +45,18 @@ def as_text(file: LogFile, column: str) -> str:
     return f"array_to_string({name}, ' ')" if is_list(file.types[column]) else name
 
 
-def number_text(file: LogFile, column: str) -> str:
-    """Return SQL of a number as text, its decimal comma (`4,5`) written as a point and its thousands joined."""
+def number_text(file: LogFile, column: str, values: Sequence[str] = ()) -> str:
+    """Return SQL of a number as text, its decimal comma (`4,5`) written as a point and its thousands joined.
+
+    `values` are samples of the column: where one has a comma that cannot stand before thousands, and none has a point
+    too, every comma is a decimal one.
+    """
     value = as_text(file, column)
+    has_points = any("." in one for one in values)
+    if not has_points and any(re.fullmatch(DECIMAL_COMMA, one.strip()) for one in values):
+        return f"replace({value}, ',', '.')"
     return (
-        f"case when regexp_full_match({value}, '\\s*[+-]?[0-9]{{1,3}}(,[0-9]{{3}})+([.][0-9]+)?\\s*') "
+        f"case when regexp_full_match({value}, '\\s*[+-]?[1-9][0-9]{{0,2}}(,[0-9]{{3}})+([.][0-9]+)?\\s*') "
         f"then replace({value}, ',', '') "
         f"when regexp_full_match({value}, '\\s*[+-]?[0-9]*,[0-9]+\\s*') then replace({value}, ',', '.') "
         f"else {value} end"

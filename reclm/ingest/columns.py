@@ -87,7 +87,7 @@ def log_batch(
         "user_id": ids["user"],
         "item_id": ids["item"],
         "event_ts": as_text(file, roles["timestamp"]),
-        "weight": number_text(file, roles["weight"]),
+        "weight": number_text(file, roles["weight"], _values(file, roles["weight"])),
         "event_type": event_text(file, roles["event"], meaning) if roles["event"] else "null::varchar",
     }
     return Batch(
@@ -112,11 +112,19 @@ def _event_role(column: str, written: Mapping[str, int], meaning: Mapping[str, s
     states = ",".join(f"{word}=1" for word in unknown[:3])
     remedy = f"say what they weigh, for example --set data.event_weights={states}"
     if sure:
+        at_least = "at least " if len(written) > MOST_EVENT_TYPES else ""
         n_rows = sum(written[word] for word in unknown)
-        return column, f"{n_rows:,} rows have a type of event that is not known and are set apart: {few}; {remedy}"
+        return (
+            column,
+            f"{at_least}{n_rows:,} rows have a type of event that is not known and are set apart: {few}; {remedy}",
+        )
     if not written or len(written) > MOST_EVENT_TYPES or len(unknown) == len(written):
         return "", ""
     return "", f"{column!r} is not used as the type of event, since these are not known: {few}; {remedy}"
+
+
+def _values(file: LogFile, column: str) -> list[str]:
+    return samples(file, [column])[column] if column else []
 
 
 def _id(file: LogFile, role: str, column: str) -> tuple[str, list[str]]:

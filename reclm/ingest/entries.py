@@ -1,7 +1,8 @@
 """Decide which batches `dataset.json` lists once a call has landed some, and what it says of the earlier ones.
 
 In: the entries listed before and the fresh ones. Out: which of the earlier ones stay, and marks on them. A log that
-comes again under its name, corrected or grown, takes the place of what it delivered before. Item and user tables need
+comes again under its name, corrected or grown, takes the place of what it delivered before; of a window of time that
+moves on, each delivery stays. Item and user tables need
 no such rule: of several rows about one item the warehouse takes the last to land.
 """
 
@@ -50,12 +51,12 @@ def without_superseded(
     wanted: Container[str],
     fresh: Sequence[Entry],
     file_of: Callable[[Entry], Path],
-    count: Callable[[str], tuple[int, int]],
+    count: Callable[[str], tuple[int, ...]],
 ) -> list[Entry]:
     """Return `kept` without former deliveries of the fresh logs, which are named alike and hold most of their rows.
 
     A file of the same name with other rows is a further delivery: both stay. `file_of` gives the file of a batch,
-    `count` runs a query that returns two numbers. Says what is replaced and what is not.
+    `count` runs a query that returns numbers. Says what is replaced and what is not.
     """
     replaced: set[str] = set()
     for new in fresh:
@@ -68,10 +69,13 @@ def without_superseded(
             and not (entry.get("collected") or new.get("collected"))
         ]
         for entry in former:
-            rows, same = count(_same_rows(file_of(entry), file_of(new)))
+            rows, same, earlier = count(_same_rows(file_of(entry), file_of(new)))
             about = f"{new['source_file']} landed before with other content: {same:,} of its {rows:,} rows are the same"
             if same < SAME_ROWS * rows:
                 say(f"{about}, so both deliveries count")
+                continue
+            if 0 < rows - same == earlier:
+                say(f"{about} and the others are earlier than all of the new ones, so both deliveries count")
                 continue
             say(f"{about}; its {new['rows']:,} rows replace them")
             replaced.add(entry["batch"])
@@ -81,10 +85,13 @@ def without_superseded(
 
 
 def _same_rows(former: Path, latest: Path) -> str:
-    """Return SQL of the number of rows of `former`, and of those that `latest` has too."""
+    """Return SQL of three numbers: the rows of `former`, those that `latest` has too, and those that it lacks and whose
+    time, as text, is below all of its own: the days that an export of the last month no longer has."""
     old, new = (f"read_parquet('{str(path).replace(chr(39), chr(39) * 2)}')" for path in (former, latest))
     same = " and ".join(f"latest.{column} is not distinct from former.{column}" for column in ROW)
     return (
         f"select (select count(*) from {old}), "
-        f"(select count(*) from {old} as former semi join {new} as latest on {same})"
+        f"(select count(*) from {old} as former semi join {new} as latest on {same}), "
+        f"(select count(*) from {old} as former anti join {new} as latest on {same} "
+        f"where former.event_ts < (select min(event_ts) from {new}))"
     )

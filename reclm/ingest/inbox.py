@@ -161,11 +161,9 @@ def _land_each(
     else:
         waiting = []
     if batches:
-        name = dataset["name"] if dataset else folder.name
+        name, importer = (dataset["name"], dataset["importer"]) if dataset else (folder.name, "columns")
         plan = Plan(split_mode, list(batches.values()))
-        dataset = land(
-            settings, plan, name=name, importer="columns", source=folder.name, delivery=True, refused=refused
-        )
+        dataset = land(settings, plan, name=name, importer=importer, source=folder.name, delivery=True, refused=refused)
     listed = _listed(dataset)
     became: dict[str, Became] = {label: {"kind": "refused", "why": why} for label, why in refused.items()}
     for label, batch in batches.items():
@@ -190,7 +188,7 @@ def _plan(
             opened = open_part(settings, file.part, file.role or "interactions")
             if file.role in (None, "interactions"):
                 logs[file.label] = opened, columns.has_clock(settings.data, opened)
-                columns.log_batch(settings.data, opened)
+                columns.log_roles(settings.data, opened)
             else:
                 is_items = file.role == "items"
                 batches[file.label] = (

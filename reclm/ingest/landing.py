@@ -290,9 +290,8 @@ class _BatchWriter:
             root = self.partial if entry in fresh else self.partial.parent
             return root / entry["table"] / f"{entry['batch']}.parquet"
 
-        def count(query: str) -> tuple[int, int]:
-            ((rows, same),) = self.con.execute(query).fetchall()
-            return rows, same
+        def count(query: str) -> tuple[int, ...]:
+            return tuple(self.con.execute(query).fetchall()[0])
 
         return without_superseded(kept, wanted, fresh, file_of, count)
 

@@ -52,9 +52,9 @@ def samples(file: LogFile, columns: Sequence[str], *, thorough: bool = False) ->
                 for position, column in enumerate(columns)
             }
             rare = [column for column, values in found.items() if len(values) < FEW] if len(rows) == FIRST_ROWS else []
-            for column in rare if thorough else []:
+            for number, column in enumerate(rare if thorough else []):
                 value = f"nullif(trim({cell(file, column)}), '')"
-                query = f"select {value} from {file.relation(f'{len(found)}_rejects')} where {value} is not null"
+                query = f"select {value} from {file.relation(f'rare_rejects_{number}')} where {value} is not null"
                 found[column] = [value for (value,) in con.execute(f"{query} limit {FIRST_ROWS}").fetchall()]
         except duckdb.Error:
             return {column: [] for column in columns}

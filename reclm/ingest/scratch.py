@@ -35,9 +35,10 @@ def folder_for_copies(root: Path | None) -> tuple[Path, Callable[[], None]]:
 
 def sweep(root: Path) -> None:
     """Remove the folders of killed processes."""
-    for folder in root.glob("reclm-*"):
+    for lock in root.glob(f"reclm-*/{LOCK}"):  # a folder without a lock is just being made
+        folder = lock.parent
         try:
-            with FileLock(folder / LOCK, timeout=0):
+            with FileLock(lock, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
         except (Timeout, OSError):
             continue

@@ -133,8 +133,15 @@ def _drop(file: Path, column: str, values: set[str]) -> int:
 
 
 def _mask_texts(workspace: Workspace, user_ids: set[str]) -> None:
-    """Put MASK in place of the ids in messages: errors of runs, lines that could not be read, Airflow's logs."""
+    """Put MASK in place of the ids in messages: what ingest noticed, errors of runs, lines that could not be read,
+    Airflow's logs."""
     mask = masking(user_ids)
+    if workspace.dataset.exists():
+        dataset = read_json(workspace.dataset)
+        for batch in dataset["batches"]:
+            if "notes" in batch:
+                batch["notes"] = [mask(note) for note in batch["notes"]]
+        write_json(workspace.dataset, dataset)
     for record in workspace.runs.glob("*.json"):
         content = read_json(record)
         if "error" in content and content["error"] != mask(content["error"]):

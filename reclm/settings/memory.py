@@ -18,6 +18,7 @@ from reclm.errors import SettingsError
 from reclm.progress import say
 from reclm.settings.tree import Given, Settings
 from reclm.storage.files import read_json, write_json
+from reclm.storage.locks import alone
 from reclm.storage.workspace import Workspace
 
 MEMORY = "remembered"
@@ -45,8 +46,9 @@ MADE_BY = {
 }
 """{section that decides what the workspace holds: the first command whose result depends on it}. The others are about
 a process or a machine (`serve`, `schedule`, …) and are not remembered."""
-NOT_REMEMBERED = {"data.as_of", "runtime.threads", "runtime.lock_minutes", "train.jobs"}
-"""The as-of belongs to a build, which records it; threads, processes and waiting belong to the machine."""
+NOT_REMEMBERED = {"data.as_of", "runtime.threads", "runtime.lock_minutes", "train.jobs", "openai.extra"}
+"""The as-of belongs to a build, which records it; threads, processes and waiting belong to the machine; further fields
+of a request may hold a key under any name."""
 SECRET = re.compile(
     r"://[^/\s]*@|(password|passwd|pwd|token|secret|api_?key|authorization)\W{0,3}[=:]|bearer\s", re.IGNORECASE
 )
@@ -72,23 +74,31 @@ def is_remembered(key: str) -> bool:
 
 
 def remember(settings: Settings) -> None:
-    """Remember the settings that a person gave, now or before, in place of those remembered so far.
+    """Remember the settings that a person gave this command, beside those that other commands have left meanwhile.
 
-    Values that are the default need no memory; those that hold a secret are never written.
+    Values that are the default need no memory; those that hold a secret are never written. What an earlier settings
+    file said is forgotten where another one is in force.
     """
-    before = recall(settings.paths)
-    kept: dict[str, Any] = {}
-    for key, given in settings.given.items():
-        value = value_of(settings, key)
-        if not is_remembered(key) or value == value_of(Settings(), key):
-            continue
-        if SECRET.search(str(value)):
-            say(f"{key} holds a password or key and is not remembered: give it each time, best by the environment")
-        else:
-            kept[key] = {"value": value, "from": before[key].source if given.source == MEMORY else given.source}
-    path = settings.paths.remembered_settings
-    if not path.exists() or read_json(path) != kept:
-        write_json(path, kept)
+    given = {key: one for key, one in settings.given.items() if is_remembered(key) and one.source != MEMORY}
+    default = Settings()
+    with alone(settings.paths.locks / "settings.lock", "another command remembers its settings"):
+        is_file_in_force = any(one.source == "file" for one in settings.given.values())
+        kept: dict[str, Any] = {
+            key: {"value": one.value, "from": one.source}
+            for key, one in recall(settings.paths).items()
+            if key not in given and not (is_file_in_force and one.source == "file")
+        }
+        for key, one in given.items():
+            value = value_of(settings, key)
+            if value == value_of(default, key):
+                continue
+            if SECRET.search(str(value)):
+                say(f"{key} holds a password or key and is not remembered: give it each time, best by the environment")
+            else:
+                kept[key] = {"value": value, "from": one.source}
+        path = settings.paths.remembered_settings
+        if not path.exists() or read_json(path) != kept:
+            write_json(path, kept)
 
 
 def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> list[str]:

@@ -29,7 +29,10 @@ def _whole(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    return json.loads(text) if text.startswith("[") else [text] if text else []
+    try:
+        return json.loads(text) if text.startswith("[") else [text] if text else []
+    except json.JSONDecodeError:  # a text that begins with a bracket, as the times of web servers do
+        return [text]
 
 
 def _parse(value: Any) -> Any:

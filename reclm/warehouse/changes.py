@@ -110,7 +110,9 @@ def _delivered_items(settings: Settings, before: Mapping[str, Any], now: Mapping
 
     with closing(connect(settings)) as connection:
         changed = _changed_items(connection, settings.paths, old, new) if new else []
-        reason = _why_not_alone(connection, changed) or _why_as_of_matters(
+        reason = _why_not_alone(
+            connection, changed, _dates_that_tell(connection, settings.paths, new)
+        ) or _why_as_of_matters(
             connection, before["as_of"], now["as_of"], any(table == "impressions" for table, *_ in old)
         )
     if reason:
@@ -133,11 +135,24 @@ def _changed_items(
     return [(str(item), bool(flag)) for item, flag in connection.execute(CHANGED_ITEMS, parameters).fetchall()]
 
 
-def _why_not_alone(connection: duckdb.DuckDBPyConnection, changed: Sequence[tuple[str, bool]]) -> str:
-    """Return why new and changed items change tables of other items or users; '' when they do not."""
+def _dates_that_tell(connection: duckdb.DuckDBPyConnection, workspace: Workspace, new: Iterable[Sequence[Any]]) -> str:
+    """Return a date with day or month first among the delivered ones: it may tell how those of other files are read."""
+    files = [str(workspace.landing / "items" / f"{batch}.parquet") for _, batch, *_ in new]
+    query = "select min(created_ts) from read_parquet($1) where regexp_matches(trim(created_ts), $2)"
+    found = connection.execute(query, [files, r"^\d{1,2}[./-]\d{1,2}[./-]\d{2,4}"]).fetchall() if files else [(None,)]
+    return found[0][0] or ""
+
+
+def _why_not_alone(connection: duckdb.DuckDBPyConnection, changed: Sequence[tuple[str, bool]], date: str) -> str:
+    """Return why new and changed items change tables of other items or users; '' when they do not.
+
+    `date` is a date of theirs that may tell how those of other files are read, '' when there is none.
+    """
     ids = [item for item, _ in changed]
     if not ids:
         return ""
+    if date:
+        return f"the date {date!r} of a delivered item may tell how those of other files are read"
     if flagged := [item for item, is_flagged in changed if is_flagged]:
         return f"the delivered item {flagged[0]!r} says whether it is zero-shot or a candidate"
     if not connection.execute("select count(*) from stg_items").fetchall()[0][0]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reclm.errors import BuildError
 from reclm.progress import track
@@ -67,11 +67,8 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str], *, del
         "GOTOBLAS_MAIN_FREE": "1",
     }
     errors: list[str] = []
-    child = _child(environment)
+    child = _told({"arguments": [*logs, *arguments, *paths], "environment": of_workspace}, environment)
     try:
-        assert child.stdin is not None
-        child.stdin.write(json.dumps({"arguments": [*logs, *arguments, *paths], "environment": of_workspace}) + "\n")
-        child.stdin.flush()
         events = _events(child, errors)
         total = next(events, 0)
         for _ in track(events, f"dbt {arguments[0]}", total):
@@ -103,6 +100,21 @@ def _child(environment: Mapping[str, str]) -> subprocess.Popen[str]:
     return _children[0]
 
 
+def _told(command: Mapping[str, Any], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Give the child process a command and return it; a child that has died since its last command is replaced."""
+    for _ in range(2):
+        child = _child(environment)
+        assert child.stdin is not None
+        try:
+            child.stdin.write(json.dumps(command) + "\n")
+            child.stdin.flush()
+        except BrokenPipeError:
+            child.wait()
+            continue
+        return child
+    raise BuildError("the process that runs dbt ends as soon as it starts; `python -m reclm.warehouse.dbt` says why")
+
+
 def _end(child: subprocess.Popen[str]) -> None:
     child.terminate()
     child.wait()
@@ -120,6 +132,8 @@ def _events(child: subprocess.Popen[str], errors: list[str]) -> Iterator[int]:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict) or not ({ENDED, "info"} & event.keys()):  # printed by a library
             messages.append(line.rstrip())
             continue
         if ENDED in event:

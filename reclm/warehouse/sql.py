@@ -59,9 +59,22 @@ def _statements(text: str) -> list[str]:
             statements = connection.extract_statements(text)
         except duckdb.Error as error:
             raise InputError(str(error)) from None
-    if any(statement.type.name in WRITE_FILES for statement in statements):
+    if any(_writes_files(statement) for statement in statements):
         raise InputError("a query writes no file: it prints its rows, for example with `-f csv > FILE`")
     return [statement.query for statement in statements]
+
+
+def _writes_files(statement: duckdb.Statement) -> bool:
+    """Return whether a statement, or the one that it explains or prepares, may write a file."""
+    import duckdb
+
+    if statement.type.name in WRITE_FILES:
+        return True
+    if statement.type.name == "SELECT":
+        return False
+    text = statement.query.encode()
+    keywords = [start for start, kind in duckdb.tokenize(statement.query) if kind == duckdb.token_type.keyword]
+    return any(text[start:].lower().startswith((b"copy", b"export")) for start in keywords)
 
 
 def _run(settings: Settings, statement: str, output: Output) -> None:

@@ -158,6 +158,15 @@ class TestWeights:
         assert [weight or "" for weight, _ in found] == ["3.0", "-4.5", "1.5", "1234.5", "12345", "n/a", ""]
         assert [kind for _, kind in found] == ["low_rating"] * 3 + [None] * 4
 
+    def test_with_three_decimals_are_no_thousands_where_the_column_has_decimal_commas(
+        self, folder: Path, settings: Settings
+    ) -> None:
+        cells = ("0,125", "0,73", "4,500", "1")
+        rows = "".join(f"u{n};i;{n + 1};{cell}\n" for n, cell in enumerate(cells))
+        (folder / "log.csv").write_text("user_id;item_id;ts;rating\n" + rows)
+        ingest(settings, folder)
+        assert [weight for (weight,) in landed(settings, "interactions", "weight")] == ["0.125", "0.73", "4.500", "1"]
+
 
 class TestTypesOfEvents:
     def log(self, folder: Path, column: str, *types: str) -> None:

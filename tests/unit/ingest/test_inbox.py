@@ -226,6 +226,18 @@ class TestTheSameFileAgain:
         take(settings, box)
         assert users(settings) == ["ann", "cy"]
 
+    def test_a_window_that_moves_on_keeps_the_days_that_it_left(self, box: Path, settings: Settings) -> None:
+        days = [f"u{day},tea,2025-01-{day:02d}\n" for day in range(1, 32)]
+        for first in (0, 1):
+            put(
+                box,
+                "interactions.csv",
+                "user_id,item_id,event_ts\n" + "".join(days[first : first + 30]),
+                age=90 - first,
+            )
+            take(settings, box)
+        assert set(users(settings)) == {f"u{day}" for day in range(1, 32)}
+
 
 class TestKills:
     @pytest.mark.parametrize("place", ["land", "write_json"])
@@ -264,6 +276,19 @@ class TestAFolderOfAKnownLayout:
         found = why(take(settings, box))
         assert list(found) == ["events.csv"] and "movielens" in found["events.csv"][1]
         assert users(settings) == ["1"]
+
+
+class TestALogWithSplits:
+    def test_stays_one_after_a_delivery_of_items(self, box: Path, settings: Settings) -> None:
+        log = "user_id,item_id,split\nann,tea,train\nbob,tea,test\n"
+        put(box, "interactions.csv", log)
+        take(settings, box)
+        put(box, "items.csv", ITEMS)
+        take(settings, box)
+        put(box, "interactions-2.csv", "user_id,item_id,split\ncy,jam,test\ndi,jam,test\ned,jam,test\n")
+        take(settings, box)
+        assert read_json(settings.paths.dataset)["importer"] == "presplit"
+        assert [split for (split,) in landed(settings, "interactions", "split")].count("test") == 4
 
 
 class TestTheMemory:

@@ -114,6 +114,14 @@ class TestTheTextOfAnItem:
         assert "text is details, plot" in said
         assert "price (numbers)" in said and "image (links)" in said and "adult (flags)" in said
 
+    def test_of_a_long_table_is_judged_by_what_rare_columns_hold(self, folder: Path, settings: Settings) -> None:
+        (folder / "interactions.csv").write_text(LOG)
+        rows = "".join(f"i{n},Tea {n} fresh,{n}.5,\n" for n in range(2500))
+        (folder / "items.csv").write_text(f"item_id,title,price,note\n{rows}last,Tea,1.5,Grows on hills.\n")
+        ingest(settings, folder)
+        texts = {text for (text,) in landed(settings, "items", "text")}
+        assert texts == {None, "Grows on hills."}
+
     def test_has_what_settings_name(self, folder: Path, workspace_settings: Make) -> None:
         settings = workspace_settings(data={"text_columns": ("price",)})
         assert self.items(folder, settings, title="Tea", price="$3", plot="Grows.")[1] == "$3"

@@ -110,10 +110,12 @@ class TestRemovingAUser:
         log = workspace.root / "airflow" / "logs" / "a.log"
         log.parent.mkdir(parents=True)
         log.write_text("task of ann failed\n")
+        write_json(workspace.dataset, {"name": "shop", "batches": [{"table": "x", "notes": ["user 'ann' has 3 rows"]}]})
         remove_user(settings, "ann")
         (record,) = workspace.runs.glob("*.json")
         assert read_json(record)["error"] == f"InputError: row 5 (user_id '{MASK}'), beside annual and ann-marie"
         assert column(rejected, "reason") == [f'Original Line: {MASK},"x']
+        assert read_json(workspace.dataset)["batches"][0]["notes"] == [f"user '{MASK}' has 3 rows"]
         assert log.read_text() == f"task of {MASK} failed\n"
 
     def test_removes_the_report_and_unfinished_work(self, settings: Settings) -> None:

@@ -48,6 +48,13 @@ class TestARememberedSetting:
         remember(given(tmp_path, "train.epochs=40"))
         assert remembered(tmp_path) == {"train.dim": 8}
 
+    def test_stays_as_another_command_left_it_meanwhile(self, tmp_path: Path) -> None:
+        remember(given(tmp_path, "train.epochs=3", "train.dim=8"))
+        long_one = given(tmp_path, "seed=5")
+        remember(given(tmp_path, "train.epochs=40", "train.layers=4"))
+        remember(long_one)
+        assert remembered(tmp_path) == {"train.dim": 8, "train.layers": 4, "seed": 5}
+
     def test_of_a_settings_file_is_void_once_the_file_says_it_no_more(self, tmp_path: Path) -> None:
         (file := tmp_path / "reclm.toml").write_text("[train]\nepochs = 3\ndim = 8\n")
         remember(given(tmp_path, file=file))

@@ -36,6 +36,12 @@ class TestPrecedence:
         assert several == ("%d.%m.%Y", "epoch_s")
 
 
+class TestAListOfTexts:
+    def test_may_hold_one_that_begins_with_a_bracket(self) -> None:
+        form = "[%d/%b/%Y:%H:%M:%S]"
+        assert load([f"data.timestamp_format={form}"], environment={}).data.timestamp_format == (form,)
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("flags", "environment", "expected"),

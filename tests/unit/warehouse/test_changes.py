@@ -83,6 +83,7 @@ class TestADelivery:
             {"item_id": "waits", "title": "New"},  # its interactions are known by now
             {"item_id": "d", "zero_shot": "true"},  # the first mark turns the others off that are drawn
             {"item_id": "d", "full_shot_candidate": "false"},
+            {"item_id": "d", "created_ts": "03/14/2024"},  # a day above 12 tells how dates of other files are read
         ],
     )
     def test_that_other_tables_depend_on_touches_everything(self, row: dict[str, Any], shop: Shop) -> None:

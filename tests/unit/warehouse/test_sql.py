@@ -111,6 +111,7 @@ class TestRefusal:
             ("select * from read_csv('/etc/passwd')", "and no file"),
             ("select * from '/tmp/x.parquet'", "and no file"),
             ("copy dim_items to '/tmp/stolen.csv'", "writes no file"),
+            ("explain /* */ analyze copy dim_items to 'warehouse/external/stolen.csv'", "writes no file"),
             ("copy dim_items to 'warehouse/external/stolen.csv'", "writes no file"),
             ("export database '/tmp/stolen'", "writes no file"),
             ("attach '/tmp/other.duckdb'", "and no file"),
