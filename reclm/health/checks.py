@@ -50,7 +50,7 @@ def check_health(settings: Settings) -> Artifact:
     parameters = {
         "health": settings.health.model_dump(mode="json"),
         "seed": settings.seed,
-        "staged": [[result.name, result.subject, result.value, result.remedy] for result in staged],
+        "staged": [[one.name, one.subject, one.value, artifacts.content_hash(one.remedy)] for one in staged],
         "skew": compared.counts,
         "skew_unknown": compared.unknown,
         "before": embeddings.before.version if embeddings.before else "",

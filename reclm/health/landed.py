@@ -38,8 +38,10 @@ def measure(connection: DuckDBPyConnection, health: HealthSettings) -> list[Chec
             found.rows / found.total,
             None,
             health.max_concentration,
-            f"The {found.kind} {found.id!r} holds most of the log: drop a crawler's rows, or those of a stand-in for a "
-            "missing id.",
+            # no id: what is written here stays when a user is erased
+            f'One {found.kind} holds most of the log; which: reclm sql "select {found.kind}_id from base_interactions '
+            f"where status = 'accepted' group by all order by count(*) desc limit 1\". Drop a crawler's rows, or those "
+            "of a stand-in for a missing id.",
         )
         for found in heaviest(connection)
     ]

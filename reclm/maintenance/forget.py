@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 MASK = "[erased]"
+MESSAGE_FILES = ("runs/*.json", "landing/inbox.json", "landing/dataset.json", "artifacts/health/*/manifest.json")
+MESSAGE_FIELDS = ("error", "about", "why", "notes", "staged")
+"""Fields with messages in MESSAGE_FILES: of a run, on a refused file, on a batch, of a health artifact."""
+MESSAGE_COLUMNS = {
+    "landing/rejected/*.parquet": ("reason", "line"),
+    "artifacts/health/*/checks.parquet": ("advice",),
+}
+"""{files: their columns with messages}."""
 
 
 def remove_user(settings: Settings, user_id: str) -> dict[str, int]:
@@ -133,21 +141,16 @@ def _drop(file: Path, column: str, values: set[str]) -> int:
 
 
 def _mask_texts(workspace: Workspace, user_ids: set[str]) -> None:
-    """Put MASK in place of the ids in messages: what ingest noticed, errors of runs, lines that could not be read,
-    Airflow's logs."""
+    """Put MASK in place of the ids in messages, which may quote a line of the log, and in Airflow's logs."""
     mask = masking(user_ids)
-    if workspace.dataset.exists():
-        dataset = read_json(workspace.dataset)
-        for batch in dataset["batches"]:
-            if "notes" in batch:
-                batch["notes"] = [mask(note) for note in batch["notes"]]
-        write_json(workspace.dataset, dataset)
-    for record in workspace.runs.glob("*.json"):
-        content = read_json(record)
-        if "error" in content and content["error"] != mask(content["error"]):
-            write_json(record, content | {"error": mask(content["error"])})
-    for file in (workspace.landing / "rejected").glob("*.parquet"):
-        _mask_table(file, mask)
+    for pattern in MESSAGE_FILES:
+        for file in workspace.root.glob(pattern):
+            content = read_json(file)
+            if content != (masked := _masked(content, mask)):
+                write_json(file, masked)
+    for pattern, columns in MESSAGE_COLUMNS.items():
+        for file in workspace.root.glob(pattern):
+            _mask_table(file, columns, mask)
     for log in (workspace.root / "airflow").rglob("*.log"):
         text = log.read_text(errors="replace")
         if text != mask(text):
@@ -161,14 +164,23 @@ def masking(user_ids: Iterable[str]) -> Callable[[str], str]:
     return lambda text: word.sub(MASK, text) if word else text
 
 
-def _mask_table(file: Path, mask: Callable[[str], str]) -> None:
+def _masked(content: Any, mask: Callable[[str], str], *, is_message: bool = False) -> Any:
+    """Return JSON content with masked MESSAGE_FIELDS; other fields are names and versions, by which files are found."""
+    if isinstance(content, dict):
+        return {
+            key: _masked(value, mask, is_message=is_message or key in MESSAGE_FIELDS) for key, value in content.items()
+        }
+    if isinstance(content, list):
+        return [_masked(value, mask, is_message=is_message) for value in content]
+    return mask(content) if is_message and isinstance(content, str) else content
+
+
+def _mask_table(file: Path, columns: Iterable[str], mask: Callable[[str], str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.read_table(file)
-    masked = [
-        {name: mask(value) if isinstance(value, str) else value for name, value in row.items()}
-        for row in table.to_pylist()
-    ]
-    if masked != table.to_pylist():
+    rows = table.to_pylist()
+    masked = [row | {name: mask(row[name]) for name in columns if row[name] is not None} for row in rows]
+    if masked != rows:
         write_table(file, pa.Table.from_pylist(masked, schema=table.schema))

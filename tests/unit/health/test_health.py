@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class TestLandedRows:
         assert row["advice"].endswith("above all bad_weight.")
         assert world.one("set_apart", max_set_apart=0.3)["status"] == "ok"
 
-    def test_a_user_who_holds_most_is_named(self, world: World) -> None:
+    def test_a_user_who_holds_most_is_reported_without_the_id_with_a_query_that_finds_it(self, world: World) -> None:
         rows = [{"user_id": f"u{n}", "item_id": f"i{n}"} for n in range(4)]
         rows += [{"user_id": "crawler", "item_id": f"i{n}"} for n in range(8)]
         with duckdb.connect(str(world.settings.paths.warehouse)) as connection:
@@ -80,7 +81,19 @@ class TestLandedRows:
         artifact = checks.check_health(world.settings)
         users, items = (row for row in checks.check_rows(artifact) if row["name"] == "concentration")
         assert (users["status"], items["status"]) == ("warn", "ok")
-        assert "The user 'crawler' holds most" in users["advice"]
+        assert "One user holds most" in users["advice"]
+        assert not any(b"crawler" in file.read_bytes() for file in artifact.path.iterdir())
+        with duckdb.connect(str(world.settings.paths.warehouse)) as connection:
+            assert connection.execute(users["advice"].split('"')[1]).fetchall() == [("crawler",)]
+
+    def test_another_refused_file_is_another_check_whose_parameters_do_not_quote_it(self, world: World) -> None:
+        artifacts = []
+        for why in ("line 3 cannot be read: 'ann,x", "line 3 cannot be read: 'bob,x"):
+            left = [{"file": "orders.csv", "kind": "refused", "why": why}]
+            write_json(world.settings.paths.landing / "inbox.json", {"files": {}, "not_taken": left})
+            artifacts.append(checks.check_health(world.settings))
+        assert len({artifact.version for artifact in artifacts}) == 2
+        assert not any("cannot be read" in json.dumps(artifact.manifest) for artifact in artifacts)
 
 
 class TestVolume:

@@ -106,7 +106,7 @@ class TestRemovingAUser:
         with pytest.raises(InputError), runs.recorded(workspace, "publish"):
             raise InputError("row 5 (user_id 'ann'), beside annual and ann-marie")
         rejected = workspace.landing / "rejected" / "b.parquet"
-        write(rejected, source_row=[3], reason=['Original Line: ann,"x'])
+        write(rejected, source_row=[3], reason=['Original Line: ann,"x'], line=[None])
         log = workspace.root / "airflow" / "logs" / "a.log"
         log.parent.mkdir(parents=True)
         log.write_text("task of ann failed\n")
@@ -117,6 +117,25 @@ class TestRemovingAUser:
         assert column(rejected, "reason") == [f'Original Line: {MASK},"x']
         assert read_json(workspace.dataset)["batches"][0]["notes"] == [f"user '{MASK}' has 3 rows"]
         assert log.read_text() == f"task of {MASK} failed\n"
+
+    def test_masks_the_id_where_a_line_of_a_refused_file_is_quoted(self, settings: Settings) -> None:
+        workspace = settings.paths
+        why = "events.csv, line 3 cannot be read: 'ann,\"x'"
+        refused = {"file": "events.csv", "kind": "refused", "why": why}
+        write_json(workspace.landing / "inbox.json", {"files": {"events.csv": refused}, "not_taken": [refused]})
+        with runs.recorded(workspace, "ingest") as about:
+            about["not_taken"] = {"events.csv": why}
+        staged = [["inbox_files", "refused", 1.0, why]]  # as an earlier release wrote it
+        with artifacts.writing(workspace, "health", {"staged": staged}, {}) as draft:
+            write(draft.path / "checks.parquet", name=["inbox_files"], advice=[why])
+        remove_user(settings, "ann")
+        kept = [file for file in workspace.root.rglob("*") if file.is_file() and b"'ann" in file.read_bytes()]
+        assert kept == []
+        (health,) = artifacts.all_of(workspace, "health")
+        masked = why.replace("'ann", f"'{MASK}")
+        assert column(health.path / "checks.parquet", "advice") == [masked]
+        inbox = read_json(workspace.landing / "inbox.json")
+        assert inbox["not_taken"] == [inbox["files"]["events.csv"]] == [refused | {"why": masked}]
 
     def test_removes_the_report_and_unfinished_work(self, settings: Settings) -> None:
         workspace = settings.paths
