@@ -13,13 +13,14 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reclm.errors import WorkspaceError
 from reclm.storage.locks import alone
 from reclm.storage.workspace import Workspace
 
-LONGEST_LINE = 1 << 16
+TAIL_BYTES = 1 << 16
+"""How much of the end of the file is read first; longer lines are read in further steps."""
 
 
 def path_of(workspace: Workspace) -> Path:
@@ -33,10 +34,8 @@ def record(workspace: Workspace, action: str, *, by: str = "", **about: Any) -> 
     with alone(workspace.locks / "audit.lock", "another process records", workspace.lock_timeout):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         with os.fdopen(descriptor, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - LONGEST_LINE, 0))
-            *whole, torn = file.read().split(b"\n")
-            file.truncate(size - len(torn))  # a line cut by a kill was never recorded
+            last, torn = _tail(file)
+            file.truncate(file.seek(0, os.SEEK_END) - len(torn))  # a line cut by a kill was never recorded
             file.seek(0, os.SEEK_END)
             entry = {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,7 +43,7 @@ def record(workspace: Workspace, action: str, *, by: str = "", **about: Any) -> 
                 "action": action,
                 **about,
             }
-            line = json.dumps(entry | {"before": _hash(whole[-1] if whole else b"")}, default=str)
+            line = json.dumps(entry | {"before": _hash(last)}, default=str)
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -67,6 +66,17 @@ def entries(workspace: Workspace) -> list[dict[str, Any]]:
         found.append(entry)
         before = line
     return found
+
+
+def _tail(file: IO[bytes]) -> tuple[bytes, bytes]:
+    """Return the last whole line, and what stands after it."""
+    size, length = file.seek(0, os.SEEK_END), TAIL_BYTES
+    while True:
+        file.seek(max(size - length, 0))
+        *whole, torn = file.read().split(b"\n")
+        if len(whole) > 1 or length >= size:  # the first line may lack its beginning
+            return (whole[-1] if whole else b""), torn
+        length *= 2
 
 
 def _hash(line: bytes) -> str:

@@ -52,6 +52,15 @@ class TestTheRecord:
         with pytest.raises(WorkspaceError, match="was changed or removed"):
             audit.entries(workspace)
 
+    @pytest.mark.parametrize("length", [50, audit.TAIL_BYTES, 5 * audit.TAIL_BYTES])
+    def test_goes_on_after_a_line_of_any_length(self, workspace: Workspace, length: int) -> None:
+        for torn in ("", "x" * length):
+            audit.record(workspace, "long", files="f" * length)
+            with audit.path_of(workspace).open("a") as file:
+                file.write(torn)
+        audit.record(workspace, "last")
+        assert [one["action"] for one in audit.entries(workspace)] == ["long", "long", "last"]
+
     def test_goes_on_after_a_line_that_a_kill_has_cut(self, workspace: Workspace) -> None:
         audit.record(workspace, "first")
         with audit.path_of(workspace).open("a") as file:
