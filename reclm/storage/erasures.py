@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from reclm.errors import WorkspaceError
 from reclm.storage.files import read_json, write_json, write_table
-from reclm.storage.locks import exclusive, shared
+from reclm.storage.locks import alone, exclusive, shared
 from reclm.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -242,15 +242,27 @@ def _listed_outside(salt: str) -> set[str]:
     path = _outside(salt)
     if not salt or not path.exists():
         return set()
-    lines = path.read_text().splitlines()
-    return {json.loads(line)["digest"] for line in lines if line.endswith("}")}
+    digests = set()
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # a line cut by a kill was never listed
+        try:
+            digests.add(str(json.loads(line)["digest"]))
+        except (ValueError, KeyError, TypeError):
+            raise WorkspaceError(
+                f"{path}, line {number} does not say who was erased: {line[:80]!r}; restore the file from a copy, or "
+                "remove the line: forgotten.json of the workspace lists the user too"
+            ) from None
+    return digests
 
 
 def _list_outside(salt: str, digests: set[str]) -> None:
     """Append who erased a user and when; the line is on the disk before anything is removed."""
     about = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": getpass.getuser()}
-    lines = [json.dumps(about | {"digest": digest}) for digest in sorted(digests - _listed_outside(salt))]
-    with os.fdopen(os.open(_outside(salt), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
+    path = _outside(salt)
+    with alone(path.with_suffix(".lock"), "a user of a copy of the workspace is being erased"):
+        lines = [json.dumps(about | {"digest": digest}) for digest in sorted(digests - _listed_outside(salt))]
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)  # a line cut by a kill was never listed
+            file.seek(0, os.SEEK_END)
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())

@@ -60,6 +60,25 @@ class TestTheList:
         lines = [json.loads(line) for line in record.read_text().splitlines()]
         assert [sorted(line) for line in lines] == [["at", "by", "digest"]] * 2
 
+    def test_goes_on_outside_after_a_line_that_a_kill_has_cut(self, workspace: Workspace) -> None:
+        remember(workspace, ["ann"])
+        (record,) = erasures.folder().glob("*.jsonl")
+        for torn in ('{"at": "2026', record.read_text().removesuffix("\n")):
+            with record.open("a") as file:
+                file.write(torn)
+            assert known(workspace) == {"ann"}
+        remember(workspace, ["bob"])
+        assert known(workspace) == {"ann", "bob"}
+        assert len(record.read_text().splitlines()) == 2
+
+    def test_a_line_outside_that_cannot_be_read_is_named(self, workspace: Workspace) -> None:
+        remember(workspace, ["ann"])
+        (record,) = erasures.folder().glob("*.jsonl")
+        for nonsense in ("nonsense", '{"at": "2026"}', "[]"):
+            record.write_text(f"{record.read_text().splitlines()[0]}\n{nonsense}\n")
+            with pytest.raises(WorkspaceError, match=r"\.jsonl, line 2 does not say who was erased.*restore"):
+                known(workspace)
+
     def test_a_missing_or_other_key_stops_whoever_would_write(self, workspace: Workspace) -> None:
         remember(workspace, ["ann"])
         key = erasures.folder() / "key"
