@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reclm.errors import WorkspaceError
 from reclm.storage.files import read_json, write_json, write_table
@@ -171,13 +171,16 @@ def _keyed(key: bytes, text: str) -> str:
 
 def _load(workspace: Workspace) -> Erasures:
     path = _path(workspace)
-    try:
-        about = path.stat()
-    except FileNotFoundError:
+    if (stamp := _stamp(path)) is None:
         return Erasures("")
-    content = _read(path, about.st_mtime_ns, about.st_ino)
+    return _read(path, stamp, _key())
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, stamp: tuple[int, ...], key: bytes | None) -> Erasures:
+    """Read the list of a workspace; one whose stamp has not changed is not read again."""
+    content = read_json(path)
     listed = Erasures(content["salt"], frozenset(content["digests"]))
-    key = _key()
     if not content.get("key"):
         return listed if listed else replace(listed, key=key or b"")
     if key is None or _fingerprint(key) != content["key"]:
@@ -188,10 +191,13 @@ def _load(workspace: Workspace) -> Erasures:
     return replace(listed, key=key)
 
 
-@lru_cache(maxsize=8)
-def _read(path: Path, changed: int, inode: int) -> dict[str, Any]:
-    """Read the list; the last arguments are the stamp of the file, so that an unchanged one is not read again."""
-    return dict(read_json(path))
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that change with the content of a file; None when it does not exist."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def _write(workspace: Workspace, erasures: Erasures) -> None:
@@ -238,10 +244,15 @@ def _outside(salt: str) -> Path:
     return folder() / f"{salt}.jsonl"
 
 
-def _listed_outside(salt: str) -> set[str]:
+def _listed_outside(salt: str) -> frozenset[str]:
     path = _outside(salt)
-    if not salt or not path.exists():
-        return set()
+    stamp = _stamp(path) if salt else None
+    return _read_outside(path, stamp) if stamp else frozenset()
+
+
+@lru_cache(maxsize=8)
+def _read_outside(path: Path, stamp: tuple[int, ...]) -> frozenset[str]:
+    """Read a list beside the key; one whose stamp has not changed is not read again."""
     digests = set()
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # a line cut by a kill was never listed
         try:
@@ -251,7 +262,7 @@ def _listed_outside(salt: str) -> set[str]:
                 f"{path}, line {number} does not say who was erased: {line[:80]!r}; restore the file from a copy, or "
                 "remove the line: forgotten.json of the workspace lists the user too"
             ) from None
-    return digests
+    return frozenset(digests)
 
 
 def _list_outside(salt: str, digests: set[str]) -> None:

@@ -60,6 +60,16 @@ class TestTheList:
         lines = [json.loads(line) for line in record.read_text().splitlines()]
         assert [sorted(line) for line in lines] == [["at", "by", "digest"]] * 2
 
+    def test_is_read_again_only_after_a_change(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        remember(workspace, ["ann"])
+        assert known(workspace) == {"ann"}
+        with monkeypatch.context() as patched:
+            for parse in ("reclm.storage.erasures.read_json", "reclm.storage.erasures.json.loads"):
+                patched.setattr(parse, lambda *_: pytest.fail("an unchanged list was read"))
+            assert known(workspace) == {"ann"}
+        remember(workspace, ["bob"])
+        assert known(workspace) == {"ann", "bob"}
+
     def test_goes_on_outside_after_a_line_that_a_kill_has_cut(self, workspace: Workspace) -> None:
         remember(workspace, ["ann"])
         (record,) = erasures.folder().glob("*.jsonl")
