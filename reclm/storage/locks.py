@@ -8,6 +8,7 @@ give up after a while with a process to look for.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 from reclm.errors import WorkspaceError
 from reclm.progress import say
-from reclm.storage.files import read_json, write_json
+from reclm.storage.files import read_json
 
 TIMEOUT = 2 * 3600.0
 """Seconds to wait for a lock, where no setting says (`runtime.lock_minutes`)."""
@@ -49,7 +50,7 @@ def alone(lock: Path, busy: str, timeout: float = TIMEOUT) -> Iterator[None]:
     if not acquire(0):
         _wait(acquire, lock, busy, timeout)
     try:
-        write_json(_holder_file(lock), _about_me())
+        _holder_file(lock).write_text(json.dumps(_about_me()))  # of use only while this process lives: plainly
         yield
     finally:
         _holder_file(lock).unlink(missing_ok=True)

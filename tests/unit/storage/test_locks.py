@@ -83,6 +83,23 @@ class TestWaiting:
             assert json.loads((tmp_path / "run.json").read_text())["pid"] == os.getpid()
         assert said == []
 
+    def test_of_a_holder_that_is_just_writing_its_name_says_another_process(
+        self, tmp_path: Path, said: list[str]
+    ) -> None:
+        lock = tmp_path / "run.lock"
+        with held_by_another(lock):
+            (tmp_path / "run.json").write_text('{"pid": 1')
+            with pytest.raises(WorkspaceError, match=r"a run works \(another process\)"), alone(lock, "a run works", 0):
+                pytest.fail("two had the lock")
+
+    def test_makes_nobody_wait_for_the_disk_and_writes_no_file_that_an_erasure_sweeps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("waited for the disk"))
+        monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("wrote a file beside it first"))
+        with alone(tmp_path / "run.lock", "a run works"):
+            assert {path.name for path in tmp_path.iterdir()} == {"run.lock", "run.json"}
+
     def test_leaves_no_holder_behind(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), alone(tmp_path / "run.lock", "busy"):
             raise KeyboardInterrupt
