@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reclm.errors import ErasureError, InputError
+from reclm.maintenance import deliveries
 from reclm.maintenance.deliveries import require_no_delivery
 from reclm.maintenance.forget import MASK, masking, remove_again, remove_user
 from reclm.settings.tree import Settings
@@ -20,6 +21,7 @@ from reclm.storage import artifacts, runs
 from reclm.storage.erasures import drop_rows, is_listed, remember
 from reclm.storage.files import read_json, write_json
 from reclm.storage.schemas import GENERATIONS, VECTORS, profile_schema
+from reclm.storage.workspace import Workspace
 from reclm.text.encoder import text_hash
 
 
@@ -191,6 +193,15 @@ class TestDeliveries:
         for number in (2, 3, 4):
             next(inbox.glob(f"events-{number}.*")).unlink()
         require_no_delivery(settings, "12")
+
+    def test_are_searched_while_another_user_can_be_erased(
+        self, settings: Settings, inbox: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        impatient = Workspace(settings.paths.root, lock_timeout=0)
+        monkeypatch.setattr(deliveries, "deliveries_with", lambda *_: [remember(impatient, ["13"]) and inbox])
+        with pytest.raises(ErasureError, match="1 delivered files"):
+            require_no_delivery(settings, "12")
+        assert is_listed(settings.paths, "13")
 
     def test_that_are_no_tables_are_searched_for_the_id_as_a_word(self, settings: Settings, inbox: Path) -> None:
         (inbox / "notes.txt").write_text("customer 12 called")
