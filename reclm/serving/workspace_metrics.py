@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reclm.errors import ReclmError
 from reclm.serving.metrics import HEALTH_CHECKS, PUBLISHED_AT, SET_APART
 from reclm.storage import artifacts
 from reclm.warehouse.sources import current_versions
@@ -37,14 +36,14 @@ class WorkspaceMetrics:
                 PUBLISHED_AT.set(published.stat().st_mtime)
             for version in current_versions(self._workspace, "health") - {self._health}:
                 self._read(version)
-        except (OSError, ReclmError) as error:
-            log.warning("the state of the workspace could not be measured: %s", error)
+        except Exception as error:  # whatever is wrong with a file, the next change must still be noticed
+            log.warning("the state of the workspace could not be measured: %s: %s", type(error).__name__, error)
 
     def _read(self, version: str) -> None:
         checked = artifacts.load(self._workspace, "health", version)
+        checks = pq.read_table(checked.path / "checks.parquet", columns=["name", "subject", "value"])
         for status, count in checked.metrics.items():
             HEALTH_CHECKS.labels(status).set(count)
-        checks = pq.read_table(checked.path / "checks.parquet", columns=["name", "subject", "value"])
         for row in checks.filter(pc.equal(checks["name"], "set_apart")).to_pylist():
             if row["value"] is not None:
                 SET_APART.labels(row["subject"]).set(row["value"])

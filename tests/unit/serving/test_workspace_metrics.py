@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from prometheus_client import REGISTRY
 
 from reclm.serving.workspace_metrics import WorkspaceMetrics
@@ -45,12 +46,16 @@ class TestMetricsOfAWorkspace:
             assert REGISTRY.get_sample_value("reclm_health_checks", {"status": "ok"}) == 3
             assert REGISTRY.get_sample_value("reclm_published_at_seconds") == share
 
+    @pytest.mark.parametrize(
+        ("name", "content"), [("manifest.json", "{"), ("manifest.json", "{}"), ("checks.parquet", "PAR1")]
+    )
     def test_are_left_as_they_are_where_a_file_cannot_be_read(
-        self, workspace_settings: Callable[..., Settings]
+        self, name: str, content: str, workspace_settings: Callable[..., Settings]
     ) -> None:
         workspace = workspace_settings().paths
         check(workspace, 0.75, 2)
-        for manifest in workspace.artifacts.rglob("manifest.json"):
-            manifest.write_text("{")
+        for file in workspace.artifacts.rglob(name):
+            file.write_text(content)
         WorkspaceMetrics(workspace).update()
         assert REGISTRY.get_sample_value("reclm_set_apart_share", {"table": "interactions"}) != 0.75
+        assert REGISTRY.get_sample_value("reclm_health_checks", {"status": "fail"}) != 2
