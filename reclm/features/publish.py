@@ -278,10 +278,8 @@ def _current(workspace: Workspace, view: str) -> Path:
 
 def _write_offline(workspace: Workspace, version: str, changes: Mapping[str, Change]) -> None:
     final, partial = store.offline_path(workspace) / version, store.offline_path(workspace) / ".partial"
-    for folder in (partial, final):
-        if folder.exists() and not _is_current(workspace, folder):
-            shutil.rmtree(folder)
-    if final.exists():
+    shutil.rmtree(partial, ignore_errors=True)
+    if final.exists() and _is_current(workspace, final):
         return
     partial.mkdir(parents=True)
     for view in MARTS:
@@ -289,7 +287,12 @@ def _write_offline(workspace: Workspace, version: str, changes: Mapping[str, Cha
             write_table(partial / f"{view}.parquet", changes[view].history)
         else:
             (partial / f"{view}.parquet").hardlink_to(_current(workspace, view).resolve())
-    partial.rename(final)
+    if not final.exists():
+        partial.rename(final)
+        return
+    for file in partial.iterdir():  # an earlier publish of the same rows: what training kept beside them stays
+        file.replace(final / file.name)
+    shutil.rmtree(partial)  # a link to the very file that it should replace is left behind
 
 
 def _is_current(workspace: Workspace, folder: Path) -> bool:

@@ -191,6 +191,15 @@ class TestHistory:
         assert same(load_training_data(settings, "final", version), before)
         assert same(load_training_data(settings, "final"), after)
 
+    def test_stays_when_its_version_is_published_again(self, settings: Settings) -> None:
+        before, version = self.train_on(settings, T1, T2), features_version(settings)
+        rows = world.marts(T1, T2)
+        rows["item_content"][-1]["title"] = "another"
+        for marts in (rows, world.marts(T1, T2)):
+            world.publish_marts(settings, marts)
+        assert features_version(settings) == version
+        assert same(load_training_data(settings, "final", version), before)
+
     def test_has_its_weights(self, settings: Settings) -> None:
         _publish(settings, world.marts())
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
