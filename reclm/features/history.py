@@ -9,7 +9,7 @@ of new items make them, are not kept; of the others the latest `feast.keep_versi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,23 +25,32 @@ from reclm.settings.tree import Settings
 from reclm.storage.erasures import erased_users
 from reclm.storage.files import read_json, write_json, write_table
 from reclm.storage.workspace import Workspace
-from reclm.warehouse.reading import snapshot_as_of
+from reclm.warehouse.reading import features_fingerprint, snapshot_as_of
 
 
-def keep(settings: Settings, version: str, data: TrainingData) -> None:
+def keep(settings: Settings, parents: Mapping[str, str], data: TrainingData) -> None:
     """Keep the published version that `data` was read from, and all of `data` that is not a published feature.
 
-    Users who were erased since it was read are left out.
+    `parents` names that version, `features`, and the tables, `warehouse`. What is kept of the same tables already is
+    not written again. Users who were erased since it was read are left out. Raises WorkspaceError when other features
+    or tables are in force: `data` may be of either.
     """
     workspace = settings.paths
     with store.writing(workspace), erased_users(workspace) as erased:
-        if not (store.offline_path(workspace) / version).exists():
-            return  # newer features were published meanwhile, and this version has gone
+        version, tables = read_json(workspace.feast / "published.json")["version"], features_fingerprint(workspace)
+        if (version, tables) != (parents["features"], parents["warehouse"]):
+            raise WorkspaceError(
+                f"features were built or published anew while training read them: {parents['features']} of tables "
+                f"{parents['warehouse']} have become {version} of {tables}; run the command again"
+            )
         folder = _training_path(workspace, version) / data.snapshot
-        write_table(folder / "users.parquet", erased.without(_user_rows(data)))
-        write_table(folder / "items.parquet", pa.table({"item_id": data.item_ids.tolist(), "text": data.texts}))
+        mark = folder / "snapshot.json"
+        if not mark.exists() or read_json(mark).get("warehouse") != tables:
+            mark.unlink(missing_ok=True)
+            write_table(folder / "users.parquet", erased.without(_user_rows(data)))
+            write_table(folder / "items.parquet", pa.table({"item_id": data.item_ids.tolist(), "text": data.texts}))
         as_of = snapshot_as_of(settings, data.snapshot).isoformat()
-        write_json(folder / "snapshot.json", {"as_of": as_of, "kept_at": datetime.now(UTC).isoformat()})
+        write_json(mark, {"as_of": as_of, "warehouse": tables, "kept_at": datetime.now(UTC).isoformat()})
 
 
 def load(workspace: Workspace, version: str, snapshot: Snapshot) -> tuple[TrainingData, datetime]:

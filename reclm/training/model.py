@@ -126,7 +126,7 @@ def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
 
     `model` is a `backbone` artifact, which says what to fit: model, variant, seed, settings and what validation chose.
     The data are those of snapshot `serve` of the current build. Reuses an artifact with the same inputs. Raises
-    WorkspaceError where the published features are not those of the build.
+    WorkspaceError where the published features are not those of the build, or are published anew meanwhile.
     """
     from reclm.backbones.loading import create_backbone
     from reclm.features.frame import load_training_data
@@ -145,7 +145,7 @@ def refit_on_serve(settings: Settings, model: Artifact) -> Artifact:
     )
     with artifacts.writing(settings.paths, SERVED_KIND, parameters, parents) as draft:
         data = load_training_data(settings, "serve")
-        keep(settings, parents["features"], data)
+        keep(settings, parents, data)
         curve = backbone.refit(data, trained["variant"], selection_of(model), trained["seed"])
         backbone.learn_to_fold_in(data, trained["seed"])
         backbone.save(draft.path)

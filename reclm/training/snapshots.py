@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from reclm.dataset import EvaluationTask, Snapshot, TrainingData
-from reclm.errors import WorkspaceError
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -29,12 +28,8 @@ class Snapshots:
         from reclm.training.tasks import load_tasks
 
         read = self._data("select"), load_tasks(self.settings, "select"), self._data("final")
-        if parents_of(self.settings) != self.parents:
-            raise WorkspaceError(
-                "features were built or published anew while training read them; run `reclm train` again"
-            )
         for data in (read[0], read[2]):
-            keep(self.settings, self.parents["features"], data)
+            keep(self.settings, self.parents, data)
         return read
 
     @property

@@ -26,6 +26,7 @@ from reclm.features.publish import features_version
 from reclm.settings.loading import load
 from reclm.settings.tree import Settings
 from reclm.storage import erasures
+from reclm.training.snapshots import parents_of
 
 DAY = timedelta(days=1)
 KNOWN = [("select", "u1", "i1"), ("final", "u1", "i1"), ("final", "u1", "i3"), ("final", "ü'3", "i2")]
@@ -181,7 +182,7 @@ class TestHistory:
         world.write_warehouse(settings, users, world.ITEMS, known, moments=(moments[0], moments[1]))
         world.publish_marts(settings, world.marts(*moments))
         data = load_training_data(settings, "final")
-        history.keep(settings, features_version(settings), data)
+        history.keep(settings, parents_of(settings), data)
         return data
 
     def test_is_equal_to_what_it_was(self, settings: Settings) -> None:
@@ -205,7 +206,7 @@ class TestHistory:
         with duckdb.connect(str(settings.paths.warehouse)) as connection:
             connection.execute("insert into fct_feedback values ('u1', 'i1', ?, 3.0)", [T1])
         data, version = load_training_data(settings, "final"), features_version(settings)
-        history.keep(settings, version, data)
+        history.keep(settings, parents_of(settings), data)
         assert data.weights is not None
         assert same(load_training_data(settings, "final", version), data)
 
@@ -228,7 +229,7 @@ class TestHistory:
         _publish(settings, world.marts())
         data, version = load_training_data(settings, "final"), features_version(settings)
         erasures.remember(settings.paths, ["u1"])
-        history.keep(settings, version, data)
+        history.keep(settings, parents_of(settings), data)
         assert "u1" not in load_training_data(settings, "final", version).user_ids
 
     def test_does_not_hold_a_user_who_was_forgotten(self, settings: Settings) -> None:

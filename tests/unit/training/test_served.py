@@ -12,7 +12,7 @@ from unit import backbones_world as bw
 
 from reclm.backbones.loading import load_backbone
 from reclm.dataset import Snapshot, TrainingData
-from reclm.features import frame
+from reclm.features import frame, history
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
@@ -47,6 +47,7 @@ def measured(
     settings = workspace_settings(train={"dim": 8, "epochs": 2, "factors": 8, "patience": 1}, runtime={"threads": 1})
     monkeypatch.setattr(training, "parents_of", lambda settings: PARENTS)
     monkeypatch.setattr(frame, "load_training_data", lambda settings, snapshot: data_of(snapshot))
+    monkeypatch.setattr(history, "keep", lambda settings, parents, data: None)
     monkeypatch.setattr(reading, "snapshot_as_of", lambda settings, snapshot: MOMENTS[snapshot])
     identity = training.identity_of(settings, request.param, "base", 1)
     version = training.train_one(settings, Snapshots(), *identity)  # type: ignore[arg-type]
