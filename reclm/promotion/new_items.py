@@ -37,6 +37,7 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     from reclm.backbones.loading import load_backbone
     from reclm.features.frame import load_training_data
     from reclm.features.fused import publish_items
+    from reclm.features.publish import features_version
     from reclm.warehouse.reading import snapshot_as_of
 
     status = candidate_status(settings, version)
@@ -45,6 +46,7 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
         return status
     version = status["version"]
     candidates = _candidates(settings, version)
+    features = features_version(settings)  # before reading: newer ones that appear meanwhile are tried again
     data = load_training_data(settings, "serve")
     missing = ~np.isin(data.item_ids, candidates)
     backbone = load_backbone(artifacts.load(settings.paths, "served", version).path)
@@ -53,7 +55,7 @@ def place_new_items(settings: Settings, version: str = "") -> dict[str, Any]:
     new = np.flatnonzero(missing & known)
     publish_items(settings, version, data.item_ids[new], vectors[new], snapshot_as_of(settings, "serve"))
     status |= {"items": len(candidates) + len(new), "added": len(new), "missing": int((missing & ~known).sum())}
-    remember_tried(settings, version)
+    remember_tried(settings, version, features)
     detail(f"{len(new):,} new items are candidates of {version}; {status['missing']:,} have neither text nor profile")
     return status
 
@@ -65,13 +67,13 @@ def were_tried(settings: Settings, version: str) -> bool:
     return bool(_tried(settings).get(version) == features_version(settings))
 
 
-def remember_tried(settings: Settings, version: str) -> None:
-    """Record that every item was tried with the published features, for the served models alone."""
-    from reclm.features.publish import features_version
+def remember_tried(settings: Settings, version: str, features: str) -> None:
+    """Record that every item was tried with the published version `features`, for the served models alone."""
     from reclm.promotion.challenger import versions_in_use
 
-    before = {one: features for one, features in _tried(settings).items() if one in versions_in_use(settings)}
-    write_json(_tried_path(settings), before | {version: features_version(settings)})
+    in_use = versions_in_use(settings)
+    before = {one: tried for one, tried in _tried(settings).items() if one in in_use}
+    write_json(_tried_path(settings), before | {version: features})
 
 
 def _tried(settings: Settings) -> dict[str, str]:

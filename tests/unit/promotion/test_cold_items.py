@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from unit import backbones_world as bw
 
 from reclm import stages
+from reclm.dataset import TrainingData
+from reclm.promotion import new_items
 from reclm.settings.tree import Settings
 from reclm.storage.files import write_json
 
@@ -32,10 +37,8 @@ class Stages:
         return {"version": version, "items": 9, "missing": self.missing, "added": 0}
 
     def place(self, settings: Settings, version: str) -> dict[str, Any]:
-        from reclm.promotion.new_items import remember_tried
-
         self.calls.append("place")
-        remember_tried(settings, version)
+        new_items.remember_tried(settings, version, self.features)
         return self.status(settings, version)
 
     def run(self) -> list[str]:
@@ -65,3 +68,33 @@ class TestARun:
         assert steps.run() == STEPS[:1]
         steps.features = "f2"
         assert steps.run() == [*STEPS[:1], "place"]
+
+
+class TestAnItemThatIsTried:
+    def test_is_tried_again_with_features_that_were_published_while_it_was(
+        self, workspace_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, data = workspace_settings(), bw.toy_data()
+        published = settings.paths.feast / "published.json"
+
+        def load(*_: object) -> TrainingData:
+            write_json(published, {"version": "f2"})
+            return data
+
+        backbone = SimpleNamespace(vectors_of_new_items=lambda _: np.full((len(data.item_ids), 2), np.nan))
+        for name, stand_in in {
+            "reclm.promotion.new_items.candidate_status": lambda *_: {"version": "champion", "items": 9, "missing": 1},
+            "reclm.promotion.new_items._candidates": lambda *_: data.item_ids[1:],
+            "reclm.promotion.challenger.versions_in_use": lambda _: ["champion"],
+            "reclm.storage.artifacts.load": lambda *_: SimpleNamespace(path=None),
+            "reclm.backbones.loading.load_backbone": lambda _: backbone,
+            "reclm.features.frame.load_training_data": load,
+            "reclm.features.fused.publish_items": lambda *_: None,
+            "reclm.warehouse.reading.snapshot_as_of": lambda *_: None,
+        }.items():
+            monkeypatch.setattr(name, stand_in)
+        write_json(published, {"version": "f1"})
+        assert new_items.place_new_items(settings)["missing"] == 1
+        assert not new_items.were_tried(settings, "champion")
+        new_items.place_new_items(settings)
+        assert new_items.were_tried(settings, "champion")
