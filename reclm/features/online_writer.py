@@ -135,9 +135,11 @@ def claim_online_store(settings: Settings) -> None:
         client.set(OWNER_KEY, owner, nx=True)
         stored = client.get(OWNER_KEY).decode()
     if stored != owner:
+        host, port, options = redis_address(settings.feast.redis_url)
         raise PublishError(
-            f"the Redis database {online_name(settings)} holds the features of another workspace; "
-            "give this one a database of its own (feast.redis_url=…,db=1), or empty that one with `redis-cli flushdb`"
+            f"the Redis database {online_name(settings)} holds the features of another workspace or of this one before "
+            "it was restored; give this one a database of its own (feast.redis_url=…,db=1), or, where nobody uses that "
+            f"one, empty it with `redis-cli -h {host} -p {port} -n {options.get('db', 0)} flushdb`"
         )
 
 

@@ -12,7 +12,7 @@ from integration import serving_world as world
 from integration.serving_world import opened_client, recommend
 
 from reclm import stages
-from reclm.errors import InputError, WorkspaceError
+from reclm.errors import InputError, PublishError, WorkspaceError
 from reclm.features.online import read_user
 from reclm.features.store import open_store
 from reclm.maintenance.backup import back_up
@@ -94,6 +94,21 @@ class TestARestoredWorkspace:
         version = read_json(restored.paths.champion)["version"]
         assert read_user(open_store(restored), USER, version) is None
         assert read_user(open_store(restored), "user 4", version) is not None
+
+    @pytest.mark.full
+    def test_fills_an_empty_redis_database_and_no_other(self, redis_port: int, tmp_path: Path) -> None:
+        world.fw.redis_client(redis_port).flushall()
+        used, empty = (f"127.0.0.1:{redis_port},db={number}" for number in (0, 1))
+        original = world.open_shop(tmp_path / "shop", "feast.online_store=redis", f"feast.redis_url={used}")
+        write_json(original.paths.dataset, {"name": "shop", "layout": LAYOUT, "batches": []})
+        back_up(original, tmp_path / "b.tar.zst")
+        restored = at(original, tmp_path / "restored")
+        with pytest.raises(PublishError, match="flushdb"):
+            restore(restored, tmp_path / "b.tar.zst", stages.build)
+        restored = restored.model_copy(update={"feast": restored.feast.model_copy(update={"redis_url": empty})})
+        assert restore(restored, tmp_path / "b.tar.zst", stages.build)["online"] > 0
+        version = read_json(restored.paths.champion)["version"]
+        assert read_user(open_store(restored), USER, version) is not None
 
     def test_takes_no_place_that_is_taken(self, shop: Settings, file: Path) -> None:
         with pytest.raises(InputError, match="exists; a back-up is restored into a new folder"):
