@@ -130,6 +130,7 @@ class TestEncodings:
         left = settings.paths.landing / ".reading" / "reclm-killed"
         left.mkdir(parents=True)
         (left / "plain").write_text("ann")
+        (left / ".lock").touch()
         (folder / "log.csv").write_text(LOG)
         ingest(settings, folder)
         assert not left.exists()
@@ -142,6 +143,7 @@ class TestFilesThatAreNoTable:
             ("log.csv.gz", gzip.compress(LOG.encode() * 99, mtime=0)[:-20], "ended before"),
             ("log.csv.zst", COMPRESS[".zst"](LOG.encode() * 99)[:-20], "Truncated"),
             ("log.csv.zip", zipped(LOG.encode())[:-20], "not a zip file"),
+            ("log.zip", zipped(LOG.encode())[:-20], "not a zip file"),
             ("log.csv", LOG.encode("utf-16")[:-1], "line 3 is not text in utf-16"),
             ("log.csv", bytes(5000) + LOG.encode(), "is not text"),
             ("log.csv", "<!DOCTYPE html>\n<html>404</html>\n", "a web page"),
