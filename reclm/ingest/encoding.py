@@ -64,9 +64,12 @@ def compression_of(path: Path) -> str:
 
 
 def member_of(path: Path) -> str:
-    """Return the name of the only file in a zip archive. Raises InputError when there are others beside it."""
-    with zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    """Return the name of the only file in a zip archive. Raises InputError for a damaged one, or one of more files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except zipfile.BadZipFile as error:
+        raise _damaged(path, error) from None
     if any(name in ("[Content_Types].xml", "mimetype") for name in names):
         raise InputError(f"{path} is a workbook or document, not a table of text; save it as CSV in UTF-8")
     members = [name for name in names if not name.startswith("__MACOSX/") and not Path(name).name.startswith(".")]
@@ -84,7 +87,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise InputError(f"{path} cannot be read: {error}; copy or export it again") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read: {error}; copy or export it again")
 
 
 def _stream(path: Path) -> IO[bytes]:

@@ -41,6 +41,11 @@ def write(file: Path, schema: pa.Schema | None = None, **columns: list[Any]) -> 
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
 
 
+def write_compressed(file: Path, content: bytes, compression: str) -> None:
+    with pa.CompressedOutputStream(pa.OSFile(str(file), "wb"), compression) as stream:
+        stream.write(content)
+
+
 def column(file: Path, name: str) -> list[Any]:
     return pq.read_table(file)[name].to_pylist()
 
@@ -198,7 +203,7 @@ class TestDeliveries:
         self, settings: Settings, inbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         impatient = Workspace(settings.paths.root, lock_timeout=0)
-        monkeypatch.setattr(deliveries, "deliveries_with", lambda *_: [remember(impatient, ["13"]) and inbox])
+        monkeypatch.setattr(deliveries, "deliveries_with", lambda *_: ([remember(impatient, ["13"]) and inbox], []))
         with pytest.raises(ErasureError, match="1 delivered files"):
             require_no_delivery(settings, "12")
         assert is_listed(settings.paths, "13")
@@ -209,4 +214,42 @@ class TestDeliveries:
         with zipfile.ZipFile(inbox / "old.zip", "w") as archive:
             archive.writestr("a.txt", "12;3")
         with pytest.raises(ErasureError, match=r"2 delivered files.*notes.txt.*old.zip"):
+            require_no_delivery(settings, "12")
+
+    @pytest.mark.parametrize(
+        "give",
+        [
+            lambda inbox: write_compressed(inbox / "a.zst", b"customer 12", "zstd"),
+            lambda inbox: write_compressed(inbox / "a", b"customer 12", "gzip"),
+            lambda inbox: (inbox / "a.dump").write_bytes("customer 12".encode("utf-16")),
+            lambda inbox: (inbox / "a.dump").write_bytes("12 called".encode("utf-16-be")),
+            lambda inbox: write(inbox / "a.parquet", note=["customer 12 called"] * 100, n=[{"of": 1}] * 100),
+            lambda inbox: write(inbox / "a.parquet", patron_no=[1, 12], n=[1, 1]),
+        ],
+        ids=["zstandard", "no suffix", "UTF-16", "UTF-16 without a mark", "a text in parquet", "an unknown column"],
+    )
+    def test_are_searched_however_they_are_written(
+        self, settings: Settings, inbox: Path, give: Callable[[Path], object]
+    ) -> None:
+        give(inbox)
+        with pytest.raises(ErasureError, match=r"1 delivered files still hold the id: .*inbox/a"):
+            require_no_delivery(settings, "12")
+
+    def test_that_hold_the_id_as_a_part_of_a_word_are_not_named(self, settings: Settings, inbox: Path) -> None:
+        for encoding in ("utf-8", "utf-16", "utf-16-be"):
+            (inbox / encoding).write_bytes("customer 123, and 4-12".encode(encoding))
+        write(inbox / "a.parquet", note=["customer 123, and 4-12"])
+        require_no_delivery(settings, "12")
+
+    @pytest.mark.parametrize("name", ["a.gz", "a.csv.gz", "a.zip", "a.parquet"])
+    def test_that_are_damaged_are_named_as_not_searched(self, settings: Settings, inbox: Path, name: str) -> None:
+        if name == "a.zip":
+            with zipfile.ZipFile(inbox / name, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("a.txt", "5;3" * 1000)
+        elif name == "a.parquet":
+            write(inbox / name, user_id=["5"])
+        else:
+            write_compressed(inbox / name, b"user_id,item_id\n5,6\n" * 1000, "gzip")
+        (inbox / name).write_bytes((inbox / name).read_bytes()[:-20])
+        with pytest.raises(ErasureError, match=rf"but 1 delivered files may hold it, and cannot be searched: .*{name}"):
             require_no_delivery(settings, "12")
