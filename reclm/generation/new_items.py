@@ -131,7 +131,7 @@ def _by_language_model(
     parents["profiles"] = current[-1].version
     version = artifacts.version_of("profiles", parameters, parents)
     with artifacts.writing(settings.paths, "profiles", parameters, parents, resumable=True) as draft:
-        prompts = batch.add("item", facts, wanted)
+        prompts = batch.add("item", facts, own, wanted)
         answers, metrics = answer_batch(settings, writer, batch, draft.path, full=False)
         data = _restricted_to(load_snapshot_data(connection, SNAPSHOT, catalogue), wanted)
         profiles, provenance = profiles_from_answers("item", data, prompts, answers)

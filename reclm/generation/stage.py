@@ -26,7 +26,6 @@ from reclm.generation.writer import (
     new_prompt_batch,
     teacher_for_prompts,
 )
-from reclm.llm.engines.answers import GenerationRow
 from reclm.llm.prompts.requests import own_hash
 from reclm.profiles import keywords
 from reclm.profiles.snapshot_data import load_catalogue, load_snapshot_data
@@ -158,7 +157,7 @@ def write_by_language_model(
             facts = load_facts(connection, kind, snapshot, teacher)
             own = {entity_id: own_hash(one, batch.shape) for entity_id, one in facts.items()}
             kept = earlier.unchanged(kind, snapshot, as_of, own)
-            prompts[snapshot, kind] = batch.add(kind, facts, [one for one in facts if one not in kept])
+            prompts[snapshot, kind] = batch.add(kind, facts, own, [one for one in facts if one not in kept])
             add_kept(kind, kept, prompts[snapshot, kind], kept_answers)
             n_kept += len(kept)
     answers, metrics = answer_batch(settings, writer, batch, folder, full=full)

@@ -78,14 +78,16 @@ class PromptBatch:
     count: TokenCount
     requests: list[Request] = field(default_factory=list)
 
-    def add(self, kind: EntityKind, facts: Mapping[str, Facts], ids: Iterable[str]) -> EntityPrompts:
-        """Add one request for each of `ids`; `facts` must hold all of them."""
+    def add(
+        self, kind: EntityKind, facts: Mapping[str, Facts], own: Mapping[str, str], ids: Iterable[str]
+    ) -> EntityPrompts:
+        """Add one request for each of `ids`; `facts` and `own`, the hashes by `own_hash`, must hold all of them."""
         added = EntityPrompts()
         for entity_id in ids:
             messages, trimmed = fit_to_budget(facts[entity_id], self.shape, self.count)
             self.requests.append(Request(kind, messages))
             added.hashes[entity_id] = prompt_hash(messages)
-            added.own[entity_id] = own_hash(facts[entity_id], self.shape)
+            added.own[entity_id] = own[entity_id]
             added.flags[entity_id] = flag_of(facts[entity_id])
             added.trimmed += trimmed
         return added

@@ -18,6 +18,7 @@ from reclm.dataset import SNAPSHOTS
 from reclm.errors import WorkspaceError
 from reclm.generation import stage, writer
 from reclm.llm.lineage import newest_model
+from reclm.llm.prompts import requests
 from reclm.profiles import grammar
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -141,6 +142,21 @@ class TestLanguageModel:
         assert (artifact.path / "quality.parquet").exists()
         assert current["profiles"] == artifact.version
         assert set(artifact.manifest["parents"]) == {"warehouse", "refine", "teacher"}
+
+    def test_what_a_prompt_says_of_somebody_alone_is_hashed_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hashed: list[object] = []
+
+        def own_hash(facts: object, _: object) -> str:
+            hashed.append(facts)
+            return "own"
+
+        for module in (stage, requests):
+            monkeypatch.setattr(module, "own_hash", own_hash)
+        artifact = stage.write_profiles(with_model(tmp_path, monkeypatch, Stub())[0])
+        assert len(hashed) == len(SNAPSHOTS) * (len(HISTORIES) + len(ITEMS))
+        assert {row["own_hash"] for row in rows_of(artifact, "user").values()} == {"own"}
 
     def test_users_and_items_without_facts_get_an_empty_prompt_and_a_flag(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
