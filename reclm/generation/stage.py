@@ -72,8 +72,9 @@ def write_profiles(
             return whole
         if not profiles or profiles[0].version != whole.version or full:
             profiles = [whole]
-    # of items that came since the build of all tables, the artifact of everybody may know nothing
-    profiles = [*profiles, *write_new_profiles(settings, profiles)]
+    if items == "new" or whole.manifest["parents"]["warehouse"] != features_fingerprint(workspace):
+        # of items that came since the build of all tables, the artifact of everybody may know nothing
+        profiles = [*profiles, *write_new_profiles(settings, profiles)]
     if in_use != {artifact.version for artifact in profiles}:
         set_current_artifacts(workspace, "profiles", [artifact.version for artifact in profiles])
     return profiles[-1]

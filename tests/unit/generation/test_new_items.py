@@ -14,6 +14,7 @@ from unit.profiles_world import workspace
 from reclm.errors import WorkspaceError
 from reclm.generation import stage
 from reclm.settings.tree import Settings
+from reclm.storage.files import write_json
 from reclm.warehouse.sources import current_profiles
 
 
@@ -96,6 +97,24 @@ class TestNewItems:
         added = stage.write_profiles(settings, items="new")
         assert stage.write_profiles(settings, items="new").version == added.version
         assert stage.write_profiles(settings).version == added.version  # nobody else's profile has changed
+
+    def test_are_not_looked_for_beside_profiles_of_the_same_build(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        monkeypatch.setattr(stage, "write_new_profiles", lambda *_: pytest.fail("all items have just been described"))
+        stage.write_profiles(settings)
+
+    def test_are_added_where_profiles_of_the_last_whole_build_are_reused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        first = stage.write_profiles(settings)
+        deliver(settings)
+        write_json(settings.paths.current_build, {"features_fingerprint": "f2", "whole_fingerprint": "f1"})
+        added = stage.write_profiles(settings)
+        assert current_profiles(settings.paths) == [first, added]
+        assert set(rows_of(added, "item", "serve")) == {"lute"}
 
     def test_there_must_be_profiles_of_the_same_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
