@@ -2,7 +2,9 @@
 
 In: the current profiles. Out: those that are written again only when their time has come. A prompt also shows
 neighbours. They are found anew by every build, and most are others each day, also where nothing is new about a user. A
-profile is kept while the rest of its prompt is the same, for `profiles.keep_days` of the data's time.
+profile is kept while the rest of its prompt is the same, for `profiles.keep_days` of the data's time. Artifacts that
+profiles were kept from are no parents of the new one: else no two runs would have the same version, and no artifact of
+an earlier day could be removed.
 """
 
 from __future__ import annotations

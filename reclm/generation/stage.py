@@ -3,7 +3,8 @@
 In: the published warehouse. Out: one `profiles` artifact. The artifact holds `user_profiles.parquet`,
 `item_profiles.parquet` and `quality.parquet`; where a language model wrote them (`reclm.generation.writer`), also its
 new answers, `generations-*.parquet`. The version is the hash of the engine's settings, the seed, the model and the
-warehouse's fingerprint, so an artifact whose inputs have not changed is reused.
+warehouse's fingerprint, so an artifact whose inputs have not changed is reused. Which earlier profiles a language model
+need not write again (`reclm.generation.kept`) is no part of the version; the metric `kept_from` names their artifacts.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def write_profiles(
 
     `full` sends every prompt to the language model again. `items="new"` adds, at snapshot `serve`, profiles of items
     that the current ones lack or whose text has changed, by the model that wrote those. `model` replaces the newest
-    model. `current` makes the profiles the current ones. Returns the newest artifact of the current ones. Raises
-    WorkspaceError when the warehouse, the model or the current profiles are missing.
+    model. `current` makes the profiles the current ones; others keep nothing of the current ones, so that they can be
+    compared. Returns the newest artifact of the current ones. Raises WorkspaceError when the warehouse, the model or
+    the current profiles are missing.
     """
     from reclm.warehouse.sources import current_profiles, current_versions, set_current_artifacts
 
@@ -67,7 +69,7 @@ def write_profiles(
     profiles = current_profiles(workspace) if in_use or items == "new" else []
     if items == "all":
         by_keywords = settings.profiles.engine == keywords.ENGINE
-        whole = _write_all(settings, full=full and not by_keywords, model=model)
+        whole = _write_all(settings, full=full and not by_keywords, model=model, keep=current)
         if not current:
             return whole
         if not profiles or profiles[0].version != whole.version or full:
@@ -80,7 +82,7 @@ def write_profiles(
     return profiles[-1]
 
 
-def _write_all(settings: Settings, *, full: bool, model: Artifact | None) -> Artifact:
+def _write_all(settings: Settings, *, full: bool, model: Artifact | None, keep: bool) -> Artifact:
     from reclm.warehouse.reading import connect
 
     workspace, whole = settings.paths, whole_fingerprint(settings.paths)
@@ -98,7 +100,8 @@ def _write_all(settings: Settings, *, full: bool, model: Artifact | None) -> Art
         parameters, parents = writer.parameters, {**writer.parents, "teacher": teacher.version}
 
         def write(connection: DuckDBPyConnection, folder: Path, version: str) -> dict[str, Any]:
-            return write_by_language_model(connection, settings, folder, version, writer, teacher, full=full)
+            earlier = load_kept(settings, writer) if keep and not full else KeptProfiles()
+            return write_by_language_model(connection, settings, folder, version, writer, teacher, earlier, full=full)
 
     for warehouse in dict.fromkeys((whole, features_fingerprint(workspace))):
         parents = {**parents, "warehouse": warehouse}
@@ -143,14 +146,18 @@ def write_by_language_model(
     version: str,
     writer: Writer,
     teacher: Teacher,
+    earlier: KeptProfiles,
     *,
     full: bool = False,
 ) -> dict[str, Any]:
-    """Write the three files and the new answers into `folder` with a language model; return the manifest's metrics."""
+    """Write the three files and the new answers into `folder` with a language model; return the manifest's metrics.
+
+    Profiles of `earlier` are kept where they still hold.
+    """
     catalogue = load_catalogue(connection, settings.features.max_text_length)
-    batch, n_kept = new_prompt_batch(settings, writer), 0
+    batch = new_prompt_batch(settings, writer)
     kept_answers: dict[str, GenerationRow] = {}
-    earlier = KeptProfiles() if full else load_kept(settings, writer)
+    kept_from: list[str] = []
     prompts = {}
     for snapshot in SNAPSHOTS:
         as_of = snapshot_as_of(settings, snapshot)
@@ -160,7 +167,7 @@ def write_by_language_model(
             kept = earlier.unchanged(kind, snapshot, as_of, own)
             prompts[snapshot, kind] = batch.add(kind, facts, own, [one for one in facts if one not in kept])
             add_kept(kind, kept, prompts[snapshot, kind], kept_answers)
-            n_kept += len(kept)
+            kept_from += [row["version"] for row in kept.values()]
     answers, metrics = answer_batch(settings, writer, batch, folder, full=full)
     answers = kept_answers | answers
     tables = ProfileTables(settings, version)
@@ -170,4 +177,5 @@ def write_by_language_model(
             profiles, provenance = profiles_from_answers(kind, snapshot_data, prompts[snapshot, kind], answers)
             tables.add(profiles, snapshot_data, provenance)
     trimmed = sum(added.trimmed for added in prompts.values())
-    return {**metrics, "kept": n_kept, "trimmed": trimmed, **tables.write(folder)}
+    kept_of = {"kept": len(kept_from), "kept_from": sorted(set(kept_from))}
+    return {**metrics, **kept_of, "trimmed": trimmed, **tables.write(folder)}

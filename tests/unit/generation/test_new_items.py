@@ -150,6 +150,19 @@ class TestProfilesThatAreKept:
                 user: row["profile"] for user, row in after.items()
             }
             assert {row["written_as_of"] for row in after.values()} == {row["as_of"] for row in before.values()}
+        assert (first.version in second.metrics["kept_from"]) is not asked
+
+    def test_profiles_that_are_compared_with_others_keep_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = with_model(tmp_path, monkeypatch, Stub())
+        stage.write_profiles(settings)
+        self.neighbours_change(settings)
+        stub = Stub()
+        settings, _ = with_model(tmp_path, monkeypatch, stub, fingerprint="f2")
+        arm = stage.write_profiles(settings, current=False)
+        assert any("Zither" in prompt for prompt in stub.requested)
+        assert (arm.metrics["kept"], arm.metrics["kept_from"]) == (0, [])
 
     def test_a_new_history_is_described_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         settings, _ = with_model(tmp_path, monkeypatch, Stub())
