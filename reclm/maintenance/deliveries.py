@@ -99,8 +99,8 @@ def _users_of_table(settings: Settings, file: Path) -> set[str] | None:
 
 def _holds_word(file: Path, user_id: str) -> bool:
     """Return whether the id stands anywhere in a file. Raises InputError when it is damaged."""
-    with file.open("rb") as content:
-        is_parquet = content.read(len(PARQUET)) == PARQUET
+    with file.open("rb") as start:
+        is_parquet = start.read(len(PARQUET)) == PARQUET
     try:
         if is_parquet:
             return _holds_cell(file, user_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -101,5 +101,6 @@ class TestAnEmptyDatabase:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr("reclm.maintenance.restore.remove_again", kill)
             restore(restored, tmp_path / "one", build)
-        with pytest.raises(PublishError) if refused else nullcontext():
+        outcome: AbstractContextManager[object] = pytest.raises(PublishError) if refused else nullcontext()
+        with outcome:
             restore(restored, tmp_path / then, build)
