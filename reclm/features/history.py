@@ -9,7 +9,7 @@ of new items make them, are not kept; of the others the latest `feast.keep_versi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,13 +95,6 @@ def remove_others(workspace: Workspace, keep_versions: int) -> None:
     for folder in store.offline_path(workspace).iterdir():
         if not folder.is_symlink() and folder.name not in kept:
             shutil.rmtree(folder)
-
-
-def files_with_users(workspace: Workspace) -> Iterator[Path]:
-    """Yield every offline file with a column `user_id`, those of earlier versions and of models' vectors too."""
-    for file in sorted(store.offline_path(workspace).rglob("*.parquet")):
-        if "user_id" in pq.read_schema(file).names:
-            yield file
 
 
 def _training_path(workspace: Workspace, version: str) -> Path:

@@ -10,28 +10,26 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from reclm.errors import PublishError, WorkspaceError
-from reclm.features.history import files_with_users
 from reclm.features.online import BATCH_SIZE, PROJECT, Key, encoded_key, rows_of
 from reclm.features.store import (
     Store,
     applied_path,
     apply_definitions,
     model_versions,
+    offline_path,
     online_name,
     redis_address,
     writing,
 )
 from reclm.progress import track
 from reclm.settings.tree import Settings
-from reclm.storage.files import read_json, write_table
+from reclm.storage.erasures import drop_rows
+from reclm.storage.files import read_json
 
 SERVER_SECONDS = 600.0
 OWNER_KEY = "reclm:workspace"
@@ -66,10 +64,10 @@ def delete_rows(store: Store, view: str, keys: Sequence[Key]) -> int:
     return {"sqlite": _delete_sqlite, "redis": _delete_redis}[store.settings.feast.online_store](store, view, encoded)
 
 
-def forget_user(settings: Settings, user_id: str) -> int:
-    """Delete a user from every view, online and offline; returns the number of deleted rows.
+def forget_users(settings: Settings, user_ids: set[str]) -> int:
+    """Delete users from every view, online and offline; returns the number of deleted rows.
 
-    Landing, artifacts and warehouse are not changed here: publishing a build that still contains the user brings the
+    Landing, artifacts and warehouse are not changed here: publishing a build that still contains the users brings the
     rows back.
     """
     workspace = settings.paths
@@ -78,10 +76,10 @@ def forget_user(settings: Settings, user_id: str) -> int:
     with writing(workspace):
         feast = apply_definitions(settings)
         versions = model_versions(workspace)
-        removed = delete_rows(feast, "user_fused", [(user_id, version) for version in versions])
+        removed = delete_rows(feast, "user_fused", [(one, version) for one in user_ids for version in versions])
         views = ("user_profile", "user_activity", "user_recent")
-        removed += sum(delete_rows(feast, view, [(user_id,)]) for view in views)
-        removed += sum(_drop_user(file, user_id) for file in files_with_users(workspace))
+        removed += sum(delete_rows(feast, view, [(one,) for one in user_ids]) for view in views)
+        removed += sum(drop_rows(file, user_ids) for file in sorted(offline_path(workspace).rglob("*.parquet")))
     return removed
 
 
@@ -219,14 +217,6 @@ def _sqlite(store: Store) -> sqlite3.Connection:
 
 def _table(store: Store, view: str) -> str:
     return f'"{PROJECT}_{view}"'
-
-
-def _drop_user(file: Path, user_id: str) -> int:
-    table = pq.read_table(file)
-    remaining = table.filter(pc.not_equal(table["user_id"], user_id))
-    if remaining.num_rows < table.num_rows:
-        write_table(file, remaining)
-    return int(table.num_rows - remaining.num_rows)
 
 
 def _delete_sqlite(store: Store, view: str, encoded: list[bytes]) -> int:

@@ -74,13 +74,13 @@ def _tables(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def _remove(settings: Settings, erased: Erasures, user_ids: set[str]) -> dict[str, int]:
-    from reclm.features.online_writer import forget_user, rewrite_server_files
+    from reclm.features.online_writer import forget_users, rewrite_server_files
     from reclm.ingest.collected import land_collected
 
     workspace = settings.paths
     shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
     land_collected(settings)  # logged before the users were listed; landing leaves them out
-    removed = {"online": sum(forget_user(settings, user_id) for user_id in sorted(user_ids))}
+    removed = {"online": forget_users(settings, user_ids)}
     rewrite_server_files(settings)
     removed["answers"] = _remove_answers(workspace, user_ids)
     for folder, file in track(_tables(workspace), "forgetting"):

@@ -235,7 +235,7 @@ class TestHistory:
     def test_does_not_hold_a_user_who_was_forgotten(self, settings: Settings) -> None:
         before, version = self.train_on(settings, T1, T2), features_version(settings)
         self.train_on(settings, T2, T3)
-        online_writer.forget_user(settings, "u1")
+        online_writer.forget_users(settings, {"u1"})
         left = load_training_data(settings, "final", version)
         rows = before.user_ids != "u1"
         assert left.user_ids.tolist() == before.user_ids[rows].tolist()

@@ -118,7 +118,7 @@ class TestForgettingAUser:
         world.publish_marts(settings, world.marts())
         world.publish_vectors(settings, "m1")
         world.publish_vectors(settings, "m2")
-        assert online_writer.forget_user(settings, "u1") == (2 + 2) + (2 + 2) + 2
+        assert online_writer.forget_users(settings, {"u1"}) == (2 + 2) + (2 + 2) + 2
         for version in ("", "m1", "m2"):
             assert world.read_user(settings, "u1", version) is None
             assert world.read_user(settings, "u 2", version) is not None
@@ -127,17 +127,24 @@ class TestForgettingAUser:
             assert "u1" not in ids
             assert "u 2" in ids
 
+    def test_several_users_are_deleted_together(self, settings: Settings) -> None:
+        world.publish_marts(settings, world.marts())
+        online_writer.forget_users(settings, {"u1", "u 2"})
+        assert [world.read_user(settings, user) is None for user in ("u1", "u 2", "4")] == [True, True, False]
+        offline = pq.read_table(store.offline_path(settings.paths) / "current" / "user_profile.parquet")
+        assert {"u1", "u 2", "4"} & {*offline["user_id"].to_pylist()} == {"4"}
+
     def test_no_byte_of_the_profile_stays_in_the_files(self, settings: Settings) -> None:
         rows = world.marts()
         world.row_of(rows, "user_profile", "u1", T2)["profile"] = "User identity: unmistakable; User interests: x"
         world.publish_marts(settings, rows)
-        online_writer.forget_user(settings, "u1")
+        online_writer.forget_users(settings, {"u1"})
         for file in settings.paths.feast.rglob("*"):
             assert not file.is_file() or b"unmistakable" not in file.read_bytes()
 
     def test_the_user_stays_forgotten_when_the_same_build_is_published_again(self, settings: Settings) -> None:
         world.publish_marts(settings, world.marts())
-        online_writer.forget_user(settings, "u1")
+        online_writer.forget_users(settings, {"u1"})
         assert publish.publish(settings)["reused"]
         assert world.read_user(settings, "u1") is None
 
@@ -151,7 +158,7 @@ class TestForgettingAUser:
             world.redis_client(port).save()
             files = [file for file in (tmp_path / "redis").rglob("*") if file.is_file()]
             assert any("ü'3".encode() in file.read_bytes() for file in files)
-            online_writer.forget_user(settings, "ü'3")
+            online_writer.forget_users(settings, {"ü'3"})
             online_writer.rewrite_server_files(settings)
             files = [file for file in (tmp_path / "redis").rglob("*") if file.is_file()]
             assert len(files) >= 3
@@ -159,4 +166,4 @@ class TestForgettingAUser:
             assert world.read_user(settings, "u1") is not None
 
     def test_forgetting_in_an_empty_workspace_deletes_nothing(self, settings: Settings) -> None:
-        assert online_writer.forget_user(settings, "u1") == 0
+        assert online_writer.forget_users(settings, {"u1"}) == 0

@@ -174,7 +174,7 @@ class TestAForgottenUser:
         settings = world.open_shop(tmp_path, "serve.reload_seconds=0.1")
         with opened_client(settings) as client:
             assert recommend(client, user_id=USER)["source"] == "trained"
-            online_writer.forget_user(settings, USER)
+            online_writer.forget_users(settings, {USER})
             version = json.loads(settings.paths.champion.read_text())["version"]
             users = artifacts.load(settings.paths, "served", version).path / "users.parquet"
             table = pq.read_table(users)

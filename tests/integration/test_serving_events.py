@@ -16,7 +16,7 @@ from integration import serving_world as world
 from integration.serving_world import opened_client, recommend
 from unit import backbones_world as bw
 
-from reclm.features.online_writer import forget_user
+from reclm.features.online_writer import forget_users
 from reclm.serving.candidate_index import load_index
 from reclm.serving.impression_log import ImpressionLog
 from reclm.serving.offline import recommend_to_users
@@ -233,7 +233,7 @@ class TestTheNextAnswer:
 class TestForgetting:
     def test_a_forgotten_user_has_no_recent_events(self, client: TestClient, shop: Settings) -> None:
         send(client, event("gone", user_id="forgotten", item_id=WARM_OF_CIRCLE_1[0]))
-        assert forget_user(shop, "forgotten") > 0
+        assert forget_users(shop, {"forgotten"}) > 0
         assert recommend(client, user_id="forgotten")["source"] == "popularity"
 
     def test_what_an_erased_user_does_is_kept_nowhere(self, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ class TestForgetting:
         with opened_client(settings) as client:
             send(client, event("before", user_id="erased"))
             remember(settings.paths, ["erased"])
-            forget_user(settings, "erased")
+            forget_users(settings, {"erased"})
             both = [event("after", user_id="erased", item_id=WARM_OF_CIRCLE_1[0]), event("other")]
             answer = client.post("/v1/events", json={"events": both}).json()
             assert answer == {"accepted": 1, "duplicates": 0, "erased": 1}
