@@ -2,8 +2,8 @@
 
 In: the entries listed before and the fresh ones. Out: which of the earlier ones stay, and marks on them. A log that
 comes again under its name, corrected or grown, takes the place of what it delivered before; of a window of time that
-moves on, each delivery stays. Item and user tables need
-no such rule: of several rows about one item the warehouse takes the last to land.
+moves on, each delivery stays. Item and user tables need no such rule: of several rows about one item the warehouse
+takes the last to land.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def without_superseded(
             and not (entry.get("collected") or new.get("collected"))
         ]
         for entry in former:
-            rows, same, earlier = count(_same_rows(file_of(entry), file_of(new)))
+            rows, same, earlier, later = count(_same_rows(file_of(entry), file_of(new)))
             about = f"{new['source_file']} landed before with other content: {same:,} of its {rows:,} rows are the same"
             if same < SAME_ROWS * rows:
                 say(f"{about}, so both deliveries count")
                 continue
-            if 0 < rows - same == earlier:
-                say(f"{about} and the others are earlier than all of the new ones, so both deliveries count")
+            if later and 0 < rows - same == earlier:
+                say(f"{about}, the others are earlier than all of the new ones, so both deliveries count")
                 continue
             say(f"{about}; its {new['rows']:,} rows replace them")
             replaced.add(entry["batch"])
@@ -85,13 +85,15 @@ def without_superseded(
 
 
 def _same_rows(former: Path, latest: Path) -> str:
-    """Return SQL of three numbers: the rows of `former`, those that `latest` has too, and those that it lacks and whose
-    time, as text, is below all of its own: the days that an export of the last month no longer has."""
+    """Return SQL of four numbers: the rows of `former`; those that `latest` has too; those that it lacks and whose
+    time, as text, is below all of its own; and the rows of `latest` that are later than all of `former`. An export of
+    the last month has lost the first days of the former one, and gained some."""
     old, new = (f"read_parquet('{str(path).replace(chr(39), chr(39) * 2)}')" for path in (former, latest))
     same = " and ".join(f"latest.{column} is not distinct from former.{column}" for column in ROW)
     return (
         f"select (select count(*) from {old}), "
         f"(select count(*) from {old} as former semi join {new} as latest on {same}), "
         f"(select count(*) from {old} as former anti join {new} as latest on {same} "
-        f"where former.event_ts < (select min(event_ts) from {new}))"
+        f"where former.event_ts < (select min(event_ts) from {new})), "
+        f"(select count(*) from {new} where event_ts > (select max(event_ts) from {old}))"
     )

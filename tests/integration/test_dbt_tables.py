@@ -22,7 +22,7 @@ from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.build import build, docs
 from reclm.warehouse.reading import connect
-from reclm.warehouse.sources import prepare_sources, write_parameters
+from reclm.warehouse.sources import prepare_sources, write_delivered_items, write_parameters
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -164,6 +164,7 @@ class TestNeighbours:
         shutil.copytree(shop.landing, again.paths.landing)
         write_parameters(again, again.paths.require_dataset())
         prepare_sources(again.paths, again.paths.require_dataset())
+        write_delivered_items(again.paths, [])
         built = dbt_world.dbt(again.paths, "build")
         assert built.returncode == 0, built.stdout[-3000:]
         assert "unit_test.reclm" in (again.paths.root / "warehouse" / "dbt" / "bare" / "run_results.json").read_text()

@@ -140,7 +140,7 @@ class TestTheAnalystsPage:
 
 
 class TestTwoProcessesTrain:
-    """`runtime.threads` 2 lets `train.jobs` have two processes of one thread."""
+    """`runtime.threads` 2 lets `train.jobs` have two processes of one thread, for the work of six models."""
 
     def test_they_train_the_very_models_that_one_does(self, shop: Path) -> None:
         made = []
@@ -151,7 +151,7 @@ class TestTwoProcessesTrain:
             assert done.returncode == 0, done.stderr
             files = (file for folder in trained(shop, 5) for file in folder.rglob("*") if file.name != "manifest.json")
             made.append({file: file.read_bytes() for file in files if file.is_file()})
-        assert len(trained(shop, 5)) == 4
+        assert len(trained(shop, 5)) == 6
         assert made[0] == made[1]
 
     def test_they_end_with_the_one_that_started_them_and_another_run_finishes_the_work(self, shop: Path) -> None:
@@ -163,7 +163,7 @@ class TestTwoProcessesTrain:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         assert pipeline.reclm(*training(shop, 6, 2), folder=shop.parent).returncode == 0
-        assert len(trained(shop, 6)) == 4
+        assert len(trained(shop, 6)) == 6
 
     def test_ctrl_c_ends_them_without_a_traceback(self, shop: Path) -> None:
         with training_in_two(shop, 8) as (parent, children):
@@ -181,7 +181,12 @@ class TestTwoProcessesTrain:
 
 
 def training(shop: Path, seed: int, threads: int) -> list[str]:
-    own = ("train.models=ncf,als", "train.variants=base,augment", f"train.seeds={seed}", f"runtime.threads={threads}")
+    own = (
+        "train.models=ncf,als,biasmf",
+        "train.variants=base,augment",
+        f"train.seeds={seed}",
+        f"runtime.threads={threads}",
+    )
     return ["train", "-w", str(shop), *pipeline.flags(*own)]
 
 
