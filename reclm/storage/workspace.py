@@ -121,8 +121,16 @@ class Workspace:
 
     @property
     def layout(self) -> int | None:
-        """The layout number of the version of reclm that made this workspace; None where it holds no data."""
+        """The layout number of the version of reclm that made this workspace; None where it holds no data.
+
+        Raises WorkspaceError when `dataset.json` is not what reclm writes.
+        """
         dataset = read_json(self.dataset) if self.dataset.exists() else {}
+        if not isinstance(dataset, dict) or not isinstance(dataset.get("batches", []), list):
+            raise WorkspaceError(
+                f"{self.dataset} is not what reclm writes: it names no batches. Restore it from a back-up, or make a "
+                "new workspace from the same log"
+            )
         return int(dataset.get("layout", 1)) if "importer" in dataset else None
 
     def require_current_layout(self) -> None:

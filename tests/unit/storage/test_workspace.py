@@ -79,3 +79,13 @@ class TestAFileInPlaceOfAFolder:
         (tmp_path / "log.csv").write_text("user_id,item_id\n")
         with pytest.raises(WorkspaceError, match=r"log\.csv is a file; --workspace names the folder"):
             Workspace(tmp_path / "log.csv").require_current_layout()
+
+
+@pytest.mark.parametrize("content", [["interactions"], "interactions", {"importer": "demo", "batches": "none"}])
+def test_a_list_of_batches_that_somebody_else_wrote_is_refused(tmp_path: Path, content: Any) -> None:
+    workspace = Workspace(tmp_path)
+    write_json(workspace.dataset, content)
+    for words in (["status"], ["recommend", "u1"], ["ingest", "--events"], ["sql", "select 1"]):
+        shown = CliRunner().invoke(app, [*words, "--workspace", str(tmp_path)])
+        assert shown.exit_code == WorkspaceError.exit_code, shown.output
+        assert "new workspace from the same log" in " ".join(shown.output.split())
