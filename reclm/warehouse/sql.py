@@ -13,7 +13,7 @@ import math
 import shutil
 import sys
 from contextlib import closing
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -194,7 +194,7 @@ def _as_json(value: Any) -> str:
     """Write a value as JSON without losing anything.
 
     A decimal keeps its digits. What JSON has no form for is a text: a time in ISO 8601, bytes as DuckDB writes them,
-    NaN and infinities under these names.
+    an interval in days and a time of day, NaN and infinities under these names.
     """
     if value is None or isinstance(value, bool | int):
         return json.dumps(value)
@@ -211,10 +211,26 @@ def _as_json(value: Any) -> str:
         value = "".join(chr(byte) if 32 <= byte < 127 and byte != ESCAPE else f"\\x{byte:02X}" for byte in value)
     elif isinstance(value, date | datetime | time):
         value = value.isoformat()
+    elif isinstance(value, timedelta):
+        value = _interval(value)
     return json.dumps(str(value), ensure_ascii=False)
 
 
 WRITERS: dict[str, Any] = {"table": _table, "csv": _csv, "json": _json}
+
+
+def _interval(value: timedelta) -> str:
+    """Write an interval as days and a time of day (`1 day 02:00:00`), each with its sign, as DuckDB does."""
+    microseconds = value // timedelta(microseconds=1)
+    days, rest = divmod(abs(microseconds), 86_400_000_000)
+    sign = "-" if microseconds < 0 else ""
+    clock = str(timedelta(microseconds=rest))
+    parts = [f"{sign}{days} day{'' if days == 1 else 's'}"] if days else []
+    if rest or not days:
+        parts.append(
+            f"{sign if rest else ''}{'0' if clock[1] == ':' else ''}{clock.rstrip('0') if '.' in clock else clock}"
+        )
+    return " ".join(parts)
 
 
 def _text(value: Any) -> str:
@@ -222,6 +238,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list | tuple):
         return ", ".join(_text(element) for element in value)
+    if isinstance(value, timedelta):
+        return _interval(value)
     text = f"{value:.6g}" if isinstance(value, float) else _as_json(value) if isinstance(value, dict) else str(value)
     return "".join(
         character if character.isprintable() else " " for character in text
