@@ -92,7 +92,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     detail(f"dbt builds and tests {', '.join(scope.tags or PHASES)}")
     write_json(_marker(workspace), {"build_id": build_id, "phases": scope.phases})
     write_delivered_items(workspace, scope.items)
-    _run_dbt(settings, workspace.external / build_id, scope, fresh_parse=previous is None)
+    _run_dbt(settings, workspace.external / build_id, scope)
     if previous and "features" not in scope.phases:
         features = previous["features_fingerprint"]
     else:
@@ -119,7 +119,7 @@ def _build(settings: Settings, phase: str, force: bool) -> dict[str, Any]:
     return {**current, "reused": False}
 
 
-def _run_dbt(settings: Settings, external: Path, scope: Scope, *, fresh_parse: bool) -> None:
+def _run_dbt(settings: Settings, external: Path, scope: Scope) -> None:
     """Run dbt on the models of `scope`, all of them from an empty file. Removes `external` when dbt fails."""
     select: list[str] = []
     if not scope.tags:
@@ -128,10 +128,9 @@ def _run_dbt(settings: Settings, external: Path, scope: Scope, *, fresh_parse: b
         select = ["--select", *(f"tag:{name}" for name in scope.tags)]
     if set(scope.tags) - set(PHASES):  # a test of tables that are not touched says nothing new
         select += ["--indirect-selection", "buildable"]
-    parsing = ["--no-partial-parse"] if fresh_parse else []
     external.mkdir(parents=True)
     try:
-        arguments = ["build", "--exclude-resource-type", "unit_test", *parsing, *select]
+        arguments = ["build", "--exclude-resource-type", "unit_test", *select]
         run_dbt(settings, external, arguments, delivery=scope.is_delivery)
     except BaseException as error:
         shutil.rmtree(external, ignore_errors=True)

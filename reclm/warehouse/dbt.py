@@ -21,6 +21,7 @@ from reclm.storage.files import read_json
 from reclm.storage.workspace import Workspace
 from reclm.warehouse.held import held_by, is_held
 from reclm.warehouse.lineage import send_lineage
+from reclm.warehouse.parsed import parsed
 from reclm.warehouse.sources import dbt_project
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def run_dbt(settings: Settings, external: Path, arguments: Sequence[str], *, del
         "GOTOBLAS_MAIN_FREE": "1",
     }
     errors: list[str] = []
-    child = _told({"arguments": [*logs, *arguments, *paths], "environment": of_workspace}, environment)
+    command = {"arguments": [*logs, *arguments], "folders": paths, "environment": of_workspace}
+    child = _told(command, environment)
     try:
         events = _events(child, errors)
         total = next(events, 0)
@@ -184,13 +186,18 @@ def _serve() -> None:
     while True:
         request = json.loads(requests.get())
         os.environ.update(request["environment"])
-        result = dbtRunner().invoke(request["arguments"])
-        if result.exception is not None:
-            print(result.exception)
+        success = False
+        try:
+            result = dbtRunner(manifest=parsed(request["folders"])).invoke([*request["arguments"], *request["folders"]])
+            success = result.success
+            if result.exception is not None:
+                print(result.exception)
+        except BuildError as error:
+            print(error)
         if DuckDBConnectionManager._ENV is not None:
             DuckDBConnectionManager._ENV.close()  # lets go of the file; dbt-duckdb itself waits for the process to end
         DuckDBConnectionManager.close_all_connections()
-        print(json.dumps({ENDED: result.success}), flush=True)
+        print(json.dumps({ENDED: success}), flush=True)
 
 
 if __name__ == "__main__":

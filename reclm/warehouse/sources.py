@@ -166,7 +166,7 @@ def inputs_of_build(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     forgotten = workspace.landing / "forgotten.json"
     base = {
         "parameters": parameters,
-        "project": _project_files(_digest),
+        "project": _code_files(_digest),
         "layout": LAYOUT,
         "forgotten": read_json(forgotten)["digests"] if forgotten.exists() else [],
     }
@@ -194,17 +194,21 @@ def content_fingerprint(settings: Settings, dataset: Dataset, rows: Any) -> str:
     It stays the same when rows land that are rejected or not known yet, and when comments of the SQL change.
     """
     parameters = {name: value for name, value in _parameters(settings, dataset).items() if name != "as_of"}
-    code = {name: digest for name, digest in _project_files(_code_digest).items() if _is_features_code(name)}
+    code = {name: digest for name, digest in _code_files(_code_digest).items() if _is_features_code(name)}
     return content_hash({"code": code, "parameters": parameters, "rows": rows})
 
 
-def _project_files(digest: Callable[[Path], str]) -> dict[str, str]:
-    """Return {path: digest} of all files of the dbt project, and of the modules that its models import."""
+def project_files() -> dict[str, Path]:
+    """Return {name below the dbt project: path} of all files of the dbt project."""
     root = dbt_project()
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.suffix in PROJECT_FILES}
-    project = {name.as_posix(): path for name, path in files.items() if name.parts[0] not in ("target", "logs")}
+    return {name.as_posix(): path for name, path in files.items() if name.parts[0] not in ("target", "logs")}
+
+
+def _code_files(digest: Callable[[Path], str]) -> dict[str, str]:
+    """Return {name: digest} of all files of the dbt project, and of the modules that its models import."""
     imported = {f"reclm/{name}": Path(__file__).parents[1] / name for name in IMPORTED_BY_MODELS}
-    return {name: digest(path) for name, path in {**project, **imported}.items()}
+    return {name: digest(path) for name, path in {**project_files(), **imported}.items()}
 
 
 def _is_features_code(name: str) -> bool:

@@ -95,6 +95,7 @@ def staging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staging]:
 
 
 class TestAnyLog:
+    @pytest.mark.timeout(900 + 2 * DRAWS)
     @settings(
         max_examples=DRAWS,
         deadline=None,

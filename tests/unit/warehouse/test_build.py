@@ -229,7 +229,6 @@ class TestAfterAFailure:
         build(shop)
         write_json(shop.paths.build_database.with_name("building.json"), {})
         assert not build(shop)["reused"]
-        assert "--no-partial-parse" in dbt.calls[-1]
 
     @pytest.mark.parametrize("ruin", ["missing", "garbage", "unpublished", "external"])
     def test_whatever_part_of_a_build_is_ruined_it_is_made_again(self, ruin: str, shop: Settings, dbt: StandIn) -> None:
