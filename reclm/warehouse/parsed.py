@@ -1,8 +1,8 @@
 """Keep the parsed dbt project between commands and processes: to parse it takes longer than to build a small shop.
 
-In: the dbt project. Out: dbt's manifest, which says the same of every workspace, since paths are read when a model
-runs. It is kept in `dbt/target`, under a hash of the project's files and of dbt's versions; where that folder cannot be
-written, each process parses anew. A file that cannot be read is written again.
+In: the dbt project. Out: dbt's manifest, which says the same of every workspace: sources are named relative to it, and
+variables are read when a model runs. It is kept in `dbt/target`, under a hash of the project's files and of dbt's
+versions; where that folder cannot be written, each process parses anew. A file that cannot be read is written again.
 """
 
 from __future__ import annotations

@@ -32,9 +32,8 @@ STATUSES = {"accepted", "quarantined", "repeat", "pending", "not_a_like"}
 
 @dataclass(frozen=True)
 class Staging:
-    """The compiled staging models in their order, and the workspace path that stands in them."""
+    """The compiled staging models in their order: they name files relative to the workspace."""
 
-    root: str
     schema: str
     models: list[tuple[str, str]]
 
@@ -42,12 +41,13 @@ class Staging:
         """Count the rows of the log by status and reason."""
         with closing(duckdb.connect()) as con:
             con.execute("set TimeZone = 'UTC'; set threads = 1; attach ':memory:' as build; use build")
+            con.execute(f"set file_search_path = '{workspace}'")
             con.execute(f"create schema if not exists {self.schema}")
             seeds = dbt_project() / "seeds"
             for seed in seeds.glob("*.csv"):
                 con.execute(f"create table {self.schema}.{seed.stem} as from read_csv('{seed}', header=true)")
             for relation, sql in self.models:
-                con.execute(f"create table {relation} as {sql.replace(self.root, str(workspace))}")
+                con.execute(f"create table {relation} as {sql}")
             rows = con.execute(
                 f"select status, reason, count(*) from {self.schema}.base_interactions group by all"
             ).fetchall()
@@ -91,7 +91,7 @@ def staging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staging]:
         ordered += ready
     stored = [wanted[name] for name in ordered if wanted[name]["relation_name"]]  # ephemeral ones are inlined
     models = [(node["relation_name"], node["compiled_code"]) for node in stored]
-    yield Staging(str(settings.paths.root), stored[0]["schema"], models)
+    yield Staging(stored[0]["schema"], models)
 
 
 class TestAnyLog:
