@@ -153,6 +153,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         problem_text, _, remedy = str(error.detail).partition("; ")
+        if error.status_code == 400 and not remedy:  # the framework's own: bytes that are no text
+            problem_text, remedy = "the body is not text", "send JSON in UTF-8, and not compressed"
         headers = {"allow": _methods(request)} if error.status_code == 405 else error.headers
         return problem(error.status_code, problem_text, remedy or "see /openapi.json", headers=headers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -173,6 +174,12 @@ class TestInvalidRequests:
         response = client.post("/v1/recommendations", content=sent, headers={"content-type": "application/json"})
         assert response.status_code in (400, 422)
         assert "error" in response.json()
+
+    def test_a_compressed_body_is_told_to_be_text(self, client: TestClient) -> None:
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        response = client.post("/v1/recommendations", content=gzip.compress(b'{"user_id": "u"}'), headers=headers)
+        assert (response.status_code, response.json()["error"]) == (400, "the body is not text")
+        assert "not compressed" in response.json()["remedy"]
 
     @pytest.mark.parametrize("sent_as", ["", "application/x-www-form-urlencoded", "text/plain"])
     def test_a_body_that_is_not_sent_as_json_is_told_how_to(self, client: TestClient, sent_as: str) -> None:
