@@ -142,7 +142,8 @@ class Drawn:
             lines = [self.delimiter.join(cell or "" for cell in row) for row in (self.header, *self.cells)]
             return self.line_end.join(lines) + self.line_end
         out = io.StringIO()
-        writer = csv.writer(out, delimiter=self.delimiter, quoting=self.quoting, lineterminator=self.line_end)  # type: ignore[arg-type]
+        form = {"delimiter": self.delimiter, "quoting": self.quoting, "lineterminator": self.line_end}
+        writer = csv.writer(out, **form)  # type: ignore[arg-type]
         writer.writerows([self.header, *([cell or "" for cell in row] for row in self.cells)])
         return out.getvalue() + (self.line_end if self.blank_end else "")
 
