@@ -80,10 +80,11 @@ def _remove(settings: Settings, erased: Erasures, user_ids: set[str]) -> dict[st
     workspace = settings.paths
     shutil.rmtree(workspace.artifacts / ".partial", ignore_errors=True)
     land_collected(settings)  # logged before the users were listed; landing leaves them out
-    removed = {"online": forget_users(settings, user_ids)}
+    removed = {workspace.feast.name: forget_users(settings, user_ids)}
     rewrite_server_files(settings)
     removed["answers"] = _remove_answers(workspace, user_ids)
-    for folder, file in track(_tables(workspace), "forgetting"):
+    others = [(folder, file) for folder, file in _tables(workspace) if folder != workspace.feast.name]
+    for folder, file in track(others, "forgetting"):
         removed[folder] = removed.get(folder, 0) + drop_rows(file, user_ids)
     _mask_texts(workspace, user_ids)
     for place in (workspace.report.parent, workspace.external / "manual", workspace.build_database.parent / "dbt"):

@@ -81,9 +81,8 @@ def _fill_online_store(settings: Settings) -> int:
 
     if not published_path(settings.paths).exists():
         return 0
-    published_path(
-        settings.paths
-    ).unlink()  # it tells of another online store: publish compares every row with this one
+    # it tells of another online store: without it, publish compares every row with this one
+    published_path(settings.paths).unlink()
     views = publish(settings, rewind=True)["views"]
     return sum(view.get("written", 0) for view in views.values()) + sum(
         restore_online(settings, version) for version in versions_in_use(settings)

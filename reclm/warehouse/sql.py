@@ -220,17 +220,16 @@ WRITERS: dict[str, Any] = {"table": _table, "csv": _csv, "json": _json}
 
 
 def _interval(value: timedelta) -> str:
-    """Write an interval as days and a time of day (`1 day 02:00:00`), each with its sign, as DuckDB does."""
-    microseconds = value // timedelta(microseconds=1)
-    days, rest = divmod(abs(microseconds), 86_400_000_000)
-    sign = "-" if microseconds < 0 else ""
-    clock = str(timedelta(microseconds=rest))
-    parts = [f"{sign}{days} day{'' if days == 1 else 's'}"] if days else []
-    if rest or not days:
-        parts.append(
-            f"{sign if rest else ''}{'0' if clock[1] == ':' else ''}{clock.rstrip('0') if '.' in clock else clock}"
-        )
-    return " ".join(parts)
+    """Write an interval as days and a time of day (`1 day 02:00:00`), each with its sign."""
+    seconds, microseconds = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
+    days, seconds = divmod(seconds, 86_400)
+    sign = "-" if value < timedelta(0) else ""
+    clock = f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    clock += f".{microseconds:06d}".rstrip("0") if microseconds else ""
+    whole = f"{sign}{days} day{'' if days == 1 else 's'}"
+    if not days:
+        return clock
+    return f"{whole} {clock}" if seconds or microseconds else whole
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,7 +94,7 @@ class Drawn:
     cells: Sequence[Sequence[str | None]]
     kind: str
     delimiter: str = ","
-    quoting: int = csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL  # csv's own type of it
     line_end: str = "\n"
     encoding: str = "utf-8"
     packing: str = ""
@@ -107,7 +107,7 @@ class Drawn:
         return len(self.cells)
 
     def write(self, folder: Path) -> None:
-        """Write the log, and an item table of all but one of its items where the draw says so."""
+        """Write the log, and a table of its items where the draw says so."""
         folder.mkdir(parents=True, exist_ok=True)
         suffix = {"csv": SUFFIX_OF[self.delimiter]}.get(self.kind, f".{self.kind}")
         name = f"interactions{suffix}"
@@ -142,8 +142,7 @@ class Drawn:
             lines = [self.delimiter.join(cell or "" for cell in row) for row in (self.header, *self.cells)]
             return self.line_end.join(lines) + self.line_end
         out = io.StringIO()
-        form = {"delimiter": self.delimiter, "quoting": self.quoting, "lineterminator": self.line_end}
-        writer = csv.writer(out, **form)  # type: ignore[arg-type]
+        writer = csv.writer(out, delimiter=self.delimiter, quoting=self.quoting, lineterminator=self.line_end)
         writer.writerows([self.header, *([cell or "" for cell in row] for row in self.cells)])
         return out.getvalue() + (self.line_end if self.blank_end else "")
 
