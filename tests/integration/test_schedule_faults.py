@@ -263,6 +263,7 @@ class TestADayThatBringsNothing:
     def test_run_twice_does_nothing_twice(self, story: Story) -> None:
         assert states(story.acts["twice"]) | {"ingest": "success"} == {
             "ingest": "success",
+            "refused": "success",
             "build": "skipped",
             "health": "skipped",
             "tuning_due": "skipped",
