@@ -15,12 +15,13 @@ from reclm.settings.operations import RuntimeSettings
 @contextmanager
 def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
     """Seed torch, set its threads and ask for deterministic algorithms in the block; restore everything after it."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     cuda = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-        torch.use_deterministic_algorithms(True, warn_only=bool(cuda))
+        # what use_deterministic_algorithms does, without importing torch's compiler, which nothing here uses
+        torch.set_deterministic_debug_mode("warn" if cuda else "error")
         # torch would fill new memory before use: nothing here reads it unfilled, and it takes a quarter of a step
         fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -29,4 +30,4 @@ def reproducible(settings: RuntimeSettings, seed: int) -> Iterator[None]:
         finally:
             deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
+            torch.set_deterministic_debug_mode(mode)

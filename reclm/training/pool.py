@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Identity = tuple[dict[str, Any], dict[str, str]]
 Child = subprocess.Popen[str]
 MIN_MODELS_EACH = 2  # with fewer models, a process is not worth its start
-MIN_WORK = 10_000
+MIN_WORK = 30_000
 """Models times interactions below which training here takes less time than starting processes, which import torch and
 Feast anew."""
 KILLED = -9  # the exit code of a process that SIGKILL ended
