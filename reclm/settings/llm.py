@@ -15,10 +15,13 @@ class LlmSettings(Section):
     base_model: str = Field(
         "tiny",
         description="`tiny` (a small Llama-architecture model trained from scratch on the data set's own texts), "
-        "a local folder, or a Hub id of any causal language model. A larger model writes better "
-        "profiles and needs a GPU.",
+        "`smollm2` (SmolLM2-135M-Instruct, which the extra `smollm2` installs), a `.gguf` file, a local folder, or "
+        "a Hub id of any causal language model. A larger model writes better profiles and needs a GPU.",
     )
     revision: str = Field("", description="Revision of a Hub model; empty: its default branch.")
+    sha256: str = Field(
+        "", description="SHA-256 that the `.gguf` file of base_model must have, in hexadecimal digits; empty: any."
+    )
     tiny_size: Literal["small", "medium", "large"] = Field(
         "small", description="Size of the `tiny` model: about 1.4, 5.6 or 13 million parameters."
     )

@@ -1,9 +1,10 @@
 """Make the base model, which is tuned later.
 
 In: settings and a corpus. Out: an artifact with a language model, or the record of a pretrained one. `tiny` is trained
-from scratch on a corpus of rendered documents and saved in the artifact's `model/`. Any other name is a Hub id or a
-folder of a causal language model; the artifact then only records which: its commit or a hash of its content. RecLM
-(arXiv 2412.19302) starts from a 7B model; the small one makes a first run possible without a download.
+from scratch on a corpus of rendered documents and saved in the artifact's `model/`; a GGUF file (`smollm2` is one) is
+dequantised into it. Any other name is a Hub id or a folder of a causal language model; the artifact then only records
+which: its commit or a hash of its content. RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first
+run possible without a download.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reclm.llm.models.gguf import checked_digest, dequantise, gguf_file
 from reclm.llm.models.loading import MODEL_FILES, base_model_name, hub_snapshot, require_weights
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.tiny import RECIPE, SIZES, TINY, step_size, token_budget, train_model, train_tokenizer
@@ -49,6 +51,8 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
     with write_in_main_process(settings.paths, KIND, parameters, {}) as draft:
         if documents is not None and is_main_process():
             _train_tiny(settings, documents, parameters, draft)
+        elif "sha256" in parameters and is_main_process():
+            _dequantise(settings, draft)
     return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
 
 
@@ -108,9 +112,19 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
     )
 
 
+def _dequantise(settings: Settings, draft: Draft) -> None:
+    file = gguf_file(settings.llm.base_model)
+    assert file is not None
+    use_threads(settings.runtime)
+    with step(f"weights of {file.name} from GGUF to safetensors"):
+        draft.metrics["parameters"] = dequantise(file, draft.path / "model")
+
+
 def _reference(settings: Settings) -> dict[str, Any]:
-    """The parameters that pin a model from elsewhere: the commit of a Hub id, or a hash of a folder's content."""
+    """The parameters that pin a model from elsewhere: the commit of a Hub id, or a hash of a file or a folder."""
     name = settings.llm.base_model
+    if gguf_file(name) is not None:
+        return {"base_model": base_model_name(settings), "sha256": checked_digest(name, settings.llm.sha256)}
     folder = Path(name)
     if folder.is_dir():
         require_weights(folder)

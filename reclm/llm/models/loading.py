@@ -26,9 +26,10 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def base_model_name(settings: Settings) -> str:
-    """Return what manifests call the base model: `tiny`, a Hub id, or a folder's name without the path to it."""
+    """Return what manifests call the base model: `tiny`, `smollm2`, a Hub id, or a folder's or a GGUF file's name
+    without the path to it."""
     name = settings.llm.base_model
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    return Path(name).resolve().name if Path(name).exists() else name
 
 
 def without_base_path(adapter: Path) -> None:
@@ -68,7 +69,7 @@ def model_location(settings: Settings, artifact: Artifact) -> str:
     """
     recorded = artifact.manifest["parameters"]
     name = recorded.get("base_model", TINY)
-    if artifact.kind != "base" or name == TINY:
+    if artifact.kind != "base" or name == TINY or "sha256" in recorded:
         return str(artifact.path / "model")
     if recorded["revision"]:
         return str(hub_snapshot(name, recorded["revision"]))
