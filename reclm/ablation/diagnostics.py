@@ -108,8 +108,8 @@ def _rewards(settings: Settings, pipeline: ModelPipeline, reward: Artifact, writ
     count = token_counter(load_tokenizer(model_location(settings, pipeline.current_model("sft"))))
     requests = [fit_to_budget(facts[user], shape_of(settings), count)[0] for user in described]
     reward_model = load_reward(settings, reward)
-    reward_model.add_context(requests, [facts[user].history for user in described])
-    values = reward_model.score(requests, [texts[user] for user in described])
+    known = [facts[user].history for user in described]
+    values = reward_model.score(requests, [texts[user] for user in described], known)
     return dict(zip(described, values.tolist(), strict=True))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,10 +75,26 @@ def _run_everything(
     def landed(settings: Settings) -> None:
         remember(settings)  # so that what a killed run has made is found by commands without its --set
         announce(settings)
+        threading.Thread(target=_import_ahead, daemon=True).start()
 
     with making(workspace, overrides, settings_file) as settings:
         evaluation = stages.run(settings, data, on_ingested=landed)
     _print_end(settings, evaluation)
+
+
+def _import_ahead() -> None:
+    """Import what later stages need, while dbt builds in a process of its own: this one has nothing else to do."""
+    with suppress(Exception):  # the stage that needs it says what is wrong
+        from reclm.features.store import load_feast
+
+        load_feast()
+        for name in (
+            "torch._dynamo",
+            "implicit",
+            "scipy.stats",
+            "matplotlib.figure",
+        ):  # torch's for its first optimizer
+            import_module(name)
 
 
 def _print_end(settings: Settings, evaluation: Artifact) -> None:

@@ -23,6 +23,7 @@ from reclm.llm.models.loading import load_model, load_tokenizer, without_base_pa
 from reclm.llm.models.processes import is_main_process
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import prompt_and_answer
+from reclm.llm.reward.model import Asked
 from reclm.llm.reward.pairs import Pair
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ class CausalReward:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self._tokenizer, self._batch_size = model.eval(), tokenizer, batch_size
 
-    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        """Return the output of the head at the end of answer i to request i, (n,)."""
+    def score(
+        self, requests: Sequence[list[Message]], profiles: Sequence[str], known: Sequence[Sequence[str]] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the output of the head at the end of answer i to request i, (n,).
+
+        It goes by what the request shows, as RecLM's does, not by `known`.
+        """
         import torch
 
         tokens = [_tokens(self._tokenizer, messages, text) for messages, text in zip(requests, profiles, strict=True)]
@@ -60,10 +66,7 @@ class CausalReward:
             scores[rows] = logits[:, 0].float().cpu().numpy()
         return scores
 
-    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Do nothing: a causal model scores by what the request shows, as RecLM's does."""
-
-    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    def as_module(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Asked]) -> nn.Module:
         """Return the model, which TRL takes as it is."""
         return self.model
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from reclm.errors import ModelError
 from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.parsing import Phrases, Reading, Splitter, read_phrases, read_request, with_known_facts
+from reclm.llm.reward.model import Asked, mean_of_groups
 from reclm.profiles import grammar
 from reclm.profiles.terms import words_of
 from reclm.storage.files import read_json, write_json
@@ -92,23 +93,23 @@ class EncoderReward:
 
     def __init__(self, head: Head, texts: TextCache, encoder: str) -> None:
         self.head, self._texts, self._encoder = head.eval(), texts, encoder
-        self._with_context: dict[Reading, Reading] = {}
 
-    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Score request i from now on with the lines `known[i]`, everything known of its entity."""
-        for messages, lines in zip(requests, known, strict=True):
-            reading = read_request(messages)
-            self._with_context[reading] = with_known_facts(reading, lines)
+    def score(
+        self, requests: Sequence[list[Message]], profiles: Sequence[str], known: Sequence[Sequence[str]] | None = None
+    ) -> NDArray[np.float32]:
+        """Return how good profile i is as the answer to request i, (n,), by what it shows and the lines `known[i]`.
 
-    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        """Return how good profile i is as the answer to request i, (n,); on its stopping pairs the variance is 1."""
-        return self.score_readings([read_request(messages) for messages in requests], profiles)
+        On its stopping pairs the variance is 1.
+        """
+        readings = [read_request(messages) for messages in requests]
+        if known is not None:
+            readings = [with_known_facts(reading, lines) for reading, lines in zip(readings, known, strict=True)]
+        return self.score_readings(readings, profiles)
 
     def score_readings(self, readings: Sequence[Reading], profiles: Sequence[str]) -> NDArray[np.float32]:
         """Return the scores of profiles, (n,), as `score` does, for requests that are parsed already."""
         import torch
 
-        readings = [self._with_context.get(reading, reading) for reading in readings]
         parts = []
         for start in range(0, len(readings), SCORING_BATCH):
             batch = slice(start, start + SCORING_BATCH)
@@ -118,9 +119,23 @@ class EncoderReward:
                 parts.append(self.head(requests, answers, paired=True).numpy())
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
-    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-        """Return the model in the form that TRL's PPOTrainer takes."""
-        return reward_module(self.score_readings, tokenizer)
+    def as_module(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Asked]) -> nn.Module:
+        """Return the model in the form that TRL's PPOTrainer takes, which hands over the text of a request alone.
+
+        Whoever the `requests` with that text are made for is found again by it.
+        """
+        entities: dict[Reading, dict[Reading, None]] = {}
+        for asked in requests:
+            reading = read_request(asked.messages)
+            entities.setdefault(reading, {}).update((with_known_facts(reading, own), None) for own in asked.known)
+
+        def score(readings: list[Reading], answers: list[str]) -> NDArray[np.float32]:
+            known = [list(entities.get(reading, (reading,))) for reading in readings]
+            repeated = [text for text, found in zip(answers, known, strict=True) for _ in found]
+            scores = self.score_readings([one for found in known for one in found], repeated)
+            return mean_of_groups(scores, map(len, known))
+
+        return reward_module(score, tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write the head and its configuration to `folder`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import ProfileSource
 from reclm.llm.prompts.dialogues import Dialogue
-from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import token_counter
 from reclm.llm.reward.encoder import load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
+from reclm.llm.reward.model import RewardModel
 from reclm.llm.reward.pairs import Pair, dialogues_fingerprint, make_pairs
 from reclm.llm.tuning.heldout import Row
 from reclm.progress import detail, quiet, step
@@ -34,29 +34,10 @@ from reclm.storage.files import write_rows
 from reclm.storage.schemas import HELD_OUT, LANGUAGE_MODEL_CURVE
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
-
     from reclm.settings.tree import Settings
 
 KIND = "reward"
 ALL = "all"
-
-
-class RewardModel(Protocol):
-    """Scores profiles as answers to requests."""
-
-    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
-        """Return how good profile i is as the answer to request i (turn 1), (n,); higher is better, on any scale."""
-
-    def add_context(self, requests: Sequence[list[Message]], known: Sequence[Sequence[str]]) -> None:
-        """Score request i from now on with the lines `known[i]`, if the model can use them.
-
-        They are the entity's whole history, or what an item's audience interacted with: more than the request shows.
-        """
-
-    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-        """Return the model in the form that TRL's PPOTrainer takes: a backbone over tokens, and `score`."""
 
 
 def write_reward(
@@ -123,9 +104,9 @@ def accuracy_rows(model: RewardModel, pairs: Sequence[Pair]) -> list[Row]:
     if not pairs:
         return []
     requests = [pair.messages for pair in pairs]
-    model.add_context(requests, [pair.known for pair in pairs])
-    better = model.score(requests, [pair.chosen for pair in pairs])
-    worse = model.score(requests, [pair.rejected for pair in pairs])
+    known = [pair.known for pair in pairs]
+    better = model.score(requests, [pair.chosen for pair in pairs], known)
+    worse = model.score(requests, [pair.rejected for pair in pairs], known)
     correct = np.where(better == worse, 0.5, better > worse).astype(np.float64)
     kinds = np.array([pair.negative for pair in pairs])
     rows = [_row(ALL, correct)]

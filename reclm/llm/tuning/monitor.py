@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from reclm.llm.reward.stage import RewardModel
+    from reclm.llm.reward.model import RewardModel
     from reclm.settings.tree import Settings
 
 PROFILE_METRICS = ("distinct", "own_minus_other")
@@ -87,7 +87,8 @@ class HeldOutMonitor:
         texts = write_answers(settings, model, self._tokenizer, self._prompts, structured=True)
         divergences = divergence(policy, self._tokenizer, self._prompts, texts, settings.profiles.batch_size)
         policy.train(was_training)
-        rewards = self._reward.score(self._prompts, texts).astype(np.float64)
+        known = [dialogue.known for dialogue in self._dialogues]
+        rewards = self._reward.score(self._prompts, texts, known).astype(np.float64)
         well_formed = np.mean([grammar.parse(text).ok for text in texts])
         by_kind: dict[str, list[tuple[float, int]]] = {name: [] for name in PROFILE_METRICS}
         aucs, start = [], 0

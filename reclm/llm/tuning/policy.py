@@ -22,20 +22,21 @@ from typing import TYPE_CHECKING, Any, cast
 from reclm.errors import ModelError
 from reclm.llm.models.compat import prepare, trainer_options, unwrap_policy
 from reclm.llm.models.loading import load_model
-from reclm.llm.prompts.messages import Message
 from reclm.llm.prompts.templates import encode, render
+from reclm.llm.reward.model import Asked, score_shared
 from reclm.llm.tuning.rollouts import draw_as_served
 from reclm.llm.tuning.sft import lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-    from reclm.llm.reward.stage import RewardModel
+    from reclm.llm.reward.model import RewardModel
     from reclm.llm.tuning.monitor import RefinementMonitor
     from reclm.settings.tree import Settings
 
 PPO_EPOCHS = 2
 MISSING_END_PENALTY = 1.0
+"""What an answer without its end token loses, by either method."""
 GENERATIONS = 4
 DIVERGED = ("probability tensor", "device-side assert")
 """Parts of torch's messages, on a CPU and on CUDA, when it samples from probabilities that are NaN."""
@@ -54,14 +55,14 @@ def ppo(
     settings: Settings,
     location: str,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[list[Message]],
+    requests: Sequence[Asked],
     reward: RewardModel,
     monitor: RefinementMonitor,
     folder: Path,
 ) -> None:
     """Run proximal policy optimisation, with a critic that starts from the tuned model.
 
-    `requests` are prompts for profiles, `folder` is the trainer's own. Raises what `monitor.after_update` raises, and
+    `requests` ask for profiles, `folder` is the trainer's own. Raises what `monitor.after_update` raises, and
     ModelError when the training diverges.
     """
     prepare()
@@ -98,9 +99,9 @@ def ppo(
         processing_class=tokenizer,
         model=policy,
         ref_model=None,
-        reward_model=cast("PreTrainedModel", reward.as_module(tokenizer)),
+        reward_model=cast("PreTrainedModel", reward.as_module(tokenizer, requests)),
         value_model=critic,
-        train_dataset=Dataset.from_dict({"input_ids": [encode(tokenizer, request) for request in requests]}),
+        train_dataset=Dataset.from_dict({"input_ids": [encode(tokenizer, asked.messages) for asked in requests]}),
         peft_config=lora(refine.lora_rank, refine.lora_alpha),
     )
     trainer.remove_callback(PrinterCallback)
@@ -126,7 +127,7 @@ def rloo(
     settings: Settings,
     location: str,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[list[Message]],
+    requests: Sequence[Asked],
     reward: RewardModel,
     monitor: RefinementMonitor,
     folder: Path,
@@ -144,11 +145,14 @@ def rloo(
     refine, batch = settings.refine, settings.refine.batch_size
     generations = next(n for n in (*range(GENERATIONS, 1, -1), batch) if batch % n == 0)
     batch = min(batch // generations, max(1, len(requests) // _processes())) * generations
-    texts = [_without_bos(tokenizer, render(tokenizer, request, generation=True)) for request in requests]
+    texts = [_without_bos(tokenizer, render(tokenizer, asked.messages, generation=True)) for asked in requests]
 
-    def judge(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float | None]:
-        scores = reward.score([requests[number] for number in row], [text.strip() for text in completions])
-        return [float(score) for score in scores]
+    def judge(
+        prompts: list[str], completions: list[str], row: list[int], completion_ids: list[list[int]], **_: Any
+    ) -> list[float | None]:
+        scores = score_shared(reward, [requests[number] for number in row], [text.strip() for text in completions])
+        ended = [ids[-1:] == [tokenizer.eos_token_id] for ids in completion_ids]
+        return [float(score) - (0 if end else MISSING_END_PENALTY) for score, end in zip(scores, ended, strict=True)]
 
     config = RLOOConfig(
         **_options(settings, folder),

@@ -24,11 +24,12 @@ from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.versions import find_reusable, shared_parameters
 from reclm.llm.prompts.corpus import ProfileSource, first_prompts
 from reclm.llm.prompts.dialogues import Dialogue
-from reclm.llm.prompts.messages import Message, has_no_facts
+from reclm.llm.prompts.messages import has_no_facts
 from reclm.llm.prompts.shape import shape_of
 from reclm.llm.prompts.templates import token_counter
+from reclm.llm.reward.model import Asked, RewardModel, distinct_requests
 from reclm.llm.reward.pairs import dialogues_fingerprint
-from reclm.llm.reward.stage import RewardModel, load_reward
+from reclm.llm.reward.stage import load_reward
 from reclm.llm.tuning import policy
 from reclm.llm.tuning.guards import HeldOutMetrics
 from reclm.llm.tuning.heldout import Row, decoding_settings, measure
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from reclm.settings.tree import Settings
 
 KIND = "refine"
-RECIPE = 2
+RECIPE = 3
 """Part of the version; raise it when a change here, in `policy` or in `rollouts` changes the model."""
 
 
@@ -113,8 +114,6 @@ def _refine(
 ) -> None:
     tokenizer = load_tokenizer(location)
     requests = training_requests(settings, dialogues, tokenizer)
-    prompts = first_prompts(dialogues, shape_of(settings), token_counter(tokenizer))
-    reward.add_context(prompts, [dialogue.known for dialogue in dialogues])
     held_out = HeldOutMonitor(settings, dialogues, teacher, reward, tokenizer)
     adapters = draft.path / "adapters"
     monitor = RefinementMonitor(settings, held_out, adapters)
@@ -156,14 +155,14 @@ def _reward_row(metric: str, metrics: HeldOutMetrics, held_out: HeldOutMonitor) 
 
 def training_requests(
     settings: Settings, dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase
-) -> list[list[Message]]:
-    """Return turn 1 of every train dialogue whose entity has known facts, each distinct request once.
+) -> list[Asked]:
+    """Return turn 1 of every train dialogue whose entity has known facts, each distinct request once, for whom it is.
 
     Raises WorkspaceError when there are fewer than two.
     """
     known = [dialogue for dialogue in dialogues if dialogue.fold == "train" and not has_no_facts(dialogue.facts)]
     prompts = first_prompts(known, shape_of(settings), token_counter(tokenizer))
-    distinct = {str(prompt): prompt for prompt in prompts}
+    distinct = distinct_requests(prompts, [dialogue.known for dialogue in known])
     if len(distinct) < 2:
         raise WorkspaceError("fewer than two requests to refine on; run `reclm build` on a log with texts")
-    return list(distinct.values())
+    return distinct

@@ -19,6 +19,7 @@ from reclm.llm.models.loading import load_tokenizer
 from reclm.llm.prompts.dialogues import Dialogue
 from reclm.llm.prompts.messages import Message, UserFacts
 from reclm.llm.reward.encoder import reward_module
+from reclm.llm.reward.model import Asked
 from reclm.llm.reward.stage import write_reward
 from reclm.llm.tuning import monitor, rollouts
 from reclm.llm.tuning.monitor import ranking
@@ -47,13 +48,12 @@ UNGUARDED = {
 class PrefersShortAnswers:
     """A reward that ignores the entity: the shorter the better, so that one answer is best for all."""
 
-    def add_context(self, requests: object, known: object) -> None:
-        """Ignores the context."""
-
-    def score(self, requests: Sequence[list[Message]], profiles: Sequence[str]) -> NDArray[np.float32]:
+    def score(
+        self, requests: Sequence[list[Message]], profiles: Sequence[str], known: Sequence[Sequence[str]] | None = None
+    ) -> NDArray[np.float32]:
         return np.array([-len(text) / 20 for text in profiles], dtype=np.float32)
 
-    def as_module(self, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    def as_module(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Asked]) -> nn.Module:
         return reward_module(lambda readings, texts: self.score([], texts), tokenizer)
 
 
@@ -222,7 +222,8 @@ class TestTheRequestsTrainedOn:
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))
         train = [dialogue for dialogue in llm_world.dialogues() if dialogue.fold == "train"]
         requests = training_requests(workspace_settings(), [*train, *llm_world.dialogues()], tokenizer)
-        assert len(requests) == len({str(request) for request in requests}) <= len(train)
+        assert len(requests) == len({str(asked.messages) for asked in requests}) <= len(train)
+        assert {asked.known for asked in requests} >= {(dialogue.known,) for dialogue in train[:1]}
 
     def test_have_to_exist(self, workspace_settings: Make, tmp_path: Path) -> None:
         tokenizer = load_tokenizer(llm_world.tiny_base(tmp_path))

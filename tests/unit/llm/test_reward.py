@@ -16,6 +16,7 @@ from reclm.llm.prompts.parsing import Reading, Splitter, read_phrases, read_requ
 from reclm.llm.prompts.templates import prompt_and_answer, render
 from reclm.llm.reward.encoder import CACHED_TEXTS, EncoderReward, TextCache, load_encoder_reward
 from reclm.llm.reward.encoder_training import train_encoder_reward
+from reclm.llm.reward.model import distinct_requests, score_shared
 from reclm.llm.reward.pairs import Pair, make_pairs
 from reclm.llm.reward.stage import accuracy_rows, load_reward, write_reward
 from reclm.settings.tree import Settings
@@ -84,12 +85,21 @@ class TestARewardModelWithContext:
         requests, profiles = [shown.messages, other.messages], [shown.chosen, other.chosen]
         before = reward.score(requests, profiles)
         lines = ["a thing that nobody else has", "another such thing"]
-        reward.add_context([shown.messages], [lines])
-        after = reward.score(requests, profiles)
+        after = reward.score(requests, profiles, [lines, []])
         expected = reward.score_readings([with_known_facts(read_request(shown.messages), lines)], [shown.chosen])
         assert after[0] != before[0] and after[0] == pytest.approx(expected[0], abs=1e-5)
         assert after[1] == pytest.approx(before[1], abs=1e-5)
-        reward.add_context([shown.messages], [[]])
+
+    def test_a_profile_of_several_users_is_judged_by_all_of_them(
+        self, trained: tuple[Settings, list[Pair], EncoderReward]
+    ) -> None:
+        _, pairs, reward = trained
+        pair, both = pairs[0], (("a thing that nobody else has",), ("another such thing",))
+        asked = distinct_requests([pair.messages, pair.messages, pair.messages], [*both, both[0]])
+        assert [(one.messages, one.known) for one in asked] == [(pair.messages, both)]
+        each = reward.score([pair.messages] * 2, [pair.chosen] * 2, both)
+        assert each[0] != each[1]
+        assert score_shared(reward, asked, [pair.chosen])[0] == pytest.approx(each.mean(), abs=1e-5)
 
 
 class TestAnAnswerIsRead:
@@ -145,8 +155,12 @@ class TestTheEncoderReward:
             padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt",
         )["input_ids"]  # fmt: skip
         both = torch.cat([queries, answers], dim=1)
-        found = get_reward(reward.as_module(tokenizer), both, tokenizer.pad_token_id, queries.shape[1])[1]
-        expected = reward.score([pair.messages for pair in chosen], [pair.chosen for pair in chosen])
+        asked = distinct_requests([pair.messages for pair in chosen], [pair.known for pair in chosen])
+        found = get_reward(reward.as_module(tokenizer, asked), both, tokenizer.pad_token_id, queries.shape[1])[1]
+        by_prompt = {str(one.messages): one for one in asked}
+        expected = score_shared(
+            reward, [by_prompt[str(pair.messages)] for pair in chosen], [pair.chosen for pair in chosen]
+        )
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
     def test_scores_whatever_a_model_may_write(self, trained: tuple[Settings, list[Pair], EncoderReward]) -> None:
