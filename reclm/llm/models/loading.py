@@ -101,7 +101,8 @@ def load_tokenizer(
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {folder_or_name} has no tokenizer.json; convert it with transformers first")
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        begins = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]  # as its model was trained
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
         if tokenizer.eos_token is None:
             raise ModelError(f"the tokenizer of {folder_or_name} names no end token (eos_token); name one there")
     closing = end_token(tokenizer)

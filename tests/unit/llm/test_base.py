@@ -279,6 +279,23 @@ class TestWithoutTemplate:
         prompt, whole = prompt_and_answer(tokenizer, [{"role": "user", "content": "Who?"}], "Jazz")
         assert (prompt, whole) == ("User: Who?\nAssistant: ", "User: Who?\nAssistant: Jazz<|end_of_text|>")
 
+    def test_begins_with_the_start_token_that_its_tokenizer_adds(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, processors
+
+        folder = checkpoint("llama", tmp_path / "llama", documents())
+        (folder / "chat_template.jinja").unlink()
+        asked: list[Message] = [{"role": "user", "content": "hello"}]
+        assert render(load_tokenizer(folder), asked, generation=True) == "User: hello\nAssistant: "
+        rules = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        start = "<|begin_of_text|>"
+        rules.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, rules.token_to_id(start))]
+        )
+        rules.save(str(folder / "tokenizer.json"))
+        tokenizer = load_tokenizer(folder)
+        assert render(tokenizer, asked, generation=True) == f"{start}User: hello\nAssistant: "
+        assert encode(tokenizer, asked).count(rules.token_to_id(start)) == 1
+
 
 class TestRefusals:
     @pytest.mark.parametrize("load_in", ["8bit", "4bit"])
