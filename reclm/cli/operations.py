@@ -262,8 +262,9 @@ def list_settings(
 ) -> None:
     """Print every setting, where its value comes from, and what it does.
 
-    Order of precedence: default < remembered by the workspace < reclm.toml < environment (RECLM_TRAIN__EPOCHS=20) <
-    --set train.epochs=20. A workspace remembers what its commands were given; a password or key never.
+    Order of precedence: default < llm.preset < remembered by the workspace < reclm.toml < environment
+    (RECLM_TRAIN__EPOCHS=20) < --set train.epochs=20. A workspace remembers what its commands were given; a password or
+    key never.
 
     \b
     Example:

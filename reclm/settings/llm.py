@@ -12,6 +12,12 @@ from reclm.settings.section import JsonObject, Section
 class LlmSettings(Section):
     """The language model and its prompts."""
 
+    preset: str = Field(
+        "tiny",
+        description="What a model of this size wants: base_model, and how much prompts show, number type, batches and "
+        "step sizes, as far as you do not set them: `tiny` (the defaults), `smollm2` (135 million parameters, on a "
+        "CPU), `qwen3-0.6b`, `llama3-8b` (on a GPU).",
+    )
     base_model: str = Field(
         "tiny",
         description="`tiny` (a small Llama-architecture model trained from scratch on the data set's own texts), "

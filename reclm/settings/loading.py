@@ -1,4 +1,4 @@
-"""Read the settings: remembered by the workspace < TOML file < `RECLM_…` environment variables < `--set key=value`.
+"""Read the settings: preset < remembered by the workspace < TOML file < `RECLM_…` environment variables < `--set`.
 
 An unknown key, wherever it comes from, is an error that names the nearest right one.
 """
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from reclm.dataset import VARIANTS
 from reclm.errors import SettingsError
 from reclm.settings.memory import MEMORY, recall
+from reclm.settings.presets import PRESET, settings_of_preset
 from reclm.settings.recommenders import ARMS, BACKBONES, BASELINES, EXTRAS
 from reclm.settings.section import Section
 from reclm.settings.tree import ENVIRONMENT_PREFIX, Given, Settings
@@ -123,6 +124,9 @@ def load(
         given["workspace"] = Given(workspace, "flag")
     settings = _validated({key: one for key, one in given.items() if key == "workspace"})
     given = _recalled(settings.paths, replaced_by_file=file is not None) | given
+    if "llm.preset" in given:
+        preset = settings_of_preset(str(given["llm.preset"].value))
+        given = {key: Given(value, PRESET) for key, value in preset.items()} | given
     settings = _validated(given)
     _check_names("train.models", settings.train.models, BACKBONES)
     _check_names("train.variants", settings.train.variants, VARIANTS)

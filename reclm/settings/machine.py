@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclm.errors import ModelError
@@ -10,6 +12,10 @@ from reclm.settings.operations import RuntimeSettings
 
 if TYPE_CHECKING:
     import torch
+
+
+BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
+"""Flags of a processor that computes in bfloat16: x86's two, and ARM's."""
 
 
 def bound_libraries(runtime: RuntimeSettings) -> None:
@@ -43,8 +49,18 @@ def use_threads(runtime: RuntimeSettings) -> None:
 
 
 def dtype_of(runtime: RuntimeSettings) -> torch.dtype:
-    """Return bfloat16 on CUDA when `runtime.dtype` says so, float32 otherwise."""
+    """Return bfloat16 when `runtime.dtype` says so and the device computes in it, float32 otherwise."""
     import torch
 
-    half = runtime.dtype == "bfloat16" and device_of(runtime) != "cpu"
+    half = runtime.dtype == "bfloat16" and (device_of(runtime) != "cpu" or _has_bfloat16())
     return torch.bfloat16 if half else torch.float32
+
+
+@cache
+def _has_bfloat16(described: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the processor has instructions for bfloat16: without them it is slower than float32."""
+    try:
+        words = set(described.read_text().split())
+    except OSError:
+        return False
+    return bool(words & BFLOAT16)

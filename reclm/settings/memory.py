@@ -16,6 +16,7 @@ from typing import Any
 
 from reclm.errors import SettingsError
 from reclm.progress import say
+from reclm.settings.presets import PRESET, settings_of_preset
 from reclm.settings.tree import Given, Settings
 from reclm.storage.files import read_json, write_json
 from reclm.storage.locks import alone
@@ -79,8 +80,9 @@ def remember(settings: Settings) -> None:
     Values that are the default need no memory; those that hold a secret are never written. What an earlier settings
     file said is forgotten where another one is in force.
     """
-    given = {key: one for key, one in settings.given.items() if is_remembered(key) and one.source != MEMORY}
-    default = Settings()
+    given = {
+        key: one for key, one in settings.given.items() if is_remembered(key) and one.source not in (MEMORY, PRESET)
+    }
     with alone(settings.paths.locks / "settings.lock", "another command remembers its settings"):
         is_file_in_force = any(one.source == "file" for one in settings.given.values())
         kept: dict[str, Any] = {
@@ -90,7 +92,7 @@ def remember(settings: Settings) -> None:
         }
         for key, one in given.items():
             value = value_of(settings, key)
-            if value == value_of(default, key):
+            if value == _default(settings, key):
                 continue
             if SECRET.search(str(value)):
                 say(f"{key} holds a password or key and is not remembered: give it each time, best by the environment")
@@ -106,16 +108,17 @@ def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> lis
     differ from those that the results in the workspace were made with."""
     if not settings.paths.remembered_settings.exists():
         return []
-    before, default = recall(settings.paths), Settings()
+    before = recall(settings.paths)
     used = [
         f"{key}={_shown(value_of(settings, key))}"
         for key, given in settings.given.items()
         if given.source == MEMORY and key.split(".")[0] in sections
     ]
     lines = [f"settings remembered from earlier commands: {', '.join(sorted(used))}"] if used else []
-    for key in sorted(before.keys() | settings.given.keys()):
+    by_hand = {key for key, given in settings.given.items() if given.source != PRESET}
+    for key in sorted(before.keys() | by_hand):
         section = key.split(".")[0]
-        old = before[key].value if key in before else value_of(default, key)
+        old = before[key].value if key in before else _default(settings, key)
         new = value_of(settings, key)
         if section in sections and is_remembered(key) and new != old:
             lines.append(
@@ -123,6 +126,12 @@ def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> lis
                 "make new results"
             )
     return lines
+
+
+def _default(settings: Settings, key: str) -> Any:
+    """Return the value that a setting has where nobody gives one: that of `llm.preset`, else that of the tree."""
+    preset = settings_of_preset(settings.llm.preset)
+    return preset[key] if key in preset else value_of(Settings(), key)
 
 
 def _shown(value: Any) -> str:

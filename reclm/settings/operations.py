@@ -376,5 +376,7 @@ class RuntimeSettings(Section):
         "auto", description="Device for torch; auto takes CUDA when present."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Number type of training on CUDA; the CPU always uses float32."
+        "float32",
+        description="Number type of language models. `bfloat16` is used on CUDA and on processors with instructions "
+        "for it (AMX, AVX512-bf16, ARM's); others compute in float32.",
     )

@@ -41,7 +41,8 @@ ENVIRONMENT_PREFIX = "RECLM_"
 
 
 class Given(NamedTuple):
-    """A value that a person gave, as it was written, and where: `remembered`, `file`, `environment` or `flag`."""
+    """A value that is not the default, as it was written, and where it comes from: `remembered`, `file`, `environment`,
+    `flag`, or `preset` (`llm.preset`)."""
 
     value: Any
     source: str

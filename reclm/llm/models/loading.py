@@ -137,7 +137,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model on the settings' device, in evaluation mode; the task `score` gives it a head of one output.
 
-    Weights are loaded as `llm.load_in` (or `load_in`) says, in `runtime.dtype` on CUDA and float32 on the CPU.
+    Weights are loaded as `llm.load_in` (or `load_in`) says, in `runtime.dtype` where the device has it.
     Padding and end tokens are those of `load_tokenizer`; the model's own sampling defaults are dropped. Raises
     ModelError when it cannot be loaded.
     """

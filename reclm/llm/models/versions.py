@@ -24,7 +24,15 @@ def shared_parameters(settings: Settings) -> dict[str, Any]:
     return {
         "llm": settings.llm.model_dump(
             mode="json",
-            exclude={"base_model", "sha256", "tiny_tokens", "tiny_learning_rate", "tiny_vocabulary", "practices"},
+            exclude={
+                "preset",
+                "base_model",
+                "sha256",
+                "tiny_tokens",
+                "tiny_learning_rate",
+                "tiny_vocabulary",
+                "practices",
+            },
         ),
         "dtype": settings.runtime.dtype,
         "device": device_of(settings.runtime).split(":")[0],
