@@ -28,7 +28,8 @@ from reclm.progress import say
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.schemas import PROFILE_FILES
-from reclm.text.encoder import model_name, text_hash
+from reclm.text.encoder import text_hash
+from reclm.text.reader import embedding_name
 
 if TYPE_CHECKING:
     from reclm.settings.tree import Settings
@@ -156,7 +157,7 @@ Vectors = dict[str, NDArray[np.float32]]
 
 def load_vectors(settings: Settings, wanted: set[str]) -> Vectors:
     """Return {text_hash: vector} of the wanted texts, from all embeddings artifacts of the settings' encoder."""
-    model, found = model_name(settings.embedding), Vectors()
+    model, found = embedding_name(settings), Vectors()
     for artifact in artifacts.all_of(settings.paths, "embeddings"):
         if artifact.manifest["parameters"]["model"] != model:
             continue

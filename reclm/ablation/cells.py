@@ -69,7 +69,7 @@ def training_settings(settings: Settings) -> Settings:
 def cell_name(settings: Settings, parents: dict[str, str], **about: Any) -> str:
     """Return the hash of everything that determines a cell: `about` it, settings and parent versions."""
     from reclm.storage.version import ARTIFACT_LAYOUTS
-    from reclm.text.encoder import model_name
+    from reclm.text.reader import embedding_name
     from reclm.training.model import NOT_PART_OF_A_MODEL
 
     trained = training_settings(settings)
@@ -79,7 +79,7 @@ def cell_name(settings: Settings, parents: dict[str, str], **about: Any) -> str:
             "layout": ARTIFACT_LAYOUTS["backbone"],
             "train": trained.train.model_dump(mode="json", exclude=NOT_PART_OF_A_MODEL),
             "fusion": trained.fusion.model_dump(mode="json"),
-            "embedding": model_name(trained.embedding),
+            "embedding": embedding_name(trained),
             "device": trained.runtime.device,
             "dtype": trained.runtime.dtype,
             "parents": parents,

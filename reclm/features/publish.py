@@ -50,6 +50,8 @@ MARTS = {
 }
 ENCODER_DIMENSIONS = {"packaged-minilm": 384}
 EMBEDDED_VIEWS = ("user_profile", "item_profile", "item_content")
+READ_VIEW = "item_content"
+"""The view whose vectors are wider than those of the others where a language model reads item texts."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,10 @@ def _changed_tables(
     known = published.get("files", {})
     changed = {view for view, about in files.items() if known.get(view, {}).get("digest") != about["digest"]}
     contents = {view: published["views"][view]["content"] for view in files if view not in changed}
-    width = published.get("width") if any(view in contents for view in EMBEDDED_VIEWS) else None
+    embedded = {view: published["views"][view].get("width") for view in contents if view in EMBEDDED_VIEWS}
+    widths = {_space(settings, view): width for view, width in embedded.items() if width}
     paths = {view: settings.paths.root / files[view]["path"] for view in MARTS if view in changed}
-    tables = _checked_tables(settings, paths, width) if paths else {}
+    tables = _checked_tables(settings, paths, widths) if paths else {}
     return tables, contents | {view: _content(table) for view, (_, table) in tables.items()}
 
 
@@ -188,26 +191,33 @@ def _version(contents: Mapping[str, str]) -> str:
     return hashlib.sha256(store.repository_digest() + repr(sorted(contents.items())).encode()).hexdigest()[:16]
 
 
+def _space(settings: Settings, view: str) -> str:
+    """Return the name of the vector space of a view: the vectors of one space have one width."""
+    return "read" if settings.embedding.reader and view == READ_VIEW else "text"
+
+
 def _checked_tables(
-    settings: Settings, files: Mapping[str, Path], width: int | None
+    settings: Settings, files: Mapping[str, Path], widths: Mapping[str, int]
 ) -> dict[str, tuple[ViewSchema, pa.Table]]:
-    """Read and check views, as {view: (schema, rows)}; `width` is that of the vectors in other views, None if unknown.
+    """Read and check views, as {view: (schema, rows)}; `widths` are those of the vectors in other views, by space.
 
     Raises PublishError for the first invalid row.
     """
     schemas = store.schemas(settings)
-    dimension = ENCODER_DIMENSIONS.get(settings.embedding.model, width)
+    dimensions: dict[str, int | None] = dict(widths)
+    if settings.embedding.model in ENCODER_DIMENSIONS:
+        dimensions["text"] = ENCODER_DIMENSIONS[settings.embedding.model]
     tables: dict[str, tuple[ViewSchema, pa.Table]] = {}
     with erased_users(settings.paths) as erased:
         rows = {view: erased.without(pq.read_table(file)) for view, file in files.items()}
     for view in files:
         schema = schemas[view]
-        embedded = view in EMBEDDED_VIEWS
-        table, dropped = check_rows(schema, rows[view], dimension if embedded else None)
+        embedded, space = view in EMBEDDED_VIEWS, _space(settings, view)
+        table, dropped = check_rows(schema, rows[view], dimensions.get(space) if embedded else None)
         if dropped and table.num_rows:
             say(f"warning: {view}: {dropped} rows without an id are left out")
-        if embedded and dimension is None:
-            dimension = _first_width(table)  # the encoder's width is not known, but all views must have the same
+        if embedded and dimensions.get(space) is None:
+            dimensions[space] = _first_width(table)  # the encoder's width is not known, but all must have the same
         tables[view] = (schema, add_stamps(schema, table))
     return tables
 
@@ -311,24 +321,23 @@ def _record(
     settings: Settings, changes: Mapping[str, Change], contents: Mapping[str, str], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     views = {
-        view: {"content": contents[view]} | _numbers(changes[view])
+        view: {"content": contents[view]} | _numbers(changes[view], has_vectors=view in EMBEDDED_VIEWS)
         if view in changes
         else before["views"][view] | {"written": 0, "deleted": 0, "kept_newer": 0}
         for view in MARTS
     }
     for view, numbers in views.items():
         detail(f"{view}: {_summary(numbers)}")
-    widths = (_first_width(changes[view].history) for view in EMBEDDED_VIEWS if view in changes)
     return {
         "online_store": store.online_name(settings),
-        "width": next(filter(None, widths), before.get("width")),
         "views": views,
         "published_at": datetime.now(UTC).isoformat(),
     }
 
 
-def _numbers(change: Change) -> dict[str, Any]:
-    return {
+def _numbers(change: Change, *, has_vectors: bool) -> dict[str, Any]:
+    width = {"width": _first_width(change.history)} if has_vectors else {}
+    return width | {
         "rows": change.history.num_rows,
         "written": change.write.num_rows,
         "unchanged": change.unchanged,

@@ -174,10 +174,10 @@ def _answers(artifact: Artifact) -> set[Key]:
 
 def _vectors_in_use(settings: Settings, kept: list[Artifact], rest: list[Artifact]) -> list[Artifact]:
     """Find embeddings artifacts of `rest` that hold the vector of a kept profile or of an item text."""
-    from reclm.text.encoder import model_name
+    from reclm.text.reader import embedding_name
 
     current = (a for a in kept if a.kind == "embeddings")
-    encoders = {model_name(settings.embedding)} | {str(a.manifest["parameters"]["model"]) for a in current}
+    encoders = {embedding_name(settings)} | {str(a.manifest["parameters"]["model"]) for a in current}
     found: list[Artifact] = []
     for encoder in sorted(encoders):
         candidates = [artifact for artifact in rest if _is_of(encoder, artifact)]

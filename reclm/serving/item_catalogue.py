@@ -118,11 +118,16 @@ def _published(
 
 
 def _added(sums: Matrix, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> Matrix:
-    """Add the embeddings of a piece to `sums` (n, dim), which has no columns until the first embedding comes."""
+    """Add the embeddings of a piece to `sums` (n, dim), which is widened where they have more columns.
+
+    Where a language model reads item texts, what it makes of them are further columns after the sentence vector's.
+    """
     there = batch["embedding"].is_valid().to_numpy(zero_copy_only=False)
     numbers = batch["embedding"].drop_null().flatten().to_numpy()
     if not len(numbers):
         return sums
-    sums = sums if sums.shape[1] else np.zeros((len(sums), len(numbers) // int(there.sum())), dtype=np.float32)
-    sums[rows[there]] += numbers.reshape(int(there.sum()), sums.shape[1])
+    width = len(numbers) // int(there.sum())
+    if sums.shape[1] < width:
+        sums = np.pad(sums, ((0, 0), (0, width - sums.shape[1])))
+    sums[rows[there], :width] += numbers.reshape(-1, width)
     return sums

@@ -56,9 +56,12 @@ class TextSearch:
         with self._lock:
             vector = self._encode([query])[0]
         meaning = index.catalogue.meaning
-        if meaning.shape[1] != len(vector):
+        if meaning.shape[1] < len(vector):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        scores = meaning @ vector
+        scores = meaning[:, : len(vector)] @ vector
+        if meaning.shape[1] > len(vector):  # a query has no columns of a language model that reads item texts
+            lengths = np.linalg.norm(meaning[:, : len(vector)], axis=1)
+            scores /= np.where(lengths > 0, lengths, 1)
         scores[~meaning.any(axis=1)] = -np.inf
         scores[index.hidden.positions()] = -np.inf
         best = top_k(scores[None], k)[0]

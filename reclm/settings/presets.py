@@ -26,6 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "smollm2": {
         **_PRETRAINED,
         "llm.base_model": "smollm2",
+        "embedding.reader": "smollm2",
         "llm.history": 20,
         "llm.max_prompt_tokens": 1024,
         "tune.batch_size": 4,
@@ -38,6 +39,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "qwen3-0.6b": {
         **_PRETRAINED,
         "llm.base_model": "Qwen/Qwen3-0.6B",
+        "embedding.reader": "Qwen/Qwen3-0.6B",
         "llm.history": 20,
         "llm.max_prompt_tokens": 1536,
         "tune.batch_size": 4,
@@ -50,6 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "llama3-8b": {
         **_PRETRAINED,
         "llm.base_model": "meta-llama/Llama-3.1-8B-Instruct",
+        "embedding.reader": "meta-llama/Llama-3.1-8B-Instruct",
         "llm.history": 30,
         "llm.max_prompt_tokens": 2048,
         "llm.gradient_checkpointing": True,

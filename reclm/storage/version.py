@@ -13,6 +13,7 @@ OLDEST_LAYOUT = 3
 """The oldest layout that `reclm migrate` brings to the current one."""
 
 ARTIFACT_LAYOUTS: Mapping[str, int] = {
+    "weights": 1,  # the same GGUF file would give other weights
     "teacher": 1,  # other example profiles would be written from the same tables
     "base": 1,  # another base model would be trained from the same texts
     "sft": 1,  # another model would be tuned on the same dialogues, or its folder holds something else

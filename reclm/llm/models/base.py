@@ -1,10 +1,10 @@
 """Make the base model, which is tuned later.
 
 In: settings and a corpus. Out: an artifact with a language model, or the record of a pretrained one. `tiny` is trained
-from scratch on a corpus of rendered documents and saved in the artifact's `model/`; a GGUF file (`smollm2` is one) is
-dequantised into it. Any other name is a Hub id or a folder of a causal language model; the artifact then only records
-which: its commit or a hash of its content. RecLM (arXiv 2412.19302) starts from a 7B model; the small one makes a first
-run possible without a download.
+from scratch on a corpus of rendered documents and saved in the artifact's `model/`. A GGUF file (`smollm2` is one) is
+dequantised, and its artifact `weights` is the parent. Any other name is a Hub id or a folder of a causal language
+model; the artifact then only records which: its commit or a hash of its content. RecLM (arXiv 2412.19302) starts from a
+7B model; the small one makes a first run possible without a download.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.llm.models.gguf import checked_digest, dequantise, gguf_file
 from reclm.llm.models.loading import MODEL_FILES, base_model_name, hub_snapshot, require_weights
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.tiny import RECIPE, SIZES, TINY, step_size, token_budget, train_model, train_tokenizer
@@ -27,6 +26,7 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, Draft
 from reclm.storage.files import content_of_folder, write_rows
 from reclm.storage.schemas import LANGUAGE_MODEL_CURVE
+from reclm.text import gguf
 
 if TYPE_CHECKING:
     from reclm.llm.prompts.corpus import Corpus
@@ -46,14 +46,16 @@ def write_base(settings: Settings, corpus: Callable[[], Corpus]) -> Artifact:
     llm = settings.llm
     documents = corpus() if llm.base_model == TINY else None
     parameters = _reference(settings) if documents is None else _tiny_parameters(settings, documents)
-    if found := find_reusable(settings, KIND, parameters, {}):
+    is_gguf = llm.base_model != TINY and gguf.gguf_file(llm.base_model) is not None
+    parents = {gguf.KIND: gguf.weights_version(llm.base_model, llm.sha256)} if is_gguf else {}
+    if found := find_reusable(settings, KIND, parameters, parents):
         return found
-    with write_in_main_process(settings.paths, KIND, parameters, {}) as draft:
+    with write_in_main_process(settings.paths, KIND, parameters, parents) as draft:
         if documents is not None and is_main_process():
             _train_tiny(settings, documents, parameters, draft)
-        elif "sha256" in parameters and is_main_process():
-            _dequantise(settings, draft)
-    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
+        elif is_gguf and is_main_process():
+            gguf.weights(settings, llm.base_model, llm.sha256)
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, parents))
 
 
 def _tiny_parameters(settings: Settings, documents: Corpus) -> dict[str, Any]:
@@ -112,19 +114,11 @@ def _train_tiny(settings: Settings, documents: Corpus, parameters: Mapping[str, 
     )
 
 
-def _dequantise(settings: Settings, draft: Draft) -> None:
-    file = gguf_file(settings.llm.base_model)
-    assert file is not None
-    use_threads(settings.runtime)
-    with step(f"weights of {file.name} from GGUF to safetensors"):
-        draft.metrics["parameters"] = dequantise(file, draft.path / "model")
-
-
 def _reference(settings: Settings) -> dict[str, Any]:
-    """The parameters that pin a model from elsewhere: the commit of a Hub id, or a hash of a file or a folder."""
+    """The parameters that pin a model from elsewhere: the commit of a Hub id, or a hash of a folder's content."""
     name = settings.llm.base_model
-    if gguf_file(name) is not None:
-        return {"base_model": base_model_name(settings), "sha256": checked_digest(name, settings.llm.sha256)}
+    if gguf.gguf_file(name) is not None:  # its weights are a parent
+        return {"base_model": base_model_name(settings)}
     folder = Path(name)
     if folder.is_dir():
         require_weights(folder)

@@ -14,8 +14,10 @@ from reclm.llm.models.tiny import TINY
 from reclm.llm.prompts.templates import PLAIN_TEMPLATE, end_token
 from reclm.progress import quiet
 from reclm.settings.machine import device_of, dtype_of, use_threads
+from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import content_of_folder, read_json, write_json
+from reclm.text import gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,15 +64,17 @@ def require_weights(folder: Path) -> None:
 
 
 def model_location(settings: Settings, artifact: Artifact) -> str:
-    """Return the folder to load an artifact's model from: its own `model/`, or the one that a base artifact records.
+    """Return the folder to load an artifact's model from: its own `model/`, or the one that a base artifact names.
 
     Raises ModelError when a base model was recorded from a folder that `llm.base_model` no longer names or that has
     changed since.
     """
     recorded = artifact.manifest["parameters"]
     name = recorded.get("base_model", TINY)
-    if artifact.kind != "base" or name == TINY or "sha256" in recorded:
+    if artifact.kind != "base" or name == TINY:
         return str(artifact.path / "model")
+    if weights := artifact.manifest["parents"].get(gguf.KIND):
+        return str(artifacts.load(settings.paths, gguf.KIND, weights).path / "model")
     if recorded["revision"]:
         return str(hub_snapshot(name, recorded["revision"]))
     folder = Path(settings.llm.base_model)

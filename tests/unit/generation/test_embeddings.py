@@ -12,6 +12,7 @@ from unit.profiles_world import workspace
 
 from reclm.errors import ModelError, WorkspaceError
 from reclm.generation import embeddings, stage
+from reclm.generation.embeddings import Encoders
 from reclm.settings.llm import EmbeddingSettings
 from reclm.settings.tree import Settings
 from reclm.storage import artifacts
@@ -111,10 +112,10 @@ class TestEachTextOnce:
         embeddings.write_embeddings(settings, CountingEncoder())
         profiles = artifacts.all_of(settings.paths, "profiles")[-1]
         subset = dict(list(_texts(settings, profiles).items())[:3])
-        artifact = embeddings._embed(settings, profiles, subset, CountingEncoder(lives=0))
+        artifact = embeddings._embed(settings, profiles, subset, set(), Encoders(settings, CountingEncoder(lives=0)))
         assert pq.read_table(artifact.path / "vectors-00000.parquet").num_rows == 0
         assert artifact.metrics["dim"] == 4
-        assert embeddings._embed(settings, profiles, subset, None).version == artifact.version
+        assert embeddings._embed(settings, profiles, subset, set(), Encoders(settings)).version == artifact.version
 
     def test_another_model_or_token_limit_shares_no_vectors(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -154,8 +155,47 @@ class TestInterruption:
     def test_half_a_shard_left_by_a_kill_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".vectors-00000.parquet.tmp").write_bytes(b"half")
         texts = {text_hash(text): text for text in ("a", "b")}
-        embeddings.write_shards(tmp_path, CountingEncoder(), sorted(texts), texts, EmbeddingSettings(), "v")
+        embeddings.write_shards(tmp_path, [(CountingEncoder(), sorted(texts))], texts, EmbeddingSettings(), "m", "v")
         assert [path.name for path in tmp_path.iterdir()] == ["vectors-00000.parquet"]
+
+
+class TestAReader:
+    @pytest.fixture
+    def reading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        """Settings with a reader, which is the counting encoder."""
+        settings, _ = prepared(tmp_path, monkeypatch)
+        (tmp_path / "reader").mkdir()
+        monkeypatch.setattr(embeddings, "load_reader", lambda settings: CountingEncoder())
+        with_reader = settings.embedding.model_copy(update={"reader": str(tmp_path / "reader")})
+        return settings.model_copy(update={"embedding": with_reader})
+
+    def test_reads_item_texts_and_leaves_profiles_alone(self, reading: Settings) -> None:
+        artifact = embeddings.write_embeddings(reading, CountingEncoder())
+        with duckdb.connect(str(reading.paths.warehouse), read_only=True) as connection:
+            items = embeddings.item_texts(connection)
+        widths = {key: len(vector) for key, vector in vectors_of(reading).items()}
+        assert {width for key, width in widths.items() if key in items} == {8}
+        assert {width for key, width in widths.items() if key not in items} == {4}
+        assert artifact.metrics["dim"] == 4
+        of_shards = [{len(vector) for vector in pq.read_table(shard)["embedding"].to_pylist()}
+                     for shard in sorted(artifact.path.glob("vectors-*.parquet"))]  # fmt: skip
+        assert all(len(widths) == 1 for widths in of_shards)
+
+    def test_changes_the_label_so_that_no_vector_of_before_is_taken(self, reading: Settings) -> None:
+        without = reading.model_copy(update={"embedding": reading.embedding.model_copy(update={"reader": ""})})
+        before = embeddings.write_embeddings(without, CountingEncoder())
+        after = embeddings.write_embeddings(reading, CountingEncoder())
+        names = [artifact.manifest["parameters"]["model"] for artifact in (before, after)]
+        assert names[1].startswith(f"{names[0]}+reader-")
+        assert after.metrics["new"] == before.metrics["new"]
+
+    def test_is_not_loaded_when_no_item_is_new(self, reading: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        embeddings.write_embeddings(reading, CountingEncoder())
+        fewer = reading.profiles.model_copy(update={"interests": 3})
+        settings = reading.model_copy(update={"profiles": fewer})
+        stage.write_profiles(settings)
+        monkeypatch.setattr(embeddings, "load_reader", lambda settings: pytest.fail("loaded"))
+        assert embeddings.write_embeddings(settings, CountingEncoder()).metrics["new"] > 0
 
 
 class TestFaults:

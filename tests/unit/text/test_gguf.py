@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from reclm.errors import ModelError
-from reclm.llm.models import base, gguf
+from reclm.llm.models import base
 from reclm.llm.models.loading import base_model_name, load_model, load_tokenizer, model_location
 from reclm.llm.prompts.corpus import Corpus
 from reclm.settings.tree import Settings
+from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
+from reclm.text import gguf
 
 
 def settings_of(folder: Path, base_model: str = gguf.SMOLLM2, sha256: str = "") -> Settings:
@@ -49,21 +53,21 @@ class TestThePackagedModel:
         self, smollm2: tuple[Settings, Artifact], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings, artifact = smollm2
-        assert [file.name for file in (artifact.path / "model").glob("*.safetensors")] == ["model.safetensors"]
-        assert artifact.metrics["parameters"] == 134_515_008
+        weights = artifacts.load(settings.paths, "weights", artifact.manifest["parents"]["weights"])
+        assert [file.name for file in (weights.path / "model").glob("*.safetensors")] == ["model.safetensors"]
+        assert weights.metrics["parameters"] == 134_515_008
         assert artifact.manifest["parameters"]["base_model"] == "smollm2"
-        monkeypatch.setattr(base, "dequantise", lambda file, folder: pytest.fail("written twice"))
+        monkeypatch.setattr(gguf, "dequantise", lambda file, folder: pytest.fail("written twice"))
         assert base.write_base(settings, no_corpus).version == artifact.version
+        assert gguf.weights(settings, "smollm2") == weights.path / "model"
 
-    def test_a_copy_of_the_file_gives_the_same_weights(
-        self, smollm2: tuple[Settings, Artifact], tmp_path: Path
-    ) -> None:
+    def test_a_copy_of_the_file_has_the_same_weights(self, smollm2: tuple[Settings, Artifact], tmp_path: Path) -> None:
         packaged = gguf.gguf_file(gguf.SMOLLM2)
         assert packaged is not None
-        copy = tmp_path / "Copied.GGUF"
-        copy.symlink_to(packaged)
-        settings = settings_of(tmp_path, str(copy), smollm2[1].manifest["parameters"]["sha256"])
-        assert gguf.checked_digest(str(copy), settings.llm.sha256) == settings.llm.sha256
+        (tmp_path / "copies").mkdir()
+        copy = shutil.copy(packaged, tmp_path / "copies")
+        sha256 = hashlib.sha256(packaged.read_bytes()).hexdigest()
+        assert gguf.weights_version(str(copy), sha256) == smollm2[1].manifest["parents"]["weights"]
 
     def test_that_is_damaged_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         packaged, recorded = gguf._packaged()
@@ -91,7 +95,7 @@ class TestAFile:
         settings = settings_of(tmp_path, str(file))
         with pytest.raises(ModelError, match="cannot be read as a GGUF model"):
             base.write_base(settings, no_corpus)
-        assert not list((settings.paths.root / "artifacts" / "base").glob("*"))
+        assert not [*settings.paths.artifacts.glob("base/*"), *settings.paths.artifacts.glob("weights/*")]
 
     def test_goes_by_its_name_without_the_path(self, tmp_path: Path) -> None:
         file = tmp_path / "model.gguf"

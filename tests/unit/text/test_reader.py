@@ -1,0 +1,104 @@
+"""A language model reads item texts: vectors of meaning, the same each time, beside those of the sentence encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llm_world import documents
+from model_families import checkpoint
+from numpy.typing import NDArray
+
+from reclm.errors import ModelError
+from reclm.settings.tree import Settings
+from reclm.text import reader
+from reclm.text.encoder import Encoder, embed_texts
+
+
+def settings_of(folder: Path, name: str, **embedding: object) -> Settings:
+    return Settings(
+        workspace=folder / "workspace",
+        embedding={"reader": name, **embedding},
+        runtime={"threads": 1, "device": "cpu"},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random language model: what it makes of texts means nothing, but differs from text to text."""
+    return checkpoint("llama", tmp_path_factory.mktemp("reader") / "llama", documents())
+
+
+@pytest.fixture(scope="module")
+def read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return reader.load_reader(settings_of(tmp_path_factory.mktemp("read"), str(folder)))
+
+
+class TestAReading:
+    def test_is_of_length_one_and_of_both_depths(self, read: Encoder) -> None:
+        vectors = embed_texts(read, ["one", "two words", "", "漢字 👍"], 2)
+        assert vectors.shape == (4, 2 * 64) and vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(vectors[:, :64], axis=1), np.sqrt(0.5), atol=1e-5)
+
+    def test_does_not_depend_on_its_batch(self, read: Encoder) -> None:
+        texts = ["short", "a much longer text about waterproof trekking boots and tents", "middle size"]
+        alone = np.concatenate([embed_texts(read, [text], 1) for text in texts])
+        np.testing.assert_allclose(embed_texts(read, texts, 3), alone, atol=1e-5)
+
+    def test_ends_at_the_token_limit(self, folder: Path, tmp_path: Path) -> None:
+        short = reader.load_reader(settings_of(tmp_path, str(folder), max_tokens=8))
+        beginning = "one two three four five six seven eight nine ten"
+        vectors = short([beginning, f"{beginning} entirely different ending"])
+        np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+    def test_takes_a_special_token_in_a_text_for_text(self, read: Encoder) -> None:
+        vectors = embed_texts(read, ["<|eot_id|>", "<|begin_of_text|>"], 2)
+        assert vectors[0] @ vectors[1] < 0.999
+
+
+class TestTheLabel:
+    def test_is_that_of_the_encoder_without_a_reader(self, tmp_path: Path) -> None:
+        assert reader.embedding_name(settings_of(tmp_path, "")) == "packaged-minilm@128"
+
+    def test_names_the_content_of_a_folder_and_of_a_file_and_no_path(self, folder: Path, tmp_path: Path) -> None:
+        file = tmp_path / "model.gguf"
+        names = []
+        for content in (b"one", b"two"):
+            file.write_bytes(content)
+            names.append(reader.embedding_name(settings_of(tmp_path, str(file))))
+        names.append(reader.embedding_name(settings_of(tmp_path, str(folder))))
+        assert len(set(names)) == 3
+        assert all(name.startswith("packaged-minilm@128+") and "/" not in name for name in names)
+
+    def test_of_a_missing_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="no such file"):
+            reader.embedding_name(settings_of(tmp_path, str(tmp_path / "none.gguf")))
+
+
+def test_both_vectors_stand_side_by_side_at_length_one() -> None:
+    def one(texts: list[str]) -> NDArray[np.float32]:
+        return np.tile(np.array([1, 0], np.float32), (len(texts), 1))
+
+    both = reader.beside(one, one)(["a", "b"])
+    assert both.shape == (2, 4)
+    np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-6)
+    assert both[0, 2] / both[0, 0] == pytest.approx(reader.WEIGHT)
+
+
+def test_a_model_that_does_not_exist_is_named_with_what_may_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"embedding\.reader = .*no-model.*smollm2"):
+        reader.load_reader(settings_of(tmp_path, str(tmp_path / "no-model")))
+
+
+@pytest.mark.full
+def test_the_packaged_model_knows_which_films_are_alike(tmp_path: Path) -> None:
+    read = reader.load_reader(settings_of(tmp_path, "smollm2"))
+    left = ["The Godfather (1972)", "Toy Story (1995)", "Alien (1979)"]
+    right = ["Goodfellas (1990)", "Aladdin (1992)", "Predator (1987)"]
+    similarity = embed_texts(read, left, 3) @ embed_texts(read, right, 3).T
+    assert similarity.argmax(axis=1).tolist() == [0, 1, 2]
