@@ -133,7 +133,8 @@ class _LogFacts:
         moment = f"case {cases} {day} else try_cast({text} as timestamptz) end"
         n_given, n_read, first, last, example = self._one(
             f"count(event_ts), count({moment}), strftime(min({moment}), '%Y-%m-%d'), "
-            f"strftime(max({moment}), '%Y-%m-%d'), min(event_ts)",
+            f"strftime(max({moment}), '%Y-%m-%d'), "
+            "coalesce(min(event_ts) filter (length(event_ts) > 5), min(event_ts))",  # rather than an odd -1
             "event_ts is not null",
         )
         if n_read and n_read >= 0.9 * n_given:

@@ -244,6 +244,24 @@ class TestFailures:
         ):
             world.publish_marts(settings, rows)
 
+    def test_vectors_of_item_texts_are_wider_where_a_language_model_reads_them(self, settings: Settings) -> None:
+        read = settings.embedding.model_copy(update={"reader": "some-model"})
+        reading = settings.model_copy(update={"embedding": read})
+        rows = world.marts()
+        for row in rows["item_content"]:
+            row["embedding"] = np.concatenate([row["embedding"], row["embedding"][:7]])
+        published = world.publish_marts(reading, rows)
+        assert {view: about.get("width") for view, about in published["views"].items()} == {
+            "user_profile": 384, "item_profile": 384, "item_content": 391, "user_activity": None, "item_activity": None,
+        }  # fmt: skip
+        rows["item_content"][0]["embedding"] = rows["item_content"][0]["embedding"][:-1]
+        with pytest.raises(PublishError, match=r"view item_content, .*has 390 numbers, expected are 391|391.* 390"):
+            world.publish_marts(reading, rows)
+        rows["item_profile"][0]["embedding"] = rows["item_content"][1]["embedding"]
+        rows["item_content"][0]["embedding"] = rows["item_content"][1]["embedding"]
+        with pytest.raises(PublishError, match=r"view item_profile, .*has 391 numbers, expected are 384"):
+            world.publish_marts(reading, rows)
+
     @pytest.mark.parametrize(
         ("module", "name", "call"),
         [
