@@ -26,7 +26,7 @@ PROBE_SECONDS = 0.027
 COEFFICIENTS: dict[str, dict[str, float]] = {
     "build": {"once": 62, "interactions": 2e-4},
     "language model": {"tokens": 1.6e-4, "dialogues": 0.034, "pairs": 0.039, "episodes": 0.33},
-    "profiles": {"once": 5, "keyword profiles": 0.001, "prompts": 0.0165, "texts": 0.0055},
+    "profiles": {"once": 5, "keyword profiles": 0.001, "prompts": 0.0165, "texts": 0.0055, "read": 0.08},
     "publish": {"once": 10, "users": 7e-4, "items": 1.4e-3},
     "evaluation": {"once": 14, "trainings": 0.1, "ranked users": 1e-5, "item pairs": 1.1e-6},
 }
@@ -105,6 +105,7 @@ def sizes_of(settings: Settings, landed: Landed) -> dict[str, float]:
         "keyword profiles": (not learned) * 2 * (users + items),
         "prompts": learned * 2 * (users + items),
         "texts": 2 * users + 3 * items,
+        "read": bool(settings.embedding.reader) * items,
         "trainings": trainings,
         "ranked users": trainings * users,
         "item pairs": 0 if why_not("ease", items, landed.has_texts) else items**2,
