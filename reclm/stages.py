@@ -86,12 +86,13 @@ def teach(settings: Settings, *, dry_run: bool = False) -> Artifact | None:
 
 def base(settings: Settings) -> Artifact:
     """Train the small base model from scratch, or record the pretrained one of `llm.base_model`: artifact `base`."""
+    from reclm.llm.models.loading import base_model_name
     from reclm.llm.pipeline import ModelPipeline
 
-    with recorded(settings.paths, "base", model=settings.llm.base_model) as about:
+    with recorded(settings.paths, "base", model=(name := base_model_name(settings))) as about:
         model = ModelPipeline(settings).base_model()
         size = f", {count:,} parameters" if (count := model.metrics.get("parameters")) else ""
-        _finish(about, model, f"base model {settings.llm.base_model}{size}")
+        _finish(about, model, f"base model {name}{size}")
     return model
 
 

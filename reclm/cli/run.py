@@ -88,12 +88,8 @@ def _import_ahead() -> None:
         from reclm.features.store import load_feast
 
         load_feast()
-        for name in (
-            "torch._dynamo",
-            "implicit",
-            "scipy.stats",
-            "matplotlib.figure",
-        ):  # torch's for its first optimizer
+        # torch._dynamo is what torch's first optimizer imports
+        for name in ("torch._dynamo", "implicit", "scipy.stats", "matplotlib.figure"):
             import_module(name)
 
 

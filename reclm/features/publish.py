@@ -360,6 +360,17 @@ def features_version(settings: Settings) -> str:
     return str(read_json(settings.paths.feast / "published.json")["version"])
 
 
+def sentence_width(settings: Settings) -> int:
+    """Return the width of the sentence encoder's vectors among those published; 0 where that cannot be told.
+
+    The vectors of item texts may be wider, where a language model reads them too.
+    """
+    published = read_json(published_path(settings.paths))
+    views = ("user_profile", "item_profile") if settings.embedding.reader else EMBEDDED_VIEWS
+    widths = (published["views"][view].get("width", published.get("width")) for view in views)  # formerly one of all
+    return next(filter(None, widths), 0)
+
+
 def has_profiles(settings: Settings) -> bool:
     """Return whether any profile of a user or an item is published: without item texts there are none."""
     views = read_json(published_path(settings.paths))["views"]

@@ -168,7 +168,7 @@ def _check_vectors(rows: _Rows, column: str, dimension: int | None) -> None:
     wrong = present & (widths != declared)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        remedy = "encode all texts with one encoder (settings embedding.model) and build again"
+        remedy = "encode all texts with one encoder (settings embedding.model, embedding.reader) and build again"
         rows.reject(column, row, f"has {widths[row]} numbers, expected are {declared}", remedy)
     values = pc.list_flatten(cells)
     finite = pc.fill_null(pc.is_finite(values), False).to_numpy()

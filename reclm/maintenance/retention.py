@@ -14,7 +14,7 @@ need not be kept for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow.parquet as pq
 
+from reclm.errors import ModelError
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import read_json
@@ -177,7 +178,9 @@ def _vectors_in_use(settings: Settings, kept: list[Artifact], rest: list[Artifac
     from reclm.text.reader import embedding_name
 
     current = (a for a in kept if a.kind == "embeddings")
-    encoders = {embedding_name(settings)} | {str(a.manifest["parameters"]["model"]) for a in current}
+    encoders = {str(a.manifest["parameters"]["model"]) for a in current}
+    with suppress(ModelError):  # the reader of item texts may be gone: then nothing new is made with it
+        encoders.add(embedding_name(settings))
     found: list[Artifact] = []
     for encoder in sorted(encoders):
         candidates = [artifact for artifact in rest if _is_of(encoder, artifact)]

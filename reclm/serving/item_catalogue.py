@@ -33,8 +33,9 @@ PIECE = 500
 class ItemCatalogue:
     """Hold texts and embeddings of the items; row i belongs to the index's item i.
 
-    `meaning` (n, dim) is the unit sum of content and profile embeddings, zeros where neither exists; `created` (n,) is
-    datetime64[us], NaT where unknown.
+    `meaning` (n, dim) is the unit sum of content and profile embeddings, zeros where neither exists. Its first
+    `sentence_width` columns are those of the sentence encoder; where a language model reads item texts, what it makes
+    of them follows. `created` (n,) is datetime64[us], NaT where unknown.
     """
 
     titles: list[str]
@@ -42,6 +43,7 @@ class ItemCatalogue:
     created: NDArray[np.datetime64]
     profiles: list[str]
     meaning: Matrix
+    sentence_width: int = 0
     _words: dict[int, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)
 
     @cached_property
@@ -74,6 +76,7 @@ class ItemCatalogue:
 
 def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue:
     """Load the catalogue of these items from the published warehouse and features."""
+    from reclm.features.publish import sentence_width
     from reclm.warehouse.reading import connect
 
     position = {item: row for row, item in enumerate(item_ids)}
@@ -91,13 +94,20 @@ def load_catalogue(settings: Settings, item_ids: Sequence[str]) -> ItemCatalogue
     texts, sums = [""] * n, np.zeros((n, 0), dtype=np.float32)
     for batch, rows in _published(settings, "item_content", ["embedding"], position):
         sums = _added(sums, batch, rows)
+    width = sentence_width(settings)
+    if sums.shape[1] > width:  # beside a reading the sentence vector is shorter: text and profile count alike
+        sums = _unit_in(sums, width)
     for batch, rows in _published(settings, "item_profile", ["embedding", "profile"], position):
         sums = _added(sums, batch, rows)
         for row, text in zip(rows.tolist(), batch["profile"].to_pylist(), strict=True):
             texts[row] = text or ""
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    sums /= np.where(length > 0, length, 1)
-    return ItemCatalogue(titles, categories, created, texts, sums)
+    return ItemCatalogue(titles, categories, created, texts, _unit_in(sums, sums.shape[1]), width)
+
+
+def _unit_in(rows: Matrix, width: int) -> Matrix:
+    """Scale rows so that their first `width` columns have length one; rows of zeros there stay as they are."""
+    length = np.linalg.norm(rows[:, :width], axis=1, keepdims=True)
+    return np.asarray(rows / np.where(length > 0, length, 1), dtype=np.float32)
 
 
 def _published(

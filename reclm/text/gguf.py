@@ -117,23 +117,31 @@ def dequantise(file: Path, folder: Path) -> int:
     Raises ModelError when the file cannot be read.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    source, name = str(file.parent), file.name
+    # the absolute path: a name alone would first be looked for in the folder that the command was given in
+    read_from: dict[str, Any] = {"gguf_file": str(file.absolute()), "trust_remote_code": False}
     try:
         with quiet(), redirect_stderr(io.StringIO()):  # the bar of a reader that asks nobody
-            read = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+            read = AutoModelForCausalLM.from_pretrained(
+                str(file.parent),
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                device_map={"": "cpu"},
+                **read_from,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **read_from)
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        plain.load_state_dict(read.state_dict(), assign=True)
+        plain.tie_weights()
     except ImportError:
         raise ModelError(f"to read {file}, the package gguf is needed: pip install gguf") from None
     except Exception as error:  # whatever a damaged file, or an architecture that transformers does not know, gives
         raise ModelError(f"{file} cannot be read as a GGUF model: {type(error).__name__}: {error}") from None
-    config = read.config
-    del config.quantization_config
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(read.state_dict(), assign=True)
-    plain.tie_weights()
     with quiet():
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

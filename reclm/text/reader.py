@@ -10,6 +10,7 @@ taken off: the mean of ANCHORS, words for things of every kind. `beside` puts th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,31 @@ def embedding_name(settings: Settings) -> str:
     if not reader:
         return name
     if gguf.gguf_file(reader) is not None:
-        reader = f"{Path(reader).stem}-{gguf.weights_version(reader)}"
-    elif Path(reader).is_dir():
-        reader = f"{Path(reader).resolve().name}-{content_of_folder(Path(reader), MODEL_FILES)}"
-    return f"{name}+{reader}"
+        return f"{name}+{Path(reader).stem}-{gguf.weights_version(reader)}"
+    folder = Path(reader).expanduser()
+    if folder.is_dir():
+        return f"{name}+{folder.resolve().name}-{_content(folder)}"
+    return f"{name}+{reader}@{_snapshot(settings).name}"
+
+
+@cache
+def _content(folder: Path) -> str:
+    return content_of_folder(folder, MODEL_FILES)
+
+
+def _snapshot(settings: Settings) -> Path:
+    """Return the folder of a Hub model in the local cache; its name is the commit. It is downloaded where missing."""
+    from huggingface_hub import snapshot_download
+
+    reader, llm = settings.embedding.reader, settings.llm
+    revision = llm.revision if reader == llm.base_model and llm.revision else None
+    try:
+        return Path(snapshot_download(reader, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"embedding.reader = {reader!r} cannot be loaded ({error}); give {gguf.SMOLLM2!r}, a .gguf file, a folder, "
+            "or the Hub id of a causal language model"
+        ) from None
 
 
 def reader_parents(settings: Settings) -> dict[str, str]:
@@ -83,8 +105,12 @@ def load_reader(settings: Settings) -> Encoder:
     Raises ModelError when the model cannot be found or read. No code of the model is run.
     """
     name = settings.embedding.reader
-    folder = str(gguf.weights(settings, name)) if gguf.gguf_file(name) is not None else name
-    tokenizer, model = _load(settings, folder)
+    if gguf.gguf_file(name) is not None:
+        folder = gguf.weights(settings, name)
+    else:
+        folder = Path(name).expanduser()
+        folder = folder if folder.is_dir() else _snapshot(settings)
+    tokenizer, model = _load(settings, str(folder))
     states = _states(tokenizer, model, settings.embedding.max_tokens)
     shared = _unit(states(list(ANCHORS))).mean(axis=0)
 
@@ -106,10 +132,7 @@ def _load(settings: Settings, folder: str) -> tuple[PreTrainedTokenizerBase, Pre
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"embedding.reader = {settings.embedding.reader!r} cannot be loaded ({error}); give {gguf.SMOLLM2!r}, a "
-            ".gguf file, a folder, or the Hub id of a causal language model"
-        ) from None
+        raise ModelError(f"embedding.reader = {settings.embedding.reader!r} cannot be loaded: {error}") from None
     return tokenizer, model.to(device_of(settings.runtime)).eval()
 
 

@@ -46,8 +46,11 @@ def with_threads(settings: Settings, threads: int) -> Settings:
 
 
 def processes(settings: Settings, models: int, interactions: int) -> int:
-    """Return how many processes should share the training of `models` models on so many known interactions."""
-    if is_small(models, interactions):
+    """Return how many processes should share the training of `models` models on so many known interactions.
+
+    Small ones stay here unless a person gives `train.jobs`.
+    """
+    if is_small(models, interactions) and "train.jobs" not in settings.given:
         return 1
     wanted = min(settings.train.jobs, settings.runtime.threads or os.cpu_count() or 1, models // MIN_MODELS_EACH)
     if wanted < 2:

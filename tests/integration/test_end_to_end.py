@@ -186,6 +186,7 @@ def training(shop: Path, seed: int, threads: int) -> list[str]:
         "train.variants=base,augment",
         f"train.seeds={seed}",
         f"runtime.threads={threads}",
+        "train.jobs=2",  # this log is small: not set, one process trains
     )
     return ["train", "-w", str(shop), *pipeline.flags(*own)]
 

@@ -31,7 +31,9 @@ def base_model_name(settings: Settings) -> str:
     """Return what manifests call the base model: `tiny`, `smollm2`, a Hub id, or a folder's or a GGUF file's name
     without the path to it."""
     name = settings.llm.base_model
-    return Path(name).resolve().name if Path(name).exists() else name
+    if name.lower().endswith(gguf.SUFFIX):
+        return Path(name).name
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def without_base_path(adapter: Path) -> None:

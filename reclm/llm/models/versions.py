@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reclm.progress import detail
-from reclm.settings.machine import device_of
+from reclm.settings.machine import device_of, dtype_of
 from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 
@@ -34,7 +34,7 @@ def shared_parameters(settings: Settings) -> dict[str, Any]:
                 "practices",
             },
         ),
-        "dtype": settings.runtime.dtype,
+        "dtype": str(dtype_of(settings.runtime)).removeprefix("torch."),
         "device": device_of(settings.runtime).split(":")[0],
         "encoder": model_name(settings.embedding),
         "seed": settings.seed,

@@ -57,14 +57,16 @@ class CausalReward:
         import torch
 
         tokens = [_tokens(self._tokenizer, messages, text) for messages, text in zip(requests, profiles, strict=True)]
-        scores = np.zeros(len(tokens), dtype=np.float32)
+        row_of = {sequence: row for row, sequence in enumerate(dict.fromkeys(map(tuple, tokens)))}
+        distinct = list(row_of)
+        scores = np.zeros(len(distinct), dtype=np.float32)
         pad_token = self._tokenizer.pad_token_id
-        for rows in batches_by_length([len(row) for row in tokens], self._batch_size):
-            batch = pad([tokens[row] for row in rows], pad_token, side="right", device=self.model.device)
+        for rows in batches_by_length([len(row) for row in distinct], self._batch_size):
+            batch = pad([distinct[row] for row in rows], pad_token, side="right", device=self.model.device)
             with torch.inference_mode():
                 logits = self.model(**batch.inputs(), use_cache=False).logits
             scores[rows] = logits[:, 0].float().cpu().numpy()
-        return scores
+        return scores[[row_of[tuple(sequence)] for sequence in tokens]]
 
     def as_module(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Asked]) -> nn.Module:
         """Return the model, which TRL takes as it is."""

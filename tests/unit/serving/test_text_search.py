@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from reclm.serving.item_catalogue import _added
+from reclm.serving.item_catalogue import _added, _unit_in
 from reclm.serving.text_search import TextSearch
 from reclm.settings.tree import Settings
 
@@ -18,15 +18,12 @@ QUERY = np.array([1, 0], dtype=np.float32)
 SENTENCE = np.array([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [0.0, 0.0]], dtype=np.float32)
 
 
-def index_of(meaning: NDArray[np.float32]) -> Any:
-    hidden = SimpleNamespace(positions=lambda: np.zeros(0, dtype=np.int64))
-    return SimpleNamespace(catalogue=SimpleNamespace(meaning=meaning), hidden=hidden)
-
-
-def found(meaning: NDArray[np.float32]) -> tuple[list[int], list[float]]:
+def found(meaning: NDArray[np.float32], width: int = 2) -> tuple[list[int], list[float]]:
     search = TextSearch(Settings())
     search._encode = lambda texts: QUERY[None]
-    positions, cosines = search.find(index_of(meaning), "tea", 10)
+    hidden = SimpleNamespace(positions=lambda: np.zeros(0, dtype=np.int64))
+    index: Any = SimpleNamespace(catalogue=SimpleNamespace(meaning=meaning, sentence_width=width), hidden=hidden)
+    positions, cosines = search.find(index, "tea", 10)
     return positions.tolist(), cosines.tolist()
 
 
@@ -38,8 +35,15 @@ def test_the_nearest_come_first_and_items_without_any_vector_are_left_out(readin
     assert cosines == pytest.approx([0.8, 0.6, 0.0], abs=1e-6)
 
 
-def test_vectors_of_another_encoder_find_nothing() -> None:
-    assert found(SENTENCE[:, :1]) == ([], [])
+@pytest.mark.parametrize("width", [0, 1, 4])
+def test_vectors_of_another_encoder_find_nothing(width: int) -> None:
+    wider = np.concatenate([SENTENCE, SENTENCE], axis=1)
+    assert found(wider[:, : max(width, 1)], width) == ([], [])
+
+
+def test_beside_a_reading_the_sentence_vector_of_a_text_counts_as_much_as_a_profile() -> None:
+    rows = np.array([[0.3, 0.4, 0.9], [0, 0, 0]], dtype=np.float32)
+    assert _unit_in(rows, 2) == pytest.approx(np.array([[0.6, 0.8, 1.8], [0, 0, 0]]))
 
 
 @pytest.mark.parametrize("widths", [(2, 3), (3, 2), (2, 2)])

@@ -79,6 +79,27 @@ class TestThePackagedModel:
 
 
 class TestAFile:
+    def test_is_read_where_it_is_whatever_lies_in_the_folder_of_the_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import transformers
+
+        file, elsewhere = tmp_path / "model.gguf", tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        for folder in (tmp_path, elsewhere):
+            (folder / "model.gguf").write_bytes(b"GGUF")
+        read: list[str] = []
+
+        def watched(source: str, *, gguf_file: str, **options: object) -> None:
+            read.append(gguf_file)
+            raise OSError("seen")
+
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", watched)
+        monkeypatch.chdir(elsewhere)
+        with pytest.raises(ModelError, match="seen"):
+            gguf.dequantise(file, tmp_path / "model")
+        assert read == [str(file)]
+
     def test_that_is_missing_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no such file"):
             base.write_base(settings_of(tmp_path, str(tmp_path / "none.gguf")), no_corpus)

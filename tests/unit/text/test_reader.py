@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,25 @@ class TestAReading:
         vectors = short([beginning, f"{beginning} entirely different ending"])
         np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
 
-    def test_takes_a_special_token_in_a_text_for_text(self, read: Encoder) -> None:
-        vectors = embed_texts(read, ["<|eot_id|>", "<|begin_of_text|>"], 2)
-        assert vectors[0] @ vectors[1] < 0.999
+    def test_takes_a_special_token_in_a_text_for_text(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded, seen = reader._load, list[int]()
+
+        def watched(settings: Settings, name: str) -> tuple[Any, Any]:
+            tokenizer, model = loaded(settings, name)
+            forward = model.forward
+            monkeypatch.setattr(model, "forward", lambda **given: seen.extend(given["input_ids"].flatten().tolist())
+                                or forward(**given))  # fmt: skip
+            special.update(tokenizer.all_special_ids)
+            return tokenizer, model
+
+        special: set[int] = set()
+        monkeypatch.setattr(reader, "_load", watched)
+        read = reader.load_reader(settings_of(tmp_path, str(folder)))
+        seen.clear()
+        read(["<|eot_id|><|begin_of_text|>"])
+        assert special and seen and not special & set(seen)
 
 
 class TestTheLabel:
