@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -30,7 +31,8 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact, content_hash
 from reclm.storage.files import write_table
 from reclm.storage.schemas import PROFILE_FILES, VECTORS
-from reclm.text.encoder import Encoder, embed_texts, load_encoder, text_hash
+from reclm.storage.workspace import Workspace
+from reclm.text.encoder import Encoder, embed_texts, load_encoder, model_name, text_hash
 from reclm.text.reader import beside, embedding_name, load_reader, reader_parents
 from reclm.warehouse.sources import current_profiles
 
@@ -93,9 +95,13 @@ class Encoders:
 
     def __init__(self, settings: Settings, sentence: Encoder | None = None) -> None:
         self._settings, self._given = settings, sentence
+        self.known: Mapping[str, NDArray[np.float32]] = {}
+        """{text hash: vector of the sentence encoder} of texts that need not be encoded again."""
 
     def of_profiles(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._sentence(texts)
+        new = [text for text in texts if text_hash(text) not in self.known]
+        encoded = dict(zip(new, self._sentence(new), strict=True)) if new else {}
+        return np.stack([encoded[text] if text in encoded else self.known[text_hash(text)] for text in texts])
 
     def of_items(self, texts: list[str]) -> NDArray[np.float32]:
         return self._both(texts)
@@ -106,7 +112,7 @@ class Encoders:
 
     @cached_property
     def _both(self) -> Encoder:
-        return beside(self._sentence, load_reader(self._settings))
+        return beside(self.of_profiles, load_reader(self._settings))
 
 
 def _embed(
@@ -134,6 +140,8 @@ def _embed(
     version = artifacts.version_of("embeddings", parameters, parents)
     with artifacts.writing(workspace, "embeddings", parameters, parents, resumable=True) as draft:
         if new:
+            if settings.embedding.reader:  # a workspace that gets a reader has the sentence vectors already
+                encoders.known = _sentence_vectors(workspace, model_name(settings.embedding), new)
             jobs = [
                 (encoders.of_profiles, [key for key in new if key not in items]),
                 (encoders.of_items, [key for key in new if key in items]),
@@ -144,6 +152,22 @@ def _embed(
             _write_shard(draft.path / "vectors-00000.parquet", [], np.zeros((0, 0), np.float32), model, version)
         draft.metrics.update(texts=len(texts), new=len(new), dim=dim)
     return artifacts.load(workspace, "embeddings", version)
+
+
+def _sentence_vectors(workspace: Workspace, model: str, wanted: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Return {text hash: vector} of the `wanted` texts that artifacts of the encoder `model` hold."""
+    found: dict[str, NDArray[np.float32]] = {}
+    hashes = pa.array(wanted, pa.string())
+    for artifact in artifacts.all_of(workspace, "embeddings"):
+        if artifact.manifest["parameters"]["model"] != model:
+            continue
+        for shard in sorted(artifact.path.glob("vectors-*.parquet")):
+            table = pq.read_table(shard, columns=["text_hash", "embedding"])
+            table = table.filter(pc.is_in(table["text_hash"], hashes))
+            if len(table):
+                vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+                found.update(zip(table["text_hash"].to_pylist(), vectors, strict=True))
+    return found
 
 
 def _known_hashes(earlier: Sequence[Artifact]) -> set[str]:

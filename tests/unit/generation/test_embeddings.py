@@ -1,5 +1,6 @@
 """The embedding stage: each text once, nothing lost to a kill, and an encoder that knows what sentences mean."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,13 +182,20 @@ class TestAReader:
                      for shard in sorted(artifact.path.glob("vectors-*.parquet"))]  # fmt: skip
         assert all(len(widths) == 1 for widths in of_shards)
 
-    def test_changes_the_label_so_that_no_vector_of_before_is_taken(self, reading: Settings) -> None:
+    def test_that_comes_later_changes_the_label_and_takes_the_sentence_vectors_of_before(
+        self, reading: Settings
+    ) -> None:
         without = reading.model_copy(update={"embedding": reading.embedding.model_copy(update={"reader": ""})})
         before = embeddings.write_embeddings(without, CountingEncoder())
-        after = embeddings.write_embeddings(reading, CountingEncoder())
+        vectors = vectors_of(without)
+        after = embeddings.write_embeddings(reading, CountingEncoder(lives=0))
         names = [artifact.manifest["parameters"]["model"] for artifact in (before, after)]
         assert names[1].startswith(f"{names[0]}+reader-")
         assert after.metrics["new"] == before.metrics["new"]
+        shutil.rmtree(before.path)
+        for key, vector in vectors_of(reading).items():
+            beginning = np.array(vector[:4]) / np.linalg.norm(vector[:4])
+            assert beginning == pytest.approx(np.array(vectors[key]), abs=1e-6)
 
     def test_is_not_loaded_when_no_item_is_new(self, reading: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         embeddings.write_embeddings(reading, CountingEncoder())
