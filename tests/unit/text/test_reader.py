@@ -113,9 +113,19 @@ def test_a_model_that_does_not_exist_is_named_with_what_may_be_given(
 
 
 @pytest.mark.full
-def test_the_packaged_model_knows_which_films_are_alike(tmp_path: Path) -> None:
+def test_the_packaged_model_knows_by_their_titles_which_things_are_alike(tmp_path: Path) -> None:
+    groups = [
+        ["The Exorcist", "Halloween", "A Nightmare on Elm Street"],
+        ["Toy Story", "Aladdin", "The Lion King"],
+        ["Star Wars", "Star Trek", "Alien"],
+        ["Pretty Woman", "Sleepless in Seattle", "Notting Hill"],
+    ]
     read = reader.load_reader(settings_of(tmp_path, "smollm2"))
-    left = ["The Godfather (1972)", "Toy Story (1995)", "Alien (1979)"]
-    right = ["Goodfellas (1990)", "Aladdin (1992)", "Predator (1987)"]
-    similarity = embed_texts(read, left, 3) @ embed_texts(read, right, 3).T
-    assert similarity.argmax(axis=1).tolist() == [0, 1, 2]
+    vectors = embed_texts(read, [title for group in groups for title in group], 4)
+    group = np.repeat(np.arange(len(groups)), 3)
+    same = (group[:, None] == group) & ~np.eye(len(group), dtype=bool)
+    similarity = vectors @ vectors.T
+    assert similarity[same].mean() > similarity[group[:, None] != group].mean() + 0.04
+    things = embed_texts(read, ["Cast iron frying pan", "Acoustic guitar strings", "Trekking boots"], 3)
+    others = embed_texts(read, ["Stainless steel saucepan", "Electric guitar amplifier", "Hiking socks"], 3)
+    assert (things @ others.T).argmax(axis=1).tolist() == [0, 1, 2]
