@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from reclm.errors import SettingsError
@@ -131,7 +131,12 @@ def notes(settings: Settings, sections: Collection[str] = tuple(MADE_BY)) -> lis
 def _default(settings: Settings, key: str) -> Any:
     """Return the value that a setting has where nobody gives one: that of `llm.preset`, else that of the tree."""
     preset = settings_of_preset(settings.llm.preset)
-    return preset[key] if key in preset else value_of(Settings(), key)
+    return preset[key] if key in preset else value_of(_plain(), key)
+
+
+@cache
+def _plain() -> Settings:
+    return Settings()
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,7 @@ from reclm.settings.machine import device_of, use_threads
 from reclm.storage.files import content_of_folder
 from reclm.text import gguf
 from reclm.text.encoder import Encoder, model_name
+from reclm.text.hub import MODEL_FILES, hub_snapshot
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,6 @@ ANCHORS = tuple(
     "poetry politics romance running science shirt shoes song sport story tea tent thriller tool toy "
     "travel war watch western wine".split()
 )
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 
 
 def embedding_name(settings: Settings) -> str:
@@ -67,18 +67,9 @@ def _content(folder: Path) -> str:
 
 
 def _snapshot(settings: Settings) -> Path:
-    """Return the folder of a Hub model in the local cache; its name is the commit. It is downloaded where missing."""
-    from huggingface_hub import snapshot_download
-
+    """Return the folder of a Hub model: of the commit that `llm.revision` names where it is also the base model."""
     reader, llm = settings.embedding.reader, settings.llm
-    revision = llm.revision if reader == llm.base_model and llm.revision else None
-    try:
-        return Path(snapshot_download(reader, revision=revision, allow_patterns=list(MODEL_FILES)))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"embedding.reader = {reader!r} cannot be loaded ({error}); give {gguf.SMOLLM2!r}, a .gguf file, a folder, "
-            "or the Hub id of a causal language model"
-        ) from None
+    return hub_snapshot("embedding.reader", reader, llm.revision if reader == llm.base_model else "")
 
 
 def reader_parents(settings: Settings) -> dict[str, str]:

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reclm.llm.models.loading import MODEL_FILES, base_model_name, hub_snapshot, require_weights
+from reclm.llm.models.loading import base_model_name, require_weights
 from reclm.llm.models.processes import is_main_process, write_in_main_process
 from reclm.llm.models.tiny import RECIPE, SIZES, TINY, step_size, token_budget, train_model, train_tokenizer
 from reclm.llm.models.training_cutoff import CUTOFF_KEY
@@ -27,6 +27,7 @@ from reclm.storage.artifacts import Artifact, Draft
 from reclm.storage.files import content_of_folder, write_rows
 from reclm.storage.schemas import LANGUAGE_MODEL_CURVE
 from reclm.text import gguf
+from reclm.text.hub import MODEL_FILES, hub_snapshot
 
 if TYPE_CHECKING:
     from reclm.llm.prompts.corpus import Corpus
@@ -127,6 +128,6 @@ def _reference(settings: Settings) -> dict[str, Any]:
             "revision": "",
             "content": content_of_folder(folder, MODEL_FILES),
         }
-    snapshot = hub_snapshot(name, settings.llm.revision)
+    snapshot = hub_snapshot("llm.base_model", name, settings.llm.revision)
     require_weights(snapshot)
     return {"base_model": name, "revision": snapshot.name, "content": snapshot.name}

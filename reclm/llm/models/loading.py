@@ -18,13 +18,12 @@ from reclm.storage import artifacts
 from reclm.storage.artifacts import Artifact
 from reclm.storage.files import content_of_folder, read_json, write_json
 from reclm.text import gguf
+from reclm.text.hub import MODEL_FILES, hub_snapshot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reclm.settings.tree import Settings
-
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def base_model_name(settings: Settings) -> str:
@@ -41,22 +40,6 @@ def without_base_path(adapter: Path) -> None:
     config = read_json(adapter / "adapter_config.json")
     write_json(adapter / "adapter_config.json", config | {"base_model_name_or_path": None})
     (adapter / "README.md").unlink(missing_ok=True)
-
-
-def hub_snapshot(name: str, revision: str) -> Path:
-    """Return the folder of a Hub model in the local cache; download it when it is not there.
-
-    Raises ModelError when it cannot be downloaded.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"llm.base_model = {name!r} is neither a folder nor a Hub id that can be fetched ({error}); "
-            f"give {TINY!r}, a folder, or the id of a causal language model"
-        ) from None
 
 
 def require_weights(folder: Path) -> None:
@@ -78,7 +61,7 @@ def model_location(settings: Settings, artifact: Artifact) -> str:
     if weights := artifact.manifest["parents"].get(gguf.KIND):
         return str(artifacts.load(settings.paths, gguf.KIND, weights).path / "model")
     if recorded["revision"]:
-        return str(hub_snapshot(name, recorded["revision"]))
+        return str(hub_snapshot("llm.base_model", name, recorded["revision"]))
     folder = Path(settings.llm.base_model)
     if not folder.is_dir() or content_of_folder(folder, MODEL_FILES) != recorded["content"]:
         raise ModelError(
