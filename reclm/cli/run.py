@@ -78,8 +78,19 @@ def _run_everything(
         threading.Thread(target=_import_ahead, daemon=True).start()
 
     with making(workspace, overrides, settings_file) as settings:
+        _require_models(settings)
         evaluation = stages.run(settings, data, on_ingested=landed)
     _print_end(settings, evaluation)
+
+
+def _require_models(settings: Settings) -> None:
+    """Raise ModelError when a pretrained model is not there, before minutes of work and not after them."""
+    from reclm.text.gguf import gguf_file
+    from reclm.text.reader import embedding_name
+
+    embedding_name(settings)
+    if settings.profiles.engine in ("transformers", "vllm"):
+        gguf_file(settings.llm.base_model)
 
 
 def _import_ahead() -> None:

@@ -44,7 +44,7 @@ def gguf_file(name: str) -> Path | None:
         return None
     file = Path(name).expanduser()
     if not file.is_file():
-        raise ModelError(f"{name}: there is no such file")
+        raise ModelError(f"there is no GGUF file {name} (settings llm.base_model, embedding.reader)")
     return file.resolve()
 
 

@@ -101,7 +101,7 @@ class TestAFile:
         assert read == [str(file)]
 
     def test_that_is_missing_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no such file"):
+        with pytest.raises(ModelError, match="there is no GGUF file"):
             base.write_base(settings_of(tmp_path, str(tmp_path / "none.gguf")), no_corpus)
 
     def test_with_another_digest_is_refused(self, tmp_path: Path) -> None:

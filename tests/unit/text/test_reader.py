@@ -90,7 +90,7 @@ class TestTheLabel:
         assert all(name.startswith("packaged-minilm@128+") and "/" not in name for name in names)
 
     def test_of_a_missing_file_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no such file"):
+        with pytest.raises(ModelError, match="there is no GGUF file"):
             reader.embedding_name(settings_of(tmp_path, str(tmp_path / "none.gguf")))
 
 
